@@ -1,0 +1,169 @@
+"""What a recipe is given: the data, the backbone, other contestants' models, and the training loop."""
+
+from __future__ import annotations
+
+import logging
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, set_seed
+
+from bench.encoder import backbones
+from bench.errors import UserError
+from bench.measuring.points import predictions
+from bench.measuring.trace import record
+from bench.store import RunKey, run_folder
+from bench.tasks.prepare import prepare
+from bench.tasks.scores import scores
+from bench.training.loop import Loss, Machine, Plan, fit
+from bench.training.targets import FrozenTeacher
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from bench.encoder import Encoder
+    from bench.encoder.exits import HeadKind
+    from bench.settings import Settings
+    from bench.tasks.catalogue import Task
+    from bench.tasks.examples import Examples, TaskData
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run in the making. `state` is its folder for what a resumed run needs."""
+
+    settings: Settings
+    task: Task
+    key: RunKey
+    state: Path
+
+    @property
+    def seed(self) -> int:
+        return self.key.seed
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        return backbones.tokenizer(self.settings.backbone.name, self.settings.backbone.revision)
+
+    @cached_property
+    def data(self) -> TaskData:
+        return task_data(self.settings, self.task, self.tokenizer)
+
+    @property
+    def train(self) -> Examples:
+        """The training examples."""
+        return self.data.splits["train"]
+
+    @property
+    def selection(self) -> Examples:
+        """The examples on which checkpoints and thresholds are chosen."""
+        return self.data.splits[self.settings.selection]
+
+    @cached_property
+    def device(self) -> torch.device:
+        return pick_device(self.settings)
+
+    @cached_property
+    def machine(self) -> Machine:
+        training = self.settings.training
+        precision = training.precision == "bfloat16" or (training.precision == "auto" and native_bfloat16(self.device))
+        return Machine(self.device.type == "cpu", precision, training.save_seconds)
+
+    def backbone(self, head: HeadKind, exits: str | list[int] = "last", name: str | None = None) -> Encoder:
+        """The settings' pre-trained encoder (or another checkpoint, by name) with fresh exits, drawn from the seed."""
+        chosen = self.settings.backbone
+        set_seed(self.seed)
+        return backbones.load(
+            name or chosen.name,
+            num_labels=self.task.outputs,
+            head=head,
+            pooling=chosen.pooling,
+            exits=exits,
+            revision=None if name else chosen.revision,
+        ).to(self.device)
+
+    def model(self, contestant: str, variant: str) -> Encoder:
+        """The finished model of another contestant, of the same task and seed, in eval mode."""
+        key = RunKey(self.key.task, contestant, variant, self.seed)
+        return load_model(run_folder(self.settings, key)).to(self.device)
+
+    def fit(
+        self, model: nn.Module, loss: Loss, plan: Plan, stage: str, *, select: bool = False, train: Examples | None = None
+    ) -> nn.Module:
+        """Trains `model` in place on `train` (default: the task's), resumable under the name `stage`.
+
+        With `select` the epoch with the best mean score over all exits on the selection split is kept.
+        """
+        return fit(
+            model.to(self.device),
+            loss,
+            self.train if train is None else train,
+            plan,
+            state=self.state / stage,
+            seed=zlib.crc32(f"{self.seed}/{stage}".encode()),  # a stage's own dropout and order of batches
+            machine=self.machine,
+            evaluate=self.mean_score if select else None,
+        )
+
+    def teacher(self, model: Encoder, hidden: bool = False, train: Examples | None = None) -> FrozenTeacher:
+        """`model` as a frozen teacher of the training examples."""
+        budget = self.settings.training.kept_gigabytes * 1e9
+        return FrozenTeacher(model, self.train if train is None else train, budget, hidden)
+
+    def mean_score(self, model: PreTrainedModel) -> float:
+        """Ranking score on the selection split, mean over the exits."""
+        trace = record(model, self.selection, self.settings.training.eval_batch_size)
+        return float(scores(self.task, predictions(trace, self.task), trace.labels)[self.task.metrics[0]].mean())
+
+
+def task_data(settings: Settings, task: Task, tokenizer: PreTrainedTokenizerFast) -> TaskData:
+    """The splits of a task as these settings want them."""
+    data = settings.data.of(task.name)
+    return prepare(
+        task,
+        tokenizer,
+        source=data.source,
+        path=data.path,
+        revision=data.revision,
+        seed=data.seed,
+        data_seed=data.seed,
+        max_train=data.max_train,
+        max_eval=data.max_eval,
+        calibration=data.calibration,
+        max_length=data.max_length,
+        sketch_sizes=data.sketch.model_dump(),
+    )
+
+
+def load_model(folder: Path) -> Encoder:
+    """The model of a run folder, in eval mode. Raises UserError where it is missing or broken."""
+    path = folder / "model"
+    if not (path / "config.json").is_file():
+        raise UserError(f"no trained model in {path}; run the workflow, or `costeff run`, for it first")
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(path).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(f"the model in {path} cannot be loaded ({str(error).splitlines()[0]}); delete it and run again") from error
+
+
+def pick_device(settings: Settings) -> torch.device:
+    """The device of the settings. Raises UserError where a GPU is asked for and there is none."""
+    wanted = settings.training.device
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("training.device: cuda, but torch sees no GPU; use auto or cpu")
+    return torch.device("cpu" if wanted == "cpu" or not torch.cuda.is_available() else "cuda")
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware (elsewhere it is slower than float32)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

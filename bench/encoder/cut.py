@@ -1,0 +1,125 @@
+"""Cutting a trained encoder to a smaller shape: heads, FFN neurons, embedding rank, layers.
+
+A cut model computes what the full model computes with the removed heads and neurons masked (their outputs zeroed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from bench.encoder.model import Encoder, EncoderConfig
+from bench.errors import UserError
+
+
+def cut(
+    model: Encoder,
+    heads: Sequence[Sequence[int]] | None = None,
+    neurons: Sequence[Sequence[int]] | None = None,
+    rank: int | None = None,
+) -> Encoder:
+    """A smaller copy of `model`.
+
+    `heads[i]` and `neurons[i]` are the indices that layer i keeps (None: all of every layer); `rank` factorises the
+    word embedding by truncated SVD (None: left as it is; COST-EFF, section 3.1). Raises UserError for an index that a
+    layer does not have, an empty choice, or a rank above the present one.
+    """
+    config = model.config
+    heads = [range(count) for count in config.heads] if heads is None else heads
+    neurons = [range(count) for count in config.ffn] if neurons is None else neurons
+    _check("heads", heads, config.heads)
+    _check("neurons", neurons, config.ffn)
+    now = config.rank or config.hidden_size
+    if rank is not None and not 1 <= rank <= now:
+        raise UserError(f"cut: rank {rank} is not between 1 and the present {now}")
+
+    weights = dict(model.state_dict())
+    for i, (kept_heads, kept_neurons) in enumerate(zip(heads, neurons, strict=True)):
+        rows = _head_rows(kept_heads, config.head_size, model.device)
+        for part in ("query", "key", "value"):
+            weights[f"layers.{i}.{part}.weight"] = weights[f"layers.{i}.{part}.weight"][rows]
+            weights[f"layers.{i}.{part}.bias"] = weights[f"layers.{i}.{part}.bias"][rows]
+        weights[f"layers.{i}.attention_output.weight"] = weights[f"layers.{i}.attention_output.weight"][:, rows]
+        kept = torch.as_tensor(list(kept_neurons), device=model.device)
+        weights[f"layers.{i}.ffn_in.weight"] = weights[f"layers.{i}.ffn_in.weight"][kept]
+        weights[f"layers.{i}.ffn_in.bias"] = weights[f"layers.{i}.ffn_in.bias"][kept]
+        weights[f"layers.{i}.ffn_out.weight"] = weights[f"layers.{i}.ffn_out.weight"][:, kept]
+    if rank is not None and rank < now:
+        words, factor = factorised(model, rank)
+        weights["embeddings.words.weight"] = words
+        weights["embeddings.factor.weight"] = factor.T
+    smaller = _reshaped(
+        config,
+        heads=[len(kept) for kept in heads],
+        ffn=[len(kept) for kept in neurons],
+        rank=config.rank if rank is None or rank == now else rank,
+    )
+    return _filled(smaller, weights, model)
+
+
+def factorised(model: Encoder, rank: int) -> tuple[Tensor, Tensor]:
+    """The best rank-`rank` factors (V x r), (r x d) of the present word embedding, by thin SVD."""
+    words = model.embeddings.words.weight.detach()
+    if model.embeddings.factor is not None:
+        words = words @ model.embeddings.factor.weight.detach().T
+    left, values, right = torch.linalg.svd(words.float(), full_matrices=False)
+    return (left[:, :rank] * values[:rank]).contiguous(), right[:rank].contiguous()
+
+
+def take_layers(model: Encoder, layers: Sequence[int], exits: Sequence[int] | None = None) -> Encoder:
+    """A shallower copy with these layers (0-based, in this order) and exits (default: after the last).
+
+    Exit e of the copy starts from the head of the last exit at or below its layer in `model` where there is one, else
+    from the model's last head.
+    """
+    config = model.config
+    if not layers or min(layers) < 0 or max(layers) >= len(config.heads):
+        raise UserError(f"cut: layers {list(layers)} of an encoder with {len(config.heads)}")
+    exits = [len(layers)] if exits is None else list(exits)
+    weights = {k: v for k, v in model.state_dict().items() if not k.startswith(("layers.", "heads."))}
+    state = model.state_dict()
+    for new, old in enumerate(layers):
+        prefix = f"layers.{old}."
+        weights |= {f"layers.{new}.{k.removeprefix(prefix)}": v for k, v in state.items() if k.startswith(prefix)}
+    for new, exit_layer in enumerate(exits):
+        at = layers[exit_layer - 1] + 1
+        old = config.exits.index(at) if at in config.exits else len(config.exits) - 1
+        prefix = f"heads.{old}."
+        weights |= {f"heads.{new}.{k.removeprefix(prefix)}": v for k, v in state.items() if k.startswith(prefix)}
+    smaller = _reshaped(
+        config,
+        heads=[config.heads[i] for i in layers],
+        ffn=[config.ffn[i] for i in layers],
+        exits=exits,
+    )
+    return _filled(smaller, weights, model)
+
+
+def _reshaped(config: EncoderConfig, **changes: object) -> EncoderConfig:
+    return EncoderConfig.from_dict(config.to_dict() | changes)
+
+
+def _filled(config: EncoderConfig, weights: dict[str, Tensor], model: Encoder) -> Encoder:
+    # Made without weights and then given these: initialising 22 M parameters that are thrown away costs more than
+    # the cut, and would move the random generator.
+    with torch.device("meta"):
+        smaller = Encoder(config)
+    smaller.load_state_dict({key: value.clone() for key, value in weights.items()}, assign=True)
+    for parameter in smaller.parameters():
+        parameter.requires_grad_(True)
+    return smaller.to(model.device).train(model.training)
+
+
+def _head_rows(heads: Sequence[int], size: int, device: torch.device) -> Tensor:
+    return (torch.as_tensor(list(heads), device=device)[:, None] * size + torch.arange(size, device=device)).flatten()
+
+
+def _check(what: str, kept: Sequence[Sequence[int]], present: Sequence[int]) -> None:
+    if len(kept) != len(present):
+        raise UserError(f"cut: {what} given for {len(kept)} layers of {len(present)}")
+    for layer, (indices, count) in enumerate(zip(kept, present, strict=True)):
+        if not indices or len(set(indices)) != len(indices) or min(indices) < 0 or max(indices) >= count:
+            raise UserError(f"cut: {what} {list(indices)[:8]} of layer {layer}: distinct indices below {count}, at least one")
+

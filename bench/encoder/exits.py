@@ -1,0 +1,67 @@
+"""Exit heads: what turns a hidden state into logits, and the gradient equilibrium between exits."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+HeadKind = Literal["tanh", "pooler", "tinybert", "distilbert"]
+Pooling = Literal["cls", "mean"]
+
+# Whether a kind has a dense d x d layer (shared by all exits), and what follows it.
+_KINDS: dict[str, tuple[bool, tuple[type[nn.Module], ...]]] = {
+    "tanh": (False, (nn.Tanh,)),  # COST-EFF: Linear(dropout(tanh(h)))
+    "pooler": (True, (nn.Tanh,)),  # BERT and PABEE: Linear(dropout(tanh(dense(h))))
+    "tinybert": (True, (nn.Tanh, nn.ReLU)),  # TinyBERT: Linear(relu(tanh(dense(h))))
+    "distilbert": (True, (nn.ReLU,)),  # DistilBERT: Linear(dropout(relu(dense(h))))
+}
+
+
+def has_dense(kind: HeadKind) -> bool:
+    """Whether the exits of this kind share a dense d x d layer (BERT calls it the pooler)."""
+    return _KINDS[kind][0]
+
+
+class ExitHead(nn.Module):
+    """Logits [B, C] of a pooled hidden state [B, d]; the dense layer, where the kind has one, is the model's."""
+
+    def __init__(self, kind: HeadKind, hidden: int, classes: int, dropout: float) -> None:
+        super().__init__()
+        self.activation = nn.Sequential(*(module() for module in _KINDS[kind][1]))
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = nn.Linear(hidden, classes)
+
+    def forward(self, pooled: Tensor, dense: nn.Linear | None) -> Tensor:
+        if dense is not None:
+            pooled = dense(pooled)
+        return self.classifier(self.dropout(self.activation(pooled)))
+
+
+def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+    """[B, n, d] -> [B, d]: the CLS position, or the mean over real tokens."""
+    if pooling == "cls":
+        return hidden[:, 0]
+    weights = mask.to(hidden.dtype).unsqueeze(-1)
+    return (hidden * weights).sum(1) / weights.sum(1)
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor
+        return values.view_as(values)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None
+
+
+def scale_gradient(values: Tensor, factor: float) -> Tensor:
+    """Identity forward, gradient times `factor` backward: gradient equilibrium (COST-EFF, section 3.3).
+
+    At layer i of L (0-based) the gradient from layer i+1 is multiplied by L-i-1, the exit's is added, and the sum is
+    multiplied by 1/(L-i): what reaches layer i is the plain average of the gradients of the exits at or above it.
+    """
+    return _ScaleGradient.apply(values, factor)

@@ -1,0 +1,276 @@
+"""The one encoder: BERT with a shape of its own in each layer and an exit wherever one is asked for.
+
+Reads top to bottom: configuration, embeddings, a layer, the encoder. The same weights give transformers' BERT logits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PretrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
+from transformers.utils import ModelOutput
+
+from bench.encoder.exits import ExitHead, HeadKind, Pooling, has_dense, pool, scale_gradient
+from bench.encoder.shape import Shape
+from bench.errors import UserError
+
+
+class EncoderConfig(PretrainedConfig):
+    """Shape, exits and heads of an `Encoder`.
+
+    `heads` and `ffn` have one entry a layer. `exits` are the layers (1-based, ascending) after which there is an exit;
+    the last layer always has one. `rank` is None for a whole word embedding. `num_labels` 1 means regression.
+    """
+
+    model_type = "costeff-encoder"
+
+    def __init__(
+        self,
+        vocab_size: int = 30522,
+        max_positions: int = 512,
+        type_vocab_size: int = 2,
+        hidden_size: int = 768,
+        head_size: int = 64,
+        heads: list[int] | None = None,
+        ffn: list[int] | None = None,
+        rank: int | None = None,
+        exits: list[int] | None = None,
+        head: HeadKind = "tanh",
+        pooling: Pooling = "cls",
+        hidden_act: str = "gelu",
+        dropout: float = 0.1,
+        attention_dropout: float = 0.1,
+        head_dropout: float = 0.1,
+        layer_norm_eps: float = 1e-12,
+        initializer_range: float = 0.02,
+        pad_token_id: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        self.vocab_size = vocab_size
+        self.max_positions = max_positions
+        self.type_vocab_size = type_vocab_size
+        self.hidden_size = hidden_size
+        self.head_size = head_size
+        self.heads = list(heads) if heads else [12] * 12
+        self.ffn = list(ffn) if ffn else [3072] * 12
+        self.rank = rank
+        self.exits = list(exits) if exits else [len(self.heads)]
+        self.head = head
+        self.pooling = pooling
+        self.hidden_act = hidden_act
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.head_dropout = head_dropout
+        self.layer_norm_eps = layer_norm_eps
+        self.initializer_range = initializer_range
+        if self.exits != sorted(set(self.exits)) or self.exits[0] < 1 or self.exits[-1] != len(self.heads):
+            raise UserError(f"exits {self.exits}: ascending layers from 1, ending at the last, {len(self.heads)}")
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(
+            vocabulary=self.vocab_size,
+            positions=self.max_positions,
+            segments=self.type_vocab_size,
+            hidden=self.hidden_size,
+            head_size=self.head_size,
+            heads=tuple(self.heads),
+            ffn=tuple(self.ffn),
+            rank=self.rank,
+        )
+
+
+@dataclass
+class EncoderOutput(ModelOutput):
+    """`logits` [B, C] of the last exit; `exit_logits` [E, B, C]; `hidden_states` L+1 of [B, n, d];
+    `attention_scores` L of [B, heads, n, n], scaled and before the mask and the softmax."""
+
+    logits: Tensor | None = None
+    exit_logits: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attention_scores: tuple[Tensor, ...] | None = None
+
+
+class Embeddings(nn.Module):
+    """Word (whole or factorised), position and, where there are any, segment embeddings; LayerNorm; dropout."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        d = config.hidden_size
+        self.words = nn.Embedding(config.vocab_size, config.rank or d, padding_idx=config.pad_token_id)
+        self.factor = nn.Linear(config.rank, d, bias=False) if config.rank else None
+        self.positions = nn.Embedding(config.max_positions, d)
+        self.segments = nn.Embedding(config.type_vocab_size, d) if config.type_vocab_size else None
+        self.norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
+        """[B, n] ids -> [B, n, d]."""
+        hidden = self.words(input_ids)
+        if self.factor is not None:
+            hidden = self.factor(hidden)
+        hidden = hidden + self.positions.weight[: input_ids.shape[1]]
+        if self.segments is not None:
+            types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
+            hidden = hidden + self.segments(types)
+        return self.dropout(self.norm(hidden))
+
+
+class Layer(nn.Module):
+    """One post-norm transformer layer with its own number of heads and FFN neurons."""
+
+    def __init__(self, config: EncoderConfig, heads: int, ffn: int) -> None:
+        super().__init__()
+        d, a = config.hidden_size, heads * config.head_size
+        self.head_size = config.head_size
+        self.attention_dropout = config.attention_dropout
+        self.query = nn.Linear(d, a)
+        self.key = nn.Linear(d, a)
+        self.value = nn.Linear(d, a)
+        self.attention_output = nn.Linear(a, d)
+        self.attention_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
+        self.ffn_in = nn.Linear(d, ffn)
+        self.ffn_out = nn.Linear(ffn, d)
+        self.ffn_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
+        self.activation = ACT2FN[config.hidden_act]
+        self.dropout = nn.Dropout(config.dropout)
+
+    def _split(self, values: Tensor) -> Tensor:
+        """[B, n, heads * size] -> [B, heads, n, size]."""
+        return values.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+
+    def forward(self, hidden: Tensor, bias: Tensor | None, with_scores: bool = False) -> tuple[Tensor, Tensor | None]:
+        """hidden [B, n, d]; bias [B, 1, 1, n], -inf at padding, or None where nothing is padded."""
+        query, key, value = (self._split(part(hidden)) for part in (self.query, self.key, self.value))
+        scores = query @ key.transpose(-1, -2) / self.head_size**0.5 if with_scores else None
+        dropout = self.attention_dropout if self.training else 0.0
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
+        context = self.attention_output(context.transpose(1, 2).flatten(2))
+        hidden = self.attention_norm(hidden + self.dropout(context))
+        inner = self.ffn_out(self.activation(self.ffn_in(hidden)))
+        return self.ffn_norm(hidden + self.dropout(inner)), scores
+
+
+class Encoder(PreTrainedModel):
+    """A multi-exit BERT-family encoder for sequence classification or regression."""
+
+    config_class = EncoderConfig
+    config: EncoderConfig
+    base_model_prefix = "encoder"
+    _supports_sdpa = True
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__(config)
+        self.embeddings = Embeddings(config)
+        self.layers = nn.ModuleList(Layer(config, h, f) for h, f in zip(config.heads, config.ffn, strict=True))
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size) if has_dense(config.head) else None
+        self.heads = nn.ModuleList(
+            ExitHead(config.head, config.hidden_size, config.num_labels, config.head_dropout) for _ in config.exits
+        )
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """BERT's initialisation: normal(0, initializer_range), biases 0, LayerNorm at identity."""
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=self.config.initializer_range)
+            if isinstance(module, nn.Linear) and module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            nn.init.ones_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    # -- what the measurements ask of every model ---------------------------------------------------------------
+
+    @property
+    def exit_count(self) -> int:
+        return len(self.config.exits)
+
+    @property
+    def exit_layers(self) -> list[int]:
+        """Layers run before each exit."""
+        return list(self.config.exits)
+
+    def exit_macs(self, length: int) -> list[int]:
+        """Multiply-adds for one example of `length` tokens up to each exit, in closed form.
+
+        Counts the matrix products of the embedding's factorisation, of the layers, and of every exit head on the way.
+        """
+        shape, d = self.config.shape, self.config.hidden_size
+        head = d * self.config.num_labels + (d * d if self.dense is not None else 0)
+        total, layers, counts = shape.embedding_macs(length), 0, []
+        for exit_layer in self.config.exits:
+            total += sum(shape.layer_macs(i, length) for i in range(layers, exit_layer)) + head
+            layers = exit_layer
+            counts.append(total)
+        return counts
+
+    # -- one exit at a time: the early-exit engine --------------------------------------------------------------
+
+    def begin(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> dict[str, Tensor]:
+        """The state before the first layer: tensors with the batch first, so that rows are dropped by indexing."""
+        return {"hidden": self.embeddings(input_ids, token_type_ids), "mask": attention_mask}
+
+    def advance(self, state: dict[str, Tensor], exit_index: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Runs the layers up to exit `exit_index` (0-based); returns the new state and that exit's logits [B, C]."""
+        hidden, mask = state["hidden"], state["mask"]
+        bias = attention_bias(mask, hidden.dtype)
+        start = self.config.exits[exit_index - 1] if exit_index else 0
+        for layer in self.layers[start : self.config.exits[exit_index]]:
+            hidden, _ = layer(hidden, bias)
+        logits = self.heads[exit_index](pool(hidden, mask, self.config.pooling), self.dense)
+        return {"hidden": hidden, "mask": mask}, logits
+
+    # -- all exits at once: training and traces -----------------------------------------------------------------
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        output_hidden_states: bool = False,
+        output_attention_scores: bool = False,
+        equilibrium: bool = False,
+        **_: Any,
+    ) -> EncoderOutput:
+        """Every exit of a batch [B, n] in one pass.
+
+        `equilibrium` averages the gradients of the exits (see `scale_gradient`); it needs an exit after every layer.
+        The hidden states returned lie behind the scaling, so a loss on them is averaged with the exits' losses.
+        """
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        depth, exits = len(self.layers), {layer: i for i, layer in enumerate(self.config.exits)}
+        if equilibrium and len(exits) != depth:
+            raise UserError(f"gradient equilibrium needs an exit after each of {depth} layers, not {len(exits)}")
+        hidden = self.embeddings(input_ids, token_type_ids)
+        bias = attention_bias(mask, hidden.dtype)
+        states, all_scores, logits = [hidden], [], []
+        for i, layer in enumerate(self.layers):
+            below = scale_gradient(hidden, depth - i) if equilibrium and i else hidden
+            hidden, scores = layer(below, bias, output_attention_scores)
+            if equilibrium:
+                hidden = scale_gradient(hidden, 1 / (depth - i))
+            states.append(hidden)
+            all_scores.append(scores)
+            if i + 1 in exits:
+                pooled = pool(hidden, mask, self.config.pooling)
+                logits.append(self.heads[exits[i + 1]](pooled, self.dense))
+        exit_logits = torch.stack(logits)
+        return EncoderOutput(
+            logits=exit_logits[-1],
+            exit_logits=exit_logits,
+            hidden_states=tuple(states) if output_hidden_states else None,
+            attention_scores=tuple(all_scores) if output_attention_scores else None,
+        )
+
+
+def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
+    """[B, n] of 1 (real) and 0 (padding) -> additive bias [B, 1, 1, n]; None where nothing is padded."""
+    if bool(mask.all()):
+        return None
+    return torch.zeros_like(mask, dtype=dtype).masked_fill(mask == 0, torch.finfo(dtype).min)[:, None, None, :]

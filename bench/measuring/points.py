@@ -1,0 +1,174 @@
+"""The operating points of one run: every threshold, exit and static prediction of a trained model, scored and costed.
+
+Everything is read off the traces: no forward pass happens here.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from bench.errors import UserError
+from bench.measuring.costs import Costs
+from bench.measuring.frontier import nondominated
+from bench.measuring.policies import Policy, replay_many
+from bench.measuring.trace import Trace
+from bench.tasks.catalogue import Task
+from bench.tasks.scores import majority, scores
+
+METRICS = ("matthews", "accuracy", "f1", "pearson", "spearman")
+
+# Points are scored in blocks of this many predictions: 200 thresholds on 40,000 examples need 64 MB a block at most.
+_BLOCK = 4_000_000
+
+
+@dataclass(frozen=True)
+class RunName:
+    """Who was measured; `label` is what tables print."""
+
+    task: str
+    method: str
+    variant: str
+    label: str
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """K operating points of one kind, before they meet a split: their columns, and who leaves where on a trace."""
+
+    columns: dict[str, list]
+    exits: Callable[[Trace], NDArray[np.int64]]
+    """Trace -> [K, N] 0-based exits."""
+
+
+def build(
+    run: RunName,
+    traces: Mapping[str, Trace],
+    costs: Costs,
+    policy: Policy,
+    task: Task,
+    *,
+    grid: int,
+    vectors: Sequence[Sequence[float]] = (),
+    selection: str = "calibration",
+    train_labels: ArrayLike | None = None,
+) -> pd.DataFrame:
+    """The points table of one run, one row an operating point and split.
+
+    traces: by split; splits whose labels are hidden are left out. grid: how many knobs are tried for kind "uniform"
+    (of knobs that send everyone of the selection split to the same exits, the strictest stays). vectors: thresholds
+    one an exit, kind "per_exit". selection: the split on which `on_frontier` is judged. train_labels: adds the
+    majority control (for the reference's run). UserError where `selection` is not among the labelled traces.
+    """
+    labelled = {split: trace for split, trace in traces.items() if trace.labels.min(initial=0) >= 0}
+    if selection not in labelled:
+        raise UserError(f"{run.task} {run.method} {run.variant}: no labelled trace of the split '{selection}'")
+    kinds = _kinds(policy, labelled[selection], grid, vectors)
+    frames = [
+        _points(kind, split, trace, costs, task) for kind in kinds for split, trace in labelled.items()
+    ]
+    table = pd.concat(frames, ignore_index=True)
+    selected = table[table["split"] == selection]
+    best = nondominated(selected["score"], selected["flops"])
+    frontier = set(zip(selected["kind"][best], selected["point"][best], strict=True))
+    table["on_frontier"] = [key in frontier for key in zip(table["kind"], table["point"], strict=True)]
+    if train_labels is not None:
+        controls = [_majority(split, trace, costs, task, train_labels) for split, trace in labelled.items()]
+        table = pd.concat([table, pd.DataFrame(controls)], ignore_index=True)
+    identity = {"task": run.task, "method": run.method, "variant": run.variant, "label": run.label, "seed": run.seed}
+    return pd.concat([pd.DataFrame(identity, index=table.index), table], axis=1)
+
+
+def _kinds(policy: Policy, trace: Trace, grid: int, vectors: Sequence[Sequence[float]]) -> list[_Kind]:
+    """All operating points of a model with this policy; `trace` is the selection split's."""
+    depth, _, outputs = trace.logits.shape
+
+    def everyone_at(exits: ArrayLike) -> Callable[[Trace], NDArray[np.int64]]:
+        return lambda trace: np.repeat(np.atleast_1d(exits)[:, None], len(trace.idx), axis=1)
+
+    def operated(knobs: NDArray[np.float64]) -> Callable[[Trace], NDArray[np.int64]]:
+        return lambda trace: replay_many(policy, trace.logits, knobs)
+
+    kinds = [_Kind(_columns("static", 1), everyone_at(depth - 1))]
+    if depth > 1:
+        # Exits below `exit_start` may be untrained and are never used.
+        exits = np.arange(min(policy.exit_start, depth), depth + 1)
+        kinds.append(_Kind(_columns("fixed_exit", len(exits), exit=exits.tolist()), everyone_at(exits - 1)))
+    if policy.name == "none" or policy.earliest >= depth - 1:
+        return kinds
+    knobs = policy.knobs(grid, depth, outputs)
+    strictest = {row.tobytes(): k for k, row in enumerate(replay_many(policy, trace.logits, knobs))}
+    knobs = knobs[sorted(strictest.values())]
+    kinds.append(_Kind(_columns("uniform", len(knobs), policy.name, knob=knobs.tolist()), operated(knobs)))
+    if len(vectors):
+        own = [list(vector) for vector in vectors]
+        columns = _columns("per_exit", len(own), policy.name, thresholds=own)
+        kinds.append(_Kind(columns, operated(np.asarray(own, dtype=np.float64))))
+    return kinds
+
+
+def _columns(kind: str, count: int, policy: str = "none", **given: list) -> dict[str, list]:
+    """What identifies `count` operating points in the table."""
+    return {
+        "kind": [kind] * count,
+        "point": list(range(count)),
+        "policy": [policy] * count,
+        "knob": [float("nan")] * count,
+        "thresholds": [[] for _ in range(count)],
+        "exit": [0] * count,
+    } | given
+
+
+def _points(kind: _Kind, split: str, trace: Trace, costs: Costs, task: Task) -> pd.DataFrame:
+    """The rows of one kind on one split, scored in blocks that fit in memory."""
+    left = kind.exits(trace)
+    block = max(1, _BLOCK // len(trace.idx))
+    parts = [evaluate(left[i : i + block], trace, costs, task) for i in range(0, len(left), block)]
+    return pd.concat([pd.DataFrame(kind.columns), pd.concat(parts, ignore_index=True)], axis=1).assign(split=split)
+
+
+def predictions(trace: Trace, task: Task) -> NDArray:
+    """[E, N] class ids, or real values for regression."""
+    return trace.logits[..., 0] if task.regression else trace.logits.argmax(axis=-1)
+
+
+def evaluate(exits: NDArray[np.int64], trace: Trace, costs: Costs, task: Task) -> pd.DataFrame:
+    """Scores and costs of who-left-where: 0-based exits [K, N] -> K rows."""
+    count = len(trace.lengths)
+    measured = scores(task, predictions(trace, task)[exits, np.arange(count)], trace.labels)
+    depth = len(trace.logits)
+    shares = np.stack([(exits == e).mean(axis=1) for e in range(depth)], axis=1)
+    table = pd.DataFrame({"score": measured[task.metrics[0]]})
+    table["metric"] = task.metrics[0]
+    for metric in METRICS:
+        table[metric] = measured.get(metric, np.nan)
+    table["examples"] = count
+    table["flops"] = costs.mean_flops(exits, trace.lengths)
+    table["flops_128"] = shares @ costs.flops(128).astype(np.float64)
+    table["mean_exit"] = shares @ np.arange(1.0, depth + 1)
+    table["mean_layers"] = shares @ np.array(costs.layers, dtype=np.float64)
+    table["exits"] = shares.tolist()
+    table["parameters"] = costs.parameters
+    table["parameters_encoder"] = costs.parameters_encoder
+    return table
+
+
+def _majority(split: str, trace: Trace, costs: Costs, task: Task, train_labels: ArrayLike) -> dict:
+    """The control that always gives the commonest training label: no cost, no parameters, never on a frontier."""
+    measured = majority(task, train_labels, trace.labels)
+    return {
+        **{name: values[0] for name, values in _columns("majority", 1).items()},
+        "score": measured[task.metrics[0]],
+        "metric": task.metrics[0],
+        **{metric: measured.get(metric, float("nan")) for metric in METRICS},
+        "examples": len(trace.labels),
+        **dict.fromkeys(("flops", "flops_128", "mean_exit", "mean_layers"), 0.0),
+        "exits": [0.0] * len(costs.layers),
+        "parameters": 0,
+        "parameters_encoder": 0,
+        "split": split,
+        "on_frontier": False,
+    }

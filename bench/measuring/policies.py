@@ -1,0 +1,230 @@
+"""The exit rules: when an example may leave a model at one of its exits.
+
+A rule is a statistic of the logits seen so far and a knob it is compared with. The same objects replay a kept trace
+(thousands of operating points without a forward pass) and steer the early-exit engine.
+
+Conventions: logits are [E, N, C] (exits, examples, outputs), statistics [E, N]; exit indices are 0-based, `exit_start`
+and patience count exits from 1, as the papers do. A statistic is causal: its row e depends on exits 0..e only.
+Regression has no class distribution, so entropy, confidence and patience become `Agreement` there (`policy_for`).
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import softmax
+
+from bench.errors import UserError
+from bench.tasks.catalogue import Task
+
+# Grids are cubic in [0, 1]: trained exits are sure of most examples, so most of what a threshold decides happens close
+# to the strict end (entropies of 1e-4), where an even grid of 200 would have one point.
+_SPACING = 3
+
+# Half of a grid's guard against rounding: a statistic never lies this far outside its mathematical range.
+_ROUNDING = 1e-9
+
+
+def _grid(count: int) -> NDArray[np.float64]:
+    """`count` numbers from 1 down to exactly 0, denser towards 0."""
+    if count < 2:
+        raise UserError(f"a threshold grid of {count} cannot hold both ends of its range: set it to 2 or more")
+    return np.linspace(1.0, 0.0, count) ** _SPACING
+
+
+@dataclass(frozen=True)
+class Policy(ABC):
+    """A family of exit rules; `exit_start` is the first exit (1-based) at which an example may leave.
+
+    Exits below `exit_start` are not read at all: they need not be trained.
+    """
+
+    exit_start: int = 1
+    name: ClassVar[str]
+
+    @property
+    def earliest(self) -> int:
+        """0-based index of the first exit at which any knob can let an example leave."""
+        return self.exit_start - 1
+
+    @abstractmethod
+    def statistic(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
+        """[E, N] from logits [E, N, C]."""
+
+    @abstractmethod
+    def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
+        """Whether the rule is satisfied, elementwise; `knob` broadcasts against `statistic`."""
+
+    @abstractmethod
+    def knobs(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+        """The knob's range for a model of `exits` exits and `outputs` logits, loosest first, strictest last.
+
+        The strictest is full depth for everyone; the loosest lets everyone who may leave go at the first exit
+        allowed (patience cannot promise that: its loosest knob still asks two exits to agree).
+        """
+
+
+class Entropy(Policy):
+    """Leave when the natural-log entropy of softmax(z_i) < threshold (COST-EFF, DeeBERT); 0 is full depth."""
+
+    name = "entropy"
+
+    def statistic(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
+        # H = log Z - sum p (z - max): no log of p, so a probability that underflows contributes 0, not NaN.
+        shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+        weights = np.exp(shifted)
+        total = weights.sum(axis=-1)
+        return np.maximum(np.log(total) - (weights * shifted).sum(axis=-1) / total, 0.0)
+
+    def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
+        return statistic < np.asarray(knob)
+
+    def knobs(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+        return _grid(count) * (np.log(outputs) + _ROUNDING)
+
+
+class Confidence(Policy):
+    """Leave when max softmax(z_i) > threshold (CascadeBERT, section 3.2); 1 is full depth."""
+
+    name = "confidence"
+
+    def statistic(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
+        return softmax(logits.astype(np.float64), axis=-1).max(axis=-1)
+
+    def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
+        return statistic > np.asarray(knob)
+
+    def knobs(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+        return 1.0 - _grid(count) * (1.0 - 1.0 / outputs + _ROUNDING)
+
+
+class Patience(Policy):
+    """Leave when `knob` successive exits repeated the prediction before them (PABEE, section 3.2).
+
+    The statistic is the counter: +1 when argmax(z_i) = argmax(z_{i-1}), else 0; so patience t leaves at exit t + 1 at
+    the earliest. t = 0 and t >= E mean full depth.
+    """
+
+    name = "patience"
+
+    @property
+    def earliest(self) -> int:
+        return self.exit_start
+
+    def statistic(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
+        predictions = logits.argmax(axis=-1)
+        counter = np.zeros(predictions.shape)
+        for e in range(self.exit_start, len(predictions)):
+            counter[e] = np.where(predictions[e] == predictions[e - 1], counter[e - 1] + 1, 0)
+        return counter
+
+    def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
+        patience = np.asarray(knob)
+        return (statistic >= patience) & (patience > 0)
+
+    def knobs(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+        """Every patience from 1 to E (the counter takes no other values, so `count` plays no part)."""
+        return np.arange(1, exits + 1, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class Agreement(Policy):
+    """Regression: leave when |y_i - y_{i-1}| < tolerance for `run` exits running (PABEE, section 3.3).
+
+    The statistic is the largest of the last `run` differences, infinite where there are fewer; 0 is full depth. The
+    range of tolerances is that of STS-B's scores, 0 to 5, and infinity (leave at the first exit that can compare).
+    """
+
+    run: int = 1
+    name: ClassVar[str] = "agreement"
+
+    @property
+    def earliest(self) -> int:
+        return self.exit_start - 1 + self.run
+
+    def statistic(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
+        if logits.shape[-1] != 1:
+            raise UserError(f"agreement is for one output (regression), not {logits.shape[-1]}: use patience")
+        values = logits[..., 0].astype(np.float64)
+        differences = np.full(values.shape, np.inf)
+        differences[self.exit_start :] = np.abs(np.diff(values[self.exit_start - 1 :], axis=0))
+        largest = np.full(values.shape, np.inf)
+        for e in range(self.earliest, len(values)):
+            largest[e] = differences[e - self.run + 1 : e + 1].max(axis=0)
+        return largest
+
+    def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
+        return statistic < np.asarray(knob)
+
+    def knobs(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+        return np.concatenate([[np.inf], _grid(count - 1) * 5.0]) if count > 2 else np.array([np.inf, 0.0])
+
+
+class FullDepth(Policy):
+    """No early exit: the last exit answers everything."""
+
+    name = "none"
+
+    def statistic(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
+        return np.zeros(logits.shape[:-1])
+
+    def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
+        return np.zeros(np.broadcast_shapes(statistic.shape, np.shape(knob)), dtype=bool)
+
+    def knobs(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+        return np.array([np.nan])
+
+
+_FAMILIES: dict[str, type[Policy]] = {
+    family.name: family for family in (Entropy, Confidence, Patience, Agreement, FullDepth)
+}
+
+
+def policy_for(name: str, task: Task, exit_start: int = 1) -> Policy:
+    """The rule a method named `name` ("entropy", "confidence", "patience", "agreement", "none") uses on `task`.
+
+    On regression every rule but "none" is agreement of successive predictions. Unknown names are a UserError.
+    """
+    if name not in _FAMILIES:
+        raise UserError(f"unknown exit policy '{name}': choose one of {', '.join(_FAMILIES)}")
+    if exit_start < 1:
+        raise UserError(f"exit_start is {exit_start}: exits are counted from 1")
+    if name == Agreement.name and not task.regression:
+        raise UserError(f"agreement is for regression and {task.name} is classification: use patience")
+    family = Agreement if task.regression and name != FullDepth.name else _FAMILIES[name]
+    return family(exit_start=exit_start)
+
+
+def replay_many(policy: Policy, trace: NDArray[np.floating], knobs: ArrayLike) -> NDArray[np.int64]:
+    """0-based exits [K, N] of K operating points; `knobs` is [K] (uniform) or [K, E] (one an exit).
+
+    `trace` is the logits [E, N, C] or, when many calls share them, their statistic [E, N]. Whom no exit lets go, the
+    last exit takes; its own knob is never read.
+    """
+    statistic = policy.statistic(trace) if trace.ndim == 3 else trace
+    table = np.asarray(knobs, dtype=np.float64)
+    exits, count = statistic.shape
+    if table.ndim == 1:
+        table = np.broadcast_to(table[:, None], (len(table), exits))
+    if table.ndim != 2 or table.shape[1] != exits:
+        raise ValueError(f"knobs of shape {np.shape(knobs)} do not fit {exits} exits")
+    left = np.full((len(table), count), exits - 1)
+    for e in range(exits - 2, policy.exit_start - 2, -1):  # from the back, so that the earliest exit wins
+        left[policy.leaves(statistic[e], table[:, e, None])] = e
+    return left
+
+
+def replay(policy: Policy, trace: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.int64]:
+    """0-based exit [N] of every example at one operating point: a scalar knob, or a vector of one an exit."""
+    return replay_many(policy, trace, np.asarray(knob, dtype=np.float64)[None])[0]
+
+
+def leaves_now(policy: Policy, logits: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
+    """Who leaves at the exit just computed: bool [B] from the logits so far [e + 1, B, C] (not for the last exit)."""
+    e = len(logits) - 1
+    if e < policy.earliest:
+        return np.zeros(logits.shape[1], dtype=bool)
+    knobs = np.asarray(knob, dtype=np.float64)
+    return policy.leaves(policy.statistic(logits)[e], knobs if knobs.ndim == 0 else knobs[e])

@@ -1,0 +1,93 @@
+"""The contract of a contestant: a shape, a recipe and an exit policy, in one class named by its import path."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bench.errors import UserError
+from bench.settings import Settings, explain
+from bench.tasks.catalogue import TASKS, Task
+
+if TYPE_CHECKING:
+    from optuna import Trial
+    from transformers import PreTrainedModel
+
+    from bench.context import Context
+
+
+class Options(BaseModel):
+    """A method's own settings; a subclass adds its fields, each with a sentence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Needed:
+    """A trained model that another contestant makes, of the same task and seed."""
+
+    contestant: str
+    variant: str
+
+
+class Method:
+    """A contestant on one task. A subclass cites its paper here and fills in what is below."""
+
+    Options: ClassVar[type[Options]] = Options
+    version: ClassVar[int] = 1
+    """Raised when the algorithm changes, so that kept results of the old one are made anew."""
+    policy: ClassVar[str] = "none"
+    """The family of exit rules: entropy, confidence, patience or none; on regression the first three mean agreement."""
+
+    def __init__(self, name: str, task: Task, options: Any, settings: Settings) -> None:
+        self.name, self.task, self.options, self.settings = name, task, options, settings
+
+    def variants(self) -> Sequence[str]:
+        """The named points that it trains on this task."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raises UserError for what cannot work (a ratio that leaves half a head), before anything trains."""
+
+    def needs(self, variant: str) -> Sequence[Needed]:
+        """The other contestants' models that `train` asks the context for."""
+        return ()
+
+    def label(self, variant: str) -> str:
+        """What tables and figures print."""
+        return f"{self.name} {variant}"
+
+    def exit_start(self) -> int:
+        """The first exit (1-based) at which an example may leave."""
+        return 1
+
+    def train(self, context: Context, variant: str) -> PreTrainedModel:
+        """The trained model: an `Encoder` or a `Cascade`."""
+        raise NotImplementedError
+
+    def search_space(self, trial: Trial) -> str:
+        """Optional: the variant name of a point drawn from the method's ratio space (for `sweeping.ratios`)."""
+        raise UserError(f"{self.name}: this method has no search space; a study needs one that has")
+
+
+def contestant(settings: Settings, name: str, task: str) -> Method:
+    """The contestant `name` of the settings, on one task. Raises UserError where it cannot be found or set up."""
+    if name not in settings.contestants:
+        raise UserError(f"unknown contestant {name!r}; there are {', '.join(settings.contestants)}")
+    entry = settings.contestants[name]
+    module, _, attribute = entry.method.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"contestants.{name}.method: {entry.method} cannot be imported: {error}") from None
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise UserError(f"contestants.{name}.method: {entry.method} is not a bench.method.Method")
+    try:
+        options = found.Options.model_validate(entry.options_for(task))
+    except ValidationError as error:
+        raise UserError(f"contestants.{name}.options ({task}): {explain(error)}") from None
+    return found(name, TASKS[task], options, settings)

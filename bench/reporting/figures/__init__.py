@@ -1,0 +1,150 @@
+"""The figures of a profile: every one a function of the points table, written as PNG and PDF."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import optuna
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bench.reporting.figures.comparisons import ablation_bars, promised_against_measured
+from bench.reporting.figures.drawing import Absent, Roles, save, task_order, task_title
+from bench.reporting.figures.exits import exit_against_difficulty, exit_histogram, score_per_exit
+from bench.reporting.figures.frontiers import frontier, frontier_average, score_against_parameters
+from bench.reporting.figures.sweeps import importances, landscape, pareto_front
+
+__all__ = [
+    "Roles",
+    "Skipped",
+    "ablation_bars",
+    "describe",
+    "exit_against_difficulty",
+    "exit_histogram",
+    "frontier",
+    "frontier_average",
+    "importances",
+    "landscape",
+    "pareto_front",
+    "promised_against_measured",
+    "score_against_parameters",
+    "score_per_exit",
+    "write_all",
+]
+
+
+# What a figure shows, by the beginning of its name: title and caption. {rest} is what follows in the name.
+_CAPTIONS = {
+    "frontier-average": (
+        "Frontier, mean of all tasks",
+        "Mean score over tasks at matched speed-ups: at each budget every task gives the point chosen for it on the "
+        "selection split, read on validation. A method is drawn where it has a point on every task.",
+    ),
+    "frontier-": (
+        "Frontier, {rest}",
+        "Score against mean FLOPs an example; points chosen on the selection split, shown on validation. With several "
+        "seeds the line is their median attainment surface and small marks are the seeds' own points; with one seed "
+        "the band is a 95 % bootstrap over examples. Lines across are the teacher and the majority class.",
+    ),
+    "parameters": (
+        "Score against parameters",
+        "Full-depth score of every variant, averaged over tasks; bars are one standard deviation over seeds.",
+    ),
+    "latency": (
+        "Promised and measured speed-up",
+        "Speed-up on a clock against speed-up in FLOPs, both over the teacher. On the dashed diagonal a promise is "
+        "kept in full; below it part of the saving is lost.",
+    ),
+    "exits-score": (
+        "Score of each exit",
+        "The score when everyone leaves at the same exit, against the layers run until there.",
+    ),
+    "exits-histogram": (
+        "Who leaves where",
+        "Share of validation examples that leaves at each exit, at the operating point chosen for about 2× fewer FLOPs.",
+    ),
+    "exits-difficulty": (
+        "Do easy examples leave early?",
+        "Mean exit of the examples of each difficulty, which the generated text knows by construction, at the operating "
+        "point chosen for about 2× fewer FLOPs. A rising line is an exit rule that tells easy from hard.",
+    ),
+    "ablations": (
+        "Ablations",
+        "Score of each ablation minus the full method's: at full depth (bar: mean, dots: tasks), and when everyone "
+        "leaves at the same exit.",
+    ),
+    "sweep-landscape-": ("Ratio study, {rest}", "Every trial of the study; colours are the searched ratios."),
+    "sweep-front-": ("Ratio study, {rest}: Pareto front", "The trials that no other trial beats, by Optuna."),
+    "sweep-importance-": (
+        "Ratio study, {rest}: importance",
+        "How much of the score's variance each ratio explains (fANOVA, by Optuna).",
+    ),
+}
+
+
+def describe(name: str) -> tuple[str, str]:
+    """Title and caption of the figure with this file name."""
+    for start, (title, caption) in _CAPTIONS.items():
+        if name == start or (start.endswith("-") and name.startswith(start)):
+            return title.format(rest=task_title(name.removeprefix(start))), caption
+    raise KeyError(name)
+
+
+class Skipped(NamedTuple):
+    """A figure that was not drawn, and why."""
+
+    name: str
+    reason: str
+
+
+def write_all(
+    points: pd.DataFrame,
+    results: Path,
+    roles: Roles | None = None,
+    *,
+    published: pd.DataFrame | None = None,
+    studies: Mapping[str, optuna.Study] | None = None,
+) -> list[Skipped]:
+    """Draw every figure that has data into <results>/figures/<name>.png and .pdf; returns those that were left out.
+
+    points: all-points.parquet. results: results/<profile>, for the kept traces. published: rows of
+    `bench.reporting.published`, where the profile's text and backbone are those of the papers. studies: pruning-ratio
+    studies by a name such as "sst2-costeff". Figures of an earlier call that are not drawn again are removed.
+    """
+    roles = roles or Roles()
+    folder, skipped = results / "figures", []
+    kept = set()
+    for name, draw in _plan(points, results / "runs", roles, published, studies or {}).items():
+        try:
+            kept.update(save(draw(), folder, name))
+        except Absent as reason:
+            skipped.append(Skipped(name, str(reason)))
+    for old in [*folder.glob("*.png"), *folder.glob("*.pdf")]:
+        if old not in kept:
+            old.unlink()
+    return skipped
+
+
+def _plan(
+    points: pd.DataFrame,
+    runs: Path,
+    roles: Roles,
+    published: pd.DataFrame | None,
+    studies: Mapping[str, optuna.Study],
+) -> dict[str, Callable[[], Figure]]:
+    """Every figure that could be drawn, by file name, in the order in which they are read."""
+    plan: dict[str, Callable[[], Figure]] = {"frontier-average": partial(frontier_average, points, roles)}
+    for task in task_order(points):
+        plan[f"frontier-{task}"] = partial(frontier, points, task, roles, runs=runs, published=published)
+    plan["parameters"] = partial(score_against_parameters, points, roles)
+    plan["latency"] = partial(promised_against_measured, points, roles)
+    plan["exits-score"] = partial(score_per_exit, points, roles)
+    plan["exits-histogram"] = partial(exit_histogram, points, roles)
+    plan["exits-difficulty"] = partial(exit_against_difficulty, points, roles, runs=runs)
+    plan["ablations"] = partial(ablation_bars, points, roles)
+    for name, study in studies.items():
+        plan[f"sweep-landscape-{name}"] = partial(landscape, study)
+        plan[f"sweep-front-{name}"] = partial(pareto_front, study)
+        plan[f"sweep-importance-{name}"] = partial(importances, study)
+    return plan

@@ -1,0 +1,137 @@
+"""Two checks on a claim: is the speed-up there on a clock, and which part of a method brings its score?"""
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+
+from bench.reporting.budgets import succeeded
+from bench.reporting.figures.drawing import (
+    GREY,
+    INK,
+    PAGE,
+    Absent,
+    Roles,
+    legend_below,
+    marks,
+    method_handles,
+    new_figure,
+    ratio_axis,
+    styled,
+)
+
+BATCHES = (1, 32)
+
+
+@styled
+def promised_against_measured(points: pd.DataFrame, roles: Roles) -> Figure:
+    """Speed-up on a clock against speed-up in FLOPs, on all tasks; on the diagonal a promise is kept in full."""
+    rows = succeeded(points)
+    rows = rows[(rows["split"] == "validation") & (rows["speedup"] > 0)]
+    columns = [f"latency_{batch}" for batch in BATCHES if f"latency_{batch}" in rows]
+    columns = [column for column in columns if rows[column].notna().any()]
+    if not columns:
+        raise Absent("no latency was measured")
+    rows = rows.dropna(subset=columns, how="all")
+    every = np.concatenate([rows["speedup"], *(rows[column].dropna() for column in columns)])
+    low, high = every.min() / 1.1, every.max() * 1.1
+    looks = marks(rows, roles)
+    figure = new_figure(PAGE if len(columns) > 1 else PAGE / 2, 3.3)
+    for axes, column in zip(figure.subplots(1, len(columns), squeeze=False).flat, columns, strict=True):
+        axes.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (6, 2)), zorder=1)
+        axes.fill_between([low, high], [low, high], low, color="#F4F4F4", linewidth=0, zorder=0)
+        for method, mark in looks.items():
+            group = rows[rows["method"] == method].dropna(subset=[column])
+            size = 9 if mark.marker == "*" else 4.5
+            axes.plot(
+                group["speedup"], group[column], **mark.dots, markersize=size, alpha=0.75, markeredgecolor="white",
+                markeredgewidth=0 if mark.marker == "x" else 0.4,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+        axes.set_xlim(low, high)
+        axes.set_ylim(low, high)
+        axes.set_aspect("equal")
+        ratio_axis(axes.xaxis, low, high)
+        ratio_axis(axes.yaxis, low, high)
+        axes.set_xlabel("promised: FLOPs of the teacher / FLOPs")
+        axes.set_ylabel("measured: seconds of the teacher / seconds")
+        axes.set_title(f"batch size {column.removeprefix('latency_')}", loc="left")
+        axes.text(
+            0.97, 0.04, "slower than promised", transform=axes.transAxes, ha="right", fontsize=6.5, color=GREY
+        )
+    legend_below(figure, method_handles(rows, looks), columns=4)
+    return figure
+
+
+def ablation_differences(points: pd.DataFrame, roles: Roles) -> pd.DataFrame:
+    """Score of each ablation minus that of its full method, on validation, at full depth and at each exit.
+
+    One row a (ablation, full, variant, task, exit); exit 0 is full depth. Means over the seeds that both have.
+    """
+    rows = succeeded(points)
+    rows = rows[(rows["split"] == "validation") & rows["kind"].isin(["static", "fixed_exit"])]
+    keys = ["task", "variant", "seed", "exit"]
+    found = []
+    for ablation, full in roles.ablations.items():
+        sides = [rows.loc[rows["method"] == method, [*keys, "score"]].dropna() for method in (ablation, full)]
+        both = sides[0].merge(sides[1], on=keys, suffixes=("", "_full"))
+        both["difference"] = both["score"] - both["score_full"]
+        mean = both.groupby(["variant", "task", "exit"])["difference"].mean().reset_index()
+        found.append(mean.assign(ablation=ablation, full=full))
+    table = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+    if table.empty:
+        raise Absent("no ablation has a variant, task and seed in common with its full method")
+    return table
+
+
+@styled
+def ablation_bars(points: pd.DataFrame, roles: Roles) -> Figure:
+    """What each ablation loses against the full method: at full depth (bar: mean; dots: tasks), and at each exit."""
+    if not roles.ablations:
+        raise Absent("no ablations are named in the settings")
+    table = ablation_differences(points, roles)
+    labels = points.drop_duplicates(["method", "variant"]).set_index(["method", "variant"])["label"]
+    keys = sorted({*zip(table["full"], table["ablation"], table["variant"], strict=True)})
+    exits = sorted(set(table["exit"]) - {0})
+    figure = new_figure(PAGE, 1.25 + 0.3 * len(keys))
+    ratios = [1.1, 0.16 * max(len(exits), 1) + 0.2] if exits else [1]
+    grid = figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False, sharey=True).flat
+    bars, looks = grid[0], marks(points, roles)
+    heat = np.full((len(keys), len(exits)), np.nan)
+    for y, (full, ablation, variant) in enumerate(keys):
+        own = table[(table["ablation"] == ablation) & (table["variant"] == variant)]
+        depth = 100 * own.loc[own["exit"] == 0, "difference"]
+        bars.barh(y, depth.mean(), height=0.62, color=looks[full].colour, alpha=0.35, zorder=2)
+        bars.plot(
+            depth, np.full(len(depth), y), "o", color=looks[full].colour, markersize=3, alpha=0.85, zorder=3
+        )
+        bars.plot([depth.mean()] * 2, [y - 0.31, y + 0.31], color=INK, linewidth=1.4, zorder=4)
+        means = 100 * own.groupby("exit")["difference"].mean()
+        heat[y] = [means.get(e, np.nan) for e in exits]
+    bars.axvline(0, color=INK, linewidth=0.8)
+    bars.set_yticks(range(len(keys)), [str(labels[(ablation, variant)]) for _, ablation, variant in keys])
+    bars.set_ylim(len(keys) - 0.4, -0.6)
+    bars.set_xlabel("score × 100 minus the full method's, at full depth")
+    bars.set_title("Full depth (bar: mean, dots: tasks)", loc="left")
+    if exits:
+        _heat(grid[1], heat, exits)
+    return figure
+
+
+def _heat(axes: matplotlib.axes.Axes, heat: np.ndarray, exits: list[int]) -> None:
+    """Differences at each exit as a table with a colour behind each number: orange is worse, blue is better."""
+    limit = max(1.0, float(np.nanmax(np.abs(heat))))
+    colours = matplotlib.colormaps["PuOr"]
+    axes.imshow(heat, aspect="auto", cmap=colours, norm=TwoSlopeNorm(0, -1.4 * limit, 1.4 * limit))
+    for y, x in np.ndindex(heat.shape):
+        if np.isfinite(heat[y, x]):
+            axes.text(x, y, f"{heat[y, x]:+.1f}", ha="center", va="center", fontsize=6.5, color=INK)
+    axes.set_xticks(range(len(exits)), [str(e) for e in exits])
+    axes.set_xlabel("exit")
+    axes.set_title("Everyone leaves at one exit (mean over tasks)", loc="left")
+    axes.grid(False)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)

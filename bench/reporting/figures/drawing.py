@@ -1,0 +1,255 @@
+"""What all figures share: one look, one mark a method, and files that are the same whenever they are drawn again."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import wraps
+from os.path import commonprefix
+from pathlib import Path
+from typing import Any, ParamSpec
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from bench.tasks.catalogue import TASKS
+
+P = ParamSpec("P")
+
+# Widths of a two-column page, in inches.
+COLUMN, PAGE = 3.45, 7.1
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7.5,
+    "axes.labelsize": 7.5,
+    "axes.titlesize": 8,
+    "axes.titleweight": "bold",
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 2.2,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 4,
+    "savefig.dpi": 180,
+    # Fonts that publishers accept, and identifiers that do not change from one drawing to the next.
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "figures",
+}
+INK, GREY = "#222222", "#767676"
+
+# Okabe and Ito's palette without yellow (too pale on paper) and black (kept for the teacher). Marker and line style
+# run along with the colour, so that a print in grey stays legible.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F5539", "#5E4FA2")
+_MARKERS = ("o", "D", "^", "v", "P", "X", "<", ">")
+_LINES = ("-", "-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)), (0, (1, 1)), (0, (6, 2)))
+
+
+class Absent(Exception):
+    """A figure has no data; the message says why, in a few words."""
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which methods are not just contestants."""
+
+    reference: str = "teacher"
+    """The teacher: its full depth is speed-up 1."""
+    depth_reference: str | None = "cut"
+    """The teacher cut at a depth and fine-tuned."""
+    ablations: Mapping[str, str] = field(default_factory=dict)
+    """Ablation -> the full method it is taken from."""
+
+    def contestants(self, points: pd.DataFrame) -> pd.DataFrame:
+        """The rows of everything but ablations, which have a figure of their own."""
+        return points[~points["method"].isin(list(self.ablations))]
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a method looks in every figure, and what it is called there."""
+
+    name: str
+    colour: str
+    marker: str
+    line: Any
+
+    @property
+    def dots(self) -> dict[str, Any]:
+        """Keywords of a marker without a line."""
+        return {"color": self.colour, "marker": self.marker, "linestyle": "none"}
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw under the project's style, whatever the caller's own settings are."""
+
+    @wraps(draw)
+    def inner(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with matplotlib.rc_context(STYLE):
+            return draw(*args, **kwargs)
+
+    return inner
+
+
+def marks(points: pd.DataFrame, roles: Roles) -> dict[str, Mark]:
+    """A mark for each method in `points`, in the order of the legends: the references, the methods, their ablations.
+
+    Colours follow the alphabet, so every figure of one set of points agrees; an ablation has the colour of the method
+    it is taken from.
+    """
+    reference, depth_reference, ablations = roles.reference, roles.depth_reference, roles.ablations
+    names = {method: _method_name(group["label"]) for method, group in points.groupby("method")}
+    result = {}
+    if reference in names:
+        result[reference] = Mark(names.pop(reference), INK, "*", "-")
+    if depth_reference is not None and depth_reference in names:
+        result[depth_reference] = Mark(names.pop(depth_reference), GREY, "s", (0, (1, 1.2)))
+    plain = [method for method in sorted(names) if method not in ablations]
+    for i, method in enumerate(plain):
+        colour, marker, line = (each[i % len(each)] for each in (_COLOURS, _MARKERS, _LINES))
+        result[method] = Mark(names[method], colour, marker, line)
+    for method in sorted(names.keys() - set(plain)):
+        colour = result[ablations[method]].colour if ablations[method] in result else GREY
+        result[method] = Mark(names[method], colour, "x", (0, (2, 1)))
+    return result
+
+
+def _method_name(labels: pd.Series) -> str:
+    """What the labels of a method's variants begin with, word by word: "COST-EFF 2x" and "COST-EFF 4x" -> "COST-EFF"."""
+    every = sorted(labels.unique())
+    shared = commonprefix([label.split(" ") for label in every])
+    return " ".join(shared).rstrip(" ,:;-") or every[0]
+
+
+def variant_names(points: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """(method, variant) -> what its label adds to the name of its method: "2x"; empty for a method's only variant."""
+    labels = points.drop_duplicates(["method", "variant"]).set_index(["method", "variant"])["label"]
+    names = {method: _method_name(group) for method, group in labels.groupby(level="method")}
+    return {key: label[len(names[key[0]]) :].strip(" ,:;-") for key, label in labels.items()}
+
+
+def task_title(task: str) -> str:
+    """ "SST-2" for "sst2"; a name that is not in the catalogue stays as it is."""
+    return TASKS[task].title if task in TASKS else task
+
+
+def task_order(points: pd.DataFrame) -> list[str]:
+    """The tasks in `points`, in the catalogue's order."""
+    known = list(TASKS)
+    return sorted(
+        points["task"].unique(), key=lambda task: (known.index(task) if task in known else len(known), task)
+    )
+
+
+METRIC_TITLES = {
+    "accuracy": "accuracy",
+    "f1": "F1",
+    "matthews": "Matthews correlation",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+}
+
+
+def score_title(metric: str) -> str:
+    """Axis title of scores, which figures print times 100."""
+    return f"{METRIC_TITLES.get(metric, metric)} × 100"
+
+
+def panels(count: int, *, columns: int = 3, height: float = 1.75) -> tuple[Figure, list[Axes]]:
+    """A page-wide grid of `count` panels of `height` inches; room below is for `legend_below`."""
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    figure = new_figure(PAGE if columns > 1 else COLUMN * 1.25, rows * height + 0.35)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat[count:]:
+        axes.remove()
+    return figure, list(grid.flat[:count])
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure in inches, with a canvas that needs no display."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], *, columns: int = 4) -> None:
+    """One legend for the whole figure, outside the data."""
+    handles = [handle for handle in handles if handle is not None]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))
+
+
+def method_handles(rows: pd.DataFrame, looks: Mapping[str, Mark]) -> list[Line2D]:
+    """Legend entries, marker only, of the methods that `rows` hold, in the order of the legends."""
+    present = set(rows["method"])
+    return [
+        Line2D([], [], **mark.dots, label=mark.name) for method, mark in looks.items() if method in present
+    ]
+
+
+def halo(width: float = 1.8) -> list[withStroke]:
+    """A white outline that keeps text legible over lines."""
+    return [withStroke(linewidth=width, foreground="white")]
+
+
+def ratio_axis(axis: Axis, low: float, high: float) -> None:
+    """Ticks of a log axis of speed-ups: 1x, 2x, 4x, ..., as fine as the range asks for."""
+    steps = [2.0**k for k in range(-6, 13)]
+    if high / low < 5:
+        steps = [0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0]
+    shown = [step for step in steps if low * 0.97 <= step <= high * 1.03]
+    axis.set_major_locator(FixedLocator(shown))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
+    axis.set_minor_locator(NullLocator())
+
+
+def count_axis(axis: Axis) -> None:
+    """Ticks of a log axis of big numbers: 200 M, 1 G."""
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: big(value)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def big(value: float) -> str:
+    """1.5 G for 1.5e9: three digits and a prefix."""
+    for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= scale * 0.9995:
+            return f"{value / scale:.3g} {prefix}"
+    return f"{value:.3g}"
+
+
+def padded(values: Iterable[float], share: float = 0.07) -> tuple[float, float]:
+    """Limits of an axis a little beyond the finite `values`."""
+    finite = np.array([value for value in values if np.isfinite(value)])
+    if not len(finite):
+        return 0.0, 1.0
+    room = max((finite.max() - finite.min()) * share, 0.5)
+    return float(finite.min() - room), float(finite.max() + room)
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Write <folder>/<name>.png and .pdf without dates or versions: the same drawing is the same file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(png, metadata={"Software": None})
+        figure.savefig(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None})
+    return [png, pdf]

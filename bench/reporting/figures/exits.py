@@ -1,0 +1,240 @@
+"""Early exits: what each exit is worth, who leaves where, and whether easy examples leave early."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from bench.errors import UserError
+from bench.measuring.policies import policy_for, replay
+from bench.measuring.trace import Trace
+from bench.reporting.budgets import RUN, at_budget, operating_points, run_folder, selection_split, succeeded
+from bench.reporting.figures.drawing import (
+    INK,
+    Absent,
+    Mark,
+    Roles,
+    legend_below,
+    marks,
+    method_handles,
+    padded,
+    panels,
+    styled,
+    task_order,
+    task_title,
+    variant_names,
+)
+from bench.tasks.catalogue import task as task_named
+
+NEAR = 2.0
+"""The speed-up at which exits are looked at: the one that most papers report."""
+# Variants of one method share its colour and differ in these.
+_LINES = ("-", "--", ":", "-.")
+
+
+@styled
+def score_per_exit(points: pd.DataFrame, roles: Roles) -> Figure:
+    """The score when everyone leaves at the same exit, against the layers run until there; a panel a task."""
+    rows = succeeded(roles.contestants(points))
+    rows = rows[(rows["split"] == "validation") & rows["score"].notna()]
+    exits = rows[rows["kind"] == "fixed_exit"]
+    exits = exits[exits.groupby(RUN)["exit"].transform("nunique") > 1]
+    if exits.empty:
+        raise Absent("no method with more than one exit")
+    single = rows[(rows["kind"] == "static") & ~rows["method"].isin(exits["method"].unique())]
+    looks, tasks = marks(points, roles), task_order(exits)
+    figure, grid = panels(len(tasks))
+    for axes, task in zip(grid, tasks, strict=True):
+        for method, variant, line, mean in _by_layers(exits[exits["task"] == task], looks):
+            mark = looks[method]
+            axes.plot(
+                mean.index, 100 * mean, color=mark.colour, linestyle=line, marker=mark.marker, markersize=3.2
+            )
+        for method, group in single[single["task"] == task].groupby("method"):
+            mean, mark = group.groupby("mean_layers")["score"].mean(), looks[str(method)]
+            many = len(mean) > 1
+            axes.plot(
+                mean.index, 100 * mean, color=mark.colour, marker=mark.marker, linestyle=mark.line if many else "none",
+                markersize=7 if mark.marker == "*" else 3.6, zorder=5,
+            )  # fmt: skip
+        axes.set_ylim(
+            *padded([100 * y for line in axes.get_lines() for y in np.atleast_1d(line.get_ydata()) / 100])
+        )
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+        axes.set_title(task_title(task), loc="left")
+    _outer_labels(figure, grid, "layers run", "score × 100")
+    legend_below(figure, [*_variant_handles(exits, points, looks), *method_handles(single, looks)], columns=4)
+    return figure
+
+
+def _by_layers(rows: pd.DataFrame, looks: dict[str, Mark]) -> list[tuple[str, str, str, pd.Series]]:
+    """(method, variant, line style, mean score by layers run) of each variant, in the order of the legend."""
+    lines = variant_lines(rows)
+    groups = {key: group for key, group in rows.groupby(["method", "variant"])}
+    ordered = sorted(groups, key=lambda key: (list(looks).index(key[0]), key[1]))
+    return [(*key, lines[key], groups[key].groupby("mean_layers")["score"].mean()) for key in ordered]
+
+
+def variant_lines(rows: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """A line style for each (method, variant): the method's first variant is solid."""
+    styles = {}
+    for method, group in rows.groupby("method"):
+        for i, variant in enumerate(sorted(group["variant"].unique())):
+            styles[(str(method), str(variant))] = _LINES[i % len(_LINES)]
+    return styles
+
+
+def _variant_handles(rows: pd.DataFrame, points: pd.DataFrame, looks: dict[str, Mark]) -> list[Line2D]:
+    lines, names = variant_lines(rows), variant_names(points)
+    ordered = sorted(lines, key=lambda key: (list(looks).index(key[0]), key[1]))
+    return [
+        Line2D(
+            [], [], color=looks[key[0]].colour, marker=looks[key[0]].marker, linestyle=lines[key],
+            label=f"{looks[key[0]].name} {names[key]}".strip(),
+        )
+        for key in ordered
+    ]  # fmt: skip
+
+
+def _outer_labels(figure: Figure, grid: list, x: str, y: str) -> None:
+    figure.supxlabel(x, fontsize=7.5, color=INK)
+    figure.supylabel(y, fontsize=7.5, color=INK)
+
+
+def near_twice(points: pd.DataFrame, roles: Roles, split: str = "validation") -> pd.DataFrame:
+    """The operating point of every run with an exit rule at about twice the teacher's speed, its row on `split`.
+
+    The best on the selection split among those at least `NEAR` times cheaper; a run that never gets there gives its
+    cheapest point.
+    """
+    swept = operating_points(roles.contestants(points))
+    ruled = swept[swept["kind"].isin(["uniform", "per_exit"])]
+    if ruled.empty:
+        raise Absent("no method with an exit rule")
+    chosen = at_budget(ruled, NEAR, split=split, by=tuple(RUN)).dropna(subset=["score"])
+    selected = ruled[ruled["split"] == selection_split(points)]
+    left_over = selected.merge(chosen[RUN], on=RUN, how="left", indicator=True)
+    left_over = left_over[left_over.pop("_merge") == "left_only"].sort_values("speedup", ascending=False)
+    cheapest = left_over.drop_duplicates(RUN)[[*RUN, "kind", "point"]]
+    rest = cheapest.merge(ruled[ruled["split"] == split], on=[*RUN, "kind", "point"])
+    return pd.concat([chosen, rest], ignore_index=True).sort_values(RUN, ignore_index=True)
+
+
+@styled
+def exit_histogram(points: pd.DataFrame, roles: Roles) -> Figure:
+    """The share of examples that leaves at each exit, at about twice the teacher's speed; a panel a task."""
+    rows = near_twice(points, roles)
+    looks, names, tasks = marks(points, roles), variant_names(points), task_order(rows)
+    keys = sorted(
+        {*zip(rows["method"], rows["variant"], strict=True)}, key=lambda k: (list(looks).index(k[0]), k[1])
+    )
+    depth = int(rows["exits"].map(len).max())
+    colours = matplotlib.colormaps["viridis_r"](np.linspace(0.08, 0.92, depth))
+    figure, grid = panels(len(tasks), height=0.55 + 0.17 * len(keys))
+    for i, (axes, task) in enumerate(zip(grid, tasks, strict=True)):
+        for y, key in enumerate(keys):
+            run = rows[(rows["task"] == task) & (rows["method"] == key[0]) & (rows["variant"] == key[1])]
+            if run.empty:
+                axes.text(0.5, y, "no point", ha="center", va="center", fontsize=6, color=INK)
+                continue
+            shares = 100 * np.mean(np.stack([np.asarray(each, float) for each in run["exits"]]), axis=0)
+            left = 0.0
+            # A model with fewer exits spreads over the colours, so that the last exit looks the same for all.
+            shades = colours[np.linspace(0, depth - 1, len(shares)).round().astype(int)]
+            for share, shade in zip(shares, shades, strict=True):
+                axes.barh(y, share, left=left, height=0.74, color=shade, edgecolor="white", linewidth=0.5)
+                if share >= 13:
+                    dark = matplotlib.colors.rgb_to_hsv(shade[:3])[2] < 0.66
+                    axes.text(
+                        left + share / 2, y, f"{share:.0f}", ha="center", va="center", fontsize=5.8,
+                        color="white" if dark else INK,
+                    )  # fmt: skip
+                left += share
+        labels = (
+            [f"{looks[m].name} {names[(m, v)]}".strip() for m, v in keys] if i % 3 == 0 else [""] * len(keys)
+        )
+        axes.set_yticks(range(len(keys)), labels)
+        axes.tick_params(axis="y", length=0)
+        axes.grid(False)
+        axes.spines["left"].set_visible(False)
+        axes.set_ylim(len(keys) - 0.5, -0.5)
+        axes.set_xlim(0, 100)
+        axes.set_title(task_title(task), loc="left")
+    figure.supxlabel(
+        f"share of examples (%) leaving at each exit, at about {NEAR:g}× fewer FLOPs", fontsize=7.5
+    )
+    handles = [Patch(color=shade, label=f"exit {e + 1}") for e, shade in enumerate(colours)]
+    legend_below(figure, handles, columns=12)
+    return figure
+
+
+def exits_taken(row: pd.Series, trace: Trace, exit_start: int) -> np.ndarray:
+    """[N] the 1-based exit of each example at a swept operating point."""
+    policy = policy_for(row["policy"], task_named(row["task"]), exit_start)
+    return 1 + replay(policy, trace.logits, row["thresholds"] if len(row["thresholds"]) else row["knob"])
+
+
+def mean_exit_by_difficulty(points: pd.DataFrame, roles: Roles, runs: Path) -> pd.DataFrame:
+    """Mean exit, as a share of the model's exits, of the examples of each known difficulty on validation.
+
+    One row a (run, difficulty): task, method, variant, seed, difficulty, depth (0 to 1), examples.
+    """
+    chosen = near_twice(points, roles)
+    # The exits below a method's first allowed one are not among its fixed exits either.
+    starts = points[points["kind"] == "fixed_exit"].groupby(RUN)["exit"].min()
+    rows, reason = [], "no trace was kept"
+    for _, row in chosen.iterrows():
+        try:
+            trace = Trace.load(run_folder(row, runs) / "trace-validation.parquet")
+        except UserError:
+            continue
+        if trace.difficulty is None:
+            reason = "the source does not know how difficult an example is"
+            continue
+        taken = exits_taken(row, trace, int(starts.get(tuple(row[RUN]), 1)))
+        depth = pd.Series(taken / len(trace.logits)).groupby(trace.difficulty)
+        for difficulty, mean in depth.mean().items():
+            size = int(depth.size()[difficulty])
+            rows.append({**row[RUN], "difficulty": int(str(difficulty)), "depth": mean, "examples": size})
+    if not rows:
+        raise Absent(reason)
+    return pd.DataFrame(rows)
+
+
+@styled
+def exit_against_difficulty(points: pd.DataFrame, roles: Roles, *, runs: Path) -> Figure:
+    """Do easy examples leave early?  Mean exit against the known difficulty, at about twice the teacher's speed."""
+    table = mean_exit_by_difficulty(points, roles, runs)
+    looks, tasks = marks(points, roles), task_order(table)
+    lines = variant_lines(table)
+    figure, grid = panels(len(tasks), height=1.6)
+    for axes, task in zip(grid, tasks, strict=True):
+        rows = table[table["task"] == task]
+        for (method, variant), group in rows.groupby(["method", "variant"]):
+            mark, mean = looks[str(method)], group.groupby("difficulty")["depth"].mean()
+            axes.plot(
+                mean.index,
+                100 * mean,
+                color=mark.colour,
+                marker=mark.marker,
+                linestyle=lines[(str(method), str(variant))],
+            )
+        levels = sorted(table["difficulty"].unique())
+        named = {1: "easy", 2: "medium", 3: "hard"}
+        axes.set_xticks(levels, [named.get(level, str(level)) for level in levels])
+        axes.set_xlim(min(levels) - 0.3, max(levels) + 0.3)
+        axes.set_ylim(0, 103)
+        axes.set_title(task_title(task), loc="left")
+    _outer_labels(
+        figure,
+        grid,
+        f"difficulty by construction, at about {NEAR:g}× fewer FLOPs",
+        "mean exit (% of the exits)",
+    )
+    legend_below(figure, _variant_handles(table, points, looks), columns=4)
+    return figure

@@ -1,0 +1,76 @@
+"""Numbers that others published, as they printed them, for the rows that tables mark "as reported".
+
+`published.csv` has one row a number. Scores are on the 0 to 100 scale. `method` is the contestant that re-implements
+the system (empty: none does), `task` one of the catalogue, "mnli-mm" for the mismatched half, "average", or empty for
+a row that only states a cost; `metric` is "unstated" where the source does not say which of a task's two it printed.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+import pandas as pd
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from bench.errors import UserError
+from bench.tasks.catalogue import TASKS
+
+MISMATCHED = "mnli-mm"
+PATH = Path(__file__).with_name("published.csv")
+
+
+class Published(BaseModel):
+    """One published number."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=True)
+
+    system: str = Field(min_length=1)
+    method: str
+    task: str
+    metric: Literal["accuracy", "f1", "matthews", "unstated", "average", "percent_of_bert_base", ""]
+    split: Literal["test", "dev", ""]
+    score: float | None = Field(ge=-100, le=100)
+    parameters: int | None = Field(gt=0)
+    flops: int | None = Field(gt=0)
+    length: int | None = Field(gt=0)
+    speedup: float | None = Field(gt=0)
+    source: str = Field(min_length=1)
+    notes: str
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Published":
+        if self.task not in {*TASKS, MISMATCHED, "average", ""}:
+            raise ValueError(f"unknown task {self.task!r}")
+        if (self.score is None) != (self.task == ""):
+            raise ValueError("a score needs a task, and a row without one states a cost only")
+        return self
+
+
+def read_published(path: Path = PATH) -> pd.DataFrame:
+    """Every published number, checked; UserError that names the line of the first bad one.
+
+    `speedup` is filled from FLOPs where a source prints those of its BERT-base too.
+    """
+    raw = pd.read_csv(path, dtype=str, keep_default_na=False)
+    text = {"system", "method", "task", "metric", "split", "source", "notes"}
+    rows = []
+    for line, row in enumerate(raw.to_dict("records"), start=2):
+        cells = {str(k): v if k in text else (v or None) for k, v in row.items()}
+        try:
+            rows.append(Published.model_validate(cells).model_dump())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "row"
+            raise UserError(f"{path.name}, line {line}: {where}: {first['msg']}") from error
+    table = pd.DataFrame(rows, columns=list(Published.model_fields))
+    table = table.astype(dict.fromkeys(["score", "parameters", "flops", "length", "speedup"], float))
+    teacher = table[(table["method"] == "teacher") & table["flops"].notna()]
+    base = table["source"].map(teacher.groupby("source")["flops"].first())
+    # The ablation of the TinyBERT paper shares its main table's costs.
+    base = base.fillna(
+        table["source"].str.split(",").str[0].map(teacher.groupby(_paper(teacher))["flops"].first())
+    )
+    return table.assign(speedup=table["speedup"].fillna(base / table["flops"]))
+
+
+def _paper(rows: pd.DataFrame) -> pd.Series:
+    return rows["source"].str.split(",").str[0]

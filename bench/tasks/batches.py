@@ -1,0 +1,57 @@
+"""Batches: padding to the longest, and grouping examples of similar length."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["collate", "length_batches"]
+
+MEGA_BATCH = 50
+"""Batches that are shuffled and sorted together: enough for little padding, few enough to keep epochs random."""
+
+
+def collate(batch: Sequence[dict[str, Any]], pad_id: int = 0) -> dict[str, torch.Tensor]:
+    """Pad a batch of `Examples` items to its longest.
+
+    Returns input_ids, attention_mask and token_type_ids [B, n] (int64), labels [B] (int64, or float32 for
+    regression) and idx [B] (int64).
+    """
+    lengths = torch.tensor([len(item["input_ids"]) for item in batch])
+    longest = int(lengths.max())
+
+    def padded(name: str, value: int) -> torch.Tensor:
+        return torch.tensor([[*item[name], *[value] * (longest - len(item[name]))] for item in batch])
+
+    return {
+        "input_ids": padded("input_ids", pad_id),
+        "attention_mask": (torch.arange(longest) < lengths[:, None]).long(),
+        "token_type_ids": padded("token_type_ids", 0),
+        "labels": torch.from_numpy(np.stack([item["labels"] for item in batch])),
+        "idx": torch.tensor([item["idx"] for item in batch]),
+    }
+
+
+def length_batches(
+    lengths: ArrayLike, batch_size: int, generator: np.random.Generator | None
+) -> list[NDArray[np.int64]]:
+    """Positions in batches of similar length; every position exactly once, at most one batch incomplete.
+
+    With a generator, for training: a fresh random grouping and order on each call. Without, for evaluation:
+    longest first, so that the largest batch shows at once whether it fits in memory.
+    """
+    size = np.asarray(lengths)
+    if generator is None:
+        return _cut(np.argsort(-size, kind="stable"), batch_size)
+    # Noise on the lengths keeps an example from meeting the same neighbours in every epoch.
+    noisy = size * generator.uniform(0.9, 1.1, len(size))
+    batches: list[NDArray[np.int64]] = []
+    for group in _cut(generator.permutation(len(size)), MEGA_BATCH * batch_size):
+        batches += _cut(group[np.argsort(-noisy[group], kind="stable")], batch_size)
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def _cut(positions: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    return [positions[start : start + size] for start in range(0, len(positions), size)]

@@ -1,0 +1,68 @@
+"""Tokenised examples of a task's splits."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.tasks.catalogue import Task
+
+__all__ = ["Examples", "TaskData"]
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One split, tokenised but not padded; a map-style data set for a torch DataLoader."""
+
+    idx: NDArray[np.int64]
+    """[N] the source's own row numbers."""
+    labels: NDArray[Any]
+    """[N] int64 class ids, or float32 values for regression; -1 where hidden."""
+    input_ids: list[list[int]]
+    segments: list[list[int]]
+    """0 for the first text and 1 for the second, one a token."""
+    difficulty: NDArray[np.int64] | None = None
+    """[N] 1 easy, 2 medium, 3 hard, where the source knows."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """[N] tokens of each example, special ones included."""
+        return np.fromiter((len(ids) for ids in self.input_ids), dtype=np.int64, count=len(self))
+
+    def __len__(self) -> int:
+        return len(self.input_ids)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        """One example for `collate`; its `idx` is the position here, which finds its row in a trace."""
+        return {
+            "input_ids": self.input_ids[position],
+            "token_type_ids": self.segments[position],
+            "labels": self.labels[position],
+            "idx": position,
+        }
+
+    def take(self, indices: Iterable[int]) -> "Examples":
+        """The examples at these positions, in this order."""
+        chosen = np.fromiter(indices, dtype=np.int64)
+        return Examples(
+            idx=self.idx[chosen],
+            labels=self.labels[chosen],
+            input_ids=[self.input_ids[i] for i in chosen],
+            segments=[self.segments[i] for i in chosen],
+            difficulty=None if self.difficulty is None else self.difficulty[chosen],
+        )
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """All splits of a task, ready to train and measure on."""
+
+    task: Task
+    splits: dict[str, Examples]
+    """train, calibration, validation, test, and MNLI's validation_mismatched and test_mismatched."""
+    missing: tuple[str, ...]
+    """Names of the splits that the source does not have."""
+    fingerprint: str
+    """Short hash of the text, labels and order of train, calibration and the validation splits."""

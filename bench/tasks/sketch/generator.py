@@ -1,0 +1,73 @@
+"""Turns the grammars into balanced splits: same seed, same rows; no text pair in two splits or twice in one."""
+
+import hashlib
+from itertools import islice
+from random import Random
+from typing import Any
+
+from bench.errors import UserError
+from bench.tasks.catalogue import task
+from bench.tasks.sketch import inference, pronouns, questions, sentences, similarity
+from bench.tasks.sketch.words import AWAY, HOME
+
+__all__ = ["generate"]
+
+GRAMMARS = {
+    "cola": sentences.acceptability,
+    "sst2": sentences.sentiment,
+    "mrpc": similarity.paraphrase,
+    "qqp": questions.duplicate,
+    "stsb": similarity.similarity,
+    "mnli": inference.three_way,
+    "qnli": questions.answerable,
+    "rte": inference.two_way,
+    "wnli": pronouns.resolution,
+}
+LEVELS = (1, 2, 3)
+SCORES = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)
+
+SHARES = {"train": range(12), "validation": range(12, 16), "test": range(16, 20)}
+"""Twentieths of all possible texts that belong to each kind of split, whatever the seed."""
+PATIENCE = 3000
+"""Draws without a new text after which a grammar counts as exhausted."""
+
+
+def generate(task_name: str, split: str, size: int, seed: int) -> list[dict[str, Any]]:
+    """`size` rows of one GLUE split: the task's text columns, `label`, `idx` and `difficulty`.
+
+    Levels are equally frequent, and labels within each level, up to a remainder. Labels of test splits are -1.
+    UserError for an unknown task or split, and where the grammar has fewer distinct texts than asked for.
+    """
+    glue = task(task_name)
+    if split not in ("train", *glue.validation_splits, *glue.test_splits):
+        raise UserError(f"sketch: {task_name} has no split {split!r}")
+    if size < 1:
+        raise UserError(f"sketch: {task_name}/{split} needs a size of at least 1, not {size}")
+    kind = split.partition("_")[0]
+    words = AWAY if split.endswith("_mismatched") else HOME
+    rng = Random(_number(f"{seed}/{task_name}/{split}"))
+    cells = [(level, label) for label in (range(glue.outputs) if glue.labels else SCORES) for level in LEVELS]
+    rng.shuffle(cells)
+
+    seen: set[tuple[str, ...]] = set()
+    rows: list[dict[str, Any]] = []
+    for number in range(size):
+        level, label = cells[number % len(cells)]
+        for texts in islice(iter(lambda: GRAMMARS[task_name](rng, words, level, label), None), PATIENCE):
+            # Sorted, so that a pair and its mirror image are one text and fall in one split.
+            key = tuple(sorted(texts))
+            if key not in seen and _number("/".join(key)) % 20 in SHARES[kind]:
+                break
+        else:
+            raise UserError(f"sketch: {task_name}/{split} can make only about {number} distinct rows, not {size}")
+        seen.add(key)
+        shown = -1 if kind == "test" else label
+        columns = dict(zip(glue.columns, texts, strict=True))
+        rows.append({**columns, "label": float(shown) if glue.regression else shown, "difficulty": level})
+    rng.shuffle(rows)
+    return [{**row, "idx": idx} for idx, row in enumerate(rows)]
+
+
+def _number(text: str) -> int:
+    """A hash that is the same in every process, unlike `hash`."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])

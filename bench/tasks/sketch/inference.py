@@ -1,0 +1,77 @@
+"""Entailment: three classes (MNLI's form) and two (RTE's form).
+
+The hypothesis is drawn before the label is looked at, so the hypothesis alone says nothing about the label.
+"""
+
+from random import Random
+
+from bench.tasks.sketch.words import DAYS, Words
+
+__all__ = ["three_way", "two_way"]
+
+ENTAILMENT, NEUTRAL, CONTRADICTION = 0, 1, 2
+
+
+def three_way(rng: Random, words: Words, level: int, label: float) -> tuple[str, str]:
+    """1: same words, other words, or a plain negation. 2: verbs that imply their complement, perhaps negated. 3: monotonicity."""
+    return (_plain, _implicative, _monotone)[level - 1](rng, words, int(label))
+
+
+def two_way(rng: Random, words: Words, level: int, label: float) -> tuple[str, str]:
+    """As `three_way` without contradictions: 1: overlap. 2: verbs that imply their complement. 3: monotonicity."""
+    return (_plain, _implicative, _monotone)[level - 1](rng, words, int(label))
+
+
+def _plain(rng: Random, words: Words, label: int) -> tuple[str, str]:
+    name, company, *strangers = rng.sample(words.names, 4)
+    (bare, past), (other_bare, other_past) = rng.sample(words.plans, 2)
+    day = rng.choice(DAYS)
+    if label == ENTAILMENT:
+        return f"{name} and {company} {past} {day}", f"{name} {past}"
+    if label == CONTRADICTION:
+        return f"{name} and {company} did not {bare}", f"{name} {past}"
+    return f"{strangers[0]} and {strangers[1]} {other_past} {day}", f"{name} {past}"
+
+
+# Whether the complement came true: verb phrases that say so, bare and in the past tense.
+DID = (("manage to", "managed to"), ("remember to", "remembered to"), ("bother to", "bothered to"))
+DID_NOT = (("fail to", "failed to"), ("forget to", "forgot to"), ("refuse to", "refused to"))
+MIGHT = (("want to", "wanted to"), ("plan to", "planned to"), ("hope to", "hoped to"))
+
+
+def _implicative(rng: Random, words: Words, label: int) -> tuple[str, str]:
+    name = rng.choice(words.names)
+    bare, past = rng.choice(words.plans)
+    denied, turned = rng.random() < 0.3, rng.random() < 0.4
+    came_true = (label == ENTAILMENT) != denied
+    verbs = MIGHT if label == NEUTRAL else DID if came_true != turned else DID_NOT
+    verb = rng.choice(verbs)
+    premise = f"{name} {f'did not {verb[0]}' if turned else verb[1]} {bare} {rng.choice(DAYS)}"
+    return premise, f"{name} did not {bare}" if denied else f"{name} {past}"
+
+
+# For a hypothesis about the middle kind: premises (quantifier, index of a kind from narrow to wide).
+PREMISES: dict[str, dict[int, tuple[tuple[str, int], ...]]] = {
+    "all": {
+        ENTAILMENT: (("all", 2),),
+        NEUTRAL: (("all", 0), ("some", 1)),
+        CONTRADICTION: (("no", 1), ("no", 0), ("no", 2)),
+    },
+    "some": {
+        ENTAILMENT: (("some", 0), ("all", 1)),
+        NEUTRAL: (("some", 2),),
+        CONTRADICTION: (("no", 1), ("no", 2)),
+    },
+    "no": {
+        ENTAILMENT: (("no", 2),),
+        NEUTRAL: (("no", 0),),
+        CONTRADICTION: (("some", 1), ("all", 1), ("some", 0)),
+    },
+}
+
+
+def _monotone(rng: Random, words: Words, label: int) -> tuple[str, str]:
+    quantifier = rng.choice(tuple(PREMISES))
+    kinds, event, day = rng.choice(words.kinds), rng.choice(words.happenings), rng.choice(DAYS)
+    above, kind = rng.choice(PREMISES[quantifier][label])
+    return f"{day} {above} {kinds[kind]} {event}", f"{day} {quantifier} {kinds[1]} {event}"

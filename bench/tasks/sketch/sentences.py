@@ -1,0 +1,101 @@
+"""Single sentences: acceptability (CoLA's form) and sentiment (SST-2's form)."""
+
+from random import Random
+
+from bench.tasks.sketch.words import DAYS, DEEDS, HOME, MEN, OBJECTS, PEOPLE, WOMEN, Words
+
+__all__ = ["acceptability", "sentiment"]
+
+
+def acceptability(rng: Random, words: Words, level: int, label: float) -> tuple[str]:
+    """1: word order. 2: the verb's form after an auxiliary or none. 3: agreement, often across an attractor."""
+    return ((_order, _verb_form, _agreement)[level - 1](rng, bool(label)),)
+
+
+def _order(rng: Random, sound: bool) -> str:
+    person, deed, thing = (rng.choice(rng.choice(slot)) for slot in (PEOPLE, DEEDS, OBJECTS))
+    day = rng.choice(DAYS)
+    broken = (
+        f"{person} the {deed} the {thing} {day}",
+        f"the {person} the {thing} {deed} {day}",
+        f"{deed} the {person} the {thing} {day}",
+        f"the {person} {deed} {thing} the {day}",
+    )
+    return f"the {person} {deed} the {thing} {day}" if sound else rng.choice(broken)
+
+
+def _verb_form(rng: Random, sound: bool) -> str:
+    name, day = rng.choice(MEN + WOMEN), rng.choice(DAYS)
+    # A plan whose two forms look the same would make neither form wrong.
+    bare, past = rng.choice([plan for plan in HOME.plans if plan[0] != plan[1]])
+    auxiliary = rng.choice(("", "", "did not ", "could ", "had to ", "wanted to "))
+    return f"{name} {auxiliary}{bare if sound == bool(auxiliary) else past} {day}"
+
+
+def _agreement(rng: Random, sound: bool) -> str:
+    if rng.random() < 0.3:
+        man = rng.random() < 0.5
+        pronoun = "himself" if man == sound else "herself"
+        return f"{rng.choice(MEN if man else WOMEN)} {rng.choice(SELF)} {pronoun} {rng.choice(DAYS)}"
+    singular, plural = rng.choice(NUMBERS)
+    is_plural = rng.random() < 0.5
+    verb = rng.choice((("is", "are"), ("was", "were"), ("has been", "have been")))[is_plural == sound]
+    noun = plural if is_plural else singular
+    if rng.random() < 0.5:
+        return f"the {noun} {verb} {rng.choice(STATES)} {rng.choice(DAYS)}"
+    attractor = rng.choice(NUMBERS)[not is_plural]
+    return f"the {noun} {rng.choice(('near', 'behind', 'beside', 'with'))} the {attractor} {verb} {rng.choice(STATES)}"
+
+
+def sentiment(rng: Random, words: Words, level: int, label: float) -> tuple[str]:
+    """1: the adjective tells. 2: a negation that may or may not meet it. 3: two clauses that disagree, either negated."""
+    said, other = (GOOD, BAD) if label else (BAD, GOOD)
+    noun, second = rng.sample(WORKS, 2)
+    if level == 1:
+        one, two = rng.sample(said, 2)
+        forms = (
+            f"the {noun} was {rng.choice(DEGREES)} {one}",
+            f"this {noun} is {one} , even {two}",
+            f"the {noun} is {one} and the {second} {two}",
+        )
+    elif level == 2:
+        one, flipped = rng.choice(said), rng.choice(other)
+        forms = (
+            f"the {noun} of this {second} was not {flipped}",
+            f"nobody found the {noun} or the {second} {flipped}",
+            f"the {noun} was not long and it was {one}",
+            f"nobody denied that the {second} was {one}",
+        )
+    else:
+        main, aside = _clause(rng, bool(label)), _clause(rng, not label)
+        forms = (
+            f"the {second} was {aside} but the {noun} was {main}",
+            f"although the {second} was {aside} , the {noun} was {main}",
+            f"the {noun} was {main} although the {second} was {aside}",
+        )
+    return (rng.choice(forms),)
+
+
+def _clause(rng: Random, good: bool) -> str:
+    negated = rng.random() < 0.5
+    return f"{'not ' if negated else ''}{rng.choice(GOOD if good != negated else BAD)}"
+
+
+NUMBERS = tuple(
+    (noun, f"{noun}s")
+    for noun in "doctor lawyer boy teacher student writer king sailor girl artist nurse soldier farmer driver".split()
+)
+SELF = "hurt saw blamed saved praised trusted".split()
+STATES = "tired happy angry late ready busy sick alone famous rich quiet lost safe afraid".split()
+DEGREES = "very really truly quite so rather".split()
+WORKS = (
+    "film movie story plot script acting music cast ending dialogue book show song novel comedy drama play scene"
+).split()
+GOOD = (
+    "great wonderful brilliant charming clever lovely fantastic superb excellent amazing beautiful delightful "
+    "perfect fresh funny impressive remarkable fascinating touching elegant sweet splendid"
+).split()
+BAD = (
+    "dull boring awful terrible horrible bad poor weak lame ugly stupid silly sad bland flat stale painful shallow "
+    "clumsy dreadful pathetic annoying"
+).split()

@@ -1,0 +1,97 @@
+"""Pairs of statements: paraphrase (MRPC's form) and graded similarity (STS-B's form).
+
+Both sentences draw the same kinds of words whatever the label, so neither sentence gives the label away.
+"""
+
+from collections.abc import Iterable
+from random import Random
+
+from bench.tasks.sketch.words import ACTIONS, DEEDS, OBJECTS, PEOPLE, PLACES, Words
+
+__all__ = ["paraphrase", "similarity"]
+
+# Agent, what was done, to what or whom, where. A meaning is one number a slot; a face picks one of its two words.
+Slots = tuple[tuple[tuple[str, str], ...], ...]
+Numbers = tuple[int, ...]
+
+THINGS: Slots = (PEOPLE, DEEDS, OBJECTS, PLACES)
+PERSONS: Slots = (PEOPLE, ACTIONS, PEOPLE, PLACES)
+WEIGHTS = (1, 2, 1, 1)
+"""Points for saying the same in each slot: 5 in all; what was done counts twice."""
+KEPT = [[slot for slot in range(4) if mask >> slot & 1] for mask in range(16)]
+
+
+def paraphrase(rng: Random, words: Words, level: int, label: float) -> tuple[str, str]:
+    """1: synonyms against another topic. 2: voice and synonyms against one other word. 3: who did it to whom."""
+    slots = PERSONS if level == 3 else THINGS
+    first = second = _meaning(rng, slots)
+    if not label:
+        if level == 3:
+            second = _swap(first)
+        else:
+            second = _change(rng, slots, first, range(4) if level == 1 else [rng.randrange(3)])
+    faces = _faces(rng)
+    return _say(rng, slots, (first, second), (faces, _other(rng, faces, 0.3)), voice=level > 1)
+
+
+def similarity(rng: Random, words: Words, level: int, label: float) -> tuple[str, str]:
+    """Said 1: in the same words, 2: in synonyms and another voice, 3: likewise, of persons who may change places."""
+    slots = PERSONS if level == 3 else THINGS
+    first = _meaning(rng, slots)
+    kept = rng.choice([kept for kept in KEPT if sum(WEIGHTS[slot] for slot in kept) == label])
+    if level == 3 and 0 not in kept and 2 not in kept:
+        second = _change(rng, slots, _swap(first), [slot for slot in (1, 3) if slot not in kept])
+    else:
+        second = _change(rng, slots, first, [slot for slot in range(4) if slot not in kept])
+    faces = _faces(rng)
+    return _say(rng, slots, (first, second), (faces, _other(rng, faces, 0 if level == 1 else 0.7)), voice=level > 1)
+
+
+def _meaning(rng: Random, slots: Slots) -> Numbers:
+    agent = rng.randrange(len(PEOPLE))
+    rest = tuple(rng.randrange(len(slot)) for slot in slots[1:])
+    # Nobody does it to himself.
+    return (agent, *rest) if slots is THINGS or agent != rest[1] else _meaning(rng, slots)
+
+
+def _swap(meaning: Numbers) -> Numbers:
+    agent, action, patient, place = meaning
+    return patient, action, agent, place
+
+
+def _change(rng: Random, slots: Slots, meaning: Numbers, changed: Iterable[int]) -> Numbers:
+    """Another word in each of these slots, none of which the meaning has anywhere."""
+    new = list(meaning)
+    for slot in changed:
+        new[slot] = rng.choice([number for number in range(len(slots[slot])) if number not in (*meaning, *new)])
+    return tuple(new)
+
+
+def _faces(rng: Random) -> Numbers:
+    return tuple(rng.randrange(2) for _ in range(4))
+
+
+def _other(rng: Random, faces: Numbers, chance: float) -> Numbers:
+    return tuple(1 - face if rng.random() < chance else face for face in faces)
+
+
+def _say(
+    rng: Random, slots: Slots, meanings: tuple[Numbers, Numbers], faces: tuple[Numbers, Numbers], voice: bool
+) -> tuple[str, str]:
+    """Both sentences in active voice, or, with `voice`, one of them (either) in passive voice."""
+    passive = (rng.random() < 0.5) if voice else None
+    one, two = (
+        _sentence([slot[number][face] for slot, number, face in zip(slots, meaning, own, strict=True)], turned)
+        for meaning, own, turned in zip(meanings, faces, (passive is True, passive is False), strict=True)
+    )
+    return one, two
+
+
+def _sentence(words: list[str], passive: bool) -> str:
+    agent, done, other, place = words
+    if passive:
+        return f"the {other} was {PARTICIPLES.get(done, done)} by the {agent} in the {place}"
+    return f"the {agent} {done} the {other} in the {place}"
+
+
+PARTICIPLES = {"hid": "hidden", "chose": "chosen", "showed": "shown"}

@@ -1,0 +1,234 @@
+"""The paper's method in five steps: teacher, teaching assistant, slenderise, recover representations, then predictions."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from pydantic import BeforeValidator, Field
+
+from bench.context import Context
+from bench.encoder import Encoder, Width, ratio_width
+from bench.encoder.backbones import width_of
+from bench.errors import UserError
+from bench.method import Method, Needed, Options
+from bench.training.loop import Plan
+from costeff.distillation import Distillation, assistant_loss
+from costeff.importance import Importance, random, taylor
+from costeff.slenderise import Schedule, slenderise, squat, widths
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+Ratio = Annotated[float, BeforeValidator(lambda value: float(Fraction(value)) if isinstance(value, str) else value)]
+
+
+class Ratios(Options):
+    """What is kept of the backbone's width; fractions such as 1/6 may be written as text."""
+
+    heads: Ratio = Field(gt=0, le=1, description="Attention heads of every layer.")
+    ffn: Ratio = Field(gt=0, le=1, description="FFN neurons of every layer.")
+    rank: Ratio = Field(gt=0, le=1, description="Rank of the word embedding; 1 leaves it whole.")
+
+
+class AssistantOptions(Options):
+    """Step 2 of the recipe."""
+
+    teacher: str = Field("teacher", description="The contestant that is its teacher.")
+    hidden_epochs: float = Field(1, gt=0, description="Epochs of hidden-state distillation (the authors': a third).")
+    epochs: float = Field(3, gt=0, description="Epochs of prediction distillation.")
+    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate.")
+    batch_size: int = Field(32, ge=1, description="Batch size.")
+    equilibrium: bool = Field(True, description="Gradient equilibrium (an ablation switch).")
+
+
+class Assistant(Method):
+    """COST-EFF's teaching assistant (Shen et al., EMNLP 2022, section 3.2): full width, an exit after every layer.
+
+    Started from the pre-trained weights and distilled from the fine-tuned teacher, first its hidden states, then its
+    predictions. Read at each exit it is also a free curve of static depths.
+    """
+
+    Options = AssistantOptions
+
+    def variants(self) -> Sequence[str]:
+        return ["full"]
+
+    def needs(self, variant: str) -> Sequence[Needed]:
+        return [Needed(self.options.teacher, "full")]
+
+    def label(self, variant: str) -> str:
+        return "COST-EFF's assistant"
+
+    def train(self, context: Context, variant: str) -> Encoder:
+        options = self.options
+        teacher = context.teacher(context.model(options.teacher, "full"), hidden=True)
+        model = context.backbone("tanh", exits="all")
+        plan = Plan(options.hidden_epochs, options.learning_rate, options.batch_size)
+        hidden = Distillation(teacher, equilibrium=options.equilibrium)
+        context.fit(model, hidden.representations, plan, "hidden")
+        loss = assistant_loss(teacher, options.equilibrium)
+        context.fit(model, loss, replace(plan, epochs=options.epochs), "predictions", select=True)
+        return model
+
+
+class CostEffOptions(Options):
+    """Steps 3 to 5 of the recipe, and the switches of its ablations."""
+
+    sizes: dict[str, Ratios] = Field(description="Variant name -> its ratios, such as 2x: {heads: 1/2, ...}.")
+    assistant: str = Field("assistant", description="The contestant that is its teaching assistant.")
+    teacher: str = Field("teacher", description="The single-exit teacher, used where distil_from is teacher.")
+    batch_size: int = Field(32, ge=1, description="Batch size of every stage.")
+    rate: float = Field(0.5, gt=0, description="Epochs of a slenderising period.")
+    slenderise_rate: float = Field(1e-5, gt=0, description="Learning rate of the first period.")
+    growth: float = Field(0.12, ge=0, description="The learning rate grows by this a step (authors: 0.15 at batch 64).")
+    first: float = Field(0.7, ge=0, le=1, description="Part of a period on hidden states alone (MRPC, CoLA: 0.5).")
+    importance_examples: int | None = Field(None, ge=1, description="Examples importance is read from; null: all.")
+    hidden_epochs: float = Field(8, gt=0, description="Epochs of recovering representations (step 4).")
+    hidden_rate: float = Field(3e-5, gt=0, description="Its learning rate.")
+    epochs: float = Field(5, gt=0, description="Epochs of recovering predictions (step 5).")
+    learning_rate: float = Field(2e-5, gt=0, description="Its learning rate.")
+    exit_start: int = Field(1, ge=1, description="The first exit that may be taken.")
+    # The ablations of the paper, and the questions a reader asks.
+    distil_from: Literal["assistant", "teacher"] = Field("assistant", description="teacher: no teaching assistant.")
+    importance: Literal["taylor", "last_exit", "random"] = Field(
+        "taylor", description="last_exit: no calibration of pruning; random: the control."
+    )
+    training: Literal["joint", "two_stage"] = Field(
+        "joint", description="two_stage: the backbone first, then the exits on the frozen backbone."
+    )
+    compress: Literal["slender", "squat"] = Field("slender", description="squat: fewer layers, as many parameters.")
+    losses: Literal["both", "hidden", "prediction"] = Field("both", description="Which distillation is used.")
+    iterative: bool = Field(True, description="false: one cut, then as much training as all periods.")
+    equilibrium: bool = Field(True, description="Gradient equilibrium.")
+
+
+class CostEff(Method):
+    """COST-EFF (Shen et al., EMNLP 2022, arXiv 2210.15523): a BERT slenderised in width, with an exit after each layer.
+
+    Starts from the teaching assistant, which is also its teacher; loses one head a step with a Taylor importance that
+    hears every exit; recovers representations, then predictions. Leaves at the first exit with low entropy.
+    """
+
+    Options = CostEffOptions
+    policy = "entropy"
+
+    def variants(self) -> Sequence[str]:
+        return list(self.options.sizes)
+
+    def check(self) -> None:
+        for variant in self.variants():
+            self._width(variant)
+
+    def needs(self, variant: str) -> Sequence[Needed]:
+        return [Needed(self._source, "full")]
+
+    def label(self, variant: str) -> str:
+        return f"COST-EFF {variant}" if self.name == "costeff" else f"COST-EFF {variant}, {self.name}"
+
+    def exit_start(self) -> int:
+        return self.options.exit_start
+
+    def train(self, context: Context, variant: str) -> Encoder:
+        options, target = self.options, self._width(variant)
+        source = context.model(self._source, "full")
+        model = _with_exits(context, source)
+        kept: list[int] | None = None
+        if options.compress == "squat":
+            model, kept = squat(model, target)
+        distillation = Distillation(
+            context.teacher(source, hidden=True),
+            equilibrium=options.equilibrium and options.training == "joint",
+            hidden=options.losses != "prediction",
+            prediction=options.losses != "hidden",
+            exits=[-1] if options.training == "two_stage" else None,
+            levels=None if kept is None else [0, *(layer + 1 for layer in kept)],
+        )
+        if kept is None:
+            model = slenderise(
+                context,
+                model,
+                target,
+                distillation,
+                self._schedule,
+                self._importance(context, distillation),
+                examples=options.importance_examples,
+                iterative=options.iterative,
+            )
+        else:
+            steps = len(widths(source.config.shape.slender, target))
+            plan = Plan(options.rate * steps, options.slenderise_rate, options.batch_size)
+            context.fit(model, distillation.while_slenderising(options.first), plan, "squat")
+        return self._recover(context, model, distillation)
+
+    def search_space(self, trial: Trial) -> str:
+        """Heads one by one, FFN and rank in sixteenths and twelfths of the backbone's: a variant named by its width."""
+        full = self._full
+        heads = trial.suggest_int("heads", max(1, full.heads // 6), full.heads)
+        ffn = trial.suggest_int("ffn", full.ffn // 16, full.ffn, step=full.ffn // 16)
+        rank = trial.suggest_int("rank", full.rank // 12, full.rank, step=full.rank // 12)
+        return f"h{heads}-f{ffn}-r{rank}"
+
+    @property
+    def _source(self) -> str:
+        return self.options.assistant if self.options.distil_from == "assistant" else self.options.teacher
+
+    @property
+    def _full(self) -> Width:
+        backbone = self.settings.backbone
+        return width_of(backbone.name, backbone.revision)
+
+    @property
+    def _schedule(self) -> Schedule:
+        options = self.options
+        return Schedule(options.rate, options.slenderise_rate, options.growth, options.first, options.batch_size)
+
+    def _width(self, variant: str) -> Width:
+        """The width of a named size, or of a name such as h6-f768-r192."""
+        explicit = re.fullmatch(r"h(\d+)-f(\d+)-r(\d+)", variant)
+        if explicit and variant not in self.options.sizes:
+            return Width(*(int(number) for number in explicit.groups()))
+        if variant not in self.options.sizes:
+            raise UserError(f"{self.name}: unknown size {variant!r}; there are {', '.join(self.options.sizes)}")
+        ratios = self.options.sizes[variant]
+        try:
+            return ratio_width(self._full, ratios.heads, ratios.ffn, ratios.rank)
+        except UserError as error:
+            raise UserError(f"contestants.{self.name}.options.sizes.{variant}: {error}") from None
+
+    def _importance(self, context: Context, distillation: Distillation) -> Callable[[Encoder, np.ndarray], Importance]:
+        kind = self.options.importance
+        if kind == "random":
+            return lambda model, chosen: random(model, context.seed)
+        heard = replace(distillation, hidden=True, prediction=True)
+        if kind == "last_exit":
+            heard = replace(heard, exits=[-1])
+        return lambda model, chosen: taylor(model, heard.importance, context.train, chosen, self.options.batch_size)
+
+    def _recover(self, context: Context, model: Encoder, distillation: Distillation) -> Encoder:
+        options = self.options
+        if distillation.hidden:
+            plan = Plan(options.hidden_epochs, options.hidden_rate, options.batch_size)
+            context.fit(model, distillation.representations, plan, "representations")
+        plan = Plan(options.epochs, options.learning_rate, options.batch_size)
+        context.fit(model, distillation.predictions, plan, "predictions", select=True)
+        if options.training == "two_stage":
+            model.requires_grad_(False)
+            model.heads.requires_grad_(True)
+            exits = replace(distillation, hidden=False, exits=None)
+            context.fit(model, exits.predictions, plan, "exits", select=True)
+        return model
+
+
+def _with_exits(context: Context, source: Encoder) -> Encoder:
+    """A copy of `source` with an exit after every layer; fresh heads where `source` has no such exits."""
+    model = context.backbone("tanh", exits="all")
+    weights = source.state_dict()
+    if source.config.exits != model.config.exits or source.config.head != model.config.head:
+        weights = {key: value for key, value in weights.items() if key.startswith(("embeddings.", "layers."))}
+    model.load_state_dict(weights, strict=False)
+    return model

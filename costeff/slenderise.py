@@ -1,0 +1,131 @@
+"""Iterative slenderising: one head a step, FFN and embedding rank moving linearly to their targets (section 3.1)."""
+
+from __future__ import annotations
+
+import logging
+import math
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from transformers import AutoModelForSequenceClassification
+
+from bench.context import Context
+from bench.encoder import Encoder, Width
+from bench.encoder.cut import cut, take_layers
+from bench.training.loop import Plan, steps_per_epoch
+from costeff.distillation import Distillation
+from costeff.importance import Importance
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The pace of slenderising.
+
+    A step is followed by a period of `rate` epochs with a fresh optimizer; after k steps its learning rate is
+    `learning_rate` x (1 + growth)^k, with a warm-up of max(10, 10 %) steps and a linear decay within the period. The
+    fraction `first` of a period trains hidden states only.
+    """
+
+    rate: float
+    learning_rate: float
+    growth: float
+    first: float
+    batch_size: int
+
+
+def widths(start: Width, target: Width, iterative: bool = True) -> list[Width]:
+    """The width after each step: one head fewer a step, f and r on a line, truncated to integers.
+
+    With as many heads to keep as there are, or one-shot (`iterative` false), a single step goes all the way.
+    """
+    steps = max(1, start.heads - target.heads) if iterative else 1
+
+    def at(k: int, first: int, last: int) -> int:
+        return first - math.ceil((first - last) * k / steps)
+
+    return [
+        Width(at(k, start.heads, target.heads), at(k, start.ffn, target.ffn), at(k, start.rank, target.rank))
+        for k in range(1, steps + 1)
+    ]
+
+
+def slenderise(
+    context: Context,
+    model: Encoder,
+    target: Width,
+    distillation: Distillation,
+    schedule: Schedule,
+    importance: Callable[[Encoder, np.ndarray], Importance],
+    *,
+    examples: int | None = None,
+    iterative: bool = True,
+) -> Encoder:
+    """Cuts `model` to `target` in steps and trains it for a period after each.
+
+    `importance(model, chosen)` scores it on the chosen training positions: all of them, or a seeded sample of
+    `examples`. The stage ends one period after the last step; a one-shot cut trains for as long as all periods together.
+    Resumes after the last finished period.
+    """
+    plan = widths(model.config.shape.slender, target, iterative)
+    full = len(widths(model.config.shape.slender, target))
+    epochs = schedule.rate * (1 if iterative else full)
+    done = max((int(path.name.removeprefix("width-")) for path in context.state.glob("width-*[0-9]")), default=0)
+    if done:
+        model = _load(context, done)
+    for k, width in enumerate(plan[done:], start=done + 1):
+        log.info("slenderise %d of %d: %s", k, len(plan), width)
+        scores = importance(model, _sample(len(context.train), examples, context.seed + k))
+        model = cut(model, *scores.best(width.heads, width.ffn), rank=width.rank)
+        steps = max(1, round(epochs * steps_per_epoch(len(context.train), schedule.batch_size)))
+        context.fit(
+            model,
+            distillation.while_slenderising(schedule.first),
+            Plan(
+                epochs=epochs,
+                steps=steps,
+                learning_rate=schedule.learning_rate * (1 + schedule.growth) ** k,
+                batch_size=schedule.batch_size,
+                warmup_floor=min(10, steps // 2),  # the authors' 10 steps, where the period is long enough
+            ),
+            f"period-{k}",
+        )
+        _save(context, model, k)
+    return model
+
+
+def squat(model: Encoder, target: Width) -> tuple[Encoder, list[int]]:
+    """The ablation: full-width layers of `model`, evenly spread and as many as give the parameters of `target`.
+
+    The word embedding gets the target's rank, as in the slender model. Returns the shallower model with an exit after
+    each layer, and the layers (0-based) it kept.
+    """
+    shape = model.config.shape
+    wanted = shape.narrowed(target).parameters()
+    flat = replace(shape, rank=target.rank)
+    depth = min(range(1, shape.layers + 1), key=lambda k: abs(flat.truncated(k).parameters() - wanted))
+    kept = [round((i + 1) * shape.layers / depth) - 1 for i in range(depth)]
+    shallow = take_layers(model, kept, exits=range(1, depth + 1))
+    return cut(shallow, rank=target.rank), kept
+
+
+def _sample(total: int, count: int | None, seed: int) -> np.ndarray:
+    if count is None or count >= total:
+        return np.arange(total)
+    return np.sort(np.random.default_rng([seed, 5]).choice(total, count, replace=False))
+
+
+def _save(context: Context, model: Encoder, k: int) -> None:
+    part, whole = context.state / f"width-{k}.part", context.state / f"width-{k}"
+    model.save_pretrained(part)
+    part.replace(whole)
+    for old in (context.state / f"width-{k - 1}", context.state / f"period-{k}"):
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _load(context: Context, k: int) -> Encoder:
+    model = AutoModelForSequenceClassification.from_pretrained(context.state / f"width-{k}")
+    return model.to(context.device)
