@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from bench.encoder import backbones
 from bench.errors import UserError
 from bench.measuring.points import predictions
 from bench.measuring.trace import record
-from bench.store import RunKey, run_folder
+from bench.results.store import RunKey, run_folder
 from bench.tasks.prepare import prepare
 from bench.tasks.scores import scores
 from bench.training.loop import Loss, Machine, Plan, fit
@@ -73,7 +74,9 @@ class Context:
     @cached_property
     def machine(self) -> Machine:
         training = self.settings.training
-        precision = training.precision == "bfloat16" or (training.precision == "auto" and native_bfloat16(self.device))
+        precision = training.precision == "bfloat16" or (
+            training.precision == "auto" and native_bfloat16(self.device)
+        )
         return Machine(self.device.type == "cpu", precision, training.save_seconds)
 
     def backbone(self, head: HeadKind, exits: str | list[int] = "last", name: str | None = None) -> Encoder:
@@ -95,7 +98,14 @@ class Context:
         return load_model(run_folder(self.settings, key)).to(self.device)
 
     def fit(
-        self, model: nn.Module, loss: Loss, plan: Plan, stage: str, *, select: bool = False, train: Examples | None = None
+        self,
+        model: nn.Module,
+        loss: Loss,
+        plan: Plan,
+        stage: str,
+        *,
+        select: bool = False,
+        train: Examples | None = None,
     ) -> nn.Module:
         """Trains `model` in place on `train` (default: the task's), resumable under the name `stage`.
 
@@ -112,15 +122,25 @@ class Context:
             evaluate=self.mean_score if select else None,
         )
 
-    def teacher(self, model: Encoder, hidden: bool = False, train: Examples | None = None) -> FrozenTeacher:
-        """`model` as a frozen teacher of the training examples."""
+    def teacher(
+        self,
+        model: Encoder,
+        hidden: bool = False,
+        train: Examples | None = None,
+        attention: bool = False,
+        layers: Sequence[int] | None = None,
+    ) -> FrozenTeacher:
+        """`model` as a frozen teacher of the training examples; see `FrozenTeacher` for `attention` and `layers`."""
         budget = self.settings.training.kept_gigabytes * 1e9
-        return FrozenTeacher(model, self.train if train is None else train, budget, hidden)
+        examples = self.train if train is None else train
+        return FrozenTeacher(model, examples, budget, hidden, attention=attention, layers=layers)
 
     def mean_score(self, model: PreTrainedModel) -> float:
         """Ranking score on the selection split, mean over the exits."""
         trace = record(model, self.selection, self.settings.training.eval_batch_size)
-        return float(scores(self.task, predictions(trace, self.task), trace.labels)[self.task.metrics[0]].mean())
+        return float(
+            scores(self.task, predictions(trace, self.task), trace.labels)[self.task.metrics[0]].mean()
+        )
 
 
 def task_data(settings: Settings, task: Task, tokenizer: PreTrainedTokenizerFast) -> TaskData:
@@ -150,15 +170,24 @@ def load_model(folder: Path) -> Encoder:
     try:
         return AutoModelForSequenceClassification.from_pretrained(path).eval()
     except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(f"the model in {path} cannot be loaded ({str(error).splitlines()[0]}); delete it and run again") from error
+        raise UserError(
+            f"the model in {path} cannot be loaded ({str(error).splitlines()[0]}); delete it and run again"
+        ) from error
+
+
+def wants_gpu(settings: Settings) -> bool:
+    """Whether these settings' jobs compute on a GPU, as far as this machine can tell."""
+    wanted = settings.training.device
+    return wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
 
 
 def pick_device(settings: Settings) -> torch.device:
     """The device of the settings. Raises UserError where a GPU is asked for and there is none."""
-    wanted = settings.training.device
-    if wanted == "cuda" and not torch.cuda.is_available():
+    if not wants_gpu(settings):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise UserError("training.device: cuda, but torch sees no GPU; use auto or cpu")
-    return torch.device("cpu" if wanted == "cpu" or not torch.cuda.is_available() else "cuda")
+    return torch.device("cuda")
 
 
 def native_bfloat16(device: torch.device) -> bool:

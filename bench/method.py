@@ -40,7 +40,7 @@ class Method:
     Options: ClassVar[type[Options]] = Options
     version: ClassVar[int] = 1
     """Raised when the algorithm changes, so that kept results of the old one are made anew."""
-    policy: ClassVar[str] = "none"
+    policy: str = "none"
     """The family of exit rules: entropy, confidence, patience or none; on regression the first three mean agreement."""
 
     def __init__(self, name: str, task: Task, options: Any, settings: Settings) -> None:

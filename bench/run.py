@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,12 +18,15 @@ from bench.measuring import costs, latency, points
 from bench.measuring.policies import policy_for
 from bench.measuring.trace import Trace, record
 from bench.method import Method, contestant
-from bench.provenance import describe
+from bench.results.provenance import describe
 from bench.settings import Settings
-from bench.store import RunKey, read_json, run_folder, state_folder, write_json, write_parquet
+from bench.results.store import RunKey, read_json, run_folder, state_folder, write_json, write_parquet
 from bench.sweeping.thresholds import per_exit
 
 log = logging.getLogger(__name__)
+
+VERSION = 1
+"""Raised when tracing, costing or the sweep of thresholds changes what a run holds; kept runs are then made anew."""
 
 
 def produce(settings: Settings, key: RunKey) -> None:
@@ -119,19 +123,21 @@ def _points(
     folder: Path,
 ) -> None:
     policy = policy_for(method.policy, method.task, method.exit_start())
-    vectors: list[list[float]] = []
-    if method.policy != "none" and settings.thresholds.trials:
-        vectors, trials = per_exit(
-            policy, traces[settings.selection], cost, method.task, settings.thresholds.trials, key.seed
+    grid, trials = settings.thresholds.grid, settings.thresholds.trials
+    vectors: Sequence[Sequence[float]] = ()
+    if method.policy != "none" and trials:
+        study = per_exit(
+            policy, traces[settings.selection], cost, method.task, grid=grid, trials=trials, seed=key.seed
         )
-        write_parquet(folder / "threshold-trials.parquet", trials)
+        vectors = study.vectors
+        write_parquet(folder / "threshold-trials.parquet", study.trials)
     table = points.build(
         points.RunName(key.task, key.method, key.variant, method.label(key.variant), key.seed),
         traces,
         cost,
         policy,
         method.task,
-        grid=settings.thresholds.grid,
+        grid=grid,
         vectors=vectors,
         selection=settings.selection,
         train_labels=context.train.labels if key.method == settings.reference else None,

@@ -203,8 +203,10 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
     return check(values, str(path))
 
 
-def check(values: dict[str, Any], where: str) -> Settings:
-    """Settings of a parsed mapping; `where` is named in the error."""
+def check(values: dict[str, Any], where: str, folder: Path = Path("config")) -> Settings:
+    """Settings of a parsed mapping; `where` is named in the error, `folder` is where `extends` looks."""
+    if "extends" in values:
+        values = _extended(values, folder, where)
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -227,13 +229,15 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"settings {path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"settings {path}: a mapping of keys is needed, not {type(values).__name__}")
-    base = values.pop("extends", None)
-    if base is None:
-        return values
-    parent = (path.parent / base).resolve()
+    return _extended(values, path.parent, str(path), (*seen, path.resolve())) if "extends" in values else values
+
+
+def _extended(values: dict[str, Any], folder: Path, where: str, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """`values` merged over the profile that they extend."""
+    parent = (folder / values["extends"]).resolve()
     if parent in seen:
-        raise UserError(f"settings {path}: extends {base} goes round in a circle")
-    return _merge(_read(parent, (*seen, path.resolve())), values)
+        raise UserError(f"{where}: extends {values['extends']} goes round in a circle")
+    return _merge(_read(parent, seen), {key: value for key, value in values.items() if key != "extends"})
 
 
 def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from bench.encoder.exits import HeadKind, Pooling, has_dense
 from bench.encoder.model import Encoder, EncoderConfig
-from bench.encoder.shape import Width
+from bench.encoder.shape import Shape, Width
 from bench.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # How the layouts of the Hub name what we have, as pattern -> our name; `#` is the layer.
 _BERT = {
@@ -64,7 +64,9 @@ def locate(name: str) -> str:
     else:
         return name
     if not (path / "config.json").is_file():
-        raise UserError(f"backbone {name}: no config.json in that folder; a checkpoint in the Hub's layout is needed")
+        raise UserError(
+            f"backbone {name}: no config.json in that folder; a checkpoint in the Hub's layout is needed"
+        )
     return str(path)
 
 
@@ -75,8 +77,19 @@ def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase
 
 def width_of(name: str, revision: str | None = None) -> Width:
     """The full width of a checkpoint, read from its configuration alone."""
+    return shape_of(name, revision).slender
+
+
+def shape_of(name: str, revision: str | None = None) -> Shape:
+    """The shape of a checkpoint, read from its configuration alone."""
     shape, _ = _layout(name, revision)
-    return Width(shape["heads"][0], shape["ffn"][0], shape["hidden_size"])
+    return EncoderConfig(**shape).shape
+
+
+def masked_lm(name: str, revision: str | None = None) -> PreTrainedModel | None:
+    """The checkpoint as transformers' masked language model; None where it holds no such head."""
+    model, report = _from_pretrained(AutoModelForMaskedLM, name, revision, output_loading_info=True)
+    return None if report["missing_keys"] else model
 
 
 def load(
@@ -128,13 +141,15 @@ def _layout(name: str, revision: str | None) -> tuple[dict[str, Any], dict[str, 
     raise UserError(f"backbone {name}: model type {config.model_type!r}; bert and distilbert can be read")
 
 
-def _from_pretrained(loader: Any, name: str, revision: str | None) -> Any:
+def _from_pretrained(loader: Any, name: str, revision: str | None, **options: Any) -> Any:
     path = locate(name)
     try:
-        return loader.from_pretrained(path, revision=revision) if revision else loader.from_pretrained(path)
+        return loader.from_pretrained(path, **({"revision": revision} if revision else {}), **options)
     except (OSError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"checkpoint {name} cannot be loaded (Hub id, folder or package:module/folder?): {reason}") from error
+        raise UserError(
+            f"checkpoint {name} cannot be loaded (Hub id, folder or package:module/folder?): {reason}"
+        ) from error
 
 
 def _translate(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:

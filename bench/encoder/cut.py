@@ -1,4 +1,4 @@
-"""Cutting a trained encoder to a smaller shape: heads, FFN neurons, embedding rank, layers.
+"""Cutting a trained encoder to a smaller shape: heads, FFN neurons, embedding rank, layers, hidden size.
 
 A cut model computes what the full model computes with the removed heads and neurons masked (their outputs zeroed).
 """
@@ -41,7 +41,9 @@ def cut(
         for part in ("query", "key", "value"):
             weights[f"layers.{i}.{part}.weight"] = weights[f"layers.{i}.{part}.weight"][rows]
             weights[f"layers.{i}.{part}.bias"] = weights[f"layers.{i}.{part}.bias"][rows]
-        weights[f"layers.{i}.attention_output.weight"] = weights[f"layers.{i}.attention_output.weight"][:, rows]
+        weights[f"layers.{i}.attention_output.weight"] = weights[f"layers.{i}.attention_output.weight"][
+            :, rows
+        ]
         kept = torch.as_tensor(list(kept_neurons), device=model.device)
         weights[f"layers.{i}.ffn_in.weight"] = weights[f"layers.{i}.ffn_in.weight"][kept]
         weights[f"layers.{i}.ffn_in.bias"] = weights[f"layers.{i}.ffn_in.bias"][kept]
@@ -60,12 +62,17 @@ def cut(
 
 
 def factorised(model: Encoder, rank: int) -> tuple[Tensor, Tensor]:
-    """The best rank-`rank` factors (V x r), (r x d) of the present word embedding, by thin SVD."""
+    """The best rank-`rank` factors (V x r), (r x d) of the present word embedding W: W V_r and V_r^T of its SVD.
+
+    V comes from the d x d matrix W^T W in float64, which costs a twentieth of a thin SVD of W.
+    """
     words = model.embeddings.words.weight.detach()
     if model.embeddings.factor is not None:
         words = words @ model.embeddings.factor.weight.detach().T
-    left, values, right = torch.linalg.svd(words.float(), full_matrices=False)
-    return (left[:, :rank] * values[:rank]).contiguous(), right[:rank].contiguous()
+    doubled = words.double()
+    _, vectors = torch.linalg.eigh(doubled.T @ doubled)  # ascending
+    right = vectors.flip(-1)[:, :rank]
+    return (doubled @ right).to(words.dtype), right.T.to(words.dtype).contiguous()
 
 
 def take_layers(model: Encoder, layers: Sequence[int], exits: Sequence[int] | None = None) -> Encoder:
@@ -82,18 +89,64 @@ def take_layers(model: Encoder, layers: Sequence[int], exits: Sequence[int] | No
     state = model.state_dict()
     for new, old in enumerate(layers):
         prefix = f"layers.{old}."
-        weights |= {f"layers.{new}.{k.removeprefix(prefix)}": v for k, v in state.items() if k.startswith(prefix)}
+        weights |= {
+            f"layers.{new}.{k.removeprefix(prefix)}": v for k, v in state.items() if k.startswith(prefix)
+        }
     for new, exit_layer in enumerate(exits):
         at = layers[exit_layer - 1] + 1
         old = config.exits.index(at) if at in config.exits else len(config.exits) - 1
         prefix = f"heads.{old}."
-        weights |= {f"heads.{new}.{k.removeprefix(prefix)}": v for k, v in state.items() if k.startswith(prefix)}
+        weights |= {
+            f"heads.{new}.{k.removeprefix(prefix)}": v for k, v in state.items() if k.startswith(prefix)
+        }
     smaller = _reshaped(
         config,
         heads=[config.heads[i] for i in layers],
         ffn=[config.ffn[i] for i in layers],
         exits=exits,
     )
+    return _filled(smaller, weights, model)
+
+
+def narrow(
+    model: Encoder,
+    hidden: Sequence[int],
+    matched: Sequence[Sequence[int]],
+    carried: Sequence[Sequence[int]],
+    neurons: Sequence[Sequence[int]],
+) -> Encoder:
+    """A copy of `model` whose hidden size and head size are smaller and whose heads are as many.
+
+    `hidden` are the dimensions of the residual stream that are kept, the same everywhere: embeddings,
+    LayerNorms, and both ends of every matrix. `matched[i]` are the rows of layer i's queries and keys,
+    `carried[i]` those of its values, both head after head with the same number of each head; `neurons[i]` its
+    FFN neurons. Queries are rescaled so that attention scores stay the sum over the kept rows divided by the
+    root of the old head size.
+    """
+    config, hidden = model.config, list(hidden)
+    size = len(matched[0]) // config.heads[0]
+    weights = dict(model.state_dict())
+    for key, value in weights.items():
+        if key.startswith("embeddings.factor."):
+            weights[key] = value[hidden]
+        elif key.startswith("embeddings.words.") and config.rank:
+            continue
+        elif key.startswith("dense."):
+            weights[key] = value[hidden][:, hidden] if value.dim() == 2 else value[hidden]
+        elif key.startswith("embeddings.") or key.endswith("classifier.weight") or "_norm." in key:
+            weights[key] = value[..., hidden]
+    scale = (size / config.head_size) ** 0.5
+    for i in range(len(config.heads)):
+        inputs = {"query": matched[i], "key": matched[i], "value": carried[i], "ffn_in": neurons[i]}
+        for part, rows in inputs.items():
+            name, factor = f"layers.{i}.{part}", scale if part == "query" else 1.0
+            weights[f"{name}.weight"] = weights[f"{name}.weight"][list(rows)][:, hidden] * factor
+            weights[f"{name}.bias"] = weights[f"{name}.bias"][list(rows)] * factor
+        for part, columns in {"attention_output": carried[i], "ffn_out": neurons[i]}.items():
+            name = f"layers.{i}.{part}"
+            weights[f"{name}.weight"] = weights[f"{name}.weight"][hidden][:, list(columns)]
+            weights[f"{name}.bias"] = weights[f"{name}.bias"][hidden]
+    smaller = _reshaped(config, hidden_size=len(hidden), head_size=size, ffn=[len(kept) for kept in neurons])
     return _filled(smaller, weights, model)
 
 
@@ -113,7 +166,9 @@ def _filled(config: EncoderConfig, weights: dict[str, Tensor], model: Encoder) -
 
 
 def _head_rows(heads: Sequence[int], size: int, device: torch.device) -> Tensor:
-    return (torch.as_tensor(list(heads), device=device)[:, None] * size + torch.arange(size, device=device)).flatten()
+    return (
+        torch.as_tensor(list(heads), device=device)[:, None] * size + torch.arange(size, device=device)
+    ).flatten()
 
 
 def _check(what: str, kept: Sequence[Sequence[int]], present: Sequence[int]) -> None:
@@ -121,5 +176,6 @@ def _check(what: str, kept: Sequence[Sequence[int]], present: Sequence[int]) -> 
         raise UserError(f"cut: {what} given for {len(kept)} layers of {len(present)}")
     for layer, (indices, count) in enumerate(zip(kept, present, strict=True)):
         if not indices or len(set(indices)) != len(indices) or min(indices) < 0 or max(indices) >= count:
-            raise UserError(f"cut: {what} {list(indices)[:8]} of layer {layer}: distinct indices below {count}, at least one")
-
+            raise UserError(
+                f"cut: {what} {list(indices)[:8]} of layer {layer}: distinct indices below {count}, at least one"
+            )

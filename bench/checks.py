@@ -1,0 +1,82 @@
+"""What can be known before anything trains: the plan with what is missing, and the size of a shape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from bench.context import pick_device, task_data
+from bench.encoder import Encoder, EncoderConfig, backbones
+from bench.errors import UserError
+from bench.method import contestant
+from bench.plan import runs, summary
+from bench.settings import Settings
+
+
+def report(settings: Settings) -> Iterator[str]:
+    """The plan, then the examples of each task; raises UserError for the first thing that is missing."""
+    yield from summary(settings)
+    yield f"device: {pick_device(settings)}"
+    tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
+    planned = runs(settings)
+    for task in settings.tasks:
+        data = task_data(settings, contestant(settings, settings.reference, task).task, tokenizer)
+        sizes = ", ".join(f"{split} {len(examples)}" for split, examples in data.splits.items())
+        count = sum(run.key.task == task for run in planned)
+        missing = f"; this source has no {', '.join(data.missing)}" if data.missing else ""
+        yield f"data {task}: {sizes}; {count} runs train on {len(data.splits['train'])} examples{missing}"
+    yield "nothing is missing"
+
+
+def size_of(
+    layers: int,
+    hidden: int,
+    heads: int,
+    ffn: int,
+    rank: int | None,
+    classes: int,
+    length: int,
+    head_size: int,
+    vocabulary: int,
+    positions: int,
+    pooler: bool,
+) -> dict[str, Any]:
+    """Parameters and, for each exit, multiply-adds and FLOPs (2 x) of one example of `length` tokens.
+
+    An exit after every layer with COST-EFF's head; with `pooler` one exit at the end behind BERT's pooler. Raises
+    UserError for a shape that cannot be.
+    """
+    numbers = {"layers": layers, "hidden": hidden, "heads": heads, "ffn": ffn, "classes": classes, "length": length}
+    for name, value in (numbers | {"head-size": head_size, "vocabulary": vocabulary, "positions": positions}).items():
+        if value < 1:
+            raise UserError(f"--{name} {value}: must be at least 1")
+    if rank is not None and not 1 <= rank <= hidden:
+        raise UserError(f"--rank {rank}: must be between 1 and the hidden size, {hidden}")
+    if length > positions:
+        raise UserError(f"--length {length}: the encoder has {positions} positions")
+    config = EncoderConfig(
+        vocab_size=vocabulary,
+        max_positions=positions,
+        hidden_size=hidden,
+        head_size=head_size,
+        heads=[heads] * layers,
+        ffn=[ffn] * layers,
+        rank=None if rank == hidden else rank,
+        exits=[layers] if pooler else list(range(1, layers + 1)),
+        head="pooler" if pooler else "tanh",
+        num_labels=classes,
+    )
+    with torch.device("meta"):
+        model = Encoder(config)
+    shape = config.shape
+    exits = zip(model.exit_layers, model.exit_macs(length), strict=True)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "parameters_encoder": sum(shape.layer_parameters(i) for i in range(layers)),
+        "length": length,
+        "layers_macs": sum(shape.layer_macs(i, length) for i in range(layers)),
+        "exits": [{"exit": layer, "macs": macs, "flops": 2 * macs} for layer, macs in exits],
+        "convention": "multiply-adds of matrix products; FLOPs = 2 x multiply-adds",
+    }

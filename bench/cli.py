@@ -1,0 +1,110 @@
+"""The commands: each stage of the benchmark, for the workflow and for a person."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench import settings as settings_file
+from bench.errors import UserError
+
+app = typer.Typer(
+    name="costeff",
+    help="Benchmark and ablation suite for compressing and accelerating text encoders.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+sweep = typer.Typer(help="The study over pruning ratios, one stage at a time.", no_args_is_help=True)
+app.add_typer(sweep, name="sweep")
+
+Config = Annotated[Path, typer.Argument(help="The settings, a YAML file.")]
+ConfigOption = Annotated[Path, typer.Option("--config", help="The settings, a YAML file.")]
+DEFAULT = Path("config/sketch.yaml")
+
+
+@app.command()
+def check(config: Config = DEFAULT) -> None:
+    """Prints the plan and what is missing; trains nothing."""
+    from bench.checks import report  # heavy imports only where they are needed
+
+    for line in report(settings_file.load(config)):
+        typer.echo(line)
+
+
+@app.command()
+def size(
+    layers: int = 12,
+    hidden: int = 768,
+    heads: int = 12,
+    ffn: int = 3072,
+    rank: Annotated[int | None, typer.Option(help="Rank of the word embedding; default: whole.")] = None,
+    classes: int = 2,
+    length: Annotated[int, typer.Option(help="Tokens of the example that is counted.")] = 128,
+    head_size: int = 64,
+    vocabulary: int = 30522,
+    positions: int = 512,
+    pooler: Annotated[bool, typer.Option(help="One dense layer shared by the exits, and only the last exit.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Parameters, multiply-adds and FLOPs of a shape at each exit; no weights needed."""
+    from bench.checks import size_of
+
+    facts = size_of(layers, hidden, heads, ffn, rank, classes, length, head_size, vocabulary, positions, pooler)
+    if as_json:
+        typer.echo(json.dumps(facts, indent=1))
+        return
+    typer.echo(f"parameters  {facts['parameters']:>15,}   (encoder layers {facts['parameters_encoder']:,})")
+    typer.echo(f"layers only {facts['layers_macs']:>15,} multiply-adds at {length} tokens")
+    for exit_ in facts["exits"]:
+        typer.echo(f"exit {exit_['exit']:>2}     {exit_['macs']:>15,} multiply-adds  {exit_['flops'] / 1e9:8.3f} GFLOP")
+
+
+@app.command()
+def run(task: str, method: str, variant: str, seed: int = 0, config: ConfigOption = DEFAULT) -> None:
+    """Trains, traces and measures one variant of one contestant; goes on where a killed run stopped."""
+    from bench.results.store import RunKey
+    from bench.run import produce
+    from bench.training.lease import gpu_lease
+
+    with gpu_lease():
+        produce(settings_file.load(config), RunKey(task, method, variant, seed))
+
+
+@app.command()
+def latency(task: str, out: Path, seed: int = 0, config: ConfigOption = DEFAULT) -> None:
+    """Measures the wall-clock of every contestant's early-exit engine on a task, beside the teacher's."""
+    from bench.run import measure_latency
+
+    measure_latency(settings_file.load(config), task, seed, out)
+
+
+@app.command()
+def collect(out: Path, config: ConfigOption = DEFAULT) -> None:
+    """Unites the points of all runs in one table."""
+    from bench.results.collect import collect as union
+    from bench.results.store import write_parquet
+
+    write_parquet(out, union(settings_file.load(config)))
+
+
+def main() -> None:
+    """The console script: one line and exit code 2 for what the user can mend."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.path.insert(0, os.getcwd())  # a contestant of the user's own may lie beside the settings
+    try:
+        app()
+    except UserError as error:
+        typer.echo(f"costeff: {error}", err=True)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""The plan of a benchmark: every run, what it needs first, how much it trains on, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from bench.errors import UserError
+from bench.method import Method, contestant
+from bench.results.store import RunKey
+from bench.settings import Settings
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run and the runs of the same task and seed that must be there before it."""
+
+    key: RunKey
+    needs: tuple[RunKey, ...]
+
+
+def methods(settings: Settings) -> dict[tuple[str, str], Method]:
+    """(contestant, task) -> the method, checked. Raises UserError with the first thing that cannot work."""
+    found = {(name, task): contestant(settings, name, task) for task in settings.tasks for name in settings.contestants}
+    for method in found.values():
+        method.check()
+    return found
+
+
+def runs(settings: Settings) -> list[Planned]:
+    """Every run of the settings, in the order of tasks, seeds and contestants.
+
+    Raises UserError for a need that no contestant meets and for needs that go round in a circle.
+    """
+    known = methods(settings)
+    planned = [
+        Planned(RunKey(task, name, variant, seed), needs_of(known, RunKey(task, name, variant, seed)))
+        for task in settings.tasks
+        for seed in settings.seeds_of(task)
+        for name in settings.contestants
+        for variant in known[name, task].variants()
+    ]
+    _check_needs(planned)
+    return planned
+
+
+def needs_of(known: dict[tuple[str, str], Method], key: RunKey) -> tuple[RunKey, ...]:
+    """The runs that `key` needs directly."""
+    method = known[key.method, key.task]
+    return tuple(RunKey(key.task, need.contestant, need.variant, key.seed) for need in method.needs(key.variant))
+
+
+def summary(settings: Settings) -> Iterator[str]:
+    """The plan in words, a line each: contestants, tasks, seeds, jobs."""
+    planned = runs(settings)
+    yield f"profile {settings.profile}: results go to {settings.root}"
+    yield f"text: {settings.data.title}; chosen on {settings.selection}, reported on validation"
+    yield f"backbone: {settings.backbone.name}, exits look at {settings.backbone.pooling}"
+    for name, entry in settings.contestants.items():
+        variants = dict.fromkeys(run.key.variant for run in planned if run.key.method == name)
+        yield f"contestant {name} ({entry.method}): {', '.join(variants) or 'no run of its own'}"
+    for task in settings.tasks:
+        count = sum(run.key.task == task for run in planned)
+        yield f"task {task}: seeds {', '.join(map(str, settings.seeds_of(task)))}; {count} runs"
+    for study in settings.studies:
+        trials = study.generations * study.population
+        yield f"study of {study.method}: {trials} trials ({study.sampler}) on {', '.join(study.tasks)}"
+    trials = sum(study.generations * study.population * len(study.tasks) for study in settings.studies)
+    yield f"jobs: {len(planned)} runs, {trials} trials at most"
+
+
+def _check_needs(planned: list[Planned]) -> None:
+    there = {run.key: run.needs for run in planned}
+    for run in planned:
+        for need in run.needs:
+            if need not in there:
+                raise UserError(
+                    f"contestants.{run.key.method}: needs {need.method} {need.variant}, which is not among the runs; "
+                    f"add that contestant or name another in its options"
+                )
+    done: set[RunKey] = set()
+    while len(done) < len(there):
+        ready = [key for key, needs in there.items() if key not in done and all(need in done for need in needs)]
+        if not ready:
+            stuck = next(key for key in there if key not in done)
+            raise UserError(f"contestants.{stuck.method}: what it needs goes round in a circle")
+        done.update(ready)

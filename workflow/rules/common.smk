@@ -1,0 +1,74 @@
+# What the rules share: the settings, and functions from wildcards to files. No logic of the benchmark's own.
+import sys
+from pathlib import Path
+
+import yaml
+from snakemake.exceptions import WorkflowError
+
+sys.path.insert(
+    0, str(Path(workflow.basedir))
+)  # a plain `snakemake` finds the packages, and contestants beside them
+
+from bench import plan
+from bench import settings as settings_file
+from bench.errors import UserError
+from bench.results.provenance import run_slice
+from bench.results.store import RunKey, run_folder
+from bench.context import wants_gpu
+from bench.run import VERSION
+
+try:
+    SETTINGS = settings_file.check(config, "settings")
+    METHODS = plan.methods(SETTINGS)
+    PLANNED = plan.runs(SETTINGS)
+except UserError as error:
+    raise WorkflowError(str(error))
+
+ROOT = str(SETTINGS.root)
+GPU = int(wants_gpu(SETTINGS))  # what a job asks for; the profile says how many there are
+EFFECTIVE = f"{ROOT}/settings.yaml"  # what the jobs read: the profile with everything --config changed
+
+
+wildcard_constraints:
+    task="[a-z0-9]+",
+    method="[A-Za-z0-9._-]+",
+    variant="[A-Za-z0-9._-]+",
+    seed=r"\d+",
+
+
+onstart:
+    Path(ROOT).mkdir(parents=True, exist_ok=True)
+    Path(EFFECTIVE).write_text(yaml.safe_dump(SETTINGS.model_dump(mode="json"), sort_keys=False))
+
+
+def key_of(wildcards):
+    """The run that a job's wildcards name."""
+    return RunKey(wildcards.task, wildcards.method, wildcards.variant, int(wildcards.seed))
+
+
+def points_of(key):
+    return str(run_folder(SETTINGS, key) / "points.parquet")
+
+
+def needed_points(wildcards):
+    """The runs that must be there before this one: its teacher, its assistant."""
+    return [points_of(key) for key in plan.needs_of(METHODS, key_of(wildcards))]
+
+
+def run_settings(wildcards):
+    """The slice of the settings that a run depends on: a change of it, and of nothing else, reruns the run."""
+    method = METHODS[wildcards.method, wildcards.task]
+    return {"version": f"{VERSION}.{method.version}"} | run_slice(SETTINGS, wildcards.method, wildcards.task)
+
+
+def task_points(wildcards):
+    return [
+        points_of(run.key)
+        for run in PLANNED
+        if run.key.task == wildcards.task and run.key.seed == int(wildcards.seed)
+    ]
+
+
+def all_latencies(wildcards):
+    """Latency is a property of the machine and the model's shape: the first seed of each task is timed."""
+    return [f"{ROOT}/latency/{task}/seed{SETTINGS.seeds_of(task)[0]}.parquet" for task in SETTINGS.tasks]
