@@ -62,12 +62,12 @@ format: $(READY)  ## put code and rules into shape
 bench: $(READY)  ## measure throughput on this machine
 	$(BIN)/python benchmarks/throughput.py $(ARGS)
 
-# The platform's own build of torch, and the CUDA packages it brings, stay out.
+# torch keeps its pin (raise it by hand); its build for this platform and the CUDA packages it brings stay out.
 lock:  ## write requirements.lock anew from pyproject.toml (then bring environment.yml into line)
 	@$(require_python)
 	@echo "Resolving pyproject.toml in an empty environment: some minutes, please wait."
 	@$(PYTHON) -m venv --clear .venv-lock
-	@$(call pip_install,.venv-lock/bin/python,setuptools -e '.[$(EXTRAS)]')
+	@$(call pip_install,.venv-lock/bin/python,setuptools "$$(grep ^torch== requirements.lock)" -e ".[$(EXTRAS)]")
 	@{ sed -n '/^#/p' requirements.lock; .venv-lock/bin/python -m pip freeze --all --exclude-editable \
 		| grep -vE '^(pip|wheel|nvidia|cuda|triton)' | sed -E 's/\+[A-Za-z0-9.]+$$//'; } > requirements.lock.new
 	@mv requirements.lock.new requirements.lock

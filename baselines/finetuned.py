@@ -19,13 +19,9 @@ from bench.training.losses import task_loss
 class FinetunedOptions(Options):
     """How long and how fast; and, for cut-at-depth models, which depths."""
 
-    head: Literal["tanh", "pooler", "tinybert", "distilbert"] = Field(
-        "pooler", description="The classifier's form."
-    )
+    head: Literal["tanh", "pooler", "tinybert", "distilbert"] = Field("pooler", description="The classifier's form.")
     epochs: float = Field(3, gt=0, description="Epochs.")
-    learning_rate: float = Field(
-        2e-5, gt=0, description="Peak learning rate, linear decay after 10 % warm-up."
-    )
+    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate, linear decay after 10 % warm-up.")
     batch_size: int = Field(32, ge=1, description="Batch size.")
     depths: list[int] = Field([], description="Layers kept, one variant each; empty: the whole backbone.")
     whole: str | None = Field(None, description="The contestant that already is the deepest variant.")

@@ -1,1 +1,1 @@
-"""What all contestants of the benchmark share. Importing it makes saved models loadable by transformers' Auto classes."""
+"""What all contestants of the benchmark share. `bench.encoder` makes saved models loadable by Auto classes."""

@@ -48,7 +48,14 @@ def size_of(
     An exit after every layer with COST-EFF's head; with `pooler` one exit at the end behind BERT's pooler. Raises
     UserError for a shape that cannot be.
     """
-    numbers = {"layers": layers, "hidden": hidden, "heads": heads, "ffn": ffn, "classes": classes, "length": length}
+    numbers = {
+        "layers": layers,
+        "hidden": hidden,
+        "heads": heads,
+        "ffn": ffn,
+        "classes": classes,
+        "length": length,
+    }
     for name, value in (numbers | {"head-size": head_size, "vocabulary": vocabulary, "positions": positions}).items():
         if value < 1:
             raise UserError(f"--{name} {value}: must be at least 1")

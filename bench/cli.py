@@ -93,12 +93,80 @@ def collect(out: Path, config: ConfigOption = DEFAULT) -> None:
     write_parquet(out, union(settings_file.load(config)))
 
 
+@sweep.command("ask")
+def sweep_ask(task: str, method: str, generation: int = 0, config: ConfigOption = DEFAULT) -> None:
+    """Writes the trials of a generation, from the history of those before it."""
+    from bench.sweeping.ratios import ask
+
+    ask(settings_file.load(config), task, method, generation)
+
+
+@sweep.command("tell")
+def sweep_tell(task: str, method: str, generation: int = 0, config: ConfigOption = DEFAULT) -> None:
+    """Adds the results of a generation's runs to the history."""
+    from bench.sweeping.ratios import tell
+
+    tell(settings_file.load(config), task, method, generation)
+
+
+@sweep.command("finish")
+def sweep_finish(task: str, method: str, config: ConfigOption = DEFAULT) -> None:
+    """Writes the table of all trials, with those marked that no other dominates."""
+    from bench.sweeping.ratios import finish
+
+    finish(settings_file.load(config), task, method)
+
+
+@app.command()
+def report(config: ConfigOption = DEFAULT) -> None:
+    """Writes every table and figure, and the results page, from all-points.parquet."""
+    from bench.reporting.everything import write_everything
+
+    for line in write_everything(settings_file.load(config)):
+        typer.echo(line)
+
+
+@app.command()
+def compare(
+    a: str,
+    b: str,
+    config: ConfigOption = DEFAULT,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of the validation examples.")] = 10_000,
+) -> None:
+    """Prints whether contestants A and B differ at the same budgets: a paired bootstrap over examples."""
+    from bench.reporting.everything import read_points
+    from bench.reporting.statistics import compare as verdicts
+
+    settings = settings_file.load(config)
+    table = verdicts(read_points(settings), settings.root / "runs", a, b, resamples=resamples)
+    typer.echo(table.drop(columns=["a", "b"]).to_markdown(index=False, floatfmt=".3f"))
+    typer.echo(f"\nscores on validation at equal FLOPs speed-ups; difference is {a} - {b} with its 95 % interval")
+
+
+@app.command()
+def submit(
+    method: str,
+    out: Path,
+    config: ConfigOption = DEFAULT,
+    speedup: Annotated[float, typer.Option(help="The best point at this FLOPs speed-up is sent.")] = 1.0,
+    seed: int | None = None,
+) -> None:
+    """Writes the zip that the GLUE server takes, from the test traces of a contestant's runs."""
+    from bench.reporting.everything import read_points
+    from bench.reporting.submit import write_submission
+
+    settings = settings_file.load(config)
+    used = write_submission(read_points(settings), settings.root / "runs", out, method, speedup=speedup, seed=seed)
+    typer.echo(used[["task", "variant", "kind", "knob", "score", "speedup"]].to_markdown(index=False))
+    typer.echo(f"\nwrote {out}; the scores above are those on validation")
+
+
 def main() -> None:
     """The console script: one line and exit code 2 for what the user can mend."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sys.path.insert(0, os.getcwd())  # a contestant of the user's own may lie beside the settings
+    sys.path.insert(0, str(Path.cwd()))  # a contestant of the user's own may lie beside the settings
     try:
         app()
     except UserError as error:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -25,9 +25,9 @@ from bench.training.loop import Loss, Machine, Plan, fit
 from bench.training.targets import FrozenTeacher
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
 
-    from bench.encoder import Encoder
+    from bench.encoder import Cascade, Encoder
     from bench.encoder.exits import HeadKind
     from bench.settings import Settings
     from bench.tasks.catalogue import Task
@@ -50,7 +50,7 @@ class Context:
         return self.key.seed
 
     @cached_property
-    def tokenizer(self) -> PreTrainedTokenizerFast:
+    def tokenizer(self) -> PreTrainedTokenizerBase:
         return backbones.tokenizer(self.settings.backbone.name, self.settings.backbone.revision)
 
     @cached_property
@@ -74,9 +74,7 @@ class Context:
     @cached_property
     def machine(self) -> Machine:
         training = self.settings.training
-        precision = training.precision == "bfloat16" or (
-            training.precision == "auto" and native_bfloat16(self.device)
-        )
+        precision = training.precision == "bfloat16" or (training.precision == "auto" and native_bfloat16(self.device))
         return Machine(self.device.type == "cpu", precision, training.save_seconds)
 
     def backbone(self, head: HeadKind, exits: str | list[int] = "last", name: str | None = None) -> Encoder:
@@ -90,12 +88,13 @@ class Context:
             pooling=chosen.pooling,
             exits=exits,
             revision=None if name else chosen.revision,
-        ).to(self.device)
+            device=self.device,
+        )
 
-    def model(self, contestant: str, variant: str) -> Encoder:
+    def model(self, contestant: str, variant: str) -> Any:
         """The finished model of another contestant, of the same task and seed, in eval mode."""
         key = RunKey(self.key.task, contestant, variant, self.seed)
-        return load_model(run_folder(self.settings, key)).to(self.device)
+        return load_model(run_folder(self.settings, key), self.device)
 
     def fit(
         self,
@@ -135,15 +134,13 @@ class Context:
         examples = self.train if train is None else train
         return FrozenTeacher(model, examples, budget, hidden, attention=attention, layers=layers)
 
-    def mean_score(self, model: PreTrainedModel) -> float:
+    def mean_score(self, model: Encoder | Cascade) -> float:
         """Ranking score on the selection split, mean over the exits."""
         trace = record(model, self.selection, self.settings.training.eval_batch_size)
-        return float(
-            scores(self.task, predictions(trace, self.task), trace.labels)[self.task.metrics[0]].mean()
-        )
+        return float(scores(self.task, predictions(trace, self.task), trace.labels)[self.task.metrics[0]].mean())
 
 
-def task_data(settings: Settings, task: Task, tokenizer: PreTrainedTokenizerFast) -> TaskData:
+def task_data(settings: Settings, task: Task, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     """The splits of a task as these settings want them."""
     data = settings.data.of(task.name)
     return prepare(
@@ -162,13 +159,16 @@ def task_data(settings: Settings, task: Task, tokenizer: PreTrainedTokenizerFast
     )
 
 
-def load_model(folder: Path) -> Encoder:
-    """The model of a run folder, in eval mode. Raises UserError where it is missing or broken."""
+def load_model(folder: Path, device: torch.device) -> Any:
+    """The `Encoder` or `Cascade` of a run folder, on `device`, in eval mode.
+
+    Raises UserError where it is missing or broken.
+    """
     path = folder / "model"
     if not (path / "config.json").is_file():
         raise UserError(f"no trained model in {path}; run the workflow, or `costeff run`, for it first")
     try:
-        return AutoModelForSequenceClassification.from_pretrained(path).eval()
+        return AutoModelForSequenceClassification.from_pretrained(path).to(device).eval()
     except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"the model in {path} cannot be loaded ({str(error).splitlines()[0]}); delete it and run again"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from transformers import PreTrainedModel
 
 from bench.context import Context, load_model, pick_device, task_data
 from bench.encoder import backbones
@@ -19,8 +20,8 @@ from bench.measuring.policies import policy_for
 from bench.measuring.trace import Trace, record
 from bench.method import Method, contestant
 from bench.results.provenance import describe
-from bench.settings import Settings
 from bench.results.store import RunKey, read_json, run_folder, state_folder, write_json, write_parquet
+from bench.settings import Settings
 from bench.sweeping.thresholds import per_exit
 
 log = logging.getLogger(__name__)
@@ -62,7 +63,11 @@ def produce(settings: Settings, key: RunKey) -> None:
     facts = describe(context, method, began) | {
         "status": "ok",
         "reason": "",
-        "seconds": {"train": trained - began, "trace": traced - trained, "measure": time.monotonic() - traced},
+        "seconds": {
+            "train": trained - began,
+            "trace": traced - trained,
+            "measure": time.monotonic() - traced,
+        },
     }
     write_json(folder / "run.json", facts)
     shutil.rmtree(state, ignore_errors=True)
@@ -76,7 +81,7 @@ def measure_latency(settings: Settings, task: str, seed: int, out: Path) -> None
     torch.set_num_threads(settings.training.threads)
     device = pick_device(settings)
     reference_key = RunKey(task, settings.reference, "full", seed)
-    reference = load_model(run_folder(settings, reference_key)).to(device)
+    reference = load_model(run_folder(settings, reference_key), device)
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
     examples = task_data(settings, contestant(settings, settings.reference, task).task, tokenizer).splits["validation"]
     examples = examples.take(range(min(len(examples), settings.latency.examples)))
@@ -90,7 +95,7 @@ def measure_latency(settings: Settings, task: str, seed: int, out: Path) -> None
             chosen = _operated(settings, key, teacher)
             if not chosen:
                 continue
-            model = load_model(run_folder(settings, key)).to(device)
+            model = load_model(run_folder(settings, key), device)
             policy = policy_for(method.policy, method.task, method.exit_start())
             for point in chosen:
                 knob = point["thresholds"] if len(point["thresholds"]) else point["knob"]
@@ -126,9 +131,7 @@ def _points(
     grid, trials = settings.thresholds.grid, settings.thresholds.trials
     vectors: Sequence[Sequence[float]] = ()
     if method.policy != "none" and trials:
-        study = per_exit(
-            policy, traces[settings.selection], cost, method.task, grid=grid, trials=trials, seed=key.seed
-        )
+        study = per_exit(policy, traces[settings.selection], cost, method.task, grid=grid, trials=trials, seed=key.seed)
         vectors = study.vectors
         write_parquet(folder / "threshold-trials.parquet", study.trials)
     table = points.build(
@@ -145,7 +148,7 @@ def _points(
     write_parquet(folder / "points.parquet", table)
 
 
-def _save_model(model: torch.nn.Module, context: Context, folder: Path) -> None:
+def _save_model(model: PreTrainedModel, context: Context, folder: Path) -> None:
     part = folder / "model.part"
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)

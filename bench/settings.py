@@ -35,7 +35,8 @@ class Data(Section):
     source: Literal["sketch", "folder", "hub"] = Field("sketch", description="Generated, a folder, or the Hub.")
     path: Path | None = Field(None, description="The folder, in the layout of the Hub's nyu-mll/glue (source: folder).")
     revision: str = Field(
-        "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c", description="Commit of nyu-mll/glue on the Hub (source: hub)."
+        "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
+        description="Commit of nyu-mll/glue on the Hub (source: hub).",
     )
     note: str = Field("", description="What tables call the data; say here where a task is only a sample of GLUE.")
     seed: int = Field(0, ge=0, description="Seed of the sketch, of the calibration part and of the caps.")
@@ -89,7 +90,9 @@ class Training(Section):
     save_seconds: float = Field(120, gt=0, description="A running stage is saved this often, for a later resume.")
     eval_batch_size: int = Field(64, ge=1, description="Batch size of evaluation passes.")
     kept_gigabytes: float = Field(
-        2.0, ge=0, description="Memory a job may use to keep a teacher's targets instead of computing them again."
+        2.0,
+        ge=0,
+        description="Memory a job may use to keep a teacher's targets instead of computing them again.",
     )
 
 
@@ -105,7 +108,9 @@ class Latency(Section):
 
     examples: int = Field(64, ge=1, description="Examples at batch 32; batch 1 uses a quarter of them.")
     rounds: int = Field(3, ge=1, description="Interleaved repetitions; the median ratio counts.")
-    speedups: list[float] = Field([1, 2, 4], description="Operating points measured: the best at these FLOPs speed-ups.")
+    speedups: list[float] = Field(
+        [1, 2, 4], description="Operating points measured: the best at these FLOPs speed-ups."
+    )
 
 
 class RatioStudy(Section):
@@ -128,7 +133,8 @@ class Contestant(Section):
     """A method under a name: what tables, folders and other contestants call it."""
 
     method: str = Field(
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="Import path of its class, package.module:Class."
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="Import path of its class, package.module:Class.",
     )
     options: dict[str, Any] = Field({}, description="The method's own options.")
     tasks: dict[str, dict[str, Any]] = Field({}, description="Options with other values for a task, by its name.")
@@ -140,7 +146,7 @@ class Contestant(Section):
 
     def options_for(self, task: str) -> dict[str, Any]:
         """The options that hold for one task."""
-        return self.options | self.tasks.get(task, {})
+        return _merge(self.options, self.tasks.get(task, {}))
 
 
 class Settings(Section):
@@ -152,7 +158,8 @@ class Settings(Section):
     seeds: list[int] = Field([0], min_length=1, description="Seeds of training; each is a run of its own.")
     more_seeds: dict[str, list[int]] = Field({}, description="Further seeds for a task, by its name (small tasks).")
     selection: Literal["calibration", "validation"] = Field(
-        "calibration", description="Where checkpoints and thresholds are chosen; validation is the papers' protocol."
+        "calibration",
+        description="Where checkpoints and thresholds are chosen; validation is the papers' protocol.",
     )
     data: Data = Field(Data(), description="The text.")
     backbone: Backbone = Field(description="The pre-trained encoder.")
@@ -174,7 +181,10 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _names(self) -> Settings:
-        named = {"reference": [self.reference], "depth_reference": [self.depth_reference] * bool(self.depth_reference)}
+        named: dict[str, list[str | None]] = {
+            "reference": [self.reference],
+            "depth_reference": [self.depth_reference] * bool(self.depth_reference),
+        }
         named |= {"ablations": [*self.ablations, *self.ablations.values()]}
         named |= {"studies": [study.method for study in self.studies]}
         for key, names in named.items():
@@ -222,7 +232,9 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise UserError(f"settings {path}: {error.strerror or error}; name a YAML file such as config/sketch.yaml") from None
+        raise UserError(
+            f"settings {path}: {error.strerror or error}; name a YAML file such as config/sketch.yaml"
+        ) from None
     try:
         values = yaml.safe_load(os.path.expandvars(text)) or {}
     except yaml.YAMLError as error:
@@ -274,7 +286,7 @@ def _allowed(loc: tuple[int | str, ...]) -> str:
     """The keys of the section that `loc` ends in, where it is one of ours."""
     model: Any = Settings
     for part in loc[:-1]:
-        field = model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
+        field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
         if field is None:
             return ""
         model = field.annotation

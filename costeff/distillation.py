@@ -89,7 +89,7 @@ class Distillation:
 
 
 def assistant_loss(teacher: FrozenTeacher, equilibrium: bool):
-    """Step 2b: (soft CE of every exit against the teacher's one output, summed, + hard CE of every exit, summed) / 2."""
+    """Step 2b: (soft CE of every exit against the teacher's one output + hard CE of every exit, summed) / 2."""
 
     def loss(model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
         logits = model(

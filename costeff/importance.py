@@ -40,7 +40,8 @@ def taylor(
     FFN matrix plus the column sum of the second. Biases do not count.
     """
     model.eval()
-    weights = [w for layer in model.layers for w in (layer.attention_output.weight, layer.ffn_in.weight, layer.ffn_out.weight)]
+    parts = ("attention_output", "ffn_in", "ffn_out")
+    weights: list[Tensor] = [getattr(layer, part).weight for layer in model.layers for part in parts]
     felt = [torch.zeros_like(weight) for weight in weights]
     for rows in length_batches(examples.lengths[chosen], batch_size, None):
         batch = collate([examples[i] for i in chosen[rows]])
@@ -51,7 +52,9 @@ def taylor(
     size = model.config.head_size
     return Importance(
         heads=[output.unflatten(1, (-1, size)).sum((0, 2)).cpu() for output in scores[0::3]],
-        neurons=[(first.sum(1) + second.sum(0)).cpu() for first, second in zip(scores[1::3], scores[2::3], strict=True)],
+        neurons=[
+            (first.sum(1) + second.sum(0)).cpu() for first, second in zip(scores[1::3], scores[2::3], strict=True)
+        ],
     )
 
 

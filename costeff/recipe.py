@@ -1,4 +1,4 @@
-"""The paper's method in five steps: teacher, teaching assistant, slenderise, recover representations, then predictions."""
+"""The paper's method in five steps: teacher, assistant, slenderise, recover representations, recover predictions."""
 
 from __future__ import annotations
 
@@ -27,12 +27,16 @@ if TYPE_CHECKING:
 Ratio = Annotated[float, BeforeValidator(lambda value: float(Fraction(value)) if isinstance(value, str) else value)]
 
 
-class Ratios(Options):
+class Size(Options):
     """What is kept of the backbone's width; fractions such as 1/6 may be written as text."""
 
     heads: Ratio = Field(gt=0, le=1, description="Attention heads of every layer.")
     ffn: Ratio = Field(gt=0, le=1, description="FFN neurons of every layer.")
     rank: Ratio = Field(gt=0, le=1, description="Rank of the word embedding; 1 leaves it whole.")
+    # A smaller model is given more time: the authors' epochs differ by size.
+    rate: float | None = Field(None, gt=0, description="This size's epochs of a slenderising period.")
+    hidden_epochs: float | None = Field(None, gt=0, description="This size's epochs of recovering representations.")
+    epochs: float | None = Field(None, gt=0, description="This size's epochs of recovering predictions.")
 
 
 class AssistantOptions(Options):
@@ -79,7 +83,7 @@ class Assistant(Method):
 class CostEffOptions(Options):
     """Steps 3 to 5 of the recipe, and the switches of its ablations."""
 
-    sizes: dict[str, Ratios] = Field(description="Variant name -> its ratios, such as 2x: {heads: 1/2, ...}.")
+    sizes: dict[str, Size] = Field(description="Variant name -> its size, such as 2x: {heads: 1/2, ...}.")
     assistant: str = Field("assistant", description="The contestant that is its teaching assistant.")
     teacher: str = Field("teacher", description="The single-exit teacher, used where distil_from is teacher.")
     batch_size: int = Field(32, ge=1, description="Batch size of every stage.")
@@ -134,7 +138,7 @@ class CostEff(Method):
         return self.options.exit_start
 
     def train(self, context: Context, variant: str) -> Encoder:
-        options, target = self.options, self._width(variant)
+        options, target = self._recipe(variant), self._width(variant)
         source = context.model(self._source, "full")
         model = _with_exits(context, source)
         kept: list[int] | None = None
@@ -154,7 +158,7 @@ class CostEff(Method):
                 model,
                 target,
                 distillation,
-                self._schedule,
+                _schedule(options),
                 self._importance(context, distillation),
                 examples=options.importance_examples,
                 iterative=options.iterative,
@@ -163,7 +167,7 @@ class CostEff(Method):
             steps = len(widths(source.config.shape.slender, target))
             plan = Plan(options.rate * steps, options.slenderise_rate, options.batch_size)
             context.fit(model, distillation.while_slenderising(options.first), plan, "squat")
-        return self._recover(context, model, distillation)
+        return _recover(context, options, model, distillation)
 
     def search_space(self, trial: Trial) -> str:
         """Heads one by one, FFN and rank in sixteenths and twelfths of the backbone's: a variant named by its width."""
@@ -182,10 +186,11 @@ class CostEff(Method):
         backbone = self.settings.backbone
         return width_of(backbone.name, backbone.revision)
 
-    @property
-    def _schedule(self) -> Schedule:
-        options = self.options
-        return Schedule(options.rate, options.slenderise_rate, options.growth, options.first, options.batch_size)
+    def _recipe(self, variant: str) -> CostEffOptions:
+        """The options with what this size changes."""
+        size = self.options.sizes.get(variant)
+        own = {key: getattr(size, key, None) for key in ("rate", "hidden_epochs", "epochs")}
+        return self.options.model_copy(update={key: value for key, value in own.items() if value is not None})
 
     def _width(self, variant: str) -> Width:
         """The width of a named size, or of a name such as h6-f768-r192."""
@@ -209,19 +214,24 @@ class CostEff(Method):
             heard = replace(heard, exits=[-1])
         return lambda model, chosen: taylor(model, heard.importance, context.train, chosen, self.options.batch_size)
 
-    def _recover(self, context: Context, model: Encoder, distillation: Distillation) -> Encoder:
-        options = self.options
-        if distillation.hidden:
-            plan = Plan(options.hidden_epochs, options.hidden_rate, options.batch_size)
-            context.fit(model, distillation.representations, plan, "representations")
-        plan = Plan(options.epochs, options.learning_rate, options.batch_size)
-        context.fit(model, distillation.predictions, plan, "predictions", select=True)
-        if options.training == "two_stage":
-            model.requires_grad_(False)
-            model.heads.requires_grad_(True)
-            exits = replace(distillation, hidden=False, exits=None)
-            context.fit(model, exits.predictions, plan, "exits", select=True)
-        return model
+
+def _schedule(options: CostEffOptions) -> Schedule:
+    return Schedule(options.rate, options.slenderise_rate, options.growth, options.first, options.batch_size)
+
+
+def _recover(context: Context, options: CostEffOptions, model: Encoder, distillation: Distillation) -> Encoder:
+    """Steps 4 and 5; then, in two-stage training, the exits on the frozen backbone."""
+    if distillation.hidden:
+        plan = Plan(options.hidden_epochs, options.hidden_rate, options.batch_size)
+        context.fit(model, distillation.representations, plan, "representations")
+    plan = Plan(options.epochs, options.learning_rate, options.batch_size)
+    context.fit(model, distillation.predictions, plan, "predictions", select=True)
+    if options.training == "two_stage":
+        model.requires_grad_(False)
+        model.heads.requires_grad_(True)
+        exits = replace(distillation, hidden=False, exits=None)
+        context.fit(model, exits.predictions, plan, "exits", select=True)
+    return model
 
 
 def _with_exits(context: Context, source: Encoder) -> Encoder:

@@ -67,7 +67,7 @@ def slenderise(
     """Cuts `model` to `target` in steps and trains it for a period after each.
 
     `importance(model, chosen)` scores it on the chosen training positions: all of them, or a seeded sample of
-    `examples`. The stage ends one period after the last step; a one-shot cut trains for as long as all periods together.
+    `examples`. The stage ends one period after the last step; a one-shot cut trains as long as all periods together.
     Resumes after the last finished period.
     """
     plan = widths(model.config.shape.slender, target, iterative)

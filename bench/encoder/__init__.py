@@ -11,4 +11,13 @@ AutoConfig.register(CascadeConfig.model_type, CascadeConfig)
 AutoModelForSequenceClassification.register(EncoderConfig, Encoder)
 AutoModelForSequenceClassification.register(CascadeConfig, Cascade)
 
-__all__ = ["Cascade", "CascadeConfig", "Encoder", "EncoderConfig", "EncoderOutput", "Shape", "Width", "ratio_width"]
+__all__ = [
+    "Cascade",
+    "CascadeConfig",
+    "Encoder",
+    "EncoderConfig",
+    "EncoderOutput",
+    "Shape",
+    "Width",
+    "ratio_width",
+]

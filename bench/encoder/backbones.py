@@ -64,9 +64,7 @@ def locate(name: str) -> str:
     else:
         return name
     if not (path / "config.json").is_file():
-        raise UserError(
-            f"backbone {name}: no config.json in that folder; a checkpoint in the Hub's layout is needed"
-        )
+        raise UserError(f"backbone {name}: no config.json in that folder; a checkpoint in the Hub's layout is needed")
     return str(path)
 
 
@@ -100,6 +98,7 @@ def load(
     pooling: Pooling,
     exits: str | list[int] = "last",
     revision: str | None = None,
+    device: torch.device | str = "cpu",
 ) -> Encoder:
     """An `Encoder` with the pre-trained weights of `name` and fresh exit heads.
 
@@ -128,7 +127,7 @@ def load(
     missing = [key for key in missing if not key.startswith(("heads.", "dense."))]
     if missing or unexpected:
         raise UserError(f"backbone {name}: weights missing {missing[:3]}, not understood {unexpected[:3]}")
-    return encoder
+    return encoder.to(device)
 
 
 def _layout(name: str, revision: str | None) -> tuple[dict[str, Any], dict[str, str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import accumulate
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,19 +47,25 @@ class Cascade(PreTrainedModel):
         return cascade
 
     @property
+    def _encoders(self) -> list[Encoder]:
+        return cast(list[Encoder], list(self.members))
+
+    @property
     def exit_count(self) -> int:
         return len(self.members)
 
     @property
     def exit_layers(self) -> list[int]:
         """Layers run before each member has answered, the earlier members' included."""
-        return torch.tensor([len(member.layers) for member in self.members]).cumsum(0).tolist()
+        return list(accumulate(len(member.config.heads) for member in self._encoders))
 
     def exit_macs(self, length: int) -> list[int]:
         """Multiply-adds until each member has answered: an escalated example pays for all members it has seen."""
-        return torch.tensor([member.exit_macs(length)[-1] for member in self.members]).cumsum(0).tolist()
+        return list(accumulate(member.exit_macs(length)[-1] for member in self._encoders))
 
-    def begin(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> dict[str, Tensor]:
+    def begin(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
         state = {"input_ids": input_ids, "mask": attention_mask}
         return state if token_type_ids is None else state | {"token_type_ids": token_type_ids}
 

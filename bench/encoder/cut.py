@@ -41,9 +41,7 @@ def cut(
         for part in ("query", "key", "value"):
             weights[f"layers.{i}.{part}.weight"] = weights[f"layers.{i}.{part}.weight"][rows]
             weights[f"layers.{i}.{part}.bias"] = weights[f"layers.{i}.{part}.bias"][rows]
-        weights[f"layers.{i}.attention_output.weight"] = weights[f"layers.{i}.attention_output.weight"][
-            :, rows
-        ]
+        weights[f"layers.{i}.attention_output.weight"] = weights[f"layers.{i}.attention_output.weight"][:, rows]
         kept = torch.as_tensor(list(kept_neurons), device=model.device)
         weights[f"layers.{i}.ffn_in.weight"] = weights[f"layers.{i}.ffn_in.weight"][kept]
         weights[f"layers.{i}.ffn_in.bias"] = weights[f"layers.{i}.ffn_in.bias"][kept]
@@ -89,16 +87,12 @@ def take_layers(model: Encoder, layers: Sequence[int], exits: Sequence[int] | No
     state = model.state_dict()
     for new, old in enumerate(layers):
         prefix = f"layers.{old}."
-        weights |= {
-            f"layers.{new}.{k.removeprefix(prefix)}": v for k, v in state.items() if k.startswith(prefix)
-        }
+        weights |= {f"layers.{new}.{k.removeprefix(prefix)}": v for k, v in state.items() if k.startswith(prefix)}
     for new, exit_layer in enumerate(exits):
         at = layers[exit_layer - 1] + 1
         old = config.exits.index(at) if at in config.exits else len(config.exits) - 1
         prefix = f"heads.{old}."
-        weights |= {
-            f"heads.{new}.{k.removeprefix(prefix)}": v for k, v in state.items() if k.startswith(prefix)
-        }
+        weights |= {f"heads.{new}.{k.removeprefix(prefix)}": v for k, v in state.items() if k.startswith(prefix)}
     smaller = _reshaped(
         config,
         heads=[config.heads[i] for i in layers],
@@ -166,9 +160,7 @@ def _filled(config: EncoderConfig, weights: dict[str, Tensor], model: Encoder) -
 
 
 def _head_rows(heads: Sequence[int], size: int, device: torch.device) -> Tensor:
-    return (
-        torch.as_tensor(list(heads), device=device)[:, None] * size + torch.arange(size, device=device)
-    ).flatten()
+    return (torch.as_tensor(list(heads), device=device)[:, None] * size + torch.arange(size, device=device)).flatten()
 
 
 def _check(what: str, kept: Sequence[Sequence[int]], present: Sequence[int]) -> None:

@@ -28,9 +28,7 @@ class MaskedLM(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
         """The last hidden states [B, n, d]; `words` gives the logits of those that matter."""
-        return self.encoder(
-            input_ids, attention_mask, token_type_ids, output_hidden_states=True
-        ).hidden_states[-1]
+        return self.encoder(input_ids, attention_mask, token_type_ids, output_hidden_states=True).hidden_states[-1]
 
     def words(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., d] -> logits over the vocabulary [..., V]."""

@@ -212,7 +212,9 @@ class Encoder(PreTrainedModel):
 
     # -- one exit at a time: the early-exit engine --------------------------------------------------------------
 
-    def begin(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> dict[str, Tensor]:
+    def begin(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """The state before the first layer: tensors with the batch first, so that rows are dropped by indexing."""
         return {"hidden": self.embeddings(input_ids, token_type_ids), "mask": attention_mask}
 

@@ -106,5 +106,7 @@ def ratio_width(full: Width, heads: float, ffn: float, rank: float) -> Width:
             raise UserError(f"ratio {name}: {ratio} must be above 0 and at most 1")
     kept = full.heads * heads
     if abs(kept - round(kept)) > 1e-6 or round(kept) < 1:
-        raise UserError(f"ratio heads: {heads:.4g} of {full.heads} heads is {kept:.4g}; use k/{full.heads}, k = 1..{full.heads}")
+        raise UserError(
+            f"ratio heads: {heads:.4g} of {full.heads} heads is {kept:.4g}; use k/{full.heads}, k = 1..{full.heads}"
+        )
     return Width(round(kept), max(1, round(full.ffn * ffn)), max(1, round(full.rank * rank)))

@@ -1,8 +1,9 @@
-"""What a model costs: parameters, and exact multiply-adds up to each exit as a quadratic in the example's length.
+"""What a model costs: parameters, and exact multiply-adds up to each exit as a quadratic in the length.
 
-Convention: one multiply-add of a matrix product counts once (projections, both products of attention, the factor of a
-factorised embedding, exit heads); element-wise work, norms, softmax and look-ups count nothing. FLOPs are 2 x that.
-fvcore counts the traced model at three lengths, which determines the quadratic; a fourth checks it.
+Convention: one multiply-add of a matrix product counts once (projections, both products of attention, the
+factor of a factorised embedding, exit heads); element-wise work, norms, softmax and look-ups count nothing.
+FLOPs are 2 x that. fvcore counts the traced model at three lengths, which determines the quadratic; a fourth
+checks it.
 """
 
 import json
@@ -25,15 +26,16 @@ from bench.encoder import Cascade, Encoder
 from bench.errors import UserError
 
 CONVENTION = (
-    "coefficients (c0, c1, c2) of c0 + c1 n + c2 n^2 multiply-adds of matrix products for one example of n tokens up "
-    "to and including each exit; FLOPs are 2 x that; element-wise work, norms, softmax and look-ups count nothing"
+    "coefficients (c0, c1, c2) of c0 + c1 n + c2 n^2 multiply-adds of matrix products for one example of n "
+    "tokens up to and including each exit; FLOPs are 2 x that; element-wise work, norms, softmax and "
+    "look-ups count nothing"
 )
-_LENGTHS, _CHECK = (4, 8, 16), 32
+_LENGTHS, _CHECK = (4, 8, 12), 16
 
-# Operators that multiply matrices (or hide what they do); one of these without a handle would be counted as free.
+# Operators that multiply matrices, or hide what they do: one of these without a handle would pass as free.
 _PRODUCTS = re.compile(
-    r"mm(_|$)|matmul|linear|einsum|tensordot|(^|::)(v?dot|mv|addr|outer|ger|kron|cdist|lstm|gru)|rnn|conv|attention"
-    r"|transformer|multi_dot|matrix_(power|exp)|inner|prim::(PythonOp|CallFunction)"
+    r"mm(_|$)|matmul|linear|einsum|tensordot|(^|::)(v?dot|mv|addr|outer|ger|kron|cdist|lstm|gru)|rnn|conv"
+    r"|attention|transformer|multi_dot|matrix_(power|exp)|inner|prim::(PythonOp|CallFunction)"
 )
 
 
@@ -62,7 +64,7 @@ class Costs:
         return np.stack([2 * self.macs(e, lengths) for e in range(len(self.coefficients))])
 
     def mean_flops(self, exits: NDArray[np.integer], lengths: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Mean FLOPs an example [...] of who-left-where [..., N] (0-based exits), at the examples' lengths [N]."""
+        """Mean FLOPs [...] of who-left-where [..., N] (0-based exits) at the examples' lengths [N]."""
         return self.flops(lengths)[exits, np.arange(len(lengths))].mean(axis=-1)
 
     def save(self, path: Path) -> None:
@@ -98,16 +100,17 @@ class Costs:
 
 
 def measure(model: Encoder | Cascade) -> Costs:
-    """Count `model`; UserError where an operator cannot be counted or the cost is not quadratic in the length."""
+    """Count `model`; UserError where an operator cannot be counted or the cost is not quadratic in length."""
     counts = {n: _count(model, n) for n in (*_LENGTHS, _CHECK)}
     coefficients = []
     for e in range(model.exit_count):
         quadratic = _quadratic(_LENGTHS, [counts[n][e] for n in _LENGTHS])
         c0, c1, c2 = quadratic
-        if (predicted := c0 + c1 * _CHECK + c2 * _CHECK**2) != counts[_CHECK][e]:
+        counted, predicted = counts[_CHECK][e], c0 + c1 * _CHECK + c2 * _CHECK**2
+        if counted != predicted:
             raise UserError(
-                f"{type(model).__name__}: exit {e + 1} costs {counts[_CHECK][e]} multiply-adds at length {_CHECK}, and "
-                f"{predicted} by the quadratic through lengths {_LENGTHS}; its cost must be quadratic in the length"
+                f"{type(model).__name__}: exit {e + 1} costs {counted} multiply-adds at length {_CHECK}, "
+                f"and {predicted} by the quadratic through lengths {_LENGTHS}; make its cost quadratic"
             )
         coefficients.append(quadratic)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
@@ -151,7 +154,8 @@ def _count(model: Encoder | Cascade, length: int) -> list[int]:
     ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
     was_training = model.training
     staged = _Staged(model).eval()
-    # "caller" gives an operator to every module that is running: a dense layer shared by all exits counts at each.
+    # "caller" gives an operator to every module that is running, so a dense layer that all exits share
+    # counts at each of them.
     analysis = JitModelAnalysis(staged, (ids, torch.ones_like(ids))).ancestor_mode("caller")
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).set_op_handle(**_HANDLES)
     try:
@@ -162,8 +166,8 @@ def _count(model: Encoder | Cascade, length: int) -> list[int]:
     hidden = sorted(name for name in unsupported if _PRODUCTS.search(name))
     if hidden:
         raise UserError(
-            f"{type(model).__name__}: no count for {', '.join(hidden)}; write the product as matmul, linear or "
-            "scaled_dot_product_attention"
+            f"{type(model).__name__}: no count for {', '.join(hidden)}; write the product as matmul, linear "
+            "or scaled_dot_product_attention"
         )
     stages = [counts[f"stages.{e}"] for e in range(model.exit_count)]
     before = counts[""] - sum(stages)
@@ -178,7 +182,7 @@ def _shape(value: Any) -> list[int]:
 def _product(left: int) -> Callable[[list[Any], list[Any]], Counter[str]]:
     """Handle of an operator whose `left`-th input is contracted over its last axis: output size x that axis.
 
-    fvcore's own handles are right for BERT only: its matmul ignores a right side that broadcasts.
+    One rule for them all; fvcore's own handle for matmul is wrong where the left side broadcasts.
     """
 
     def count(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
@@ -188,7 +192,7 @@ def _product(left: int) -> Callable[[list[Any], list[Any]], Counter[str]]:
 
 
 def _attention(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    """Handle of scaled_dot_product_attention, which fvcore omits: queries x keys x (size of a key + of a value)."""
+    """Handle of scaled_dot_product_attention, which fvcore omits: queries x keys x (sizes of both)."""
     query, key, value = (_shape(each) for each in inputs[:3])
     return Counter(products=math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
 

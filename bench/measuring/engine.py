@@ -1,7 +1,7 @@
 """The early-exit engine: rows leave the batch as they exit, so finished examples cost nothing more.
 
-It makes the same decisions as a replay of the trace (the tests hold it to that) and shows what a speed-up promised in
-FLOPs is worth on a clock.
+It makes the same decisions as a replay of the trace (the tests hold it to that) and shows what a speed-up
+promised in FLOPs is worth on a clock.
 """
 
 import time
@@ -32,50 +32,45 @@ class EngineResult:
     """Wall-clock of all batches, padding them not included."""
 
 
-def run(
-    model: Encoder | Cascade, examples: Examples, policy: Policy, knob: ArrayLike, batch_size: int
-) -> EngineResult:
+def run(model: Encoder | Cascade, examples: Examples, policy: Policy, knob: ArrayLike, batch_size: int) -> EngineResult:
     """Answer `examples`, each at the exit `policy` lets it leave at; `knob` is a number or one an exit."""
     batches = length_batches(examples.lengths, batch_size, None)
     inputs = [model_inputs(examples, positions, model.device) for positions in batches]
-    exits = np.empty(len(examples), dtype=np.int64)
-    logits = np.empty((len(examples), model.config.num_labels), dtype=np.float32)
     model.eval()
     start = time.perf_counter()
-    for positions, batch in zip(batches, inputs, strict=True):
-        exits[positions], logits[positions] = answer(model, batch, policy, knob)
-    return EngineResult(exits, logits, time.perf_counter() - start)
+    answers = [answer(model, batch, policy, knob) for batch in inputs]
+    seconds = time.perf_counter() - start
+    order = np.argsort(np.concatenate(batches))
+    exits, logits = (np.concatenate(parts)[order] for parts in zip(*answers, strict=True))
+    return EngineResult(exits, logits, seconds)
 
 
 @torch.inference_mode()
 def answer(
     model: Encoder | Cascade, batch: dict[str, Tensor], policy: Policy, knob: ArrayLike
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Exits [B] (0-based) and logits [B, C] of one batch of `model_inputs`, the model being in evaluation mode."""
+    """Exits [B] (0-based) and logits [B, C] of a batch of `model_inputs`; the model is in evaluation mode."""
     last = model.exit_count - 1
     state = model.begin(**batch)
-    size = len(batch["input_ids"])
-    exits = np.full(size, last)
-    answers = np.empty((size, model.config.num_labels), dtype=np.float32)
-    rows = np.arange(size)  # who is still here
-    seen: list[NDArray[np.float32]] = []  # their logits [B, C] at each exit so far
+    rows = np.arange(len(batch["input_ids"]))  # who is still here
+    seen: list[NDArray[np.float32]] = []  # their logits [rows, C] at each exit so far
+    exits = np.full(len(rows), last)
+    order, answers = [], []  # who left, and with what
     for e in range(last + 1):
         state, tensor = model.advance(state, e)
-        if e < min(policy.exit_start - 1, last):  # not read: a place holder keeps the count of exits
-            seen.append(np.zeros((len(rows), answers.shape[1]), dtype=np.float32))
+        logits = tensor.float().cpu().numpy()
+        seen.append(logits)
+        leaving = leaves_now(policy, np.stack(seen), knob) if e < last else np.ones(len(rows), dtype=bool)
+        if not leaving.any():
             continue
-        seen.append(tensor.float().cpu().numpy())
-        if e == last:
+        exits[rows[leaving]] = e
+        order.append(rows[leaving])
+        answers.append(logits[leaving])
+        rows, seen = rows[~leaving], [each[~leaving] for each in seen]
+        if not len(rows):
             break
-        leaving = leaves_now(policy, np.stack(seen), knob)
-        if leaving.any():
-            answers[rows[leaving]], exits[rows[leaving]] = seen[-1][leaving], e
-            rows, seen = rows[~leaving], [each[~leaving] for each in seen]
-            if not len(rows):
-                return exits, answers
-            state = _keep(state, ~leaving)
-    answers[rows] = seen[-1]
-    return exits, answers
+        state = _keep(state, ~leaving)
+    return exits, np.concatenate(answers)[np.argsort(np.concatenate(order))]
 
 
 def _keep(state: dict[str, Tensor], staying: NDArray[np.bool_]) -> dict[str, Tensor]:

@@ -1,7 +1,7 @@
 """Wall-clock of the early-exit engine against a reference model's plain pass, on the machine at hand.
 
-The two take turns in every round, so that a machine that slows down slows both; the speed-up is the median over
-rounds of reference seconds / engine seconds.
+The two take turns in every round, so that a machine that slows down slows both; the speed-up is the median
+over rounds of reference seconds / engine seconds.
 """
 
 import time
@@ -43,10 +43,11 @@ def measure(
     batch_sizes: Sequence[int],
     rounds: int,
 ) -> list[Latency]:
-    """Time `model` operated at `knob` and the `reference` over all of `examples`, once a round after a warm-up.
+    """Time `model` operated at `knob` and the `reference` over all of `examples`, once a round after a warm-
+    up.
 
-    Both get the same batches, of similar length and padded before the clock starts. UserError where the two models
-    are on different devices or there is nothing to time.
+    Both get the same batches, of similar length and padded before the clock starts. UserError where the two
+    models are on different devices or there is nothing to time.
     """
     if model.device != reference.device:
         raise UserError(f"latency: the model is on {model.device}, its reference on {reference.device}; move one")

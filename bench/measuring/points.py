@@ -1,4 +1,4 @@
-"""The operating points of one run: every threshold, exit and static prediction of a trained model, scored and costed.
+"""The operating points of one run: every threshold, exit and static prediction, scored and costed.
 
 Everything is read off the traces: no forward pass happens here.
 """
@@ -20,7 +20,7 @@ from bench.tasks.scores import majority, scores
 
 METRICS = ("matthews", "accuracy", "f1", "pearson", "spearman")
 
-# Points are scored in blocks of this many predictions: 200 thresholds on 40,000 examples need 64 MB a block at most.
+# Predictions scored at once: 200 thresholds on QQP's 40,000 examples come in two blocks of 32 MB an array.
 _BLOCK = 4_000_000
 
 
@@ -37,7 +37,7 @@ class RunName:
 
 @dataclass(frozen=True)
 class _Kind:
-    """K operating points of one kind, before they meet a split: their columns, and who leaves where on a trace."""
+    """K operating points of one kind, before they meet a split: their columns and who leaves where."""
 
     columns: dict[str, list]
     exits: Callable[[Trace], NDArray[np.int64]]
@@ -58,18 +58,17 @@ def build(
 ) -> pd.DataFrame:
     """The points table of one run, one row an operating point and split.
 
-    traces: by split; splits whose labels are hidden are left out. grid: how many knobs are tried for kind "uniform"
-    (of knobs that send everyone of the selection split to the same exits, the strictest stays). vectors: thresholds
-    one an exit, kind "per_exit". selection: the split on which `on_frontier` is judged. train_labels: adds the
-    majority control (for the reference's run). UserError where `selection` is not among the labelled traces.
+    traces: by split; splits whose labels are hidden are left out. grid: how many knobs are tried for kind
+    "uniform" (of knobs that send everyone of the selection split to the same exits, the strictest stays).
+    vectors: thresholds one an exit, kind "per_exit". selection: the split on which `on_frontier` is judged.
+    train_labels: adds the majority control (for the reference's run). UserError where `selection` is not
+    among the labelled traces.
     """
-    labelled = {split: trace for split, trace in traces.items() if trace.labels.min(initial=0) >= 0}
+    labelled = {split: trace for split, trace in traces.items() if len(trace.labels) and trace.labels.min() >= 0}
     if selection not in labelled:
         raise UserError(f"{run.task} {run.method} {run.variant}: no labelled trace of the split '{selection}'")
     kinds = _kinds(policy, labelled[selection], grid, vectors)
-    frames = [
-        _points(kind, split, trace, costs, task) for kind in kinds for split, trace in labelled.items()
-    ]
+    frames = [_points(kind, split, trace, costs, task) for kind in kinds for split, trace in labelled.items()]
     table = pd.concat(frames, ignore_index=True)
     selected = table[table["split"] == selection]
     best = nondominated(selected["score"], selected["flops"])
@@ -78,7 +77,13 @@ def build(
     if train_labels is not None:
         controls = [_majority(split, trace, costs, task, train_labels) for split, trace in labelled.items()]
         table = pd.concat([table, pd.DataFrame(controls)], ignore_index=True)
-    identity = {"task": run.task, "method": run.method, "variant": run.variant, "label": run.label, "seed": run.seed}
+    identity = {
+        "task": run.task,
+        "method": run.method,
+        "variant": run.variant,
+        "label": run.label,
+        "seed": run.seed,
+    }
     return pd.concat([pd.DataFrame(identity, index=table.index), table], axis=1)
 
 
@@ -112,14 +117,15 @@ def _kinds(policy: Policy, trace: Trace, grid: int, vectors: Sequence[Sequence[f
 
 def _columns(kind: str, count: int, policy: str = "none", **given: list) -> dict[str, list]:
     """What identifies `count` operating points in the table."""
-    return {
+    columns: dict[str, list] = {
         "kind": [kind] * count,
         "point": list(range(count)),
         "policy": [policy] * count,
         "knob": [float("nan")] * count,
         "thresholds": [[] for _ in range(count)],
         "exit": [0] * count,
-    } | given
+    }
+    return columns | given
 
 
 def _points(kind: _Kind, split: str, trace: Trace, costs: Costs, task: Task) -> pd.DataFrame:
@@ -157,7 +163,7 @@ def evaluate(exits: NDArray[np.int64], trace: Trace, costs: Costs, task: Task) -
 
 
 def _majority(split: str, trace: Trace, costs: Costs, task: Task, train_labels: ArrayLike) -> dict:
-    """The control that always gives the commonest training label: no cost, no parameters, never on a frontier."""
+    """The control that always gives the commonest training label: it costs nothing, and is on no frontier."""
     measured = majority(task, train_labels, trace.labels)
     return {
         **{name: values[0] for name, values in _columns("majority", 1).items()},

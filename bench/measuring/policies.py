@@ -1,11 +1,12 @@
 """The exit rules: when an example may leave a model at one of its exits.
 
-A rule is a statistic of the logits seen so far and a knob it is compared with. The same objects replay a kept trace
-(thousands of operating points without a forward pass) and steer the early-exit engine.
+A rule is a statistic of the logits seen so far and a knob it is compared with. The same objects replay a kept
+trace (thousands of operating points without a forward pass) and steer the early-exit engine.
 
-Conventions: logits are [E, N, C] (exits, examples, outputs), statistics [E, N]; exit indices are 0-based, `exit_start`
-and patience count exits from 1, as the papers do. A statistic is causal: its row e depends on exits 0..e only.
-Regression has no class distribution, so entropy, confidence and patience become `Agreement` there (`policy_for`).
+Conventions: logits are [E, N, C] (exits, examples, outputs), statistics [E, N]; exit indices are 0-based,
+`exit_start` and patience count exits from 1, as the papers do. A statistic is causal: its row e depends on
+exits 0..e only. Regression has no class distribution, so entropy, confidence and patience become `Agreement`
+there (`policy_for`).
 """
 
 from abc import ABC, abstractmethod
@@ -19,11 +20,11 @@ from scipy.special import softmax
 from bench.errors import UserError
 from bench.tasks.catalogue import Task
 
-# Grids are cubic in [0, 1]: trained exits are sure of most examples, so most of what a threshold decides happens close
-# to the strict end (entropies of 1e-4), where an even grid of 200 would have one point.
+# Grids are cubic in [0, 1]: trained exits are sure of most examples, so most of what a threshold decides
+# happens close to the strict end (entropies of 1e-4), where an even grid of 200 would have one point.
 _SPACING = 3
 
-# Half of a grid's guard against rounding: a statistic never lies this far outside its mathematical range.
+# No statistic lies this far outside its mathematical range, rounding included.
 _ROUNDING = 1e-9
 
 
@@ -103,8 +104,8 @@ class Confidence(Policy):
 class Patience(Policy):
     """Leave when `knob` successive exits repeated the prediction before them (PABEE, section 3.2).
 
-    The statistic is the counter: +1 when argmax(z_i) = argmax(z_{i-1}), else 0; so patience t leaves at exit t + 1 at
-    the earliest. t = 0 and t >= E mean full depth.
+    The statistic is the counter: +1 when argmax(z_i) = argmax(z_{i-1}), else 0; so patience t leaves at exit
+    t + 1 at the earliest. t = 0 and t >= E mean full depth.
     """
 
     name = "patience"
@@ -133,8 +134,9 @@ class Patience(Policy):
 class Agreement(Policy):
     """Regression: leave when |y_i - y_{i-1}| < tolerance for `run` exits running (PABEE, section 3.3).
 
-    The statistic is the largest of the last `run` differences, infinite where there are fewer; 0 is full depth. The
-    range of tolerances is that of STS-B's scores, 0 to 5, and infinity (leave at the first exit that can compare).
+    The statistic is the largest of the last `run` differences, infinite where there are fewer; 0 is full
+    depth. The range of tolerances is that of STS-B's scores, 0 to 5, and infinity (leave at the first exit
+    that can compare).
     """
 
     run: int = 1
@@ -183,7 +185,7 @@ _FAMILIES: dict[str, type[Policy]] = {
 
 
 def policy_for(name: str, task: Task, exit_start: int = 1) -> Policy:
-    """The rule a method named `name` ("entropy", "confidence", "patience", "agreement", "none") uses on `task`.
+    """The rule named `name` ("entropy", "confidence", "patience", "agreement", "none") as used on `task`.
 
     On regression every rule but "none" is agreement of successive predictions. Unknown names are a UserError.
     """
@@ -200,8 +202,8 @@ def policy_for(name: str, task: Task, exit_start: int = 1) -> Policy:
 def replay_many(policy: Policy, trace: NDArray[np.floating], knobs: ArrayLike) -> NDArray[np.int64]:
     """0-based exits [K, N] of K operating points; `knobs` is [K] (uniform) or [K, E] (one an exit).
 
-    `trace` is the logits [E, N, C] or, when many calls share them, their statistic [E, N]. Whom no exit lets go, the
-    last exit takes; its own knob is never read.
+    `trace` is the logits [E, N, C] or, when many calls share them, their statistic [E, N]. Whom no exit lets
+    go, the last exit takes; its own knob is never read.
     """
     statistic = policy.statistic(trace) if trace.ndim == 3 else trace
     table = np.asarray(knobs, dtype=np.float64)
@@ -222,7 +224,7 @@ def replay(policy: Policy, trace: NDArray[np.floating], knob: ArrayLike) -> NDAr
 
 
 def leaves_now(policy: Policy, logits: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
-    """Who leaves at the exit just computed: bool [B] from the logits so far [e + 1, B, C] (not for the last exit)."""
+    """Who leaves at the exit just computed, not the last: bool [B] from the logits so far [e + 1, B, C]."""
     e = len(logits) - 1
     if e < policy.earliest:
         return np.zeros(logits.shape[1], dtype=bool)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,15 +55,12 @@ class Trace:
         shape = json.dumps({"exits": exits, "outputs": outputs}).encode()
         table = pa.table(columns).replace_schema_metadata({_METADATA: shape})
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             pq.write_table(table, temporary)
-            os.chmod(temporary, 0o644)  # mkstemp's files are the owner's alone
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: Path) -> "Trace":
@@ -91,17 +87,20 @@ class Trace:
 
 
 def record(model: Encoder | Cascade, examples: Examples, batch_size: int) -> Trace:
-    """One evaluation pass over `examples` with every exit on: float32 without autocast, on the model's device."""
-    lengths = examples.lengths
-    logits = np.empty((model.exit_count, len(examples), model.config.num_labels), dtype=np.float32)
+    """One evaluation pass with every exit on: float32 without autocast, on the model's device."""
+    batches = length_batches(examples.lengths, batch_size, None)
+    if not batches:
+        raise UserError("no examples to record: the split is empty")
+    parts = []
     was_training = model.training
     model.eval()
     with torch.inference_mode(), torch.autocast(model.device.type, enabled=False):
-        for positions in length_batches(lengths, batch_size, None):
+        for positions in batches:
             output = model(**model_inputs(examples, positions, model.device))
-            logits[:, positions] = output.exit_logits.float().cpu().numpy()
+            parts.append(output.exit_logits.float().cpu().numpy())
     model.train(was_training)
-    return Trace(examples.idx, examples.labels, lengths, examples.difficulty, logits)
+    logits = np.concatenate(parts, axis=1)[:, np.argsort(np.concatenate(batches))]
+    return Trace(examples.idx, examples.labels, examples.lengths, examples.difficulty, logits)
 
 
 def model_inputs(examples: Examples, positions: NDArray[np.int64], device: torch.device) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """Numbers that others published, as they printed them, for the rows that tables mark "as reported".
 
-`published.csv` has one row a number. Scores are on the 0 to 100 scale. `method` is the contestant that re-implements
-the system (empty: none does), `task` one of the catalogue, "mnli-mm" for the mismatched half, "average", or empty for
-a row that only states a cost; `metric` is "unstated" where the source does not say which of a task's two it printed.
+`published.csv` has one row a number. Scores are on the 0 to 100 scale. `method` is the contestant that
+re-implements the system (empty: none does), `task` one of the catalogue, "mnli-mm" for the mismatched half,
+"average", or empty for a row that only states a cost; `metric` is "unstated" where the source does not say
+which of a task's two it printed.
 """
 
 from pathlib import Path
@@ -63,14 +64,7 @@ def read_published(path: Path = PATH) -> pd.DataFrame:
             raise UserError(f"{path.name}, line {line}: {where}: {first['msg']}") from error
     table = pd.DataFrame(rows, columns=list(Published.model_fields))
     table = table.astype(dict.fromkeys(["score", "parameters", "flops", "length", "speedup"], float))
-    teacher = table[(table["method"] == "teacher") & table["flops"].notna()]
-    base = table["source"].map(teacher.groupby("source")["flops"].first())
-    # The ablation of the TinyBERT paper shares its main table's costs.
-    base = base.fillna(
-        table["source"].str.split(",").str[0].map(teacher.groupby(_paper(teacher))["flops"].first())
-    )
+    # One document may hold several tables over the same BERT-base.
+    document = table["source"].str.split(",").str[0]
+    base = table["flops"].where(table["speedup"] == 1.0).groupby(document).transform("first")
     return table.assign(speedup=table["speedup"].fillna(base / table["flops"]))
-
-
-def _paper(rows: pd.DataFrame) -> pd.Series:
-    return rows["source"].str.split(",").str[0]

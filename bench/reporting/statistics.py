@@ -1,4 +1,4 @@
-"""What differences mean: deviation over seeds, bootstraps over examples, and one-number summaries of frontiers.
+"""What differences mean: deviation over seeds, bootstraps over examples, one-number summaries of frontiers.
 
 All scores are fractions here; tables print them times 100.
 """
@@ -13,6 +13,8 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from bench.errors import UserError
+from bench.measuring.frontier import hypervolume
+from bench.measuring.trace import Trace
 from bench.reporting.budgets import (
     at_budget,
     chosen_frontier,
@@ -22,7 +24,6 @@ from bench.reporting.budgets import (
     static_rows,
     teacher_rows,
 )
-from bench.measuring.trace import Trace
 
 BUDGETS = (2.0, 4.0, 8.0, 19.0)
 # Resamples are drawn and multiplied in blocks of this many numbers (float64: 80 MB).
@@ -54,7 +55,8 @@ class Surface:
 def attainment(points: pd.DataFrame, task: str, method: str, split: str = "validation") -> Surface:
     """Median attainment surface of a method's frontiers over seeds (moocore.eaf at percentile 50).
 
-    Each seed's frontier is chosen on the selection split and read on `split`. With one seed it is that frontier.
+    Each seed's frontier is chosen on the selection split and read on `split`. With one seed it is that
+    frontier.
     """
     rows = chosen_frontier(points[(points["task"] == task) & (points["method"] == method)], split=split)
     rows = rows.dropna(subset=["score", "flops"])
@@ -68,40 +70,27 @@ def attainment(points: pd.DataFrame, task: str, method: str, split: str = "valid
     return Surface(surface[:, 0], -surface[:, 1], seeds, note)
 
 
-def hypervolume(score: ArrayLike, speedup: ArrayLike, majority: float) -> float:
-    """Area that points dominate between (FLOPs of the teacher, majority score) and (no FLOPs, score 1).
-
-    FLOPs count as a fraction of the teacher's (1 / speedup), so the value is at most 1 - majority and is comparable
-    over models. Points dearer than the teacher or worse than the majority add nothing.
-    """
-    objectives = np.column_stack([1.0 / np.asarray(speedup, float), -np.asarray(score, float)])
-    objectives = objectives[np.isfinite(objectives).all(axis=1)]
-    return float(moocore.hypervolume(objectives, ref=[1.0, -majority])) if len(objectives) else 0.0
-
-
 def elue(score: ArrayLike, flops: ArrayLike, reference_score: ArrayLike, reference_flops: ArrayLike) -> float:
     """ELUE score (ElasticBERT, NAACL 2022): mean over points of p_i - p_ref(f_i), in fractions.
 
-    p_ref is linear in log FLOPs between the reference's static points and clamped outside their range. NaN without
-    points or without a reference.
+    p_ref is linear in log FLOPs between the reference's static points and clamped outside their range. NaN
+    without points or without a reference.
     """
-    reference = pd.Series(
-        np.asarray(reference_score, float), index=np.asarray(reference_flops, float)
-    ).dropna()
-    reference = reference.groupby(level=0).mean()
+    known = pd.Series(np.asarray(reference_score, float), index=np.asarray(reference_flops, float))
+    reference = known.dropna().groupby(level=0).mean()
     p, f = np.asarray(score, float), np.asarray(flops, float)
-    known = np.isfinite(p) & (f > 0)
-    if reference.empty or not known.any():
+    usable = np.isfinite(p) & (f > 0)
+    if reference.empty or not usable.any():
         return float("nan")
-    expected = np.interp(np.log(f[known]), np.log(reference.index.to_numpy(float)), reference.to_numpy())
-    return float((p[known] - expected).mean())
+    expected = np.interp(np.log(f[usable]), np.log(reference.index.to_numpy(float)), reference.to_numpy())
+    return float((p[usable] - expected).mean())
 
 
 def score_kept(points: pd.DataFrame, speedup: float, *, reference: str = "teacher") -> pd.DataFrame:
     """What a method keeps of the score at a budget, one row a (task, method, seed).
 
-    Columns: score (absolute), kept = (score - majority) / (teacher - majority), the part of the teacher's gain over
-    the majority class; NaN where the teacher gains nothing or the method has no point there.
+    Columns: score (absolute), kept = (score - majority) / (teacher - majority), the part of the teacher's
+    gain over the majority class; NaN where the teacher gains nothing or the method has no point there.
     """
     rows = at_budget(points, speedup)
     rows = _beside_controls(rows, points, reference)
@@ -114,40 +103,33 @@ def frontier_summary(
     *,
     budgets: Sequence[float] = BUDGETS,
     reference: str = "teacher",
-    depth_reference: str = "cut",
+    depth_reference: str | None = "cut",
 ) -> pd.DataFrame:
-    """One row a (task, method, seed): hypervolume, elue, points on the frontier, score_<b>x and kept_<b>x.
+    """One row a (task, method, seed): points on the frontier, hypervolume, elue, score_<b>x and kept_<b>x.
 
-    The ELUE reference is the static points of `depth_reference` with the teacher as its full depth.
+    Frontiers are chosen on the selection split and read on validation. Hypervolume: score x doublings of
+    speed-up above (majority score, the teacher's FLOPs), see bench.measuring.frontier. ELUE: the reference is
+    the static points of `depth_reference` with the teacher as its full depth; NaN where that has none.
     """
     frontier = _beside_controls(chosen_frontier(points), points, reference)
     static = static_rows(points)
     curve = static[static["method"].isin([depth_reference, reference])]
     rows = []
     for (task, method, seed), group in frontier.groupby(["task", "method", "seed"], sort=False):
-        known = curve[(curve["task"] == task) & (curve["seed"] == seed)]
-        comparable = bool((known["method"] == depth_reference).any())
-        rows.append(
-            {
-                "task": task,
-                "method": method,
-                "seed": seed,
-                "points": len(group),
-                "hypervolume": hypervolume(
-                    group["score"], group["speedup"], float(group["majority"].iloc[0])
-                ),
-                "elue": elue(group["score"], group["flops"], known["score"], known["flops"])
-                if comparable
-                else float("nan"),
-            }
-        )
+        cuts = curve[(curve["task"] == task) & (curve["seed"] == seed)]
+        scored, floor = group["score"], float(group["majority"].iloc[0])
+        compared = (cuts["method"] == depth_reference).any()
+        row = {"task": task, "method": method, "seed": seed, "points": len(group)}
+        row["hypervolume"] = hypervolume(scored, 1 / group["speedup"], teacher_flops=1.0, floor=floor)
+        row["elue"] = elue(scored, group["flops"], cuts["score"], cuts["flops"]) if compared else float("nan")
+        rows.append(row)
     keys = ["task", "method", "seed"]
     summary = pd.DataFrame(rows, columns=[*keys, "points", "hypervolume", "elue"])
     for budget in budgets:
         kept = score_kept(points, budget, reference=reference)[[*keys, "score", "kept"]]
         kept.columns = pd.Index([*keys, f"score_{budget:g}x", f"kept_{budget:g}x"])
-        summary = summary.merge(kept, on=keys, how="left")
-    return summary
+        summary = summary.merge(kept, on=keys, how="outer")
+    return summary.sort_values(keys, ignore_index=True)
 
 
 def _beside_controls(rows: pd.DataFrame, points: pd.DataFrame, reference: str) -> pd.DataFrame:
@@ -166,9 +148,9 @@ def resampled(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Floats:
-    """Scores [R, P] of P predictions [N] on R bootstrap resamples of the N examples, the same for all predictions.
+    """Scores [R, P] of P predictions [N] on R bootstrap resamples of the N examples, shared by all of them.
 
-    metric: accuracy, f1 (of class 1), matthews (two classes) or pearson; undefined cases are 0, as in bench.tasks.
+    metric: accuracy, f1 (of class 1), matthews (two classes) or pearson; undefined cases are 0.
     Every metric is a function of weighted sums over examples, so a block of resamples is one matrix product.
     """
     if metric not in _SUMS:
@@ -200,82 +182,61 @@ def compare(
 ) -> pd.DataFrame:
     """Paired bootstrap of method `a` against `b` at the same budgets on validation, one row a (task, budget).
 
-    Each method's point is chosen on the selection split. Both are scored on the same resampled examples; with several
-    seeds the differences are averaged over the seeds both have. Columns: task, budget, metric, a, b, score_a, score_b,
-    difference (a - b), low and high (95 % interval), seeds, verdict. A difference is called one only where the
-    interval excludes 0. The interval covers the choice of examples, not of training seeds; rows are not corrected for
-    their number.
+    runs: results/<profile>/runs. Each method's point is chosen on the selection split. Both are scored on the
+    same resampled examples; with several seeds the differences are averaged over the seeds both have.
+    Columns: task, budget, metric, a, b, score_a, score_b, difference (a - b), low and high (95 % interval),
+    seeds, verdict. A difference is called one only where the interval excludes 0. The interval covers the
+    choice of examples, not of training seeds; rows are not corrected for their number. UserError for an
+    unknown method.
     """
     for method in (a, b):
         if method not in set(points["method"]):
             known = ", ".join(sorted(points["method"].unique()))
             raise UserError(f"no method {method!r} in the points; choose from {known}")
-    rows = [
-        _compare_at(task, budget, sides, runs, resamples, seed) | {"a": a, "b": b}
-        for budget in budgets
-        for task, sides in _paired(points, a, b, budget).groupby("task", sort=True)
-    ]
-    return pd.DataFrame(rows, columns=_VERDICT).sort_values(["task", "budget"], ignore_index=True)
+    verdicts: list[dict[str, object]] = []
+    for budget in budgets:
+        sides = [at_budget(points[points["method"] == method], budget) for method in (a, b)]
+        rows = pd.concat([rows.assign(side=side) for side, rows in enumerate(sides)])
+        for task, of_task in rows.groupby("task", sort=True):
+            first, second = (of_task[of_task["side"] == side].set_index("seed", drop=False) for side in (0, 1))
+            judged = _compare_at(first, second, runs, resamples, seed)
+            verdicts.append({"task": task, "budget": budget, "a": a, "b": b, **judged})
+    columns = ["task", "budget", "metric", "a", "b", "score_a", "score_b", "difference", "low", "high"]
+    table = pd.DataFrame(verdicts, columns=[*columns, "seeds", "verdict"])
+    return table.sort_values(["task", "budget"], ignore_index=True)
 
 
-_VERDICT = "task budget metric a b score_a score_b difference low high seeds verdict".split()
-
-
-def _paired(points: pd.DataFrame, a: str, b: str, budget: float) -> pd.DataFrame:
-    """The reported rows of both methods at a budget, with the columns `side` ("a", "b")."""
-    sides = [
-        at_budget(points[points["method"] == method], budget).assign(side=side)
-        for side, method in _sides(a, b)
-    ]
-    return pd.concat(sides, ignore_index=True)
-
-
-def _sides(a: str, b: str) -> tuple[tuple[str, str], tuple[str, str]]:
-    return ("a", a), ("b", b)
-
-
-def _compare_at(
-    task: str, budget: float, sides: pd.DataFrame, runs: Path, resamples: int, seed: int
-) -> dict[str, object]:
-    verdict: dict[str, object] = {"task": task, "budget": budget}
-    first, second = (sides[sides["side"] == side].set_index("seed") for side in "ab")
-    known = [
-        s
-        for s in first.index
-        if s in second.index and first["score"].notna()[s] and second["score"].notna()[s]
-    ]
-    if not known:
-        reasons = [f"{row.method}: {row.reason}" for row in sides[sides["score"].isna()].itertuples()]
-        return verdict | {
-            "seeds": 0,
-            "verdict": "not comparable: " + ("; ".join(dict.fromkeys(reasons)) or "no seed"),
-        }
+def _compare_at(first: pd.DataFrame, second: pd.DataFrame, runs: Path, resamples: int, seed: int) -> dict[str, object]:
+    """The verdict for two methods' chosen rows (index: seed) on one task at one budget."""
+    common = first.index[first["score"].notna()].intersection(second.index[second["score"].notna()])
+    if common.empty:
+        rows = pd.concat([first, second])
+        rows = rows[rows["score"].isna()]
+        reasons = "; ".join(dict.fromkeys(rows["method"] + ": " + rows["reason"]))
+        return {"seeds": 0, "verdict": f"not comparable: {reasons or 'no seed in common'}"}
     differences = []
-    for k in known:
-        pair = [first.loc[k].copy(), second.loc[k].copy()]
-        for row in pair:
-            row["seed"] = k
+    for each in common:
+        pair = [first.loc[each], second.loc[each]]
         traces = [Trace.load(run_folder(row, runs) / f"trace-{row['split']}.parquet") for row in pair]
         if not np.array_equal(traces[0].idx, traces[1].idx):
-            raise UserError(
-                f"{task}, seed {k}: {pair[0]['method']} and {pair[1]['method']} saw different examples"
-            )
+            names = " and ".join(str(run_folder(row, runs)) for row in pair)
+            raise UserError(f"{names} were traced on different examples: run both with the same data settings")
         answers = [predicted(row, trace) for row, trace in zip(pair, traces, strict=True)]
         scores = resampled(pair[0]["metric"], answers, traces[0].labels, resamples=resamples, seed=seed)
         differences.append(scores[:, 0] - scores[:, 1])
     low, high = np.percentile(np.mean(differences, axis=0), [2.5, 97.5])
-    score_a, score_b = first.loc[known, "score"].mean(), second.loc[known, "score"].mean()
-    names = sides.groupby("side")["method"].first()
-    verdict |= {"metric": first["metric"].loc[known[0]], "score_a": score_a, "score_b": score_b}
-    verdict |= {"difference": score_a - score_b, "low": low, "high": high, "seeds": len(known)}
-    called = (
-        f"{names['a']} is better"
-        if low > 0
-        else f"{names['b']} is better"
-        if high < 0
-        else "no difference shown"
-    )
-    return verdict | {"verdict": called}
+    score_a, score_b = float(first.loc[common, "score"].mean()), float(second.loc[common, "score"].mean())
+    better = first["method"].iloc[0] if low > 0 else second["method"].iloc[0] if high < 0 else None
+    return {
+        "metric": first.loc[common[0], "metric"],
+        "score_a": score_a,
+        "score_b": score_b,
+        "difference": score_a - score_b,
+        "low": float(low),
+        "high": float(high),
+        "seeds": len(common),
+        "verdict": f"{better} is better" if better else "no difference shown",
+    }
 
 
 def frontier_band(
@@ -291,7 +252,8 @@ def frontier_band(
 ) -> pd.DataFrame:
     """95 % bootstrap band over examples for one seed's frontier, cheapest point first.
 
-    Columns: flops, speedup, score, low, high. All points share the resamples; FLOPs are held at their observed mean.
+    runs: results/<profile>/runs. Columns: flops, speedup, score, low, high. All points share the resamples;
+    FLOPs are held at their observed mean.
     """
     chosen = points[(points["task"] == task) & (points["method"] == method) & (points["seed"] == run_seed)]
     frontier = chosen_frontier(chosen, split=split).dropna(subset=["score"])

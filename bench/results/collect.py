@@ -31,7 +31,13 @@ def _run(settings: Settings, key: RunKey) -> pd.DataFrame:
     if facts["status"] == "ok":
         return pd.read_parquet(folder / "points.parquet").assign(status="ok", reason="")
     label = contestant(settings, key.method, key.task).label(key.variant)
-    identity = {"task": key.task, "method": key.method, "variant": key.variant, "label": label, "seed": key.seed}
+    identity = {
+        "task": key.task,
+        "method": key.method,
+        "variant": key.variant,
+        "label": label,
+        "seed": key.seed,
+    }
     return pd.DataFrame([identity | {"status": facts["status"], "reason": facts["reason"], "on_frontier": False}])
 
 
@@ -50,7 +56,11 @@ def _with_speedups(table: pd.DataFrame, reference: str) -> pd.DataFrame:
 def _with_latencies(table: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """`latency_1` and `latency_32`: the measured speed-up over the reference at that batch size, where measured."""
     keys = ["task", "method", "variant", "seed", "kind", "point"]
-    files = [settings.root / "latency" / task / f"seed{seed}.parquet" for task in settings.tasks for seed in settings.seeds_of(task)]
+    files = [
+        settings.root / "latency" / task / f"seed{seed}.parquet"
+        for task in settings.tasks
+        for seed in settings.seeds_of(task)
+    ]
     found = [frame for file in files if file.is_file() and len(frame := pd.read_parquet(file))]
     if not found:
         return table.assign(latency_1=float("nan"), latency_32=float("nan"))

@@ -23,7 +23,17 @@ if TYPE_CHECKING:
     from bench.method import Method
     from bench.settings import Settings
 
-PACKAGES = ("torch", "transformers", "accelerate", "datasets", "optuna", "fvcore", "numpy", "scipy", "snakemake")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "optuna",
+    "fvcore",
+    "numpy",
+    "scipy",
+    "snakemake",
+)
 
 
 def describe(context: Context, method: Method, began: float) -> dict[str, Any]:
@@ -31,7 +41,12 @@ def describe(context: Context, method: Method, began: float) -> dict[str, Any]:
     wall = time.monotonic() - began
     seen = sum(len(examples) for examples in context.data.splits.values())
     return {
-        "key": {"task": context.key.task, "method": context.key.method, "variant": context.key.variant, "seed": context.seed},
+        "key": {
+            "task": context.key.task,
+            "method": context.key.method,
+            "variant": context.key.variant,
+            "seed": context.seed,
+        },
         "settings": run_slice(context.settings, context.key.method, context.key.task),
         "settings_hash": slice_hash(context.settings, context.key.method, context.key.task),
         "method": f"{type(method).__module__}:{type(method).__qualname__}, version {method.version}",
@@ -44,7 +59,8 @@ def describe(context: Context, method: Method, began: float) -> dict[str, Any]:
         "backbone": {"name": context.settings.backbone.name, "sha256": backbone_hash(context.settings)},
         "code": code_version(),
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
-        "hardware": hardware(context.machine.cpu) | {
+        "hardware": hardware(context.machine.cpu)
+        | {
             "threads": torch.get_num_threads(),
             "precision": "bfloat16 products" if context.machine.bfloat16 else "float32",
         },
@@ -85,7 +101,11 @@ def backbone_hash(settings: Settings) -> str:
     name = locate(settings.backbone.name)
     for file in ("model.safetensors", "pytorch_model.bin"):
         path = cached_file(
-            name, file, revision=settings.backbone.revision, local_files_only=True, _raise_exceptions_for_missing_entries=False
+            name,
+            file,
+            revision=settings.backbone.revision,
+            local_files_only=True,
+            _raise_exceptions_for_missing_entries=False,
         )
         if path:
             return _file_hash(path)

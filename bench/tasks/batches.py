@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = ["collate", "length_batches"]
 
 MEGA_BATCH = 50
-"""Batches that are shuffled and sorted together: enough for little padding, few enough to keep epochs random."""
+"""Batches sorted together: enough for little padding, few enough to keep long epochs random."""
 
 
 def collate(batch: Sequence[dict[str, Any]], pad_id: int = 0) -> dict[str, torch.Tensor]:

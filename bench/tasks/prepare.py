@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerBase
 
 from bench.errors import UserError
 from bench.tasks.catalogue import Task
@@ -19,7 +19,7 @@ __all__ = ["prepare"]
 
 def prepare(
     task: Task,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: PreTrainedTokenizerBase,
     *,
     source: Source,
     path: Path | None,
@@ -97,7 +97,7 @@ def _take(split: Columns, positions: NDArray[np.int64]) -> Columns:
     return {name: [values[i] for i in positions] for name, values in split.items()}
 
 
-def _tokenise(task: Task, split: Columns, tokenizer: PreTrainedTokenizerFast, max_length: int) -> Examples:
+def _tokenise(task: Task, split: Columns, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Examples:
     encoded = tokenizer(
         *(split[name] for name in task.columns),
         truncation="longest_first",

@@ -44,11 +44,11 @@ def load(
     UserError where train or the first validation split is absent, and for the first bad row.
     """
     if source == "sketch":
-        read: Callable[[str], tuple[str, Columns] | None] = _sketch_reader(task, seed, sketch_sizes)
+        read = _sketch_reader(task, seed, sketch_sizes)
     elif source == "folder":
         if path is None:
             raise UserError("source 'folder' needs a path")
-        read = _folder_reader(task, Path(path))
+        read = _folder_reader(task, path)
     elif source == "hub":
         read = _hub_reader(task, revision or GLUE_REVISION)
     else:
@@ -57,32 +57,43 @@ def load(
     splits: dict[str, Columns] = {}
     missing: list[str] = []
     for split in ("train", *task.validation_splits, *task.test_splits):
-        found = read(split)
-        if found is None:
+        pieces = read(split)
+        for origin, piece in pieces:
+            _check(task, origin, piece, hidden_labels=split in task.test_splits)
+        if pieces:
+            splits[split] = _join(task, [piece for _, piece in pieces])
+        elif split in ("train", task.validation_splits[0]):
+            raise UserError(f"{task.name}: source {source!r} {path or ''} has no split {split!r}, which is needed")
+        else:
             missing.append(split)
-            continue
-        origin, columns = found
-        _check(task, origin, columns, hidden_labels=split in task.test_splits)
-        columns.setdefault("idx", list(range(len(columns["label"]))))
-        splits[split] = columns
-    for split in ("train", task.validation_splits[0]):
-        if split in missing:
-            raise UserError(f"{task.name}: {path or source} has no {split} split ({task.name}/{split}-*.parquet)")
     return Raw(splits, tuple(missing))
 
 
-def _sketch_reader(task: Task, seed: int, sizes: Mapping[str, int]) -> Callable[[str], tuple[str, Columns]]:
-    def read(split: str) -> tuple[str, Columns]:
+Pieces = list[tuple[str, Columns]]
+"""Parts of a split in order, each with the origin that an error names; none where the split is absent."""
+
+
+def _join(task: Task, pieces: list[Columns]) -> Columns:
+    known = [name for name in ("idx", "difficulty") if all(name in piece for piece in pieces)]
+    joined = {name: [value for piece in pieces for value in piece[name]] for name in (*task.columns, "label", *known)}
+    joined.setdefault("idx", list(range(len(joined["label"]))))
+    return joined
+
+
+def _sketch_reader(task: Task, seed: int, sizes: Mapping[str, int]) -> Callable[[str], Pieces]:
+    def read(split: str) -> Pieces:
         kind = split.partition("_")[0]
         if kind not in sizes:
-            raise UserError(f"sketch_sizes has no size for {kind}")
+            raise UserError(f"sketch_sizes has no size for {kind!r}")
+        if kind == "test" and not sizes[kind]:
+            return []
         rows = generate(task.name, split, sizes[kind], seed)
-        return f"sketch {task.name}/{split}", {name: [row[name] for row in rows] for name in rows[0]}
+        return [(f"sketch {task.name}/{split}", {name: [row[name] for row in rows] for name in rows[0]})]
 
     return read
 
 
-def _folder_reader(task: Task, folder: Path) -> Callable[[str], tuple[str, Columns] | None]:
+def _folder_reader(task: Task, folder: Path) -> Callable[[str], Pieces]:
     # Read with pyarrow itself: `datasets` would first copy every file into a cache keyed by path and time.
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -90,37 +101,36 @@ def _folder_reader(task: Task, folder: Path) -> Callable[[str], tuple[str, Colum
     if not (folder / task.name).is_dir():
         raise UserError(f"no folder {folder / task.name}")
 
-    def read(split: str) -> tuple[str, Columns] | None:
-        files = sorted((folder / task.name).glob(f"{split}-*.parquet"))
-        columns: Columns = {}
-        for file in files:
+    def read(split: str) -> Pieces:
+        pieces = []
+        for file in sorted((folder / task.name).glob(f"{split}-*.parquet")):
             try:
-                shard = pq.read_table(file).to_pydict()
+                pieces.append((str(file), pq.ParquetFile(file).read().to_pydict()))
             except (OSError, pa.ArrowException) as error:
-                raise UserError(f"{file}: unreadable: {str(error).splitlines()[0]}") from error
-            _check(task, str(file), shard, hidden_labels=split in task.test_splits)
-            for name, values in shard.items():
-                columns.setdefault(name, []).extend(values)
-        return (str(folder / task.name / split), columns) if files else None
+                raise UserError(f"{file}: unreadable: {_first_line(error)}") from error
+        return pieces
 
     return read
 
 
-def _hub_reader(task: Task, revision: str) -> Callable[[str], tuple[str, Columns] | None]:
+def _hub_reader(task: Task, revision: str) -> Callable[[str], Pieces]:
     import datasets  # costs a second, so only where it is used
 
     try:
         loaded = datasets.load_dataset(GLUE_REPOSITORY, task.name, revision=revision)
     except Exception as error:  # the client raises anything from OSError to its own classes
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"cannot load {GLUE_REPOSITORY} {task.name} at {revision}: {reason}") from error
+        raise UserError(f"cannot load {GLUE_REPOSITORY} {task.name} at {revision}: {_first_line(error)}") from error
 
-    def read(split: str) -> tuple[str, Columns] | None:
+    def read(split: str) -> Pieces:
         if split not in loaded:
-            return None
-        return f"{GLUE_REPOSITORY} {task.name}/{split}", loaded[split].to_dict()
+            return []
+        return [(f"{GLUE_REPOSITORY} {task.name}/{split}", loaded[split].to_dict())]
 
     return read
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _check(task: Task, origin: str, columns: Columns, hidden_labels: bool) -> None:

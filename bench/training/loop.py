@@ -1,7 +1,7 @@
 """The one training loop: transformers' Trainer, given a loss and a schedule of batches.
 
-A stage that was killed goes on from its last complete checkpoint and gives the same weights as an unbroken one, bit
-for bit on the CPU: the whole schedule of batches is drawn before the first step, and the Trainer restores the optimizer,
+A stage that was killed goes on from its last complete checkpoint and gives the same weights as an unbroken one, bit for
+bit on the CPU: the whole schedule of batches is drawn before the first step, and the Trainer restores the optimizer,
 the learning rate and the random generators.
 """
 
@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -71,12 +70,12 @@ def steps_per_epoch(examples: int, batch_size: int) -> int:
     return math.ceil(examples / batch_size)
 
 
-def batch_schedule(lengths: np.ndarray, batch_size: int, steps: int, seed: int) -> list[np.ndarray]:
+def batch_schedule(lengths: np.ndarray, batch_size: int, steps: int, seed: int) -> list[list[int]]:
     """The batches of a whole stage, epoch after epoch, each epoch shuffled anew and grouped by length."""
     generator = np.random.default_rng(seed)
-    schedule: list[np.ndarray] = []
+    schedule: list[list[int]] = []
     while len(schedule) < steps:
-        schedule += length_batches(lengths, batch_size, generator)
+        schedule += [positions.tolist() for positions in length_batches(lengths, batch_size, generator)]
     return schedule[:steps]
 
 
@@ -140,7 +139,9 @@ def fit(
     try:
         trainer.train(resume_from_checkpoint=_complete_checkpoint(state))
     except OSError as error:
-        raise UserError(f"{state.name}: cannot write to {state}: {error.strerror or error}; is the disk full?") from error
+        raise UserError(
+            f"{state.name}: cannot write to {state}: {error.strerror or error}; is the disk full?"
+        ) from error
     if best:
         best.restore()
     temporary = final.with_suffix(".part")
@@ -154,7 +155,7 @@ def fit(
 class _LossTrainer(Trainer):
     """Trainer with a given loss and a given list of batches, one "epoch" long."""
 
-    def give(self, loss: Loss, schedule: list[np.ndarray], steps: int, stage: str) -> None:
+    def give(self, loss: Loss, schedule: list[list[int]], steps: int, stage: str) -> None:
         self.loss, self.schedule, self.steps, self.stage = loss, schedule, steps, stage
 
     def get_train_dataloader(self) -> DataLoader:

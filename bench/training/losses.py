@@ -27,9 +27,7 @@ def soft_loss(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Tenso
 def over_exits(loss, exit_logits: Tensor, target: Tensor) -> Tensor:
     """The sum of `loss` over exits; `target` is shared by the exits ([B] or [B, C]) or one for each ([E, B, C])."""
     shared = target.dim() < exit_logits.dim()
-    return torch.stack(
-        [loss(logits, target if shared else target[e]) for e, logits in enumerate(exit_logits)]
-    ).sum()
+    return torch.stack([loss(logits, target if shared else target[e]) for e, logits in enumerate(exit_logits)]).sum()
 
 
 def hidden_loss(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], mask: Tensor) -> Tensor:

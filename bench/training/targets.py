@@ -111,9 +111,7 @@ class FrozenTeacher:
         return _Kept(logits, hidden, attention)
 
 
-def _padded(
-    rows: list[Tensor], axes: tuple[int, ...], length: int, device: torch.device
-) -> tuple[Tensor, ...]:
+def _padded(rows: list[Tensor], axes: tuple[int, ...], length: int, device: torch.device) -> tuple[Tensor, ...]:
     """Each example's [L, ...] padded with zeros to `length` along its token axes -> L of [B, ...]."""
     shape = [length if axis in axes else size for axis, size in enumerate(rows[0].shape)]
     padded = rows[0].new_zeros(shape[0], len(rows), *shape[1:])

@@ -22,7 +22,7 @@ from bench.errors import UserError
 def small(**changes) -> Encoder:
     torch.manual_seed(0)
     values = {
-        "vocab_size": 60, "max_positions": 32, "hidden_size": 32, "head_size": 8, "heads": [4, 4, 4], "ffn": [48, 48, 48],
+        "vocab_size": 60, "max_positions": 32, "hidden_size": 32, "head_size": 8, "heads": [4] * 3, "ffn": [48] * 3,
         "exits": [1, 2, 3], "num_labels": 3, "initializer_range": 0.2,
     } | changes  # fmt: skip
     return Encoder(EncoderConfig(**values)).eval()
@@ -34,7 +34,11 @@ def batch(rows: int = 4, length: int = 9, vocabulary: int = 60) -> dict[str, tor
     lengths[0] = length
     mask = (torch.arange(length) < lengths[:, None]).long()
     ids = torch.randint(1, vocabulary, (rows, length), generator=generator) * mask
-    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": (torch.arange(length) > 3).long() * mask}
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "token_type_ids": (torch.arange(length) > 3).long() * mask,
+    }
 
 
 def logits(model: torch.nn.Module, **inputs) -> torch.Tensor:
@@ -87,9 +91,7 @@ def test_cut_equals_masked(data):
             for neuron in set(range(48)) - set(kept_neurons):
                 layer.ffn_out.weight[:, neuron] = 0
     smaller = cut(model, heads, neurons)
-    torch.testing.assert_close(
-        smaller(**batch()).exit_logits, masked(**batch()).exit_logits, atol=2e-5, rtol=1e-4
-    )
+    torch.testing.assert_close(smaller(**batch()).exit_logits, masked(**batch()).exit_logits, atol=2e-5, rtol=1e-4)
     assert smaller.config.heads == [len(kept) for kept in heads]
 
 
@@ -167,6 +169,11 @@ def test_known_shapes():
 
 def test_impossible_cuts_are_refused():
     model = small()
-    for arguments in ({"heads": [[0], [0], [9]]}, {"heads": [[], [0], [0]]}, {"rank": 33}, {"neurons": [[1, 1]] * 3}):
+    for arguments in (
+        {"heads": [[0], [0], [9]]},
+        {"heads": [[], [0], [0]]},
+        {"rank": 33},
+        {"neurons": [[1, 1]] * 3},
+    ):
         with pytest.raises(UserError, match="cut"):
             cut(model, **arguments)

@@ -1,7 +1,7 @@
 """A small made-up results folder: plausible logits, replayed into points, in the real layout.
 
-Deterministic by seed. Deeper exits are right more often, hard examples later than easy ones, narrower models are
-cheaper and worse, so frontiers, budgets and intervals look like those of real runs.
+Deterministic by seed. Deeper exits are right more often, hard examples later than easy ones, narrower models
+are cheaper and worse, so frontiers, budgets and intervals look like those of real runs.
 """
 
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ def write_results(
     profile: str = "sketch",
     source: str = "sketch (generated)",
 ) -> Path:
-    """Write results/<profile>/ under `root`: all-points.parquet and every run's traces; returns that folder."""
+    """Write results/<profile>/ under `root` (all-points.parquet, traces, points); returns that folder."""
     results = root / "results" / profile
     frames = []
     for name in tasks:
@@ -117,7 +117,7 @@ def _text(each: Task, split: str, examples: int) -> Text:
 
 
 def _logits(each: Task, contestant: Contestant, text: Text, seed: int) -> NDArray[np.float32]:
-    """[E, N, C]: a signal that grows with depth and skill and shrinks with difficulty, in shared and own noise."""
+    """[E, N, C]: a signal that grows with depth and skill, shrinks with difficulty; shared and own noise."""
     key = sum(map(ord, contestant.method + contestant.variant))
     rng = np.random.default_rng([seed, key, len(text.idx)])
     layers = np.minimum(np.array(contestant.exits) - (2 if contestant.exits == (2, 8) else 0), LAYERS).clip(1)
@@ -126,10 +126,7 @@ def _logits(each: Task, contestant: Contestant, text: Text, seed: int) -> NDArra
     if each.regression:
         target = text.labels[:, None] + noise * (0.4 + text.difficulty[:, None] / signal[:, None, None])
     else:
-        target = (
-            noise
-            + np.eye(each.outputs)[text.labels] * signal[:, None, None] / text.difficulty[:, None] ** 0.6
-        )
+        target = noise + np.eye(each.outputs)[text.labels] * signal[:, None, None] / text.difficulty[:, None] ** 0.6
     return target.astype(np.float32)
 
 
@@ -192,9 +189,7 @@ def _points(
                 "split": split,
                 "examples": len(text.idx),
             }
-            rows.append(
-                {**full, **zero, **_scored(each, control), "flops": 0.0, "flops_128": 0.0, "exits": []}
-            )
+            rows.append({**full, **zero, **_scored(each, control), "flops": 0.0, "flops_128": 0.0, "exits": []})
     points = pd.DataFrame(rows)
     points["parameters"] = int(12e6 + 10e6 * contestant.width * max(contestant.exits) / LAYERS)
     points["parameters_encoder"] = int(10e6 * contestant.width * max(contestant.exits) / LAYERS)

@@ -5,7 +5,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import optuna
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -13,13 +12,15 @@ from bench.reporting.figures.comparisons import ablation_bars, promised_against_
 from bench.reporting.figures.drawing import Absent, Roles, save, task_order, task_title
 from bench.reporting.figures.exits import exit_against_difficulty, exit_histogram, score_per_exit
 from bench.reporting.figures.frontiers import frontier, frontier_average, score_against_parameters
-from bench.reporting.figures.sweeps import importances, landscape, pareto_front
+from bench.reporting.figures.sweeps import importances, kept_studies, landscape, pareto_front
+from bench.tasks.catalogue import TASKS
 
 __all__ = [
     "Roles",
     "Skipped",
     "ablation_bars",
     "describe",
+    "drawn",
     "exit_against_difficulty",
     "exit_histogram",
     "frontier",
@@ -38,14 +39,15 @@ __all__ = [
 _CAPTIONS = {
     "frontier-average": (
         "Frontier, mean of all tasks",
-        "Mean score over tasks at matched speed-ups: at each budget every task gives the point chosen for it on the "
-        "selection split, read on validation. A method is drawn where it has a point on every task.",
+        "Mean score over tasks at matched speed-ups: at each budget every task gives the point chosen for it on "
+        "the selection split, read on validation. A method is drawn where it has a point on every task.",
     ),
     "frontier-": (
         "Frontier, {rest}",
-        "Score against mean FLOPs an example; points chosen on the selection split, shown on validation. With several "
-        "seeds the line is their median attainment surface and small marks are the seeds' own points; with one seed "
-        "the band is a 95 % bootstrap over examples. Lines across are the teacher and the majority class.",
+        "Score against mean FLOPs an example; points chosen on the selection split, shown on validation. With "
+        "several seeds the line is their median attainment surface and small marks are the seeds' own points; "
+        "with one seed the band is a 95 % bootstrap over examples. Lines across are the teacher and the majority "
+        "class; hollow marks are what others reported.",
     ),
     "parameters": (
         "Score against parameters",
@@ -53,8 +55,8 @@ _CAPTIONS = {
     ),
     "latency": (
         "Promised and measured speed-up",
-        "Speed-up on a clock against speed-up in FLOPs, both over the teacher. On the dashed diagonal a promise is "
-        "kept in full; below it part of the saving is lost.",
+        "Speed-up on a clock against speed-up in FLOPs, both over the teacher. On the dashed diagonal a promise "
+        "is kept in full; below it part of the saving is lost.",
     ),
     "exits-score": (
         "Score of each exit",
@@ -62,17 +64,18 @@ _CAPTIONS = {
     ),
     "exits-histogram": (
         "Who leaves where",
-        "Share of validation examples that leaves at each exit, at the operating point chosen for about 2× fewer FLOPs.",
+        "Share of validation examples that leaves at each exit, at the operating point chosen for about 2× fewer "
+        "FLOPs.",
     ),
     "exits-difficulty": (
         "Do easy examples leave early?",
-        "Mean exit of the examples of each difficulty, which the generated text knows by construction, at the operating "
-        "point chosen for about 2× fewer FLOPs. A rising line is an exit rule that tells easy from hard.",
+        "Mean exit of the examples of each difficulty, which the generated text knows by construction, at the "
+        "operating point chosen for about 2× fewer FLOPs. A rising line is an exit rule that tells easy from hard.",
     ),
     "ablations": (
         "Ablations",
-        "Score of each ablation minus the full method's: at full depth (bar: mean, dots: tasks), and when everyone "
-        "leaves at the same exit.",
+        "Score of each ablation minus the full method's: at full depth (bar: mean, dots: tasks), and when "
+        "everyone leaves at the same exit.",
     ),
     "sweep-landscape-": ("Ratio study, {rest}", "Every trial of the study; colours are the searched ratios."),
     "sweep-front-": ("Ratio study, {rest}: Pareto front", "The trials that no other trial beats, by Optuna."),
@@ -101,21 +104,22 @@ class Skipped(NamedTuple):
 def write_all(
     points: pd.DataFrame,
     results: Path,
-    roles: Roles | None = None,
     *,
+    ablations: Mapping[str, str] | None = None,
+    reference: str = "teacher",
+    depth_reference: str | None = "cut",
     published: pd.DataFrame | None = None,
-    studies: Mapping[str, optuna.Study] | None = None,
 ) -> list[Skipped]:
-    """Draw every figure that has data into <results>/figures/<name>.png and .pdf; returns those that were left out.
+    """Draw every figure that has data into <results>/figures/<name>.png and .pdf; returns those left out.
 
-    points: all-points.parquet. results: results/<profile>, for the kept traces. published: rows of
-    `bench.reporting.published`, where the profile's text and backbone are those of the papers. studies: pruning-ratio
-    studies by a name such as "sst2-costeff". Figures of an earlier call that are not drawn again are removed.
+    points: all-points.parquet. results: results/<profile>, for its kept traces and studies. ablations: ablation ->
+    the full method. published: rows of `bench.reporting.published`, where text and backbone are the papers' own.
+    Figures of an earlier call that are not drawn again are removed.
     """
-    roles = roles or Roles()
+    roles = Roles(reference, depth_reference, dict(ablations or {}))
     folder, skipped = results / "figures", []
     kept = set()
-    for name, draw in _plan(points, results / "runs", roles, published, studies or {}).items():
+    for name, draw in _plan(points, results, roles, published).items():
         try:
             kept.update(save(draw(), folder, name))
         except Absent as reason:
@@ -126,14 +130,23 @@ def write_all(
     return skipped
 
 
+def drawn(folder: Path) -> list[Path]:
+    """The PNG files that `write_all` left in results/<profile>/figures, in reading order."""
+    starts, tasks = list(_CAPTIONS), list(TASKS)
+
+    def rank(path: Path) -> tuple[int, int, str]:
+        start = next(i for i, each in enumerate(starts) if path.stem.startswith(each))
+        task = path.stem.removeprefix(starts[start])
+        return start, tasks.index(task) if task in tasks else len(tasks), path.stem
+
+    return sorted(folder.glob("*.png"), key=rank)
+
+
 def _plan(
-    points: pd.DataFrame,
-    runs: Path,
-    roles: Roles,
-    published: pd.DataFrame | None,
-    studies: Mapping[str, optuna.Study],
+    points: pd.DataFrame, results: Path, roles: Roles, published: pd.DataFrame | None
 ) -> dict[str, Callable[[], Figure]]:
     """Every figure that could be drawn, by file name, in the order in which they are read."""
+    runs = results / "runs"
     plan: dict[str, Callable[[], Figure]] = {"frontier-average": partial(frontier_average, points, roles)}
     for task in task_order(points):
         plan[f"frontier-{task}"] = partial(frontier, points, task, roles, runs=runs, published=published)
@@ -143,7 +156,7 @@ def _plan(
     plan["exits-histogram"] = partial(exit_histogram, points, roles)
     plan["exits-difficulty"] = partial(exit_against_difficulty, points, roles, runs=runs)
     plan["ablations"] = partial(ablation_bars, points, roles)
-    for name, study in studies.items():
+    for name, study in kept_studies(results / "sweeps").items():
         plan[f"sweep-landscape-{name}"] = partial(landscape, study)
         plan[f"sweep-front-{name}"] = partial(pareto_front, study)
         plan[f"sweep-importance-{name}"] = partial(importances, study)

@@ -26,9 +26,9 @@ BATCHES = (1, 32)
 
 @styled
 def promised_against_measured(points: pd.DataFrame, roles: Roles) -> Figure:
-    """Speed-up on a clock against speed-up in FLOPs, on all tasks; on the diagonal a promise is kept in full."""
-    rows = succeeded(points)
-    rows = rows[(rows["split"] == "validation") & (rows["speedup"] > 0)]
+    """Speed-up on a clock against speed-up in FLOPs, on all tasks; the diagonal is a promise kept."""
+    rows = succeeded(roles.contestants(points))
+    rows = rows[(rows["split"] == "validation") & (rows["speedup"] > 0) & rows["method"].ne(roles.reference)]
     columns = [f"latency_{batch}" for batch in BATCHES if f"latency_{batch}" in rows]
     columns = [column for column in columns if rows[column].notna().any()]
     if not columns:
@@ -36,17 +36,16 @@ def promised_against_measured(points: pd.DataFrame, roles: Roles) -> Figure:
     rows = rows.dropna(subset=columns, how="all")
     every = np.concatenate([rows["speedup"], *(rows[column].dropna() for column in columns)])
     low, high = every.min() / 1.1, every.max() * 1.1
-    looks = marks(rows, roles)
+    looks = marks(points, roles)
     figure = new_figure(PAGE if len(columns) > 1 else PAGE / 2, 3.3)
     for axes, column in zip(figure.subplots(1, len(columns), squeeze=False).flat, columns, strict=True):
         axes.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (6, 2)), zorder=1)
         axes.fill_between([low, high], [low, high], low, color="#F4F4F4", linewidth=0, zorder=0)
         for method, mark in looks.items():
             group = rows[rows["method"] == method].dropna(subset=[column])
-            size = 9 if mark.marker == "*" else 4.5
             axes.plot(
-                group["speedup"], group[column], **mark.dots, markersize=size, alpha=0.75, markeredgecolor="white",
-                markeredgewidth=0 if mark.marker == "x" else 0.4,
+                group["speedup"], group[column], **mark.dots,
+                markersize=4.5, alpha=0.75, markeredgecolor="white", markeredgewidth=0 if mark.marker == "x" else 0.4,
             )  # fmt: skip
         axes.set_xscale("log")
         axes.set_yscale("log")
@@ -58,9 +57,7 @@ def promised_against_measured(points: pd.DataFrame, roles: Roles) -> Figure:
         axes.set_xlabel("promised: FLOPs of the teacher / FLOPs")
         axes.set_ylabel("measured: seconds of the teacher / seconds")
         axes.set_title(f"batch size {column.removeprefix('latency_')}", loc="left")
-        axes.text(
-            0.97, 0.04, "slower than promised", transform=axes.transAxes, ha="right", fontsize=6.5, color=GREY
-        )
+        axes.text(0.97, 0.04, "slower than promised", transform=axes.transAxes, ha="right", fontsize=6.5, color=GREY)
     legend_below(figure, method_handles(rows, looks), columns=4)
     return figure
 
@@ -68,7 +65,7 @@ def promised_against_measured(points: pd.DataFrame, roles: Roles) -> Figure:
 def ablation_differences(points: pd.DataFrame, roles: Roles) -> pd.DataFrame:
     """Score of each ablation minus that of its full method, on validation, at full depth and at each exit.
 
-    One row a (ablation, full, variant, task, exit); exit 0 is full depth. Means over the seeds that both have.
+    One row a (ablation, full, variant, task, exit); exit 0 is full depth. Means over the seeds of both.
     """
     rows = succeeded(points)
     rows = rows[(rows["split"] == "validation") & rows["kind"].isin(["static", "fixed_exit"])]
@@ -79,7 +76,7 @@ def ablation_differences(points: pd.DataFrame, roles: Roles) -> pd.DataFrame:
         both = sides[0].merge(sides[1], on=keys, suffixes=("", "_full"))
         both["difference"] = both["score"] - both["score_full"]
         mean = both.groupby(["variant", "task", "exit"])["difference"].mean().reset_index()
-        found.append(mean.assign(ablation=ablation, full=full))
+        found.append(mean.assign(exit=mean["exit"].astype(int), ablation=ablation, full=full))
     table = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
     if table.empty:
         raise Absent("no ablation has a variant, task and seed in common with its full method")
@@ -88,7 +85,7 @@ def ablation_differences(points: pd.DataFrame, roles: Roles) -> pd.DataFrame:
 
 @styled
 def ablation_bars(points: pd.DataFrame, roles: Roles) -> Figure:
-    """What each ablation loses against the full method: at full depth (bar: mean; dots: tasks), and at each exit."""
+    """What each ablation loses: at full depth (bar: mean; dots: tasks), and at each exit."""
     if not roles.ablations:
         raise Absent("no ablations are named in the settings")
     table = ablation_differences(points, roles)
@@ -104,9 +101,7 @@ def ablation_bars(points: pd.DataFrame, roles: Roles) -> Figure:
         own = table[(table["ablation"] == ablation) & (table["variant"] == variant)]
         depth = 100 * own.loc[own["exit"] == 0, "difference"]
         bars.barh(y, depth.mean(), height=0.62, color=looks[full].colour, alpha=0.35, zorder=2)
-        bars.plot(
-            depth, np.full(len(depth), y), "o", color=looks[full].colour, markersize=3, alpha=0.85, zorder=3
-        )
+        bars.plot(depth, np.full(len(depth), y), "o", color=looks[full].colour, markersize=3, alpha=0.85, zorder=3)
         bars.plot([depth.mean()] * 2, [y - 0.31, y + 0.31], color=INK, linewidth=1.4, zorder=4)
         means = 100 * own.groupby("exit")["difference"].mean()
         heat[y] = [means.get(e, np.nan) for e in exits]
@@ -121,16 +116,16 @@ def ablation_bars(points: pd.DataFrame, roles: Roles) -> Figure:
 
 
 def _heat(axes: matplotlib.axes.Axes, heat: np.ndarray, exits: list[int]) -> None:
-    """Differences at each exit as a table with a colour behind each number: orange is worse, blue is better."""
+    """Differences at each exit as a table with a colour behind each number: orange is worse."""
     limit = max(1.0, float(np.nanmax(np.abs(heat))))
     colours = matplotlib.colormaps["PuOr"]
-    axes.imshow(heat, aspect="auto", cmap=colours, norm=TwoSlopeNorm(0, -1.4 * limit, 1.4 * limit))
+    axes.imshow(heat, aspect="auto", cmap=colours, norm=TwoSlopeNorm(0, -1.7 * limit, 1.7 * limit))
     for y, x in np.ndindex(heat.shape):
         if np.isfinite(heat[y, x]):
             axes.text(x, y, f"{heat[y, x]:+.1f}", ha="center", va="center", fontsize=6.5, color=INK)
     axes.set_xticks(range(len(exits)), [str(e) for e in exits])
     axes.set_xlabel("exit")
-    axes.set_title("Everyone leaves at one exit (mean over tasks)", loc="left")
+    axes.set_title("All leave at one exit (mean of tasks)", loc="left")
     axes.grid(False)
     axes.tick_params(length=0)
     for spine in axes.spines.values():

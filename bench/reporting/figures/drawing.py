@@ -1,9 +1,8 @@
-"""What all figures share: one look, one mark a method, and files that are the same whenever they are drawn again."""
+"""What all figures share: one look, one mark a method, and files that stay the same when drawn again."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any, ParamSpec
 
@@ -18,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from bench.reporting.tables.table import display_names
 from bench.tasks.catalogue import TASKS
 
 P = ParamSpec("P")
@@ -25,7 +25,7 @@ P = ParamSpec("P")
 # Widths of a two-column page, in inches.
 COLUMN, PAGE = 3.45, 7.1
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 7.5,
     "axes.labelsize": 7.5,
@@ -54,11 +54,11 @@ STYLE = {
 }
 INK, GREY = "#222222", "#767676"
 
-# Okabe and Ito's palette without yellow (too pale on paper) and black (kept for the teacher). Marker and line style
-# run along with the colour, so that a print in grey stays legible.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F5539", "#5E4FA2")
-_MARKERS = ("o", "D", "^", "v", "P", "X", "<", ">")
-_LINES = ("-", "-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)), (0, (1, 1)), (0, (6, 2)))
+# Okabe and Ito's palette without yellow (too pale on paper) and black (kept for the teacher). Marker and line
+# style run along with the colour, so that a print in grey stays legible.
+_COLOURS: tuple[str, ...] = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F5539", "#5E4FA2")
+_MARKERS: tuple[str, ...] = ("o", "D", "^", "v", "P", "X", "<", ">")
+_LINES: tuple[Any, ...] = ("-", "-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)), (0, (1, 1)), (0, (6, 2)))
 
 
 class Absent(Exception):
@@ -108,13 +108,13 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def marks(points: pd.DataFrame, roles: Roles) -> dict[str, Mark]:
-    """A mark for each method in `points`, in the order of the legends: the references, the methods, their ablations.
+    """A mark for each method in `points`, in the order of the legends: references, methods, ablations.
 
-    Colours follow the alphabet, so every figure of one set of points agrees; an ablation has the colour of the method
-    it is taken from.
+    Colours follow the alphabet, so all figures of one set of points agree; an ablation has the colour of the
+    method it is taken from.
     """
     reference, depth_reference, ablations = roles.reference, roles.depth_reference, roles.ablations
-    names = {method: _method_name(group["label"]) for method, group in points.groupby("method")}
+    names = display_names(points)
     result = {}
     if reference in names:
         result[reference] = Mark(names.pop(reference), INK, "*", "-")
@@ -122,26 +122,21 @@ def marks(points: pd.DataFrame, roles: Roles) -> dict[str, Mark]:
         result[depth_reference] = Mark(names.pop(depth_reference), GREY, "s", (0, (1, 1.2)))
     plain = [method for method in sorted(names) if method not in ablations]
     for i, method in enumerate(plain):
-        colour, marker, line = (each[i % len(each)] for each in (_COLOURS, _MARKERS, _LINES))
-        result[method] = Mark(names[method], colour, marker, line)
+        colour, marker = _COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]
+        result[method] = Mark(names[method], colour, marker, _LINES[i % len(_LINES)])
     for method in sorted(names.keys() - set(plain)):
         colour = result[ablations[method]].colour if ablations[method] in result else GREY
         result[method] = Mark(names[method], colour, "x", (0, (2, 1)))
     return result
 
 
-def _method_name(labels: pd.Series) -> str:
-    """What the labels of a method's variants begin with, word by word: "COST-EFF 2x" and "COST-EFF 4x" -> "COST-EFF"."""
-    every = sorted(labels.unique())
-    shared = commonprefix([label.split(" ") for label in every])
-    return " ".join(shared).rstrip(" ,:;-") or every[0]
-
-
 def variant_names(points: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """(method, variant) -> what its label adds to the name of its method: "2x"; empty for a method's only variant."""
-    labels = points.drop_duplicates(["method", "variant"]).set_index(["method", "variant"])["label"]
-    names = {method: _method_name(group) for method, group in labels.groupby(level="method")}
-    return {key: label[len(names[key[0]]) :].strip(" ,:;-") for key, label in labels.items()}
+    """(method, variant) -> what its label adds to its method's name: "2x"; empty for an only variant."""
+    names, labels = display_names(points), points.drop_duplicates(["method", "variant"])
+    return {
+        (row.method, row.variant): str(row.label)[len(names[row.method]) :].strip(" ,:;-")
+        for row in labels.itertuples()
+    }
 
 
 def task_title(task: str) -> str:
@@ -152,9 +147,7 @@ def task_title(task: str) -> str:
 def task_order(points: pd.DataFrame) -> list[str]:
     """The tasks in `points`, in the catalogue's order."""
     known = list(TASKS)
-    return sorted(
-        points["task"].unique(), key=lambda task: (known.index(task) if task in known else len(known), task)
-    )
+    return sorted(points["task"].unique(), key=lambda task: (known.index(task) if task in known else len(known), task))
 
 
 METRIC_TITLES = {
@@ -189,19 +182,29 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def label_outer(grid: Sequence[Axes], x: str, y: str = "", *, columns: int = 3) -> None:
+    """Name the axes of `panels` at the grid's left edge and below its last panel of each column."""
+    for i, axes in enumerate(grid):
+        if y and i % columns == 0:
+            axes.set_ylabel(y)
+        if i + columns >= len(grid):
+            axes.set_xlabel(x)
+
+
 def legend_below(figure: Figure, handles: Sequence[Any], *, columns: int = 4) -> None:
-    """One legend for the whole figure, outside the data."""
-    handles = [handle for handle in handles if handle is not None]
-    if handles:
-        figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))
+    """One legend for the whole figure, outside the data, in as many of `columns` as there is room for."""
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    for ncols in range(min(columns, len(handles)), 0, -1):
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=ncols, columnspacing=1.4)
+        if legend.get_window_extent(renderer).width <= figure.bbox.width or ncols == 1:
+            return
+        legend.remove()
 
 
 def method_handles(rows: pd.DataFrame, looks: Mapping[str, Mark]) -> list[Line2D]:
     """Legend entries, marker only, of the methods that `rows` hold, in the order of the legends."""
     present = set(rows["method"])
-    return [
-        Line2D([], [], **mark.dots, label=mark.name) for method, mark in looks.items() if method in present
-    ]
+    return [Line2D([], [], **mark.dots, label=mark.name) for method, mark in looks.items() if method in present]
 
 
 def halo(width: float = 1.8) -> list[withStroke]:
@@ -251,5 +254,6 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"
     with matplotlib.rc_context(STYLE):
         figure.savefig(png, metadata={"Software": None})
+        figure.set_layout_engine("none")  # both files have the places found for the first
         figure.savefig(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None})
     return [png, pdf]

@@ -1,6 +1,7 @@
 """Early exits: what each exit is worth, who leaves where, and whether easy examples leave early."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -19,6 +20,7 @@ from bench.reporting.figures.drawing import (
     Absent,
     Mark,
     Roles,
+    label_outer,
     legend_below,
     marks,
     method_handles,
@@ -34,7 +36,7 @@ from bench.tasks.catalogue import task as task_named
 NEAR = 2.0
 """The speed-up at which exits are looked at: the one that most papers report."""
 # Variants of one method share its colour and differ in these.
-_LINES = ("-", "--", ":", "-.")
+_LINES: tuple[Any, ...] = ("-", "--", ":", "-.")
 
 
 @styled
@@ -50,39 +52,35 @@ def score_per_exit(points: pd.DataFrame, roles: Roles) -> Figure:
     looks, tasks = marks(points, roles), task_order(exits)
     figure, grid = panels(len(tasks))
     for axes, task in zip(grid, tasks, strict=True):
-        for method, variant, line, mean in _by_layers(exits[exits["task"] == task], looks):
+        for method, line, mean in _by_layers(exits[exits["task"] == task], looks):
             mark = looks[method]
-            axes.plot(
-                mean.index, 100 * mean, color=mark.colour, linestyle=line, marker=mark.marker, markersize=3.2
-            )
+            axes.plot(mean.index, 100 * mean, color=mark.colour, linestyle=line, marker=mark.marker, markersize=3.2)
         for method, group in single[single["task"] == task].groupby("method"):
             mean, mark = group.groupby("mean_layers")["score"].mean(), looks[str(method)]
             many = len(mean) > 1
             axes.plot(
-                mean.index, 100 * mean, color=mark.colour, marker=mark.marker, linestyle=mark.line if many else "none",
-                markersize=7 if mark.marker == "*" else 3.6, zorder=5,
+                mean.index, 100 * mean, color=mark.colour, marker=mark.marker,
+                linestyle=mark.line if many else "none", markersize=7 if mark.marker == "*" else 3.6, zorder=5,
             )  # fmt: skip
-        axes.set_ylim(
-            *padded([100 * y for line in axes.get_lines() for y in np.atleast_1d(line.get_ydata()) / 100])
-        )
+        axes.set_ylim(*padded([100 * y for line in axes.get_lines() for y in np.atleast_1d(line.get_ydata()) / 100]))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         axes.set_title(task_title(task), loc="left")
-    _outer_labels(figure, grid, "layers run", "score × 100")
+    label_outer(grid, "layers run", "score × 100")
     legend_below(figure, [*_variant_handles(exits, points, looks), *method_handles(single, looks)], columns=4)
     return figure
 
 
-def _by_layers(rows: pd.DataFrame, looks: dict[str, Mark]) -> list[tuple[str, str, str, pd.Series]]:
-    """(method, variant, line style, mean score by layers run) of each variant, in the order of the legend."""
+def _by_layers(rows: pd.DataFrame, looks: dict[str, Mark]) -> list[tuple[str, Any, pd.Series]]:
+    """(method, line style, mean score by layers run) of each variant, in the order of the legend."""
     lines = variant_lines(rows)
     groups = {key: group for key, group in rows.groupby(["method", "variant"])}
     ordered = sorted(groups, key=lambda key: (list(looks).index(key[0]), key[1]))
-    return [(*key, lines[key], groups[key].groupby("mean_layers")["score"].mean()) for key in ordered]
+    return [(key[0], lines[key], groups[key].groupby("mean_layers")["score"].mean()) for key in ordered]
 
 
-def variant_lines(rows: pd.DataFrame) -> dict[tuple[str, str], str]:
+def variant_lines(rows: pd.DataFrame) -> dict[tuple[str, str], Any]:
     """A line style for each (method, variant): the method's first variant is solid."""
-    styles = {}
+    styles: dict[tuple[str, str], Any] = {}
     for method, group in rows.groupby("method"):
         for i, variant in enumerate(sorted(group["variant"].unique())):
             styles[(str(method), str(variant))] = _LINES[i % len(_LINES)]
@@ -101,16 +99,11 @@ def _variant_handles(rows: pd.DataFrame, points: pd.DataFrame, looks: dict[str, 
     ]  # fmt: skip
 
 
-def _outer_labels(figure: Figure, grid: list, x: str, y: str) -> None:
-    figure.supxlabel(x, fontsize=7.5, color=INK)
-    figure.supylabel(y, fontsize=7.5, color=INK)
-
-
 def near_twice(points: pd.DataFrame, roles: Roles, split: str = "validation") -> pd.DataFrame:
-    """The operating point of every run with an exit rule at about twice the teacher's speed, its row on `split`.
+    """The operating point of every run with an exit rule at about twice the teacher's speed, as on `split`.
 
-    The best on the selection split among those at least `NEAR` times cheaper; a run that never gets there gives its
-    cheapest point.
+    The best on the selection split among those at least `NEAR` times cheaper; a run that never gets there gives
+    its cheapest point.
     """
     swept = operating_points(roles.contestants(points))
     ruled = swept[swept["kind"].isin(["uniform", "per_exit"])]
@@ -130,9 +123,7 @@ def exit_histogram(points: pd.DataFrame, roles: Roles) -> Figure:
     """The share of examples that leaves at each exit, at about twice the teacher's speed; a panel a task."""
     rows = near_twice(points, roles)
     looks, names, tasks = marks(points, roles), variant_names(points), task_order(rows)
-    keys = sorted(
-        {*zip(rows["method"], rows["variant"], strict=True)}, key=lambda k: (list(looks).index(k[0]), k[1])
-    )
+    keys = sorted({*zip(rows["method"], rows["variant"], strict=True)}, key=lambda k: (list(looks).index(k[0]), k[1]))
     depth = int(rows["exits"].map(len).max())
     colours = matplotlib.colormaps["viridis_r"](np.linspace(0.08, 0.92, depth))
     figure, grid = panels(len(tasks), height=0.55 + 0.17 * len(keys))
@@ -140,7 +131,7 @@ def exit_histogram(points: pd.DataFrame, roles: Roles) -> Figure:
         for y, key in enumerate(keys):
             run = rows[(rows["task"] == task) & (rows["method"] == key[0]) & (rows["variant"] == key[1])]
             if run.empty:
-                axes.text(0.5, y, "no point", ha="center", va="center", fontsize=6, color=INK)
+                axes.text(50, y, "no exit rule here", ha="center", va="center", fontsize=6, color=INK)
                 continue
             shares = 100 * np.mean(np.stack([np.asarray(each, float) for each in run["exits"]]), axis=0)
             left = 0.0
@@ -155,9 +146,7 @@ def exit_histogram(points: pd.DataFrame, roles: Roles) -> Figure:
                         color="white" if dark else INK,
                     )  # fmt: skip
                 left += share
-        labels = (
-            [f"{looks[m].name} {names[(m, v)]}".strip() for m, v in keys] if i % 3 == 0 else [""] * len(keys)
-        )
+        labels = [f"{looks[m].name} {names[(m, v)]}".strip() for m, v in keys] if i % 3 == 0 else [""] * len(keys)
         axes.set_yticks(range(len(keys)), labels)
         axes.tick_params(axis="y", length=0)
         axes.grid(False)
@@ -165,9 +154,7 @@ def exit_histogram(points: pd.DataFrame, roles: Roles) -> Figure:
         axes.set_ylim(len(keys) - 0.5, -0.5)
         axes.set_xlim(0, 100)
         axes.set_title(task_title(task), loc="left")
-    figure.supxlabel(
-        f"share of examples (%) leaving at each exit, at about {NEAR:g}× fewer FLOPs", fontsize=7.5
-    )
+    label_outer(grid, "examples (%)")
     handles = [Patch(color=shade, label=f"exit {e + 1}") for e, shade in enumerate(colours)]
     legend_below(figure, handles, columns=12)
     return figure
@@ -208,7 +195,7 @@ def mean_exit_by_difficulty(points: pd.DataFrame, roles: Roles, runs: Path) -> p
 
 @styled
 def exit_against_difficulty(points: pd.DataFrame, roles: Roles, *, runs: Path) -> Figure:
-    """Do easy examples leave early?  Mean exit against the known difficulty, at about twice the teacher's speed."""
+    """Do easy examples leave early?  Mean exit against known difficulty, at about twice the teacher's speed."""
     table = mean_exit_by_difficulty(points, roles, runs)
     looks, tasks = marks(points, roles), task_order(table)
     lines = variant_lines(table)
@@ -230,11 +217,6 @@ def exit_against_difficulty(points: pd.DataFrame, roles: Roles, *, runs: Path) -
         axes.set_xlim(min(levels) - 0.3, max(levels) + 0.3)
         axes.set_ylim(0, 103)
         axes.set_title(task_title(task), loc="left")
-    _outer_labels(
-        figure,
-        grid,
-        f"difficulty by construction, at about {NEAR:g}× fewer FLOPs",
-        "mean exit (% of the exits)",
-    )
+    label_outer(grid, "difficulty by construction", "mean exit (% of exits)")
     legend_below(figure, _variant_handles(table, points, looks), columns=4)
     return figure

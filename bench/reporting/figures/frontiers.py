@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 
 from bench.errors import UserError
 from bench.reporting.budgets import (
-    at_budget,
+    POINT,
+    TOLERANCE_AT_1X,
     chosen_frontier,
     majority_rows,
     selection_split,
@@ -40,6 +41,8 @@ from bench.reporting.figures.drawing import (
 from bench.reporting.statistics import attainment, frontier_band
 
 RESAMPLES = 500
+# Budgets of the averaged frontier, from 1x to the fastest point.
+STEPS = 61
 
 
 @styled
@@ -53,9 +56,9 @@ def frontier(
 ) -> Figure:
     """One task: score against mean FLOPs an example, one staircase a method over all its variants.
 
-    Points are chosen on the selection split and shown on validation. With several seeds the line is the median
-    attainment surface and small marks are the seeds' own points; with one seed it is that frontier, in a 95 %
-    bootstrap band over examples where `runs` (results/<profile>/runs) has the traces. `published` (rows of
+    Points are chosen on the selection split and shown on validation. With several seeds the line is their
+    median attainment surface and small marks are the seeds' own points; with one seed it is that frontier, in a
+    95 % bootstrap band over examples where `runs` (results/<profile>/runs) has the traces. `published` (rows of
     `bench.reporting.published`) adds hollow marks at the reported speed-ups.
     """
     shown = roles.contestants(points[points["task"] == task])
@@ -63,9 +66,7 @@ def frontier(
     front = chosen_frontier(shown)
     teacher = teacher_rows(shown, reference=roles.reference)
     if front.empty or teacher.empty:
-        raise Absent(
-            "no run of the teacher on this task" if teacher.empty else "no operating point on this task"
-        )
+        raise Absent("no run of the teacher on this task" if teacher.empty else "no operating point on this task")
     full = float(teacher["flops"].mean())
     figure = new_figure(COLUMN * 1.35, 3.1)
     axes = figure.add_subplot()
@@ -87,8 +88,7 @@ def frontier(
     axes.set_ylabel(score_title(metric))
     top = axes.secondary_xaxis("top", functions=(lambda x: full / np.maximum(x, 1e-9),) * 2)
     ratio_axis(top.xaxis, full / (high * 1.12), full / (low / 1.12))
-    top.set_xlabel("speed-up over the teacher (FLOPs)")
-    axes.set_title(task_title(task), loc="left", pad=4)
+    _head(axes, top, task_title(task))
     handles = [_handle(looks[roles.reference]), *(_handle(looks[method]) for method in drawn)]
     if reported:
         hollow = Line2D(
@@ -105,8 +105,16 @@ def frontier(
     return figure
 
 
+def _head(axes: Axes, top: Any, title: str) -> None:
+    """The title and the upper axis's name, on one line above its ticks."""
+    above: dict[str, Any] = {"xycoords": "axes fraction", "xytext": (0, 18), "textcoords": "offset points"}
+    axes.annotate(title, (0, 1), ha="left", **above, fontsize=8, fontweight="bold")
+    axes.annotate("speed-up over the teacher (FLOPs)", (1, 1), ha="right", **above)
+    top.tick_params(pad=2, length=3)
+
+
 def _handle(mark: Mark) -> Line2D:
-    line = "none" if mark.marker == "*" else mark.line
+    line: Any = "none" if mark.marker == "*" else mark.line
     return Line2D([], [], color=mark.colour, marker=mark.marker, linestyle=line, label=mark.name)
 
 
@@ -116,10 +124,14 @@ def _staircase(axes: Axes, points: pd.DataFrame, rows: pd.DataFrame, mark: Mark,
     surface = attainment(points, task, method)
     line: dict[str, Any] = {"color": mark.colour, "linestyle": mark.line, "drawstyle": "steps-post"}
     several = len(seeds) > 1
-    axes.plot(surface.flops, 100 * surface.score, **line, zorder=4)
     axes.plot(
-        rows["flops"], 100 * rows["score"], **mark.dots, markersize=2.6 if several else 3.2, alpha=0.45 if several else 1,
-        markeredgewidth=0, zorder=3,
+        surface.flops, 100 * surface.score, **line, zorder=4,
+        marker=mark.marker if several or len(surface.flops) == 1 else "", markersize=4,
+        markevery=_every(surface.flops),
+    )  # fmt: skip
+    axes.plot(
+        rows["flops"], 100 * rows["score"], **mark.dots, markeredgewidth=0, zorder=3,
+        markersize=2.6 if several else 3.2, alpha=0.45 if several else 1,
     )  # fmt: skip
     if not several and runs is not None:
         try:
@@ -138,19 +150,21 @@ def _staircase(axes: Axes, points: pd.DataFrame, rows: pd.DataFrame, mark: Mark,
         )
 
 
+def _every(values: np.ndarray) -> int:
+    """One marker in so many, so that a line carries about a dozen."""
+    return max(1, len(values) // 12)
+
+
 def _name_variants(axes: Axes, rows: pd.DataFrame, mark: Mark, names: dict[tuple[str, str], str]) -> None:
-    """Each variant's name beside its best point, where the method has more than one."""
-    best = rows.sort_values("score", ascending=False).drop_duplicates("variant")
-    for row in best.itertuples():
-        name = names[(row.method, row.variant)]
-        if name:
-            axes.plot(
-                row.flops, 100 * row.score, **mark.dots, markersize=5, markeredgecolor="white", zorder=6
-            )
-            axes.annotate(
-                name, (row.flops, 100 * row.score), xytext=(0, 4.5), textcoords="offset points", ha="center",
-                fontsize=6.5, fontweight="bold", color=mark.colour, path_effects=halo(), zorder=7,
-            )  # fmt: skip
+    """Each variant's name above its best points, where the method has more than one variant."""
+    best = rows.sort_values("score", ascending=False).drop_duplicates(["variant", "seed"])
+    best = best.groupby(["method", "variant"]).agg(flops=("flops", "mean"), score=("score", "max"))
+    for (method, variant), row in best.iterrows():
+        axes.annotate(
+            names[(method, variant)], (row["flops"], 100 * row["score"]), xytext=(0, 4.5), ha="center",
+            textcoords="offset points", fontsize=6.5, fontweight="bold", color=mark.colour,
+            path_effects=halo(), zorder=7,
+        )  # fmt: skip
 
 
 def _published(
@@ -169,7 +183,7 @@ def _published(
 
 
 def _controls(axes: Axes, scores: list[float], teacher: float, majority: float) -> None:
-    """Lines of the teacher and the majority class; a majority far below the data is only written, with an arrow."""
+    """Lines of the teacher and the majority class; a majority far below the data is only named."""
     low, high = padded([*scores, teacher])
     far = np.isfinite(majority) and majority < low - 0.45 * (high - low)
     if np.isfinite(majority) and not far:
@@ -190,33 +204,33 @@ def _controls(axes: Axes, scores: list[float], teacher: float, majority: float) 
         axes.text(0.012, majority, f"majority class {majority:.1f}", color=GREY, va="bottom", **text)
 
 
-def average_curves(
-    points: pd.DataFrame, roles: Roles, *, split: str = "validation", steps: int = 61
-) -> pd.DataFrame:
+def average_curves(points: pd.DataFrame, roles: Roles, *, split: str = "validation") -> pd.DataFrame:
     """The score of each method averaged over all tasks at matched speed-ups, one row a (method, budget).
 
-    At each budget every task gives the score of the point that is chosen there (mean over seeds). A method has a row
-    only where it has a point on every task. Columns: method, budget, score, speedup and speedup_128 (what the chosen
-    points reach on `split`, harmonic means), mean_exit, parameters, flops, flops_128 (means over tasks).
+    At each budget every task gives the score of the point that `at_budget` chooses there (mean over seeds). A
+    method has a row only where it has a point on every task. Columns: method, budget, score, speedup and
+    speedup_128 (what the chosen points reach on `split`, harmonic means), and the means over tasks of mean_exit,
+    parameters, flops and flops_128.
     """
     shown = roles.contestants(points)
-    # The best at a budget is always on the frontier, and that has few rows.
-    splits = sorted({selection_split(points), split})
-    usable = pd.concat([chosen_frontier(shown, split=each) for each in splits], ignore_index=True)
-    usable = usable[usable["speedup"].notna()]
-    if usable.empty:
+    run = ["task", "method", "seed"]
+    chosen = chosen_frontier(shown, split=selection_split(points))[[*POINT, "speedup"]]
+    chosen = chosen.rename(columns={"speedup": "reached"}).dropna(subset=["reached"])
+    rows = chosen.merge(chosen_frontier(shown, split=split).dropna(subset=["score"]), on=POINT)
+    if rows.empty:
         raise Absent("no operating point with a known speed-up")
-    tasks = shown["task"].nunique()
-    budgets = np.geomspace(1.0, max(float(usable["speedup"].max()), 1.01), steps)
+    budgets = np.geomspace(1.0, max(float(rows["reached"].max()), 1.01), STEPS)
+    # Scores rise along a frontier as speed-ups fall, so the best within a budget is the first to reach it.
+    asked = rows[run].drop_duplicates().merge(pd.DataFrame({"budget": budgets}), how="cross")
+    asked["least"] = asked["budget"].where(asked["budget"] > 1, 1 - TOLERANCE_AT_1X)
+    rows = pd.merge_asof(
+        asked.sort_values("least"), rows.sort_values("reached"), left_on="least", right_on="reached", by=run,
+        direction="forward",
+    ).dropna(subset=["score"])  # fmt: skip
+    rows = rows.assign(share=1 / rows["speedup"], share_128=1 / rows["speedup_128"])
     values = ["score", "mean_exit", "parameters", "flops", "flops_128", "share", "share_128"]
-    curves = []
-    for budget in budgets:
-        rows = at_budget(usable, float(budget), split=split).dropna(subset=["score"])
-        rows = rows.assign(share=1 / rows["speedup"], share_128=1 / rows["speedup_128"])
-        each = rows.groupby(["method", "task"])[values].mean()
-        mean, count = each.groupby("method").mean(), each.groupby("method").size()
-        curves.append(mean[count == tasks].reset_index().assign(budget=budget))
-    table = pd.concat(curves, ignore_index=True)
+    grouped = rows.groupby(["method", "budget", "task"])[values].mean().groupby(["method", "budget"])
+    table = grouped.mean()[grouped.size() == shown["task"].nunique()].reset_index()
     return table.assign(speedup=1 / table.pop("share"), speedup_128=1 / table.pop("share_128"))
 
 
@@ -235,8 +249,8 @@ def frontier_average(points: pd.DataFrame, roles: Roles) -> Figure:
     for method in drawn:
         rows, mark = curves[curves["method"] == method].sort_values("budget"), looks[method]
         axes.plot(
-            1 / rows["budget"], 100 * rows["score"], color=mark.colour, linestyle=mark.line, marker=mark.marker,
-            markevery=max(1, len(rows) // 6), zorder=4,
+            1 / rows["budget"], 100 * rows["score"], color=mark.colour, linestyle=mark.line,
+            marker=mark.marker, markevery=max(1, len(rows) // 6), zorder=4,
         )  # fmt: skip
     teacher = 100 * _task_mean(teacher_rows(points, reference=roles.reference))
     axes.plot(1.0, teacher, **looks[roles.reference].dots, markersize=8, zorder=6)
@@ -251,11 +265,8 @@ def frontier_average(points: pd.DataFrame, roles: Roles) -> Figure:
     axes.set_ylabel("mean score × 100")
     top = axes.secondary_xaxis("top", functions=(lambda x: 1 / np.maximum(x, 1e-9),) * 2)
     ratio_axis(top.xaxis, 1.0, 1 / low)
-    top.set_xlabel("speed-up over the teacher (FLOPs)")
-    axes.set_title(f"Mean of {points['task'].nunique()} tasks", loc="left", pad=4)
-    legend_below(
-        figure, [_handle(looks[roles.reference]), *(_handle(looks[method]) for method in drawn)], columns=3
-    )
+    _head(axes, top, f"Mean of {points['task'].nunique()} tasks")
+    legend_below(figure, [_handle(looks[roles.reference]), *(_handle(looks[method]) for method in drawn)], columns=3)
     return figure
 
 
@@ -311,7 +322,5 @@ def score_against_parameters(points: pd.DataFrame, roles: Roles) -> Figure:
     axes.set_xlabel("parameters, embeddings included")
     axes.set_ylabel("mean score × 100")
     axes.set_title(f"Full depth, mean of {tasks} task{'s' * (tasks > 1)}", loc="left")
-    legend_below(
-        figure, [_handle(looks[m]) for m in looks if m in table.index.get_level_values("method")], columns=3
-    )
+    legend_below(figure, [_handle(looks[m]) for m in looks if m in table.index.get_level_values("method")], columns=3)
     return figure

@@ -1,10 +1,16 @@
-"""Pruning-ratio studies: the landscape of the trials, their Pareto front and which ratio matters."""
+"""Pruning-ratio studies: the landscape of the trials, their Pareto front and which ratio matters.
+
+A study's objectives are score, FLOPs and parameters, in this order (bench.sweeping.ratios).
+"""
 
 import warnings
+from collections.abc import Callable
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import optuna
+import pandas as pd
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,22 +18,29 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as optuna_plots
 
-from bench.reporting.figures.drawing import COLUMN, INK, Absent, big, count_axis, panels, styled
+from bench.reporting.figures.drawing import COLUMN, INK, STYLE, Absent, big, count_axis, panels, styled
+from bench.sweeping.ratios import replay
 
-# What a study optimises, in this order: bench.sweeping.ratios.
-OBJECTIVES = ("score", "FLOPs", "parameters")
 FEWEST_FOR_IMPORTANCE = 4
+
+
+def kept_studies(sweeps: Path) -> dict[str, optuna.Study]:
+    """The studies under results/<profile>/sweeps as <task>-<method>, each as its last history tells it."""
+    studies = {}
+    for folder in sorted(path for path in sweeps.glob("*/*") if path.is_dir()):
+        histories = sorted(folder.glob("history-*.parquet"), key=lambda path: int(path.stem.split("-")[1]))
+        if histories:
+            studies[f"{folder.parent.name}-{folder.name}"] = replay(pd.read_parquet(histories[-1]))
+    return studies
 
 
 @styled
 def landscape(study: optuna.Study) -> Figure:
-    """Score against FLOPs of every trial, a panel a searched ratio with its value as the colour; the front is joined."""
+    """Score against FLOPs of every trial, a panel a ratio with its value as the colour; the front is joined."""
     trials = _complete(study)
     names = sorted({name for trial in trials for name in trial.params})
     flops, score = (np.array([trial.values[i] for trial in trials]) for i in (1, 0))
-    best = sorted(study.best_trials, key=lambda trial: trial.values[1])
-    # With parameters as a third objective the front is a surface; its trace on this plane is joined.
-    joined = [t for i, t in enumerate(best) if t.values[0] >= max(b.values[0] for b in best[: i + 1])]
+    joined = sorted(_plane(study).best_trials, key=lambda trial: trial.values[1])
     figure, grid = panels(len(names), columns=min(3, len(names)), height=2.1)
     for axes, name in zip(grid, names, strict=True):
         values = np.array([float(trial.params.get(name, np.nan)) for trial in trials])
@@ -57,11 +70,10 @@ def landscape(study: optuna.Study) -> Figure:
 @styled
 def pareto_front(study: optuna.Study) -> Figure:
     """Optuna's own picture of the front, of score and FLOPs."""
-    _complete(study)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         axes = optuna_plots.plot_pareto_front(
-            study,
+            _plane(study),
             targets=lambda trial: (trial.values[1], 100 * trial.values[0]),
             target_names=["mean FLOPs an example", "score × 100"],
         )
@@ -84,6 +96,9 @@ def importances(study: optuna.Study) -> Figure:
             target=lambda trial: trial.values[0],
             target_name="score",
         )
+    legend = axes.get_legend()
+    if legend is not None:
+        legend.remove()
     return _taken(axes, "Importance for the score", None)
 
 
@@ -94,14 +109,35 @@ def _complete(study: optuna.Study) -> list[FrozenTrial]:
     return trials
 
 
-def _taken(axes: Axes, title: str, x_format: object) -> Figure:
+def _plane(study: optuna.Study) -> optuna.Study:
+    """The study without its third objective, parameters: what is on the front of score and FLOPs alone."""
+    plane = optuna.create_study(directions=study.directions[:2])
+    for trial in _complete(study):
+        kept = optuna.trial.create_trial(
+            params=trial.params, distributions=trial.distributions, values=trial.values[:2]
+        )
+        plane.add_trial(kept)
+    return plane
+
+
+def _taken(axes: Axes, title: str, x_format: Callable[..., str] | None) -> Figure:
     """The figure that Optuna drew through pyplot, in our size and out of pyplot's hands."""
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     plt.close(figure)
     figure.set_size_inches(COLUMN * 1.25, 2.7)
     figure.set_layout_engine("constrained")
-    axes.set_title(title, loc="left")
+    axes.set_title("")
+    axes.set_title(title, loc="left", fontsize=8, fontweight="bold")
+    # Optuna switches to another style sheet; this brings its picture back to ours.
+    figure.set_facecolor("white")
+    axes.set_facecolor("white")
+    axes.grid(color=STYLE["grid.color"], linewidth=0.5)
+    axes.spines[["left", "bottom"]].set_visible(True)
+    axes.spines[["left", "bottom"]].set(color=INK, linewidth=0.6)
+    axes.tick_params(labelsize=7, colors=INK)
+    for text in (axes.xaxis.label, axes.yaxis.label, *axes.texts):
+        text.set(fontsize=7.5, color=INK)
     if x_format is not None:
         axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(x_format))
     return figure

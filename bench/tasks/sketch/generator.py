@@ -1,18 +1,21 @@
-"""Turns the grammars into balanced splits: same seed, same rows; no text pair in two splits or twice in one."""
+"""Turns grammars into balanced splits: same seed, same rows; no text twice in a split or in two splits."""
 
 import hashlib
-from itertools import islice
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
 from bench.errors import UserError
 from bench.tasks.catalogue import task
 from bench.tasks.sketch import inference, pronouns, questions, sentences, similarity
-from bench.tasks.sketch.words import AWAY, HOME
+from bench.tasks.sketch.words import AWAY, HOME, Words
 
 __all__ = ["generate"]
 
-GRAMMARS = {
+Grammar = Callable[[Random, Words, int, float], tuple[str, ...]]
+"""Draws the text columns of one example, given a domain's words, a level of difficulty and a label."""
+
+GRAMMARS: dict[str, Grammar] = {
     "cola": sentences.acceptability,
     "sst2": sentences.sentiment,
     "mrpc": similarity.paraphrase,
@@ -35,7 +38,7 @@ PATIENCE = 3000
 def generate(task_name: str, split: str, size: int, seed: int) -> list[dict[str, Any]]:
     """`size` rows of one GLUE split: the task's text columns, `label`, `idx` and `difficulty`.
 
-    Levels are equally frequent, and labels within each level, up to a remainder. Labels of test splits are -1.
+    Levels are equally frequent, and labels within each level, up to a remainder. Test labels are -1.
     UserError for an unknown task or split, and where the grammar has fewer distinct texts than asked for.
     """
     glue = task(task_name)
@@ -53,7 +56,8 @@ def generate(task_name: str, split: str, size: int, seed: int) -> list[dict[str,
     rows: list[dict[str, Any]] = []
     for number in range(size):
         level, label = cells[number % len(cells)]
-        for texts in islice(iter(lambda: GRAMMARS[task_name](rng, words, level, label), None), PATIENCE):
+        for _ in range(PATIENCE):
+            texts = GRAMMARS[task_name](rng, words, level, label)
             # Sorted, so that a pair and its mirror image are one text and fall in one split.
             key = tuple(sorted(texts))
             if key not in seen and _number("/".join(key)) % 20 in SHARES[kind]:

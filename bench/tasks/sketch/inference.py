@@ -5,7 +5,7 @@ The hypothesis is drawn before the label is looked at, so the hypothesis alone s
 
 from random import Random
 
-from bench.tasks.sketch.words import DAYS, Words
+from bench.tasks.sketch.words import ACTIONS, DAYS, PEOPLE, Words
 
 __all__ = ["three_way", "two_way"]
 
@@ -13,18 +13,20 @@ ENTAILMENT, NEUTRAL, CONTRADICTION = 0, 1, 2
 
 
 def three_way(rng: Random, words: Words, level: int, label: float) -> tuple[str, str]:
-    """1: same words, other words, or a plain negation. 2: verbs that imply their complement, perhaps negated. 3: monotonicity."""
+    """1: overlap or a plain negation. 2: verbs that imply their complement, or not. 3: monotonicity."""
     return (_plain, _implicative, _monotone)[level - 1](rng, words, int(label))
 
 
 def two_way(rng: Random, words: Words, level: int, label: float) -> tuple[str, str]:
-    """As `three_way` without contradictions: 1: overlap. 2: verbs that imply their complement. 3: monotonicity."""
-    return (_plain, _implicative, _monotone)[level - 1](rng, words, int(label))
+    """As `three_way`, where what is not entailed is neutral or contradicted; 3: also who did it to whom."""
+    if level == 3 and rng.random() < 0.5:
+        return _roles(rng, bool(label))
+    return three_way(rng, words, level, rng.choice((NEUTRAL, CONTRADICTION)) if label else ENTAILMENT)
 
 
 def _plain(rng: Random, words: Words, label: int) -> tuple[str, str]:
     name, company, *strangers = rng.sample(words.names, 4)
-    (bare, past), (other_bare, other_past) = rng.sample(words.plans, 2)
+    (bare, past), (_, other_past) = rng.sample(words.plans, 2)
     day = rng.choice(DAYS)
     if label == ENTAILMENT:
         return f"{name} and {company} {past} {day}", f"{name} {past}"
@@ -42,7 +44,7 @@ MIGHT = (("want to", "wanted to"), ("plan to", "planned to"), ("hope to", "hoped
 def _implicative(rng: Random, words: Words, label: int) -> tuple[str, str]:
     name = rng.choice(words.names)
     bare, past = rng.choice(words.plans)
-    denied, turned = rng.random() < 0.3, rng.random() < 0.4
+    denied, turned = rng.random() < 0.4, rng.random() < 0.4
     came_true = (label == ENTAILMENT) != denied
     verbs = MIGHT if label == NEUTRAL else DID if came_true != turned else DID_NOT
     verb = rng.choice(verbs)
@@ -75,3 +77,13 @@ def _monotone(rng: Random, words: Words, label: int) -> tuple[str, str]:
     kinds, event, day = rng.choice(words.kinds), rng.choice(words.happenings), rng.choice(DAYS)
     above, kind = rng.choice(PREMISES[quantifier][label])
     return f"{day} {above} {kinds[kind]} {event}", f"{day} {quantifier} {kinds[1]} {event}"
+
+
+def _roles(rng: Random, reversed_: bool) -> tuple[str, str]:
+    (one, _), (two, _) = rng.sample(PEOPLE, 2)
+    done = rng.choice(rng.choice(ACTIONS))
+    active, passive = f"the {one} {done} the {two}", f"the {two} was {done} by the {one}"
+    turned = f"the {two} {done} the {one}", f"the {one} was {done} by the {two}"
+    if rng.random() < 0.5:
+        return turned[1] if reversed_ else passive, active
+    return turned[0] if reversed_ else active, passive

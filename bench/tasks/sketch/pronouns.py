@@ -25,7 +25,10 @@ def resolution(rng: Random, words: Words, level: int, label: float) -> tuple[str
         meant, other = rng.sample(same, 2)
         reason = rng.choice(about_first if to_first else about_second)
     first, second = (meant, other) if to_first else (other, meant)
-    return f"{first} {verb} {second} because {pronoun} was {reason}", f"{meant if label else other} was {reason}"
+    return (
+        f"{first} {verb} {second} because {pronoun} was {reason}",
+        f"{meant if label else other} was {reason}",
+    )
 
 
 REASONS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (

@@ -2,13 +2,13 @@
 
 from random import Random
 
-from bench.tasks.sketch.words import ACTIONS, DAYS, HOME, MEN, WOMEN, Words
+from bench.tasks.sketch.words import ACTIONS, DAYS, HOME, MEN, WOMEN, Words, listed
 
 __all__ = ["answerable", "duplicate"]
 
 
 def duplicate(rng: Random, words: Words, level: int, label: float) -> tuple[str, str]:
-    """1: another frame against another topic. 2: one word or its synonym changes. 3: comparisons turned round."""
+    """1: same or another topic. 2: a synonym or one other word. 3: comparisons, turned round or not."""
     if level == 3:
         return _comparison(rng, bool(label))
     verbs, goods = rng.sample(VERBS, 2), rng.sample(GOODS, 2)
@@ -40,7 +40,7 @@ def _comparison(rng: Random, same: bool) -> tuple[str, str]:
 
 
 def answerable(rng: Random, words: Words, level: int, label: float) -> tuple[str, str]:
-    """1: the event asked about against another one. 2: against one that shares its half. 3: against another role or detail."""
+    """Else asks 1: of another event. 2: of one that shares a half. 3: of another role or detail."""
     answered = not label
     if level == 3 and rng.random() < 0.5:
         return _roles(rng, answered)
@@ -87,9 +87,9 @@ VERBS = (
     ("carry", "transport"),
     ("taste", "try"),
 )
-GOODS = (
-    "coffee tea milk juice wine beer bread cheese butter rice pasta meat beef chicken honey sugar salt soup corn fish"
-).split()
+GOODS = listed(
+    "coffee tea milk juice wine beer bread cheese butter rice pasta meat beef chicken honey sugar salt soup corn  fish"
+)
 OPPOSITES = (
     ("cheaper", "more expensive"),
     ("better", "worse"),
@@ -100,6 +100,6 @@ OPPOSITES = (
 )
 DETAILS: dict[str, tuple[str, ...]] = {
     "when": DAYS,
-    "where": tuple(f"in {city}" for city in "london paris rome berlin madrid tokyo vienna moscow boston".split()),
-    "why": tuple(f"for {reason}" for reason in "fun money love revenge fame pleasure practice peace charity".split()),
+    "where": tuple(f"in {city}" for city in listed("london paris rome berlin madrid tokyo vienna moscow boston")),
+    "why": tuple(f"for {reason}" for reason in listed("fun money love revenge fame pleasure practice peace charity")),
 }

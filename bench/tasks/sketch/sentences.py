@@ -2,13 +2,13 @@
 
 from random import Random
 
-from bench.tasks.sketch.words import DAYS, DEEDS, HOME, MEN, OBJECTS, PEOPLE, WOMEN, Words
+from bench.tasks.sketch.words import DAYS, DEEDS, HOME, MEN, OBJECTS, PEOPLE, WOMEN, Words, listed
 
 __all__ = ["acceptability", "sentiment"]
 
 
 def acceptability(rng: Random, words: Words, level: int, label: float) -> tuple[str]:
-    """1: word order. 2: the verb's form after an auxiliary or none. 3: agreement, often across an attractor."""
+    """1: word order. 2: verb form after an auxiliary or none. 3: agreement, half across an attractor."""
     return ((_order, _verb_form, _agreement)[level - 1](rng, bool(label)),)
 
 
@@ -44,58 +44,63 @@ def _agreement(rng: Random, sound: bool) -> str:
     if rng.random() < 0.5:
         return f"the {noun} {verb} {rng.choice(STATES)} {rng.choice(DAYS)}"
     attractor = rng.choice(NUMBERS)[not is_plural]
-    return f"the {noun} {rng.choice(('near', 'behind', 'beside', 'with'))} the {attractor} {verb} {rng.choice(STATES)}"
+    link = rng.choice(("near", "behind", "beside", "with"))
+    return f"the {noun} {link} the {attractor} {verb} {rng.choice(STATES)}"
 
 
 def sentiment(rng: Random, words: Words, level: int, label: float) -> tuple[str]:
-    """1: the adjective tells. 2: a negation that may or may not meet it. 3: two clauses that disagree, either negated."""
+    """1: the adjective tells. 2: one negation, or clauses that disagree. 3: negations in negations."""
     said, other = (GOOD, BAD) if label else (BAD, GOOD)
     noun, second = rng.sample(WORKS, 2)
+    forms: tuple[str, ...]
+    one, two, flipped = rng.choice(said), rng.choice(said), rng.choice(other)
     if level == 1:
-        one, two = rng.sample(said, 2)
         forms = (
             f"the {noun} was {rng.choice(DEGREES)} {one}",
             f"this {noun} is {one} , even {two}",
             f"the {noun} is {one} and the {second} {two}",
         )
     elif level == 2:
-        one, flipped = rng.choice(said), rng.choice(other)
         forms = (
             f"the {noun} of this {second} was not {flipped}",
-            f"nobody found the {noun} or the {second} {flipped}",
             f"the {noun} was not long and it was {one}",
-            f"nobody denied that the {second} was {one}",
+            f"although the {second} was {flipped} , the {noun} was {one}",
+            f"the {noun} was {one} although the {second} was {flipped}",
         )
     else:
-        main, aside = _clause(rng, bool(label)), _clause(rng, not label)
-        forms = (
-            f"the {second} was {aside} but the {noun} was {main}",
-            f"although the {second} was {aside} , the {noun} was {main}",
-            f"the {noun} was {main} although the {second} was {aside}",
-        )
+        frame, denies = rng.choice(FRAMES)
+        negated = rng.random() < 0.5
+        adjective = flipped if denies != negated else one
+        forms = (f"{frame} the {noun} {'was not' if negated else 'was'} {adjective}",)
     return (rng.choice(forms),)
 
 
-def _clause(rng: Random, good: bool) -> str:
-    negated = rng.random() < 0.5
-    return f"{'not ' if negated else ''}{rng.choice(GOOD if good != negated else BAD)}"
-
-
+# What may be said of a claim, and whether it denies it.
+FRAMES = (
+    ("it is true that", False),
+    ("it is not true that", True),
+    ("everybody agreed that", False),
+    ("nobody agreed that", True),
+    ("nobody denied that", False),
+    ("everybody denied that", True),
+    ("i doubt that", True),
+    ("i do not doubt that", False),
+)
 NUMBERS = tuple(
     (noun, f"{noun}s")
-    for noun in "doctor lawyer boy teacher student writer king sailor girl artist nurse soldier farmer driver".split()
+    for noun in listed("doctor lawyer boy teacher student writer king sailor girl artist nurse soldier farmer driver")
 )
-SELF = "hurt saw blamed saved praised trusted".split()
-STATES = "tired happy angry late ready busy sick alone famous rich quiet lost safe afraid".split()
-DEGREES = "very really truly quite so rather".split()
-WORKS = (
+SELF = listed("hurt saw blamed saved praised trusted")
+STATES = listed("tired happy angry late ready busy sick alone famous rich quiet lost safe afraid")
+DEGREES = listed("very really truly quite so rather")
+WORKS = listed(
     "film movie story plot script acting music cast ending dialogue book show song novel comedy drama play scene"
-).split()
-GOOD = (
-    "great wonderful brilliant charming clever lovely fantastic superb excellent amazing beautiful delightful "
-    "perfect fresh funny impressive remarkable fascinating touching elegant sweet splendid"
-).split()
-BAD = (
-    "dull boring awful terrible horrible bad poor weak lame ugly stupid silly sad bland flat stale painful shallow "
-    "clumsy dreadful pathetic annoying"
-).split()
+)
+GOOD = listed(
+    "great wonderful brilliant charming clever lovely fantastic superb excellent amazing beautiful "
+    "delightful perfect fresh funny impressive remarkable fascinating touching elegant sweet splendid"
+)
+BAD = listed(
+    "dull boring awful terrible horrible bad poor weak lame ugly stupid silly sad bland flat stale "
+    "painful shallow clumsy dreadful pathetic annoying"
+)

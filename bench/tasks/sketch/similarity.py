@@ -6,23 +6,23 @@ Both sentences draw the same kinds of words whatever the label, so neither sente
 from collections.abc import Iterable
 from random import Random
 
-from bench.tasks.sketch.words import ACTIONS, DEEDS, OBJECTS, PEOPLE, PLACES, Words
+from bench.tasks.sketch.words import ACTIONS, DEEDS, MANNERS, OBJECTS, PEOPLE, Words
 
 __all__ = ["paraphrase", "similarity"]
 
-# Agent, what was done, to what or whom, where. A meaning is one number a slot; a face picks one of its two words.
+# Agent, what was done, to what or whom, how. A meaning numbers a pair in each slot, a face one of the pair.
 Slots = tuple[tuple[tuple[str, str], ...], ...]
 Numbers = tuple[int, ...]
 
-THINGS: Slots = (PEOPLE, DEEDS, OBJECTS, PLACES)
-PERSONS: Slots = (PEOPLE, ACTIONS, PEOPLE, PLACES)
+THINGS: Slots = (PEOPLE, DEEDS, OBJECTS, MANNERS)
+PERSONS: Slots = (PEOPLE, ACTIONS, PEOPLE, MANNERS)
 WEIGHTS = (1, 2, 1, 1)
 """Points for saying the same in each slot: 5 in all; what was done counts twice."""
 KEPT = [[slot for slot in range(4) if mask >> slot & 1] for mask in range(16)]
 
 
 def paraphrase(rng: Random, words: Words, level: int, label: float) -> tuple[str, str]:
-    """1: synonyms against another topic. 2: voice and synonyms against one other word. 3: who did it to whom."""
+    """1: synonyms or another topic. 2: in another voice, synonyms or one word else. 3: who did it to whom."""
     slots = PERSONS if level == 3 else THINGS
     first = second = _meaning(rng, slots)
     if not label:
@@ -35,7 +35,7 @@ def paraphrase(rng: Random, words: Words, level: int, label: float) -> tuple[str
 
 
 def similarity(rng: Random, words: Words, level: int, label: float) -> tuple[str, str]:
-    """Said 1: in the same words, 2: in synonyms and another voice, 3: likewise, of persons who may change places."""
+    """1: in the same words. 2: in synonyms and another voice. 3: likewise, and persons may change places."""
     slots = PERSONS if level == 3 else THINGS
     first = _meaning(rng, slots)
     kept = rng.choice([kept for kept in KEPT if sum(WEIGHTS[slot] for slot in kept) == label])
@@ -55,15 +55,17 @@ def _meaning(rng: Random, slots: Slots) -> Numbers:
 
 
 def _swap(meaning: Numbers) -> Numbers:
-    agent, action, patient, place = meaning
-    return patient, action, agent, place
+    agent, action, patient, how = meaning
+    return patient, action, agent, how
 
 
 def _change(rng: Random, slots: Slots, meaning: Numbers, changed: Iterable[int]) -> Numbers:
-    """Another word in each of these slots, none of which the meaning has anywhere."""
+    """Another word in each of these slots, and no person twice."""
     new = list(meaning)
     for slot in changed:
-        new[slot] = rng.choice([number for number in range(len(slots[slot])) if number not in (*meaning, *new)])
+        alike = [other for other in range(4) if slots[other] is slots[slot]]
+        taken = {said[other] for said in (meaning, new) for other in alike}
+        new[slot] = rng.choice([number for number in range(len(slots[slot])) if number not in taken])
     return tuple(new)
 
 
@@ -88,10 +90,10 @@ def _say(
 
 
 def _sentence(words: list[str], passive: bool) -> str:
-    agent, done, other, place = words
+    agent, done, other, how = words
     if passive:
-        return f"the {other} was {PARTICIPLES.get(done, done)} by the {agent} in the {place}"
-    return f"the {agent} {done} the {other} in the {place}"
+        return f"the {other} was {how} {PARTICIPLES.get(done, done)} by the {agent}"
+    return f"the {agent} {how} {done} the {other}"
 
 
 PARTICIPLES = {"hid": "hidden", "chose": "chosen", "showed": "shown"}

@@ -8,26 +8,31 @@ __all__ = [
     "DAYS",
     "DEEDS",
     "HOME",
+    "MANNERS",
     "MEN",
     "OBJECTS",
     "PEOPLE",
-    "PLACES",
     "WOMEN",
     "Words",
+    "listed",
 ]
+
+
+def listed(text: str) -> tuple[str, ...]:
+    """The words of a text."""
+    return tuple(text.split())
 
 
 def _pairs(text: str) -> tuple[tuple[str, str], ...]:
     return tuple((one, two) for one, two in (pair.split("/") for pair in text.split()))
 
 
-MEN = tuple(
-    "tom john bill peter james paul mark david robert george henry frank jack charles william adam oliver martin "
-    "simon walter".split()
+MEN = listed(
+    "tom john bill peter james paul mark david robert george henry frank jack charles william adam "
+    "oliver  martin simon walter"
 )
-WOMEN = tuple(
-    "anna mary lucy emma sarah jane kate laura helen alice julia rachel susan linda maria ruth clara diana nancy "
-    "rose".split()
+WOMEN = listed(
+    "anna mary lucy emma sarah jane kate laura helen alice julia rachel susan linda maria ruth clara diana  nancy rose"
 )
 
 # Two words for one meaning each. Words of different pairs never mean the same.
@@ -41,7 +46,7 @@ OBJECTS = _pairs(
 )
 DEEDS = _pairs(
     "bought/purchased built/constructed repaired/fixed hid/concealed chose/selected found/discovered "
-    "ruined/destroyed needed/required wanted/desired got/obtained displayed/showed borrowed/rented"
+    "ruined/destroyed needed/required wanted/desired gained/obtained displayed/showed borrowed/rented"
 )
 """What a person did to an object."""
 ACTIONS = _pairs(
@@ -49,14 +54,15 @@ ACTIONS = _pairs(
     "taught/educated hugged/embraced followed/chased praised/complimented visited/met killed/murdered"
 )
 """What a person did to another; past tense and participle are the same."""
-PLACES = _pairs("town/city forest/woods garden/yard street/road station/terminal mountains/hills")
+MANNERS = _pairs(
+    "quickly/rapidly often/frequently finally/eventually rarely/seldom suddenly/abruptly gladly/happily "
+    "quietly/silently recently/lately"
+)
 
 
-DAYS = tuple(f"on {day}" for day in "monday tuesday wednesday thursday friday saturday sunday".split()) + (
-    "in spring",
-    "in summer",
-    "in autumn",
-    "in winter",
+DAYS = (
+    *(f"on {day}" for day in listed("monday tuesday wednesday thursday friday saturday sunday")),
+    *(f"in {season}" for season in listed("spring summer autumn winter")),
     "last week",
     "last month",
 )
@@ -86,7 +92,7 @@ HOME = Words(
         "eagles<birds<animals owls<birds<animals ducks<birds<animals lions<cats<animals tigers<cats<animals "
         "sharks<fish<animals ants<insects<animals bees<insects<animals beetles<insects<animals"
     ),
-    happenings=tuple("slept ran waited escaped ate moved left rested hid fought arrived survived swam died".split()),
+    happenings=listed("slept ran waited escaped ate moved left rested hid fought arrived survived swam died"),
     names=MEN + WOMEN,
     plans=(
         ("buy a car", "bought a car"),
@@ -131,7 +137,7 @@ AWAY = Words(
         "were red",
         "were stolen",
     ),
-    names=tuple("jake luke hank matt sean kyle brian ellen molly daisy grace megan amy karen lisa tina".split()),
+    names=listed("jake luke hank matt sean kyle brian ellen molly daisy grace megan amy karen lisa tina"),
     plans=(
         ("feed the sheep", "fed the sheep"),
         ("load the truck", "loaded the truck"),

@@ -1,0 +1,166 @@
+"""CascadeBERT: a small complete model answers what it is sure of, a big one the rest."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from pydantic import Field
+from sklearn.model_selection import KFold
+from torch import Tensor
+
+from baselines.finetuned import supervised
+from bench.context import Context
+from bench.encoder import Cascade, Encoder
+from bench.encoder.backbones import shape_of
+from bench.encoder.cut import take_layers
+from bench.errors import UserError
+from bench.measuring.points import predictions
+from bench.measuring.trace import record
+from bench.method import Method, Needed, Options
+from bench.settings import Settings
+from bench.tasks.catalogue import Task
+from bench.training.loop import Loss, Plan
+from bench.training.losses import hidden_loss, task_loss
+from bench.training.targets import FrozenTeacher
+
+
+class CascadeBertOptions(Options):
+    """Who the members are, and how the small one learns."""
+
+    big: str = Field("teacher", description="The contestant that is the big member.")
+    small: str | None = Field(None, description="Checkpoint of the small member; null: the first layers.")
+    small_layers: int = Field(2, ge=1, description="How many of the backbone's first layers those are.")
+    distil_epochs: float = Field(3, gt=0, description="Epochs in which those learn the backbone's output.")
+    distil_rate: float = Field(5e-5, gt=0, description="Peak learning rate of that.")
+    folds: int = Field(5, ge=2, description="Parts of train, each predicted by a model of the others.")
+    fold_epochs: float = Field(5, gt=0, description="Epochs of each such model.")
+    epochs: float = Field(5, gt=0, description="Epochs of the small member.")
+    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of it and of the folds.")
+    batch_size: int = Field(16, ge=1, description="Batch size.")
+    margin: float = Field(0.5, ge=0, le=1, description="How much surer of easy than of hard examples.")
+    difficulty_weight: float = Field(0.5, ge=0, description="Lambda of the difficulty-aware loss; 0: none.")
+
+
+class CascadeBert(Method):
+    """CascadeBERT (Li et al., Findings of EMNLP 2021, arXiv 2012.14682): two complete models, small then big.
+
+    The paper's loss CE(small) + CE(big) + lambda DAR(small) has no term that joins the members, so the big
+    member is the fine-tuned teacher, and only the small one is trained here. An example is easy, for DAR, if
+    a small model fine-tuned on the other folds gets it right (the paper's ensemble has seen what it judges:
+    on small tasks nearly everything would be easy). Without a pre-trained small checkpoint the small member
+    is the backbone's first layers, first taught the pre-trained backbone's last hidden states on the task's
+    text (no label takes part, so the folds stay honest); tables say so. Regression has no confidence: there
+    both members are static points.
+    """
+
+    Options = CascadeBertOptions
+    policy = "confidence"
+
+    def __init__(self, name: str, task: Task, options: CascadeBertOptions, settings: Settings) -> None:
+        super().__init__(name, task, options, settings)
+        if task.regression:
+            self.policy = "none"
+
+    def variants(self) -> Sequence[str]:
+        return ["full"]
+
+    def check(self) -> None:
+        backbone, kept = self.settings.backbone, self.options.small_layers
+        layers = kept + 1 if self.options.small else shape_of(backbone.name, backbone.revision).layers
+        if kept >= layers:
+            raise UserError(
+                f"contestants.{self.name}.options.small_layers: {kept} of the backbone's {layers} layers; use fewer"
+            )
+
+    def needs(self, variant: str) -> Sequence[Needed]:
+        return [Needed(self.options.big, "full")]
+
+    def label(self, variant: str) -> str:
+        notes = ([] if self.options.small else ["truncated small member"]) + (
+            ["members alone: no exit rule"] if self.task.regression else []
+        )
+        title = "CascadeBERT" + (f" ({'; '.join(notes)})" if notes else "")
+        return title if self.name == "cascadebert" else f"{title}, {self.name}"
+
+    def train(self, context: Context, variant: str) -> Cascade:
+        options = self.options
+        big = context.model(options.big, "full")
+        small = self._start(context)
+        loss: Loss = supervised
+        if options.difficulty_weight and not self.task.regression:
+            loss = DifficultyAware(self._easy(context, small), options.margin, options.difficulty_weight)
+        plan = Plan(options.epochs, options.learning_rate, options.batch_size)
+        context.fit(small, loss, plan, "small", select=True)
+        return Cascade.of(small, big).to(context.device)
+
+    def _start(self, context: Context) -> Encoder:
+        """The small member before it has seen a label."""
+        options = self.options
+        if options.small:
+            return context.backbone("pooler", name=options.small)
+        whole = context.backbone("pooler")
+        small = take_layers(whole, range(options.small_layers))
+        plan = Plan(options.distil_epochs, options.distil_rate, options.batch_size)
+        context.fit(small, last_hidden(context.teacher(whole, hidden=True)), plan, "complete")
+        return small
+
+    def _easy(self, context: Context, start: Encoder) -> NDArray[np.bool_]:
+        """[N] which training examples are got right by `start` fine-tuned on the other folds."""
+        options, train = self.options, context.train
+        if len(train) < options.folds:
+            raise UserError(
+                f"contestants.{self.name}.options.folds: {options.folds} of {len(train)} examples; use fewer"
+            )
+        plan = Plan(options.fold_epochs, options.learning_rate, options.batch_size)
+        easy = np.zeros(len(train), dtype=bool)
+        folds = KFold(options.folds, shuffle=True, random_state=context.seed).split(train.labels)
+        for number, (others, fold) in enumerate(folds, start=1):
+            model = copy.deepcopy(start)
+            context.fit(model, supervised, plan, f"fold-{number}", train=train.take(others))
+            trace = record(model, train.take(fold), self.settings.training.eval_batch_size)
+            easy[fold] = predictions(trace, self.task)[-1] == trace.labels
+        return easy
+
+
+def last_hidden(teacher: FrozenTeacher) -> Loss:
+    """Squared error of a shallow model's last hidden states against its teacher's, mean over real tokens."""
+
+    def loss(model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
+        output = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], output_hidden_states=True)
+        return hidden_loss(output.hidden_states[-1:], teacher(batch).hidden[-1:], batch["attention_mask"])
+
+    return loss
+
+
+class DifficultyAware:
+    """The small member's loss: cross-entropy + weight x the difficulty-aware regularisation (section 3.3).
+
+    `easy` [N] says which training examples are easy.
+    """
+
+    def __init__(self, easy: NDArray[np.bool_], margin: float, weight: float) -> None:
+        self.easy, self.margin, self.weight = torch.from_numpy(easy), margin, weight
+
+    def __call__(self, model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
+        logits = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]).logits
+        easy = self.easy[batch["idx"].cpu()].to(logits.device)
+        return task_loss(logits, batch["labels"]) + self.weight * difficulty_loss(logits, easy, self.margin)
+
+
+def difficulty_loss(logits: Tensor, easy: Tensor, margin: float) -> Tensor:
+    """Mean over easy examples of max(0, margin - (confidence - that of a hard example drawn from the batch)).
+
+    logits [B, C], easy [B] bool; confidence is the largest class probability; 0 where the batch lacks either
+    group. Draws from torch's global generator, which a resumed stage restores.
+    """
+    confidence = F.softmax(logits.float(), dim=-1).amax(dim=-1)
+    sure, unsure = confidence[easy], confidence[~easy]
+    if not len(sure) or not len(unsure):
+        return logits.new_zeros(())
+    drawn = torch.randint(len(unsure), (len(sure),)).to(logits.device)
+    return F.relu(margin - (sure - unsure[drawn])).mean()

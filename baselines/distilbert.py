@@ -1,0 +1,196 @@
+"""DistilBERT: half the layers, distilled on text before it is fine-tuned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from baselines.finetuned import supervised
+from bench.context import Context
+from bench.encoder import Encoder, backbones
+from bench.encoder.cut import take_layers
+from bench.encoder.masked_lm import MaskedLM, with_head
+from bench.errors import UserError
+from bench.method import Method, Options
+from bench.training.loop import Plan
+
+TEMPERATURE = 2.0
+WEIGHTS = (5.0, 2.0, 1.0)
+"""Of the soft targets, the masked words and the cosine, in the authors' distillation command."""
+MASKED = 0.15
+
+
+class DistilBertOptions(Options):
+    """Which student, and how long and how fast it learns."""
+
+    checkpoint: str | None = Field(
+        None,
+        description="A DistilBERT to fine-tune (distilbert/distilbert-base-uncased); null: make one.",
+    )
+    depths: list[int] = Field(
+        [], description="Layers of the students that are made from the backbone, one variant each."
+    )
+    soft_targets: Literal["masked", "all"] = Field(
+        "masked",
+        description="Tokens whose word distribution is distilled; masked is a sixth of the authors' all.",
+    )
+    distil_epochs: float = Field(3, gt=0, description="Epochs of distillation on the task's text.")
+    distil_rate: float = Field(5e-4, gt=0, description="Its peak learning rate (authors: 5e-4).")
+    epochs: float = Field(3, gt=0, description="Epochs of fine-tuning.")
+    learning_rate: float = Field(2e-5, gt=0, description="Its peak learning rate; the authors publish none for GLUE.")
+    batch_size: int = Field(32, ge=1, description="Batch size of both stages.")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DistilBertOptions:
+        if bool(self.depths) == bool(self.checkpoint):
+            raise ValueError("give either checkpoint (fine-tune a DistilBERT) or depths (make students, such as [3])")
+        return self
+
+
+class DistilBert(Method):
+    """DistilBERT (Sanh et al., 2019, arXiv 1910.01108): every other layer, three losses on text, fine-tuning.
+
+    With `checkpoint` the authors' own pre-trained student is only fine-tuned, as they do on GLUE.
+    Otherwise a student of the backbone is made as they made theirs, but on the text of the task: layers
+    at an even spread from the first to the last (`spread`), no segment embeddings (row 0 is added to the
+    positions, so nothing is lost for single sentences), then 5 T^2 KL(teacher, student) + 2
+    masked-language-modelling + 1 (1 - cos of last hidden states), T = 2, 15 % of tokens masked, teacher =
+    the whole pre-trained backbone. Tables call it "DistilBERT-style (task text)".
+
+    Where the backbone's checkpoint has no masked-language-modelling head (MiniLM as a sentence encoder),
+    the logits of teacher and student are hidden @ E^T + bias, each with its own word embedding E and a
+    bias that starts at 0.
+    """
+
+    Options = DistilBertOptions
+
+    def variants(self) -> Sequence[str]:
+        return [f"depth{depth}" for depth in self.options.depths] or ["full"]
+
+    def check(self) -> None:
+        if self.options.depths:
+            backbone = self.settings.backbone
+            layers = backbones.shape_of(backbone.name, backbone.revision).layers
+            for depth in self.options.depths:
+                if not 1 <= depth <= layers:
+                    raise UserError(
+                        f"contestants.{self.name}.options.depths: {depth} of a backbone with {layers} "
+                        f"layers; use 1 to {layers}"
+                    )
+
+    def label(self, variant: str) -> str:
+        if self.options.checkpoint:
+            title = "DistilBERT"
+        else:
+            depth = _depth(variant)
+            title = f"DistilBERT-style (task text), {depth} layer{'s' * (depth > 1)}"
+        return title if self.name == "distilbert" else f"{title}, {self.name}"
+
+    def train(self, context: Context, variant: str) -> Encoder:
+        options = self.options
+        if options.checkpoint:
+            student = context.backbone("distilbert", name=options.checkpoint)
+        else:
+            student = self._distilled(context, _depth(variant))
+        plan = Plan(options.epochs, options.learning_rate, options.batch_size)
+        context.fit(student, supervised, plan, "finetune", select=True)
+        return student
+
+    def _distilled(self, context: Context, depth: int) -> Encoder:
+        options, backbone = self.options, self.settings.backbone
+        whole = context.backbone("distilbert")
+        teacher = with_head(whole, backbone.name, backbone.revision)
+        start = without_segments(take_layers(whole, spread(len(whole.layers), depth)))
+        student = teacher.around(start)
+        special = torch.tensor(context.tokenizer.all_special_ids, device=context.device)
+        loss = ThreeLosses(teacher, special, context.tokenizer.mask_token_id, options.soft_targets)
+        plan = Plan(options.distil_epochs, options.distil_rate, options.batch_size)
+        context.fit(student, loss, plan, "distil")
+        return student.encoder
+
+
+@dataclass(frozen=True)
+class ThreeLosses:
+    """The loss of DistilBERT's pre-training (section 2 and the authors' distillation script).
+
+    The masks are drawn anew for every batch from torch's global generator, which the training loop seeds
+    and restores as it does for dropout.
+    """
+
+    teacher: MaskedLM
+    special: Tensor
+    """Ids that are never masked."""
+    mask_id: int
+    soft_targets: Literal["masked", "all"] = "masked"
+
+    def __post_init__(self) -> None:
+        self.teacher.eval().requires_grad_(False)
+
+    def __call__(self, model: MaskedLM, batch: dict[str, Tensor], progress: float) -> Tensor:
+        """Scalar: 5 x soft + 2 x masked words + 1 x cosine on a freshly masked batch."""
+        ids, attention, segments = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
+        real = attention.bool()
+        masked, chosen = corrupt(ids, real & ~torch.isin(ids, self.special), self.mask_id, len(model.bias))
+        with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
+            taught = self.teacher(masked, attention, segments)
+            where = real if self.soft_targets == "all" else chosen
+            target = self.teacher.words(taught[where])
+        hidden = model(masked, attention, segments)
+        logits = model.words(hidden[where]).float()
+        soft = soft_target_loss(logits, target)
+        words = masked_word_loss(logits[chosen[where]], ids[chosen])
+        cosine = (1 - F.cosine_similarity(hidden[real].float(), taught[real], dim=-1)).mean()
+        return WEIGHTS[0] * soft + WEIGHTS[1] * words + WEIGHTS[2] * cosine
+
+
+def soft_target_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """T^2 KL(softmax(target / T) || softmax(logits / T)), T = 2, mean over tokens [k, V]; 0 for no tokens."""
+    student = F.log_softmax(logits / TEMPERATURE, dim=-1)
+    teacher = F.log_softmax(target / TEMPERATURE, dim=-1)
+    return F.kl_div(student, teacher, reduction="sum", log_target=True) * TEMPERATURE**2 / max(1, len(logits))
+
+
+def masked_word_loss(logits: Tensor, words: Tensor) -> Tensor:
+    """Cross-entropy of the logits [k, V] against the words that were masked [k]; 0 for no words."""
+    return F.cross_entropy(logits, words, reduction="sum") / max(1, len(words))
+
+
+def corrupt(ids: Tensor, maskable: Tensor, mask_id: int, vocabulary: int) -> tuple[Tensor, Tensor]:
+    """BERT's masking (Devlin et al., NAACL 2019, section 3.1): ids [B, n] as the model sees them, chosen.
+
+    Of the maskable tokens 15 % are chosen; 80 % of those become the mask, 10 % a random id, 10 % stay.
+    """
+    chosen = (torch.rand(ids.shape, device=ids.device) < MASKED) & maskable
+    fate = torch.rand(ids.shape, device=ids.device)
+    drawn = torch.randint(vocabulary, ids.shape, device=ids.device)
+    seen = torch.where(chosen & (fate < 0.8), mask_id, ids)
+    return torch.where(chosen & (fate >= 0.9), drawn, seen), chosen
+
+
+def spread(layers: int, kept: int) -> list[int]:
+    """`kept` of the layers 0 .. layers-1, evenly from the first to the last.
+
+    12 to 6 gives the authors' 0 2 4 7 9 11. Halves are rounded to the even layer: 6 to 3 gives 0 2 5. One
+    layer is the first.
+    """
+    return [0] if kept == 1 else [round(i * (layers - 1) / (kept - 1)) for i in range(kept)]
+
+
+def without_segments(model: Encoder) -> Encoder:
+    """`model`, changed in place: segment 0 is added to every position, the segment embeddings are gone."""
+    if model.embeddings.segments is not None:
+        with torch.no_grad():
+            model.embeddings.positions.weight += model.embeddings.segments.weight[0]
+        model.embeddings.segments = None
+        model.config.type_vocab_size = 0
+    return model
+
+
+def _depth(variant: str) -> int:
+    return int(variant.removeprefix("depth"))

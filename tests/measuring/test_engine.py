@@ -1,0 +1,99 @@
+"""The engine makes the replay's decisions, does less work for it, and is faster for it."""
+
+import numpy as np
+import pytest
+import torch
+from toys import cascade, encoder, examples
+
+from bench.errors import UserError
+from bench.measuring.engine import run
+from bench.measuring.latency import measure
+from bench.measuring.policies import Agreement, Confidence, Entropy, FullDepth, Patience, Policy, replay
+from bench.measuring.trace import record
+
+POLICIES = [
+    Entropy(),
+    Confidence(),
+    Patience(),
+    FullDepth(),
+    Entropy(exit_start=2),
+    Patience(exit_start=2),
+    Agreement(),
+]
+
+
+FIVE = {"heads": [4] * 5, "ffn": [40] * 5, "exits": [1, 2, 3, 4, 5]}
+
+
+def knobs(policy: Policy, logits: np.ndarray) -> list:
+    """Numbers and vectors that part the examples, between the statistics and not on one, and both ends."""
+    exits, _, outputs = logits.shape
+    ends = policy.knobs(5, exits, outputs)[[0, -1]]
+    if policy.name in ("patience", "none"):
+        return [*ends]
+    values = np.sort(policy.statistic(logits)[policy.earliest :], axis=None)
+    gaps = np.flatnonzero(np.diff(values) > 1e-4)
+    between = [(values[i] + values[i + 1]) / 2 for i in gaps[[len(gaps) // 4, len(gaps) // 2, 3 * len(gaps) // 4]]]
+    return [*ends, *between, [*between, *between][:exits]]
+
+
+@pytest.mark.parametrize("batch_size", [1, 32])
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+@pytest.mark.parametrize("kind", ["encoder", "mean", "cascade", "static"])
+def test_the_engine_does_what_the_replay_says(kind, policy, batch_size):
+    outputs = 1 if policy.name == "agreement" else 3
+    make = {
+        "encoder": lambda: encoder(num_labels=outputs, head="pooler", **FIVE),
+        "mean": lambda: encoder(
+            num_labels=outputs, pooling="mean", heads=[4] * 4, ffn=[30] * 4, exits=[1, 2, 4], rank=9
+        ),
+        "cascade": lambda: cascade(num_labels=outputs),
+        "static": lambda: encoder(num_labels=outputs, exits=[3]),
+    }
+    model, data = make[kind](), examples(45)
+    trace = record(model, data, 16)
+    parted = set()
+    able = policy.earliest < model.exit_count - 1
+    for knob in knobs(policy, trace.logits) if able else [np.nan]:
+        expected = replay(policy, trace.logits, knob)
+        result = run(model, data, policy, knob, batch_size)
+        np.testing.assert_array_equal(result.exits, expected)
+        answers = trace.logits[expected, np.arange(len(data))]
+        np.testing.assert_allclose(result.logits, answers, atol=1e-5)
+        np.testing.assert_array_equal(result.logits.argmax(-1), answers.argmax(-1))
+        parted |= set(expected.tolist())
+    if able and policy.name != "none":
+        assert len(parted) > 1, "no knob parted the examples: the test shows nothing"
+
+
+def test_rows_that_left_are_not_computed_and_padding_shrinks_with_them():
+    model, data = encoder(), examples(60)
+    statistic = Entropy().statistic(record(model, data, 32).logits)
+    knob = np.median(statistic[0]) + 1e-6
+    # Only short examples stay beyond the first exit.
+    data = data.take(np.flatnonzero((statistic[0] < knob) | (data.lengths <= 12))[:32])
+    shapes = []
+    for layer in model.layers:
+        layer.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[:2])))
+    exits = run(model, data, Entropy(), knob, 32).exits
+    assert shapes == [((exits >= e).sum(), data.lengths[exits >= e].max()) for e in range(exits.max() + 1)]
+    assert shapes[1][0] < shapes[0][0] and shapes[1][1] <= 12 < shapes[0][1]
+
+
+def test_early_exit_shows_on_the_clock():
+    deep = {"heads": [4] * 12, "ffn": [64] * 12, "exits": list(range(1, 13))}
+    model, reference = encoder(**deep), encoder(**deep | {"exits": [12]})
+    everyone = np.inf
+    result = measure(model, Entropy(), everyone, reference, examples(16), batch_sizes=[1, 32], rounds=3)
+    assert [each.batch_size for each in result] == [1, 32]
+    for each in result:
+        assert each.speedup > 1.5
+        assert each.seconds > 0 and each.reference_seconds > 0
+
+
+def test_latency_needs_something_to_time():
+    with pytest.raises(UserError, match="0 rounds"):
+        measure(encoder(), Entropy(), 0.1, encoder(), examples(4), batch_sizes=[1], rounds=0)
+    elsewhere = encoder().to(torch.device("meta"))
+    with pytest.raises(UserError, match="meta"):
+        measure(encoder(), Entropy(), 0.1, elsewhere, examples(4), batch_sizes=[1], rounds=1)

@@ -1,0 +1,175 @@
+"""Exit rules: each paper's rule by hand, and the laws replay relies on."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.special import softmax
+from scipy.stats import entropy
+
+from bench.errors import UserError
+from bench.measuring.policies import (
+    Agreement,
+    Confidence,
+    Entropy,
+    FullDepth,
+    Patience,
+    Policy,
+    leaves_now,
+    policy_for,
+    replay,
+    replay_many,
+)
+from bench.tasks.catalogue import task
+
+FAMILIES = [Entropy, Confidence, Patience, Agreement, FullDepth]
+
+
+@st.composite
+def operated(draw) -> tuple[Policy, np.ndarray]:
+    """A policy and logits it can read."""
+    family = draw(st.sampled_from(FAMILIES))
+    exits, count = draw(st.integers(1, 6)), draw(st.integers(1, 5))
+    outputs = 1 if family is Agreement else draw(st.integers(2, 4))
+    logits = draw(arrays(np.float32, (exits, count, outputs), elements=st.floats(-200, 200, width=32)))
+    return family(exit_start=draw(st.integers(1, exits))), logits
+
+
+def predictions(*rows: str) -> np.ndarray:
+    """One example a row, one class digit an exit: "0110" -> one-hot logits [E, N, 3]."""
+    classes = np.array([[int(digit) for digit in row] for row in rows]).T
+    return np.eye(3)[classes] * 4
+
+
+def test_entropy_is_the_natural_log_entropy_and_survives_underflow():
+    logits = np.random.default_rng(0).normal(size=(3, 50, 4)) * 5
+    np.testing.assert_allclose(
+        Entropy().statistic(logits), entropy(softmax(logits, axis=-1), axis=-1), rtol=1e-9, atol=1e-12
+    )
+    for gap in (0.0, 104.0, 1e4):
+        value = Entropy().statistic(np.array([[[0.0, gap]]], dtype=np.float32))
+        assert value == pytest.approx(np.log(2) if gap == 0 else 0.0, abs=1e-12)
+    very_sure = np.array([[[0.0, 200.0]], [[0.0, 1.0]]], dtype=np.float32)
+    assert replay(Entropy(), very_sure, 0.1).tolist() == [0]
+
+
+def test_comparisons_are_strict():
+    sure = np.array([[[0.0, 1e4]], [[0.0, 1e4]]])  # entropy exactly 0, confidence 1
+    assert replay(Entropy(), sure, 0.0).tolist() == [1]
+    assert replay(Entropy(), sure, 1e-12).tolist() == [0]
+    assert replay(Confidence(), sure, 1.0).tolist() == [1]
+    assert replay(Confidence(), sure, 0.999).tolist() == [0]
+    values = np.array([[[1.0]], [[1.5]], [[1.5]]])
+    assert replay(Agreement(), values, 0.5).tolist() == [2]
+    assert replay(Agreement(), values, 0.51).tolist() == [1]
+
+
+@pytest.mark.parametrize(
+    ("row", "patience", "expected"),
+    [
+        ("000000", 1, 2),  # the earliest exit is t + 1
+        ("000000", 3, 4),
+        ("000000", 5, 6),
+        ("000000", 0, 6),  # t = 0 is full depth
+        ("000000", 6, 6),  # and so is t >= L
+        ("000000", 9, 6),
+        ("010101", 1, 6),  # never twice the same
+        ("001111", 2, 5),  # 0 0 agree once, the 1 resets the counter
+        ("001011", 1, 2),
+        ("011222", 2, 6),
+        ("011122", 2, 4),
+        ("012000", 2, 6),
+    ],
+)
+def test_patience_is_pabees_counter(row, patience, expected):
+    assert replay(Patience(), predictions(row), patience) + 1 == expected
+
+
+def test_patience_counts_from_exit_start():
+    assert (replay(Patience(exit_start=3), predictions("000000", "001111"), 1) + 1).tolist() == [4, 4]
+
+
+def test_agreement_asks_for_a_run_of_close_predictions():
+    values = np.array([[1.0, 0.0], [1.05, 2.0], [1.2, 2.05], [1.22, 2.06], [1.23, 2.07]])[..., None]
+    assert replay(Agreement(), values, 0.1).tolist() == [1, 2]
+    assert replay(Agreement(run=2), values, 0.1).tolist() == [4, 3]
+    assert replay(Agreement(run=2), values, np.inf).tolist() == [2, 2]
+
+
+@given(operated())
+def test_statistics_are_causal_and_the_engine_decides_as_the_replay(case):
+    policy, logits = case
+    exits, count, outputs = logits.shape
+    statistic = policy.statistic(logits)
+    assert statistic.shape == (exits, count)
+    for knob in policy.knobs(6, exits, outputs):
+        left = np.full(count, -1)
+        for e in range(exits):
+            prefix = logits[: e + 1]
+            np.testing.assert_array_equal(policy.statistic(prefix)[e], statistic[e])
+            leaving = (left < 0) & (leaves_now(policy, prefix, knob) if e < exits - 1 else True)
+            left[leaving] = e
+        np.testing.assert_array_equal(left, replay(policy, logits, knob))
+
+
+@given(operated())
+def test_knobs_run_from_the_first_exit_allowed_to_full_depth(case):
+    policy, logits = case
+    exits, _, outputs = logits.shape
+    left = replay_many(policy, logits, policy.knobs(8, exits, outputs))
+    assert (np.diff(left, axis=0) >= 0).all()
+    assert (left[-1] == exits - 1).all()
+    assert (left >= min(policy.earliest, exits - 1)).all()
+    if not isinstance(policy, Patience | FullDepth):
+        assert (left[0] == min(policy.earliest, exits - 1)).all()
+
+
+@given(operated(), st.integers(0, 10**6))
+def test_many_knobs_at_once_equal_one_at_a_time(case, seed):
+    policy, logits = case
+    exits, _, outputs = logits.shape
+    knobs = policy.knobs(7, exits, outputs)
+    vectors = np.random.default_rng(seed).choice(knobs, (5, exits))
+    many = replay_many(policy, policy.statistic(logits), vectors)
+    for row, vector in zip(many, vectors, strict=True):
+        np.testing.assert_array_equal(row, replay(policy, logits, vector))
+    for row, knob in zip(replay_many(policy, logits, knobs), knobs, strict=True):
+        np.testing.assert_array_equal(row, replay(policy, logits, np.full(exits, knob)))
+
+
+@given(operated(), st.integers(0, 10**6))
+def test_exits_below_exit_start_are_never_read(case, seed):
+    policy, logits = case
+    other = logits.copy()
+    below = policy.exit_start - 1
+    other[:below] = np.random.default_rng(seed).normal(size=other[:below].shape) * 50
+    knobs = policy.knobs(6, len(logits), logits.shape[-1])
+    np.testing.assert_array_equal(replay_many(policy, logits, knobs), replay_many(policy, other, knobs))
+
+
+def test_regression_leaves_by_agreement():
+    for name in ("entropy", "confidence", "patience"):
+        assert policy_for(name, task("stsb"), exit_start=2) == Agreement(exit_start=2)
+        assert policy_for(name, task("sst2")).name == name
+    assert policy_for("none", task("stsb")) == FullDepth()
+
+
+@pytest.mark.parametrize(
+    ("name", "on", "start", "culprit"),
+    [
+        ("entropie", "sst2", 1, "entropie"),
+        ("agreement", "sst2", 1, "agreement"),
+        ("entropy", "sst2", 0, "exit_start"),
+    ],
+)
+def test_wrong_policies_are_named(name, on, start, culprit):
+    with pytest.raises(UserError, match=culprit):
+        policy_for(name, task(on), start)
+
+
+def test_a_vector_of_the_wrong_length_is_an_error():
+    with pytest.raises(ValueError, match="3 exits"):
+        replay(Entropy(), np.zeros((3, 2, 2)), [0.1, 0.2])
+    with pytest.raises(UserError, match="grid of 1"):
+        Entropy().knobs(1, 3, 2)

@@ -1,0 +1,198 @@
+"""Figures: each draws, says what is true, stays inside its canvas, and is the same file when drawn again."""
+
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pandas as pd
+import pytest
+import synthetic
+from matplotlib.figure import Figure
+from matplotlib.image import imread
+
+from bench.reporting import figures
+from bench.reporting.budgets import RUN, at_budget
+from bench.reporting.figures import Roles, sweeps
+from bench.reporting.figures.comparisons import ablation_differences
+from bench.reporting.figures.drawing import Absent, marks, variant_names
+from bench.reporting.figures.exits import mean_exit_by_difficulty, near_twice
+from bench.reporting.figures.frontiers import average_curves
+from bench.reporting.published import read_published
+
+TASKS = ("cola", "stsb", "mnli")
+ROLES = Roles(ablations=synthetic.ABLATIONS)
+
+
+@pytest.fixture(scope="module")
+def some(points: pd.DataFrame) -> pd.DataFrame:
+    """Three tasks: what one of them shows, six would show again."""
+    return points[points["task"].isin(TASKS)]
+
+
+@pytest.fixture(scope="module")
+def study() -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(
+        directions=["maximize", "minimize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=1)
+    )
+
+    def objective(trial: optuna.Trial) -> tuple[float, float, float]:
+        heads, rank = trial.suggest_int("heads", 2, 8), trial.suggest_int("rank", 64, 384, step=64)
+        return 0.6 + 0.05 * np.log(heads) + 0.0001 * rank, 1e8 * heads, 1e6 * heads + 3e4 * rank
+
+    study.optimize(objective, n_trials=12)
+    return study
+
+
+def folder_with_runs(path: Path, results: Path) -> Path:
+    """A results folder of a test's own, on the kept traces that all tests share."""
+    path.mkdir()
+    (path / "runs").symlink_to(results / "runs")
+    return path
+
+
+@pytest.fixture(scope="module")
+def drawn(some: pd.DataFrame, results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = folder_with_runs(tmp_path_factory.mktemp("figures") / "sketch", results)
+    skipped = figures.write_all(some, folder, ablations=synthetic.ABLATIONS, published=read_published())
+    assert skipped == []
+    return folder / "figures"
+
+
+def test_every_figure_is_written_as_picture_and_vector(drawn: Path) -> None:
+    names = {f"frontier-{task}" for task in (*TASKS, "average")}
+    names |= {"parameters", "latency", "exits-score", "exits-histogram", "exits-difficulty", "ablations"}
+    assert {path.name for path in drawn.iterdir()} == {f"{n}{end}" for n in names for end in (".png", ".pdf")}
+    for name in names:
+        picture = imread(drawn / f"{name}.png")
+        assert 400 < picture.shape[1] < 1600
+        assert (picture[..., :3].min(axis=-1) < 0.9).mean() > 0.005, f"{name} is empty"
+        assert (drawn / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_figures_are_listed_in_reading_order_with_words(drawn: Path) -> None:
+    listed = [path.stem for path in figures.drawn(drawn)]
+    assert listed[:4] == ["frontier-average", "frontier-cola", "frontier-stsb", "frontier-mnli"]
+    assert len(listed) == len(list(drawn.glob("*.png")))
+    assert figures.describe("frontier-cola")[0] == "Frontier, CoLA"
+    assert all(len(words) > 5 for name in listed for words in figures.describe(name))
+
+
+def test_the_same_points_give_the_same_bytes(some: pd.DataFrame, results: Path, drawn: Path, tmp_path: Path) -> None:
+    shuffled = some[some["task"].isin(TASKS)].sample(frac=1.0, random_state=3)
+    again = {
+        "frontier-mnli": figures.frontier(shuffled, "mnli", ROLES, runs=results / "runs", published=read_published()),
+        "exits-difficulty": figures.exit_against_difficulty(shuffled, ROLES, runs=results / "runs"),
+        "ablations": figures.ablation_bars(shuffled, ROLES),
+    }
+    for name, figure in again.items():
+        for path in figures.drawing.save(figure, tmp_path, name):
+            assert path.read_bytes() == (drawn / path.name).read_bytes(), path.name
+
+
+def test_nothing_leaves_the_canvas(points: pd.DataFrame, results: Path, study: optuna.Study) -> None:
+    one_seed = points[(points["seed"] == 1) & points["task"].isin(TASKS)]
+    all_drawn = {
+        "frontier with a band": figures.frontier(one_seed, "cola", ROLES, runs=results / "runs"),
+        "average": figures.frontier_average(one_seed, ROLES),
+        "parameters": figures.score_against_parameters(one_seed, ROLES),
+        "latency": figures.promised_against_measured(one_seed, ROLES),
+        "exits": figures.score_per_exit(one_seed, ROLES),
+        "histogram": figures.exit_histogram(one_seed, ROLES),
+        "difficulty": figures.exit_against_difficulty(one_seed, ROLES, runs=results / "runs"),
+        "ablations": figures.ablation_bars(one_seed, ROLES),
+        "landscape": figures.landscape(study),
+        "front": figures.pareto_front(study),
+        "importance": figures.importances(study),
+    }
+    for name, figure in all_drawn.items():
+        assert outside(figure) < 0.02, f"{name} is cut off by {outside(figure):.2f} inches"
+
+
+def outside(figure: Figure) -> float:
+    """How far the drawing reaches beyond the page, in inches."""
+    figure.draw_without_rendering()
+    box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    return float(max(-box.x0, -box.y0, box.x1 - width, box.y1 - height))
+
+
+def test_what_has_no_data_is_skipped_with_its_reason(some: pd.DataFrame, results: Path, tmp_path: Path) -> None:
+    """Static models only, one task, no clock, no ablations; the old picture of one goes."""
+    folder = folder_with_runs(tmp_path / "sketch", results)
+    (folder / "figures").mkdir()
+    (folder / "figures" / "ablations.png").write_bytes(b"old")
+    static = some[some["method"].isin(["teacher", "cut"]) & (some["task"] == "cola")]
+    static = static.assign(latency_1=np.nan, latency_32=np.nan)
+    skipped = dict(figures.write_all(static, folder))
+    assert set(skipped) == {
+        "frontier-average", "latency", "exits-score", "exits-histogram", "exits-difficulty", "ablations",
+    }  # fmt: skip
+    assert skipped["latency"] == "no latency was measured"
+    assert all(skipped.values())
+    assert {path.stem for path in (folder / "figures").iterdir()} == {"frontier-cola", "parameters"}
+
+
+def test_a_task_whose_teacher_failed_is_skipped(some: pd.DataFrame) -> None:
+    orphaned = some[(some["task"] == "cola") & (some["method"] != "teacher")]
+    with pytest.raises(Absent, match="teacher"):
+        figures.frontier(orphaned, "cola", ROLES)
+
+
+def test_without_traces_the_difficulty_is_not_known(some: pd.DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(Absent, match="no trace"):
+        mean_exit_by_difficulty(some, ROLES, tmp_path)
+
+
+def test_the_average_is_the_mean_of_the_points_chosen_at_each_budget(some: pd.DataFrame) -> None:
+    curves = average_curves(some, ROLES)
+    assert not curves["method"].isin(ROLES.ablations).any()
+    for budget in curves["budget"].unique()[[0, 7, 23]]:
+        chosen = at_budget(ROLES.contestants(some), budget)
+        each = chosen.groupby(["method", "task"])["score"].mean().unstack()
+        expected = each.dropna().mean(axis=1)
+        found = curves[curves["budget"] == budget].set_index("method")["score"]
+        pd.testing.assert_series_equal(found.sort_index(), expected.sort_index(), check_names=False)
+
+
+def test_a_method_that_lacks_a_task_is_not_averaged(some: pd.DataFrame) -> None:
+    lacking = some[(some["method"] != "pabee") | (some["task"] != "stsb")]
+    assert "pabee" in set(average_curves(some, ROLES)["method"])
+    assert "pabee" not in set(average_curves(lacking, ROLES)["method"])
+
+
+def test_exits_by_difficulty_add_up_to_the_mean_exit_of_the_point(some: pd.DataFrame, results: Path) -> None:
+    table = mean_exit_by_difficulty(some, ROLES, results / "runs")
+    table["weighted"] = table["depth"] * table["examples"]
+    sums = table.groupby(RUN)[["weighted", "examples"]].sum()
+    rows = near_twice(some, ROLES).set_index(RUN)
+    expected = rows["mean_exit"] / rows["exits"].map(len)
+    found = sums["weighted"] / sums["examples"]
+    pd.testing.assert_series_equal(found, expected.loc[found.index], check_names=False)
+    assert set(table["difficulty"]) == {1, 2, 3}
+
+
+def test_an_ablation_that_loses_three_points_shows_three_points(some: pd.DataFrame) -> None:
+    full = some[some["method"] == "costeff"]
+    worse = full.assign(method="costeff-worse", score=full["score"] - 0.03, label=full["label"] + ", worse")
+    table = ablation_differences(pd.concat([some, worse]), Roles(ablations={"costeff-worse": "costeff"}))
+    assert set(table["exit"]) == set(range(7))
+    assert table["difference"].to_numpy() == pytest.approx(-0.03)
+
+
+def test_methods_look_the_same_everywhere_and_different_from_each_other(points: pd.DataFrame) -> None:
+    looks = marks(points, ROLES)
+    assert looks == marks(points[points["task"] == "rte"], ROLES)
+    plain = [mark for method, mark in looks.items() if method not in ROLES.ablations]
+    assert len({mark.colour for mark in plain}) == len({mark.marker for mark in plain}) == len(plain)
+    assert looks["costeff-no-ta"].colour == looks["costeff"].colour
+    assert looks["costeff"].name == "COST-EFF"
+    assert variant_names(points)[("costeff", "4x")] == "4x"
+    assert variant_names(points)[("pabee", "base")] == ""
+
+
+def test_a_study_of_one_trial_has_no_landscape(study: optuna.Study) -> None:
+    alone = optuna.create_study(directions=study.directions)
+    alone.add_trial(study.trials[0])
+    for draw in (sweeps.landscape, sweeps.pareto_front, sweeps.importances):
+        with pytest.raises(Absent, match="1 finished trial"):
+            draw(alone)

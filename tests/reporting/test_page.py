@@ -1,0 +1,162 @@
+"""The results page: one file that holds everything, safely and without the network."""
+
+import base64
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import synthetic
+
+from bench.reporting import figures, page
+from bench.reporting.budgets import chosen_frontier
+from bench.reporting.figures import Roles
+from bench.reporting.tables import tables
+
+TASKS = ("cola", "rte")
+ROLES = Roles(ablations=synthetic.ABLATIONS)
+
+
+class Reader(HTMLParser):
+    """Elements as (tag, attributes), and the text of each script."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.scripts: list[str] = []
+        self.inside: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs) | {"within": " ".join(self.inside)}))
+        if tag == "script":
+            self.scripts.append("")
+        if tag not in ("meta", "link", "img", "br", "option"):
+            self.inside.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in self.inside:
+            while self.inside.pop() != tag:
+                pass
+
+    def handle_data(self, data: str) -> None:
+        if self.inside and self.inside[-1] == "script":
+            self.scripts[-1] += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+@pytest.fixture(scope="module")
+def some(points: pd.DataFrame) -> pd.DataFrame:
+    return points[points["task"].isin(TASKS)]
+
+
+@pytest.fixture(scope="module")
+def folder(some: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with two drawn figures, one run's record, and the page."""
+    folder = tmp_path_factory.mktemp("page") / "sketch"
+    for name, figure in (
+        ("parameters", figures.score_against_parameters(some, ROLES)),
+        ("frontier-rte", figures.frontier(some, "rte", ROLES)),
+    ):
+        figures.drawing.save(figure, folder / "figures", name)
+    run = folder / "runs" / "rte" / "costeff" / "2x" / "seed1"
+    run.mkdir(parents=True)
+    record = {
+        "wall_seconds": 7200.0,
+        "code": "0123abc",
+        "hardware": {"cpu": "A <fast> processor", "precision": "float32"},
+        "versions": {"torch": "2.13.0"},
+        "backbone": {"name": "some/backbone", "sha256": "f" * 64},
+    }
+    (run / "run.json").write_text(json.dumps(record))
+    assert page.write(some, folder, ablations=synthetic.ABLATIONS) == folder / "index.html"
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(folder: Path) -> str:
+    return (folder / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def reader(text: str) -> Reader:
+    return Reader(text)
+
+
+def test_it_needs_no_other_file(reader: Reader, folder: Path) -> None:
+    for tag, attributes in reader.elements:
+        for name in ("src", "href", "data", "action"):
+            assert (attributes.get(name) or "#").startswith(("#", "data:")), (tag, attributes)
+    assert (folder / "index.html").stat().st_size < 12e6
+    assert "Plotly" in reader.scripts[1]
+
+
+def test_it_shows_every_table_and_figure(some: pd.DataFrame, folder: Path, text: str, reader: Reader) -> None:
+    made = tables(some, ablations=synthetic.ABLATIONS)
+    assert len(reader.all("table")) == len(made)
+    assert len(reader.all("tr")) == sum(len(table.values) + 1 for table in made)
+    images = [image["src"] for image in reader.all("img")]
+    for name in ("frontier-rte", "parameters"):
+        inside = base64.b64encode((folder / "figures" / f"{name}.png").read_bytes()).decode()
+        assert f"data:image/png;base64,{inside}" in images
+
+
+def test_it_can_be_read_without_seeing_it(reader: Reader) -> None:
+    assert all(len(image["alt"] or "") > 20 for image in reader.all("img"))
+    assert len(reader.all("select")) == 5
+    assert all("label" in (select["within"] or "").split() for select in reader.all("select"))
+    assert reader.all("html")[0]["lang"] == "en"
+    assert all(head["scope"] == "col" for head in reader.all("th"))
+
+
+def test_it_says_how_the_numbers_came_to_be(text: str) -> None:
+    for words in (
+        "sketch (generated)", "Chosen on calibration, reported on validation", "1, 2.0 hours together",
+        "A &lt;fast&gt; processor", "torch 2.13.0", "some/backbone", "0123abc", synthetic.REASON,
+    ):  # fmt: skip
+        assert words in text, words
+
+
+def test_the_explorer_marks_the_chosen_frontier(some: pd.DataFrame, reader: Reader) -> None:
+    data = json.loads(reader.scripts[0])
+    assert [task["id"] for task in data["tasks"]] == ["average", "cola", "rte"]
+    assert data["splits"] == ["validation", "calibration"]
+    front = chosen_frontier(some)
+    for task in TASKS:
+        columns = data["points"][task]["validation"]
+        assert len({len(values) for values in columns.values()}) == 1
+        assert sum(columns["front"]) == (front["task"] == task).sum()
+        best = front[(front["task"] == task) & (front["method"] == "pabee") & (front["seed"] == 1)]
+        shown = [
+            i
+            for i, run in enumerate(columns["run"])
+            if data["methods"][data["runs"][run][0]]["name"] == "PABEE"
+            and data["runs"][run][2] == 1
+            and columns["front"][i]
+        ]
+        assert [columns["score"][i] for i in shown] == pytest.approx(list(best["score"]), abs=1e-4)
+    assert [method["name"] for method in data["methods"] if method["hidden"]] == ["COST-EFF 2x, no assistant"]
+
+
+def test_the_same_input_gives_the_same_page(some: pd.DataFrame, folder: Path, text: str) -> None:
+    page.write(some, folder, ablations=synthetic.ABLATIONS)
+    assert (folder / "index.html").read_text(encoding="utf-8") == text
+
+
+def test_labels_cannot_break_out(some: pd.DataFrame, tmp_path: Path) -> None:
+    evil = "</script><script>alert(1)</script>"
+    few = some[some["method"].isin(["teacher", "cut", "pabee"])]
+    few = few.assign(label=few["label"].where(few["method"] != "pabee", evil))
+    written = page.write(few, tmp_path).read_text(encoding="utf-8")
+    assert evil not in written
+    assert len(Reader(written).scripts) == 3
+
+
+def test_nothing_drawn_and_one_task_is_still_a_page(some: pd.DataFrame, tmp_path: Path) -> None:
+    one = some[some["task"] == "cola"]
+    reader = Reader(page.write(one, tmp_path, ablations=synthetic.ABLATIONS).read_text(encoding="utf-8"))
+    assert reader.all("img") == []
+    assert [task["id"] for task in json.loads(reader.scripts[0])["tasks"]] == ["cola"]

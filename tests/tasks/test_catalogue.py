@@ -1,0 +1,33 @@
+import pytest
+
+from bench.errors import UserError
+from bench.tasks.catalogue import TASKS, task
+
+
+def test_the_nine_tasks_of_glue() -> None:
+    assert list(TASKS) == ["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"]
+    assert task("mnli").labels == ("entailment", "neutral", "contradiction")
+    assert {name: each.outputs for name, each in TASKS.items() if each.outputs != 2} == {"stsb": 1, "mnli": 3}
+    assert [name for name, each in TASKS.items() if each.regression] == ["stsb"]
+
+
+def test_unknown_name_lists_the_allowed_ones() -> None:
+    with pytest.raises(UserError, match=r"'sst'.*cola, sst2, .*wnli"):
+        task("sst")
+
+
+def test_every_test_split_has_a_submission_file_with_a_word_for_each_class() -> None:
+    for each in TASKS.values():
+        assert len(each.submission_files) == len(each.test_splits)
+        assert len(each.submission_words) == len(each.labels)
+
+
+def test_split_names() -> None:
+    assert task("rte").splits == {"train": "train", "validation": "validation", "test": "test"}
+    assert task("mnli").splits == {
+        "train": "train",
+        "validation": "validation_matched",
+        "test": "test_matched",
+        "validation_mismatched": "validation_mismatched",
+        "test_mismatched": "test_mismatched",
+    }

@@ -1,0 +1,75 @@
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+from bench.tasks.catalogue import task
+from bench.tasks.scores import majority, scores
+
+sizes = st.tuples(st.integers(1, 4), st.integers(1, 30))
+
+
+def rows_and_labels(elements: st.SearchStrategy, dtype: type) -> st.SearchStrategy:
+    return sizes.flatmap(
+        lambda size: st.tuples(arrays(dtype, size, elements=elements), arrays(dtype, size[1], elements=elements))
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows_and_labels(st.integers(0, 1), np.int64))
+def test_binary_metrics_are_scikit_learns(drawn: tuple[np.ndarray, np.ndarray]) -> None:
+    predictions, labels = drawn
+    cola, mrpc = scores(task("cola"), predictions, labels), scores(task("mrpc"), predictions, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for row, predicted in enumerate(predictions):
+            assert cola["matthews"][row] == pytest.approx(matthews_corrcoef(labels, predicted))
+            assert mrpc["f1"][row] == pytest.approx(f1_score(labels, predicted, zero_division=0))
+            assert mrpc["accuracy"][row] == pytest.approx(accuracy_score(labels, predicted))
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows_and_labels(st.sampled_from([0.0, 0.2, 1.0, 2.5, 3.8, 4.0, 5.0]), np.float32))
+def test_correlations_are_scipys_and_zero_where_undefined(drawn: tuple[np.ndarray, np.ndarray]) -> None:
+    predictions, labels = drawn
+    ours = scores(task("stsb"), predictions, labels)
+    for row, predicted in enumerate(predictions.astype(np.float64)):
+        if np.ptp(predicted) == 0 or np.ptp(labels) == 0:
+            assert ours["pearson"][row] == ours["spearman"][row] == 0
+        else:
+            assert ours["pearson"][row] == pytest.approx(pearsonr(predicted, labels.astype(np.float64))[0])
+            assert ours["spearman"][row] == pytest.approx(spearmanr(predicted, labels)[0])
+
+
+@given(arrays(np.int64, (2, 3, 7), elements=st.integers(0, 2)), arrays(np.int64, 7, elements=st.integers(0, 2)))
+def test_leading_axes_are_kept(predictions: np.ndarray, labels: np.ndarray) -> None:
+    accuracy = scores(task("mnli"), predictions, labels)["accuracy"]
+    assert accuracy.shape == (2, 3)
+    assert accuracy[1, 2] == scores(task("mnli"), predictions[1, 2], labels)["accuracy"]
+
+
+def test_ranking_metric_comes_first() -> None:
+    assert list(scores(task("qqp"), [1, 0], [1, 1])) == ["f1", "accuracy"]
+    assert list(scores(task("stsb"), [1.0, 0.0], [1.0, 2.0])) == ["pearson", "spearman"]
+
+
+def test_diverged_regression_scores_nan() -> None:
+    assert np.isnan(scores(task("stsb"), [1.0, np.nan, 2.0], [1.0, 2.0, 3.0])["pearson"])
+    assert np.isnan(scores(task("stsb"), [1.0, np.nan, 2.0], [1.0, 2.0, 3.0])["spearman"])
+
+
+@pytest.mark.parametrize(("predictions", "labels"), [([], []), ([1, 0], [-1, -1]), ([1, 0, 1], [1, 0])])
+def test_nothing_to_score(predictions: list[int], labels: list[int]) -> None:
+    with pytest.raises(ValueError):
+        scores(task("rte"), predictions, labels)
+
+
+def test_majority() -> None:
+    assert majority(task("mrpc"), [1, 1, 0], [1, 0, 0, 0]) == {"f1": pytest.approx(0.4), "accuracy": 0.25}
+    assert majority(task("cola"), [1, 1, 0], [1, 0])["matthews"] == 0
+    assert majority(task("stsb"), [1.0, 2.0], [3.0, 4.0]) == {"pearson": 0, "spearman": 0}

@@ -1,0 +1,117 @@
+"""Wrong settings get one line that names the key, the value and what is allowed; right ones give the plan."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench import plan
+from bench.errors import UserError
+from bench.settings import check, load
+
+ROOT = Path(__file__).parent.parent
+PROFILES = sorted((ROOT / "config").glob("*.yaml"))
+
+
+def values(**changes) -> dict:
+    teacher = {"method": "baselines.finetuned:Finetuned"}
+    return {"profile": "p", "backbone": {"name": "some/where"}, "contestants": {"teacher": teacher}} | changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"colour": 1}, "settings: colour: no such key; there are profile, results, tasks"),
+        ({"data": {"sourse": "hub"}}, "data.sourse: no such key; there are source, path"),
+        ({"tasks": ["cola", "colla"]}, "tasks: unknown task 'colla'; the tasks are cola, sst2"),
+        ({"data": {"calibration": 1.5}}, "calibration = 1.5: a whole count, or a fraction between 0 and 1"),
+        ({"data": {"source": "folder"}}, "path is missing: source: folder needs the folder's name"),
+        ({"training": {"threads": 0}}, "training.threads: Input should be greater than or equal to 1, not 0"),
+        ({"reference": "master"}, "reference: 'master' is not a contestant; there are teacher"),
+        ({"ablations": {"teacher": "full"}}, "ablations: 'full' is not a contestant"),
+        ({"selection": "test"}, "selection: Input should be 'calibration' or 'validation', not 'test'"),
+        ({"contestants": {"teacher": {"method": "nowhere"}}}, "contestants.teacher.method: "),
+    ],
+)
+def test_a_wrong_setting_is_one_line(changes, line):
+    with pytest.raises(UserError) as error:
+        check(values(**changes), "settings")
+    assert line in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("entry", "line"),
+    [
+        ({"method": "nowhere:Method"}, "contestants.other.method: nowhere:Method cannot be imported"),
+        ({"method": "baselines.finetuned:Lost"}, "cannot be imported"),
+        ({"method": "pathlib:Path"}, "is not a bench.method.Method"),
+        (
+            {"method": "baselines.finetuned:Finetuned", "options": {"epoch": 3}},
+            "contestants.other.options (cola): epoch:",
+        ),
+        ({"method": "costeff.recipe:Assistant", "options": {"teacher": "nobody"}}, "needs nobody full"),
+        ({"method": "costeff.recipe:Assistant", "options": {"teacher": "other"}}, "goes round in a circle"),
+    ],
+)
+def test_a_wrong_contestant_is_one_line(entry, line):
+    contestants = values()["contestants"] | {"other": entry}
+    with pytest.raises(UserError) as error:
+        plan.runs(check(values(contestants=contestants), "settings"))
+    assert line in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_or_broken_file_is_one_line(tmp_path):
+    (tmp_path / "broken.yaml").write_text("a: [1")
+    (tmp_path / "circle.yaml").write_text("extends: circle.yaml")
+    for name in ("absent.yaml", "broken.yaml", "circle.yaml"):
+        with pytest.raises(UserError) as error:
+            load(tmp_path / name)
+        assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_profile_builds_on_another(tmp_path):
+    base = values(tasks=["cola", "rte"], data={"sketch": {"train": 64}, "calibration": 32})
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(base))
+    own = {"extends": "base.yaml", "profile": "own", "tasks": ["rte"], "data": {"calibration": 16}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(own))
+    settings = load(tmp_path / "own.yaml")
+    assert (settings.profile, settings.tasks, settings.data.calibration, settings.data.sketch.train) == (
+        "own",
+        ["rte"],
+        16,
+        64,
+    )
+
+
+def test_a_task_has_its_own_options_and_seeds():
+    contestant = {
+        "method": "m:M",
+        "options": {"epochs": 3, "sizes": {"a": 1, "b": 2}},
+        "tasks": {"rte": {"sizes": {"b": 9}}},
+    }
+    settings = check(values(contestants={"teacher": contestant}, seeds=[0, 1], more_seeds={"rte": [1, 2]}), "settings")
+    assert settings.contestants["teacher"].options_for("rte") == {"epochs": 3, "sizes": {"a": 1, "b": 9}}
+    assert settings.seeds_of("rte") == [0, 1, 2] and settings.seeds_of("cola") == [0, 1]
+
+
+@pytest.mark.parametrize("profile", PROFILES, ids=lambda path: path.stem)
+def test_every_profile_of_the_repository_is_valid(profile, monkeypatch):
+    monkeypatch.setenv("GLUE_DIR", "some/folder")
+    settings = load(profile)
+    assert settings.reference in settings.contestants
+
+
+def test_the_command_prints_the_plan_and_stops_with_one_line(tmp_path):
+    good = ROOT / "config" / "sketch.yaml"
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.cli", "check", str(good)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0 and "contestant costeff" in done.stdout and "nothing is missing" in done.stdout
+    bad = tmp_path / "bad.yaml"
+    bad.write_text(yaml.safe_dump(values(backbone={"name": str(tmp_path / "none")})))
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.cli", "check", str(bad)], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no config.json" in done.stderr
