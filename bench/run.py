@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from transformers import PreTrainedModel
+from transformers.utils import logging as transformers_log
 
 from bench.context import Context, load_model, pick_device, task_data
 from bench.encoder import backbones
@@ -37,6 +38,8 @@ def produce(settings: Settings, key: RunKey) -> None:
     raised: the run is not there, and the next call tries again.
     """
     began = time.monotonic()
+    transformers_log.set_verbosity_error()
+    transformers_log.disable_progress_bar()
     torch.set_num_threads(settings.training.threads)
     method = contestant(settings, key.method, key.task)
     folder, state = run_folder(settings, key), state_folder(settings, key)

@@ -128,6 +128,12 @@ class RatioStudy(Section):
     def _known(cls, tasks: list[str]) -> list[str]:
         return [_known_task(task) for task in tasks]
 
+    @model_validator(mode="after")
+    def _parents(self) -> RatioStudy:
+        if self.sampler == "nsgaii" and self.population < 2:
+            raise ValueError(f"population = {self.population}: nsgaii crosses at least 2 trials")
+        return self
+
 
 class Contestant(Section):
     """A method under a name: what tables, folders and other contestants call it."""
@@ -193,6 +199,12 @@ class Settings(Section):
                     raise ValueError(f"{key}: {name!r} is not a contestant; there are {', '.join(self.contestants)}")
         for task in self.more_seeds:
             _known_task(task)
+        studied = [(study.method, task) for study in self.studies for task in study.tasks]
+        for method, task in studied:
+            if task not in self.tasks:
+                raise ValueError(f"studies: {method} is studied on {task!r}, which is not among the tasks")
+            if studied.count((method, task)) > 1:
+                raise ValueError(f"studies: {method} is studied on {task!r} twice")
         return self
 
     def seeds_of(self, task: str) -> list[int]:

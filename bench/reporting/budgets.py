@@ -21,7 +21,9 @@ from bench.tasks.catalogue import task as task_named
 RUN = ["task", "method", "variant", "seed"]
 POINT = [*RUN, "kind", "point"]
 GROUP = ("task", "method", "seed")
-OPERATED = ("uniform", "per_exit", "static")
+OPERATED = ("static", "uniform", "per_exit")
+# Of points that are equal the simplest is kept: the order of a run's points table.
+SIMPLICITY = {"static": 0, "fixed_exit": 1, "uniform": 2, "per_exit": 3}
 # At 1x a full-depth model with exits may cost what its exit heads cost: up to 2 % on short texts.
 TOLERANCE_AT_1X = 0.02
 
@@ -91,7 +93,8 @@ def best(
     """
     keys = list(by)
     chosen = usable[candidates & usable["score"].notna()]
-    order = ["score", "speedup", "variant", "kind", "point"]
+    chosen = chosen.assign(rank=chosen["kind"].map(SIMPLICITY))
+    order = ["score", "speedup", "variant", "rank", "point"]
     chosen = chosen.sort_values(order, ascending=[False, False, True, True, True]).drop_duplicates(keys)
     chosen = chosen[[*POINT, "score", "speedup"]]
     chosen = chosen.set_axis([*POINT, "selected_score", "selected_speedup"], axis=1)
@@ -116,11 +119,12 @@ def chosen_frontier(points: pd.DataFrame, *, split: str = "validation", by: tupl
     """The frontier of each group: points not dominated on the selection split (score up, FLOPs down).
 
     Their rows on `split` are returned, cheapest first; there they need not form a frontier, and are not
-    filtered again. Of points that are equal on the selection split one is kept.
+    filtered again. Of points that are equal on the selection split the simplest is kept.
     """
     usable = operating_points(points)
     selected = usable[(usable["split"] == selection_split(points)) & usable["score"].notna()]
-    selected = selected.sort_values([*RUN, "kind", "point"]).drop_duplicates([*by, "score", "flops"])
+    selected = selected.assign(rank=selected["kind"].map(SIMPLICITY))
+    selected = selected.sort_values([*RUN, "rank", "point"]).drop_duplicates([*by, "score", "flops"])
     keep = pd.Series(False, index=selected.index)
     for _, group in selected.groupby(list(by), sort=False):
         keep[group.index] = nondominated(group["score"], group["flops"])

@@ -77,6 +77,7 @@ function label(columns, i, average) {
     const [, name, seed] = data.runs[columns.run[i]];
     head = `<b>${name}</b>, seed ${seed}, ${KINDS[columns.kind[i]]}`;
     add("knob", number("knob", (x) => x.toPrecision(3)));
+    add("knobs", columns.thresholds[i] || null);
     for (const [metric, title] of Object.entries(data.metrics)) add(title, number(metric, (x) => (100 * x).toFixed(1)));
   }
   add("FLOPs", number("flops", big));

@@ -169,11 +169,10 @@ def _metric(rows: pd.DataFrame, task: str) -> str:
 def _columns(rows: pd.DataFrame) -> dict[str, Any]:
     measures = {name: rows[name] for name in _MEASURES if name in rows and rows[name].notna().any()}
     columns = {name: [_number(value) for value in values] for name, values in measures.items()}
-    return {
-        "run": rows["run"].tolist(),
-        "kind": rows["kind"].tolist(),
-        "front": rows["front"].tolist(),
-    } | columns
+    exact = {name: rows[name].tolist() for name in ("run", "kind", "front")}
+    # The last exit takes whoever is left: its threshold is never read.
+    thresholds = [" · ".join(f"{value:.3g}" for value in each[:-1]) for each in rows["thresholds"]]
+    return exact | {"thresholds": thresholds} | columns
 
 
 def _average(curves: pd.DataFrame, methods: list[str]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from baselines.tinybert import (
     representation_loss,
     taught_by,
 )
-from bench.context import Context, load_model
+from bench.context import Context
 from bench.encoder import Encoder, EncoderConfig
 from bench.encoder.cut import narrow, take_layers
 from bench.errors import UserError
@@ -225,7 +225,7 @@ def test_training_lowers_both_losses_and_saves_the_student_alone(with_teacher, t
     assert type(student) is Encoder and len(student.layers) == 2
     assert (student.config.hidden_size, student.config.head_size, student.config.ffn) == (24, 6, [48, 48])
     student.save_pretrained(run_folder(with_teacher, context.key) / "model")
-    loaded = load_model(run_folder(with_teacher, context.key))
+    loaded = context.model("tinybert", "2")
     assert set(loaded.state_dict()) == set(student.state_dict())
     assert not any("map" in name for name in loaded.state_dict())
 

@@ -136,7 +136,8 @@ def _points(
     exits = len(contestant.exits)
     full = {"policy": contestant.policy, "knob": np.nan, "thresholds": [], "exit": 0}
     plans: list[dict[str, Any]] = [{**full, "kind": "static", "point": 0}]
-    plans += [{**full, "kind": "fixed_exit", "point": e, "exit": e} for e in range(1, exits + 1)]
+    if exits > 1:
+        plans += [{**full, "kind": "fixed_exit", "point": e, "exit": e} for e in range(1, exits + 1)]
     policy = "agreement" if each.regression else contestant.policy
     knobs: dict[str, NDArray[np.float64]] = {
         "none": np.array([]),

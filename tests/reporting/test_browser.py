@@ -26,7 +26,7 @@ from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 FLAGS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
     "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage",
-    "--window-size=1280,1000",
+    "--force-prefers-reduced-motion", "--window-size=1280,1000",
 )  # fmt: skip
 WAIT = 30
 

@@ -32,6 +32,14 @@ def test_budget_reports_the_same_point_on_validation(points):
     assert row["split"] == "validation" and row["score"] == twin["score"].item()
 
 
+def test_of_equal_points_the_simplest_is_used(points):
+    kept = points[(points["kind"] != "uniform") | (points["task"] != "rte")]
+    twins = kept[kept["kind"] == "static"].assign(kind="per_exit", point=99)
+    both = pd.concat([twins, kept], ignore_index=True)
+    assert not budgets.at_budget(both, 1.0)["point"].eq(99).any()
+    assert not budgets.chosen_frontier(both)["point"].eq(99).any()
+
+
 def test_selection_on_validation_chooses_there(points):
     rows = budgets.at_budget(points.assign(selection="validation"), 2.0).dropna(subset=["score"])
     assert (rows["score"] == rows["selected_score"]).all() and (rows["speedup"] >= 2.0).all()

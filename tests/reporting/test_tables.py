@@ -19,7 +19,9 @@ def sweeps(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweeps")
     trials = pd.DataFrame({"number": [0, 1], "heads": [2, 4], "score": [0.7, 0.8], "flops": [1.1e9, 2.2e9]})
     (folder / "rte" / "costeff").mkdir(parents=True)
-    trials.assign(parameters=[1_000_000, 2_000_000]).to_parquet(folder / "rte" / "costeff" / "trials.parquet")
+    rest = {"parameters": [1_000_000, 2_000_000], "status": ["ok", "failed"], "reason": ["", "loss is not finite"]}
+    trials = trials.assign(**rest, distributions="{}", pareto=[True, False])
+    trials.to_parquet(folder / "rte" / "costeff" / "trials.parquet")
     return folder
 
 
@@ -157,6 +159,7 @@ def test_an_ablation_against_itself_changes_nothing(few):
 def test_ratio_trials_are_listed(made):
     values = made["ratios"].values
     assert list(values["Score"]) == [70.0, 80.0] and set(values["Method"]) == {"costeff"}
+    assert list(values["Pareto"]) == ["yes", "no"] and "loss is not finite" in made["ratios"].markdown()
 
 
 def test_one_seed_has_no_deviation_and_says_so(few):

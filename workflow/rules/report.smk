@@ -23,6 +23,7 @@ rule collect:
 rule report:
     input:
         f"{ROOT}/all-points.parquet",
+        STUDIES,
     output:
         page=report(f"{ROOT}/index.html", caption="../report/page.rst", category="Results"),
         main=report(f"{ROOT}/tables/main.csv", caption="../report/main.rst", category="Tables"),

@@ -44,11 +44,11 @@ checkpoint sweep_ask:
     input:
         history_before,
     output:
-        ROOT + "/sweeps/{task}/{method}/generation-{generation}.json",
+        f"{ROOT}/sweeps/{{task}}/{{method}}/generation-{{generation}}.json",
     log:
-        ROOT + "/logs/sweep/{task}/{method}/ask-{generation}.log",
+        f"{ROOT}/logs/sweep/{{task}}/{{method}}/ask-{{generation}}.log",
     benchmark:
-        ROOT + "/benchmarks/sweep/{task}/{method}/ask-{generation}.jsonl"
+        f"{ROOT}/benchmarks/sweep/{{task}}/{{method}}/ask-{{generation}}.jsonl"
     conda:
         "../../environment.yml"
     threads: 1
@@ -63,14 +63,14 @@ checkpoint sweep_ask:
 rule sweep_tell:
     input:
         history_before,
-        asked=ROOT + "/sweeps/{task}/{method}/generation-{generation}.json",
+        asked=f"{ROOT}/sweeps/{{task}}/{{method}}/generation-{{generation}}.json",
         points=trial_points,
     output:
-        ROOT + "/sweeps/{task}/{method}/history-{generation}.parquet",
+        f"{ROOT}/sweeps/{{task}}/{{method}}/history-{{generation}}.parquet",
     log:
-        ROOT + "/logs/sweep/{task}/{method}/tell-{generation}.log",
+        f"{ROOT}/logs/sweep/{{task}}/{{method}}/tell-{{generation}}.log",
     benchmark:
-        ROOT + "/benchmarks/sweep/{task}/{method}/tell-{generation}.jsonl"
+        f"{ROOT}/benchmarks/sweep/{{task}}/{{method}}/tell-{{generation}}.jsonl"
     conda:
         "../../environment.yml"
     threads: 1
@@ -87,11 +87,11 @@ rule sweep_finish:
     input:
         last_history,
     output:
-        ROOT + "/sweeps/{task}/{method}/trials.parquet",
+        f"{ROOT}/sweeps/{{task}}/{{method}}/trials.parquet",
     log:
-        ROOT + "/logs/sweep/{task}/{method}/finish.log",
+        f"{ROOT}/logs/sweep/{{task}}/{{method}}/finish.log",
     benchmark:
-        ROOT + "/benchmarks/sweep/{task}/{method}/finish.jsonl"
+        f"{ROOT}/benchmarks/sweep/{{task}}/{{method}}/finish.jsonl"
     conda:
         "../../environment.yml"
     threads: 1

@@ -19,7 +19,6 @@ from bench.reporting.tables.table import (
     percent,
     plain,
     score,
-    speedup,
     whole,
 )
 from bench.tasks.catalogue import TASKS
@@ -200,31 +199,32 @@ def thresholds(points: pd.DataFrame, notes: Sequence[str], *, budgets: Sequence[
     )
 
 
+_TRIAL_FORMATS: dict[str, Format] = {
+    "score": score,
+    "validation_score": score,
+    "flops": amount,
+    "parameters": amount,
+}
+
+
 def ratios(sweeps: Path, notes: Sequence[str]) -> Table | None:
     """The trials of the pruning-ratio studies (sweeps/<task>/<method>/trials.parquet); None without one."""
     files = sorted(sweeps.glob("*/*/trials.parquet"))
     frames = [pd.read_parquet(file).assign(Task=_title(file.parts[-3]), Method=file.parts[-2]) for file in files]
     if not frames:
         return None
-    trials = pd.concat(frames, ignore_index=True)
-    trials = trials.drop(columns=[c for c in ("task", "method") if c in trials])
-    known: dict[str, tuple[str, Format]] = {
-        "score": ("Score", score),
-        "flops": ("FLOPs", amount),
-        "parameters": ("Parameters", amount),
-        "speedup": ("Speed-up", speedup),
-    }
+    trials = pd.concat(frames, ignore_index=True).drop(columns="distributions", errors="ignore")
     formats: dict[str, Format] = {}
-    for column in [str(c) for c in trials if c not in ("Task", "Method")]:
-        title, form = known.get(column, (column.replace("_", " ").capitalize(), plain))
-        numeric = pd.api.types.is_numeric_dtype(trials[column]) and not pd.api.types.is_bool_dtype(trials[column])
-        if numeric:
-            formats[title] = form
-        if column == "score":
-            trials[column] = 100 * trials[column]
+    for column in [str(name) for name in trials if name not in ("Task", "Method")]:
+        title = {"flops": "FLOPs"}.get(column, column.replace("_", " ").capitalize())
+        if column in ("score", "validation_score"):
+            trials[column] *= 100
+        if pd.api.types.is_bool_dtype(trials[column]):
+            trials[column] = trials[column].map({True: "yes", False: "no"})
+        elif pd.api.types.is_numeric_dtype(trials[column]):
+            formats[title] = _TRIAL_FORMATS.get(column, plain)
         trials = trials.rename(columns={column: title})
-    first = ["Task", "Method"]
-    values = trials.reindex(columns=[*first, *trials.columns.difference(first, sort=False)])
+    values = trials.reindex(columns=["Task", "Method", *trials.columns.drop(["Task", "Method"])])
     return Table(
         "ratios",
         "Trials of the pruning-ratio studies",
@@ -232,7 +232,8 @@ def ratios(sweeps: Path, notes: Sequence[str]) -> Table | None:
         formats,
         notes=[
             *notes,
-            "Each trial was trained for; score and FLOPs are its objectives on the selection split.",
+            "Each trial was trained for. Score, FLOPs and parameters are the objectives, on the selection split; "
+            "pareto: no other trial dominates it in them.",
         ],
     )
 
