@@ -6,6 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pandas as pd
@@ -20,10 +21,13 @@ from bench.measuring import costs, latency, points
 from bench.measuring.policies import policy_for
 from bench.measuring.trace import Trace, record
 from bench.method import Method, contestant
+from bench.reporting.budgets import POINT, RUN, at_budget, static_rows
+from bench.results.collect import collect_task
 from bench.results.provenance import describe
-from bench.results.store import RunKey, read_json, run_folder, state_folder, write_json, write_parquet
+from bench.results.store import RunKey, run_folder, state_folder, write_json, write_parquet
 from bench.settings import Settings
 from bench.sweeping.thresholds import per_exit
+from bench.tasks.catalogue import TASKS
 
 log = logging.getLogger(__name__)
 
@@ -77,48 +81,39 @@ def produce(settings: Settings, key: RunKey) -> None:
 
 
 def measure_latency(settings: Settings, task: str, seed: int, out: Path) -> None:
-    """Wall-clock of every contestant's engine at the chosen operating points, interleaved with the reference.
+    """Wall-clock of every contestant's engine at its best points for the settings' speed-ups, beside the reference's.
 
     Writes one row a run, point and batch size: `speedup` is the reference's time over the engine's. Should run alone.
     """
     torch.set_num_threads(settings.training.threads)
     device = pick_device(settings)
-    reference_key = RunKey(task, settings.reference, "full", seed)
-    reference = load_model(run_folder(settings, reference_key), device)
+    reference = load_model(run_folder(settings, RunKey(task, settings.reference, "full", seed)), device)
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
-    examples = task_data(settings, contestant(settings, settings.reference, task).task, tokenizer).splits["validation"]
-    examples = examples.take(range(min(len(examples), settings.latency.examples)))
-    few = examples.take(range(max(1, len(examples) // 4)))
-    teacher = _static_flops(settings, reference_key)
+    splits = task_data(settings, TASKS[task], tokenizer).splits
+    examples = splits["validation"].take(range(min(len(splits["validation"]), settings.latency.examples)))
+    sizes = {1: examples.take(range(max(1, len(examples) // 4))), 32: examples}
+    chosen = _to_be_timed(collect_task(settings, task, seed), settings.latency.speedups)
     rows = []
-    for name in settings.contestants:
+    for (name, variant), points_of_run in chosen.groupby(["method", "variant"], sort=False):
+        model = load_model(run_folder(settings, RunKey(task, name, variant, seed)), device)
         method = contestant(settings, name, task)
-        for variant in method.variants():
-            key = RunKey(task, name, variant, seed)
-            chosen = _operated(settings, key, teacher)
-            if not chosen:
-                continue
-            model = load_model(run_folder(settings, key), device)
-            policy = policy_for(method.policy, method.task, method.exit_start())
-            for point in chosen:
-                knob = point["thresholds"] if len(point["thresholds"]) else point["knob"]
-                for batch_size, some in ((1, few), (32, examples)):
-                    found = latency.measure(
-                        model,
-                        policy if point["kind"] in ("uniform", "per_exit") else policy_for("none", method.task, 1),
-                        knob,
-                        reference,
-                        some,
-                        batch_sizes=[batch_size],
-                        rounds=settings.latency.rounds,
-                    )[0]
-                    rows.append(
-                        {"task": task, "method": name, "variant": variant, "seed": seed}
-                        | {"kind": point["kind"], "point": point["point"], "batch_size": batch_size}
-                        | {"speedup": found.speedup, "seconds": found.seconds}
-                        | {"reference_seconds": found.reference_seconds}
-                    )
+        for point in points_of_run.to_dict("records"):
+            policy = policy_for(point["policy"], method.task, method.exit_start())
+            knob = point["thresholds"] if len(point["thresholds"]) else point["knob"]
+            for batch_size, some in sizes.items():
+                timed = latency.measure(
+                    model, policy, knob, reference, some, batch_sizes=[batch_size], rounds=settings.latency.rounds
+                )
+                identity = {column: point[column] for column in POINT}
+                rows += [identity | asdict(measured) for measured in timed]
     write_parquet(out, pd.DataFrame(rows))
+
+
+def _to_be_timed(table: pd.DataFrame, speedups: Sequence[float]) -> pd.DataFrame:
+    """Of each run the points that tables show: the best at each speed-up, and full depth."""
+    found = [at_budget(table, speedup, by=tuple(RUN)) for speedup in speedups]
+    rows = pd.concat([static_rows(table), *found], ignore_index=True)
+    return rows[rows["score"].notna() & (rows["kind"] != "fixed_exit")].drop_duplicates(POINT)
 
 
 def _points(
@@ -158,26 +153,3 @@ def _save_model(model: PreTrainedModel, context: Context, folder: Path) -> None:
     context.tokenizer.save_pretrained(part)
     shutil.rmtree(folder / "model", ignore_errors=True)
     part.replace(folder / "model")
-
-
-def _static_flops(settings: Settings, key: RunKey) -> float:
-    table = pd.read_parquet(run_folder(settings, key) / "points.parquet")
-    row = table[(table["kind"] == "static") & (table["split"] == settings.selection)]
-    return float(row["flops"].iloc[0])
-
-
-def _operated(settings: Settings, key: RunKey, teacher: float) -> list[dict]:
-    """The points to time: full depth, and the best at each FLOPs speed-up of the settings on the selection split."""
-    folder = run_folder(settings, key)
-    if read_json(folder / "run.json")["status"] != "ok":
-        return []
-    table = pd.read_parquet(folder / "points.parquet")
-    table = table[(table["split"] == settings.selection) & table["kind"].isin(["static", "uniform", "per_exit"])]
-    chosen = {}
-    for budget in settings.latency.speedups:
-        within = table[table["flops"] * budget <= teacher * (1 + 1e-9)]
-        if len(within):
-            best = within.sort_values(["score", "flops"], ascending=[False, True], kind="stable").iloc[0]
-            chosen[(best["kind"], best["point"])] = best.to_dict()
-    static = table[table["kind"] == "static"].iloc[0].to_dict()
-    return list(({("static", 0): static} | chosen).values())

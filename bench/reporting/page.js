@@ -162,7 +162,8 @@ function draw() {
   }, { responsive: true, displaylogo: false, displayModeBar: narrow ? false : "hover", modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] });
   const count = made.reduce((sum, trace) => sum + trace.x.filter((each) => each !== null).length, 0);
   const how = average ? `the mean of ${data.tasks.length - 1} tasks at matched budgets, chosen on ${data.selection}`
-    : control.which.value === "front" ? `the frontier of each method and seed, chosen on ${data.selection}` : "all operating points";
+    : control.which.value === "front" ? `the frontier of each method and seed, chosen on ${data.selection}`
+      : `all operating points, at most ${data.most} a run beside the frontier`;
   document.getElementById("status").textContent = `${task.title}: ${count} points on ${control.split.value}, ${how}.`;
 }
 

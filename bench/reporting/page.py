@@ -36,6 +36,8 @@ _MEASURES = (
     "score", *METRIC_TITLES, "flops", "flops_128", "speedup", "speedup_128", "mean_exit", "parameters",
     "knob", "latency_1", "latency_32",
 )  # fmt: skip
+# A sweep has hundreds of points a run; beside its frontier so many, evenly over their order in FLOPs, are shown.
+MOST = 100
 # A table longer than this starts folded.
 _LONG = 40
 
@@ -120,6 +122,7 @@ def explorer(points: pd.DataFrame, roles: Roles) -> dict[str, Any]:
     fronts = pd.concat([chosen_frontier(points, split=split) for split in splits])
     keys = pd.MultiIndex.from_frame(fronts[[*POINT, "split"]])
     rows["front"] = pd.MultiIndex.from_frame(rows[[*POINT, "split"]]).isin(keys).astype(int)
+    rows = _thinned(rows)
     order = list(looks)
     shown = {}
     for task in task_order(rows):
@@ -136,6 +139,7 @@ def explorer(points: pd.DataFrame, roles: Roles) -> dict[str, Any]:
         "tasks": selects,
         "splits": splits,
         "selection": selection_split(points),
+        "most": MOST,
         "metrics": METRIC_TITLES,
         "methods": [
             {
@@ -155,6 +159,15 @@ def explorer(points: pd.DataFrame, roles: Roles) -> dict[str, Any]:
             for split in splits
         },
     }
+
+
+def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
+    """At most `MOST` rows a run and split beside its frontier."""
+    rows = rows.sort_values(["flops", "score"], kind="stable")
+    groups = rows.groupby(["run", "split", "front"])["flops"]
+    place, size = groups.cumcount(), groups.transform("size")
+    step = np.maximum(size / MOST, 1.0)
+    return rows[rows["front"].eq(1) | ((place % step) < 1)]
 
 
 def _by_task(rows: pd.DataFrame) -> pd.Series:

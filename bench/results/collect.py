@@ -15,14 +15,22 @@ def collect(settings: Settings) -> pd.DataFrame:
 
     A run that failed is one row with its reason. Raises UserError for a run that is not there.
     """
-    frames = [_run(settings, planned.key) for planned in runs(settings)]
-    table = pd.concat(frames, ignore_index=True)
-    table = _with_speedups(table, settings.reference)
+    table = _united(settings, [planned.key for planned in runs(settings)])
     table = _with_latencies(table, settings)
     table.insert(0, "profile", settings.profile)
-    table["selection"] = settings.selection
     table["source"] = [settings.data.of(task).title for task in table["task"]]
     return table
+
+
+def collect_task(settings: Settings, task: str, seed: int) -> pd.DataFrame:
+    """The same for one task and seed, without what is only known once latencies are measured."""
+    keys = [planned.key for planned in runs(settings)]
+    return _united(settings, [key for key in keys if key.task == task and key.seed == seed])
+
+
+def _united(settings: Settings, keys: list[RunKey]) -> pd.DataFrame:
+    table = pd.concat([_run(settings, key) for key in keys], ignore_index=True)
+    return _with_speedups(table, settings.reference).assign(selection=settings.selection)
 
 
 def _run(settings: Settings, key: RunKey) -> pd.DataFrame:

@@ -141,6 +141,20 @@ def test_the_explorer_marks_the_chosen_frontier(some: pd.DataFrame, reader: Read
     assert [method["name"] for method in data["methods"] if method["hidden"]] == ["COST-EFF 2x, no assistant"]
 
 
+def test_a_long_sweep_is_thinned_and_its_frontier_is_not(some: pd.DataFrame) -> None:
+    swept = some[some["kind"] == "uniform"]
+    worse = [
+        swept.assign(point=swept["point"] + 100 * k, score=swept["score"] - 0.01 * k, flops=swept["flops"] + k)
+        for k in range(1, 16)
+    ]
+    columns = page.explorer(pd.concat([some, *worse], ignore_index=True), ROLES)["points"]["cola"]["validation"]
+    shown = pd.DataFrame({"run": columns["run"], "front": columns["front"]})
+    beside = shown[shown["front"] == 0].groupby("run").size()
+    assert beside.max() == page.MOST
+    front = chosen_frontier(some[some["task"] == "cola"])
+    assert shown["front"].sum() == len(front)
+
+
 def test_the_same_input_gives_the_same_page(some: pd.DataFrame, folder: Path, text: str) -> None:
     page.write(some, folder, ablations=synthetic.ABLATIONS)
     assert (folder / "index.html").read_text(encoding="utf-8") == text

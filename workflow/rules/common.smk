@@ -16,6 +16,7 @@ from bench.results.provenance import run_slice
 from bench.results.store import RunKey, run_folder
 from bench.context import wants_gpu
 from bench.run import VERSION
+from bench.sweeping import ratios
 
 try:
     SETTINGS = settings_file.check(config, "settings")
@@ -26,6 +27,11 @@ except UserError as error:
 
 ROOT = str(SETTINGS.root)
 GPU = int(wants_gpu(SETTINGS))  # what a job asks for; the profile says how many there are
+STUDIES = [
+    f"{ROOT}/sweeps/{task}/{study.method}/trials.parquet"
+    for study in SETTINGS.studies
+    for task in study.tasks
+]
 EFFECTIVE = f"{ROOT}/settings.yaml"  # what the jobs read: the profile with everything --config changed
 
 
@@ -34,6 +40,7 @@ wildcard_constraints:
     method="[A-Za-z0-9._-]+",
     variant="[A-Za-z0-9._-]+",
     seed=r"\d+",
+    generation=r"\d+",
 
 
 onstart:
@@ -72,3 +79,31 @@ def task_points(wildcards):
 def all_latencies(wildcards):
     """Latency is a property of the machine and the model's shape: the first seed of each task is timed."""
     return [f"{ROOT}/latency/{task}/seed{SETTINGS.seeds_of(task)[0]}.parquet" for task in SETTINGS.tasks]
+
+
+def study_settings(wildcards):
+    """What a study's trials depend on; more generations go on from the ones that are there."""
+    study = ratios.study_of(SETTINGS, wildcards.task, wildcards.method)
+    own = study.model_dump(mode="json", exclude={"tasks", "generations"})
+    return {"study": own, "study_version": ratios.VERSION} | run_settings(wildcards)
+
+
+def history(wildcards, generation):
+    return f"{ROOT}/sweeps/{wildcards.task}/{wildcards.method}/history-{generation}.parquet"
+
+
+def history_before(wildcards):
+    generation = int(wildcards.generation)
+    return [history(wildcards, generation - 1)] if generation else []
+
+
+def last_history(wildcards):
+    study = ratios.study_of(SETTINGS, wildcards.task, wildcards.method)
+    return history(wildcards, study.generations - 1)
+
+
+def trial_points(wildcards):
+    """The runs of the trials that a generation asked for, known once it has."""
+    checkpoints.sweep_ask.get(**wildcards)
+    keys = ratios.trial_keys(SETTINGS, wildcards.task, wildcards.method, int(wildcards.generation))
+    return [points_of(key) for key in keys]

@@ -51,7 +51,8 @@ _CAPTIONS = {
     ),
     "parameters": (
         "Score against parameters",
-        "Full-depth score of every variant, averaged over tasks; bars are one standard deviation over seeds.",
+        "Full-depth score of each variant that has one on every task, averaged over tasks; bars are one standard "
+        "deviation over seeds.",
     ),
     "latency": (
         "Promised and measured speed-up",

@@ -35,6 +35,7 @@ from bench.tasks.catalogue import task as task_named
 
 NEAR = 2.0
 """The speed-up at which exits are looked at: the one that most papers report."""
+_RULED = ("uniform", "per_exit")
 # Variants of one method share its colour and differ in these.
 _LINES: tuple[Any, ...] = ("-", "--", ":", "-.")
 
@@ -105,11 +106,15 @@ def near_twice(points: pd.DataFrame, roles: Roles, split: str = "validation") ->
     The best on the selection split among those at least `NEAR` times cheaper; a run that never gets there gives
     its cheapest point.
     """
-    swept = operating_points(roles.contestants(points))
-    ruled = swept[swept["kind"].isin(["uniform", "per_exit"])]
+    # The fixed exits stay until the choice is made: they tell `operating_points` where a rule may start.
+    swept = roles.contestants(points)
+    swept = swept[swept["kind"].isin([*_RULED, "fixed_exit"])]
+    ruled = operating_points(swept)
+    ruled = ruled[ruled["kind"].isin(_RULED)]
     if ruled.empty:
         raise Absent("no method with an exit rule")
-    chosen = at_budget(ruled, NEAR, split=split, by=tuple(RUN)).dropna(subset=["score"])
+    chosen = at_budget(swept, NEAR, split=split, by=tuple(RUN))
+    chosen = chosen[chosen["kind"].isin(_RULED) & chosen["score"].notna()]
     selected = ruled[ruled["split"] == selection_split(points)]
     left_over = selected.merge(chosen[RUN], on=RUN, how="left", indicator=True)
     left_over = left_over[left_over.pop("_merge") == "left_only"].sort_values("speedup", ascending=False)
@@ -160,9 +165,9 @@ def exit_histogram(points: pd.DataFrame, roles: Roles) -> Figure:
     return figure
 
 
-def exits_taken(row: pd.Series, trace: Trace, exit_start: int) -> np.ndarray:
-    """[N] the 1-based exit of each example at a swept operating point."""
-    policy = policy_for(row["policy"], task_named(row["task"]), exit_start)
+def exits_taken(row: pd.Series, trace: Trace) -> np.ndarray:
+    """[N] the 1-based exit of each example at a swept operating point, a row of `operating_points`."""
+    policy = policy_for(row["policy"], task_named(row["task"]), int(row["exit_start"]))
     return 1 + replay(policy, trace.logits, row["thresholds"] if len(row["thresholds"]) else row["knob"])
 
 
@@ -172,8 +177,6 @@ def mean_exit_by_difficulty(points: pd.DataFrame, roles: Roles, runs: Path) -> p
     One row a (run, difficulty): task, method, variant, seed, difficulty, depth (0 to 1), examples.
     """
     chosen = near_twice(points, roles)
-    # The exits below a method's first allowed one are not among its fixed exits either.
-    starts = points[points["kind"] == "fixed_exit"].groupby(RUN)["exit"].min()
     rows, reason = [], "no trace was kept"
     for _, row in chosen.iterrows():
         try:
@@ -183,7 +186,7 @@ def mean_exit_by_difficulty(points: pd.DataFrame, roles: Roles, runs: Path) -> p
         if trace.difficulty is None:
             reason = "the source does not know how difficult an example is"
             continue
-        taken = exits_taken(row, trace, int(starts.get(tuple(row[RUN]), 1)))
+        taken = exits_taken(row, trace)
         depth = pd.Series(taken / len(trace.logits)).groupby(trace.difficulty)
         for difficulty, mean in depth.mean().items():
             size = int(depth.size()[difficulty])

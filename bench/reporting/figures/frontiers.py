@@ -277,7 +277,10 @@ def _task_mean(rows: pd.DataFrame) -> float:
 
 @styled
 def score_against_parameters(points: pd.DataFrame, roles: Roles) -> Figure:
-    """The full-depth score of every variant against its parameters, averaged over the tasks it ran on."""
+    """The full-depth score of every variant against its parameters, averaged over tasks.
+
+    Only seeds that have a score on every task count. Bars are one sample deviation over seeds.
+    """
     rows = succeeded(roles.contestants(points))
     rows = rows[(rows["kind"] == "static") & (rows["split"] == "validation") & rows["score"].notna()]
     if rows.empty:
