@@ -203,3 +203,11 @@ def test_learns_more_than_the_majority_class(runs: Runs, key: RunKey):
     points = runs.points(key).query("kind == 'static' and split == 'validation'")
     labels = runs.trace(key).labels
     assert points["score"].iloc[0] > np.bincount(labels).max() / len(labels) + 0.1
+
+
+def test_bfloat16_is_for_training_only(tiny_settings: Callable[..., Settings], tmp_path: Path):
+    runs = Runs(tiny_settings(tmp_path, training={"precision": "bfloat16"}))
+    key = RunKey("sst2", "teacher", "full", 0)
+    model = load_model(runs(key), torch.device("cpu"))
+    size = runs.settings.training.eval_batch_size
+    np.testing.assert_array_equal(record(model, runs.validation("sst2"), size).logits, runs.trace(key).logits)

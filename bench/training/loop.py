@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -113,7 +114,6 @@ def fit(
         warmup_steps=max(plan.warmup_floor, math.ceil(plan.warmup * steps)) if plan.warmup or plan.warmup_floor else 0,
         weight_decay=plan.weight_decay,
         max_grad_norm=plan.clip,
-        bf16=machine.bfloat16,
         use_cpu=machine.cpu,
         seed=seed,
         save_strategy="no",
@@ -135,7 +135,9 @@ def fit(
         callbacks=callbacks + ([best] if best else []),
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.give(loss, batch_schedule(examples.lengths, plan.batch_size, steps, seed), steps, state.name)
+    trainer.give(
+        loss, batch_schedule(examples.lengths, plan.batch_size, steps, seed), steps, state.name, machine.bfloat16
+    )
     try:
         trainer.train(resume_from_checkpoint=_complete_checkpoint(state))
     except OSError as error:
@@ -155,15 +157,19 @@ def fit(
 class _LossTrainer(Trainer):
     """Trainer with a given loss and a given list of batches, one "epoch" long."""
 
-    def give(self, loss: Loss, schedule: list[list[int]], steps: int, stage: str) -> None:
+    def give(self, loss: Loss, schedule: list[list[int]], steps: int, stage: str, bfloat16: bool) -> None:
         self.loss, self.schedule, self.steps, self.stage = loss, schedule, steps, stage
+        self.bfloat16 = bfloat16
 
     def get_train_dataloader(self) -> DataLoader:
         loader = DataLoader(self.train_dataset, batch_sampler=self.schedule, collate_fn=self.data_collator)
         return self.accelerator.prepare(loader)
 
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
-        value = self.loss(model, inputs, self.state.global_step / self.steps)
+        # Not the Trainer's own `bf16`: it patches the model's `forward` for good, so that evaluation would be in
+        # bfloat16 too, and a copy of the model would run the original's weights.
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.bfloat16):
+            value = self.loss(model, inputs, self.state.global_step / self.steps)
         if not math.isfinite(value.item()):
             raise TrainingFailed(
                 f"{self.stage}: the loss is {value.item()} at step {self.state.global_step + 1} of {self.steps} "
