@@ -9,6 +9,7 @@ import yaml
 
 from bench import plan
 from bench.errors import UserError
+from bench.method import contestant
 from bench.settings import check, load
 
 ROOT = Path(__file__).parent.parent
@@ -100,7 +101,9 @@ def test_a_task_has_its_own_options_and_seeds():
 def test_every_profile_of_the_repository_is_valid(profile, monkeypatch):
     monkeypatch.setenv("GLUE_DIR", "some/folder")
     settings = load(profile)
-    assert settings.reference in settings.contestants
+    for task in settings.tasks:
+        for name in settings.contestants:
+            assert contestant(settings, name, task).version >= 1
 
 
 def test_the_command_prints_the_plan_and_stops_with_one_line(tmp_path):

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 from bench.tasks.catalogue import Task
 
@@ -69,6 +68,8 @@ def _pearson(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Float
 
 
 def _spearman(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floats:
+    from scipy.stats import rankdata  # half a second to import, and one task needs it
+
     return _pearson(rankdata(predicted, axis=-1), rankdata(true))
 
 

@@ -166,8 +166,8 @@ class _LossTrainer(Trainer):
         return self.accelerator.prepare(loader)
 
     def compute_loss(self, model: Any, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
-        # Not the Trainer's own `bf16`: it patches the model's `forward` for good, so that evaluation would be in
-        # bfloat16 too, and a copy of the model would run the original's weights.
+        # Not the Trainer's own `bf16`: that patches the model's `forward` for good, so that every later evaluation
+        # would be in bfloat16 too.
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.bfloat16):
             value = self.loss(model, inputs, self.state.global_step / self.steps)
         if not math.isfinite(value.item()):
