@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -143,7 +143,7 @@ class Context:
 def task_data(settings: Settings, task: Task, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     """The splits of a task as these settings want them."""
     data = settings.data.of(task.name)
-    return prepare(
+    prepared = prepare(
         task,
         tokenizer,
         source=data.source,
@@ -157,6 +157,10 @@ def task_data(settings: Settings, task: Task, tokenizer: PreTrainedTokenizerBase
         max_length=data.max_length,
         sketch_sizes=data.sketch.model_dump(),
     )
+    if data.test:
+        return prepared
+    kept = {split: examples for split, examples in prepared.splits.items() if not split.startswith("test")}
+    return replace(prepared, splits=kept)
 
 
 def load_model(folder: Path, device: torch.device) -> Any:

@@ -46,6 +46,7 @@ class Data(Section):
     )
     max_train: int | None = Field(None, ge=32, description="Most training examples of a task (a seeded sample).")
     max_eval: int | None = Field(None, ge=16, description="Most examples of calibration and of each validation split.")
+    test: bool = Field(True, description="Whether the test split is traced too; `costeff submit` needs it.")
     max_length: tuple[int, int] = Field((128, 128), description="Most tokens of a single sentence, and of a pair.")
     tasks: dict[str, dict[str, Any]] = Field({}, description="Other values of this section for a task, by its name.")
 
