@@ -71,6 +71,8 @@ class CascadeBert(Method):
 
     def check(self) -> None:
         backbone, kept = self.settings.backbone, self.options.small_layers
+        if self.options.small:
+            shape_of(self.options.small)
         layers = kept + 1 if self.options.small else shape_of(backbone.name, backbone.revision).layers
         if kept >= layers:
             raise UserError(

@@ -74,6 +74,8 @@ class DistilBert(Method):
         return [f"depth{depth}" for depth in self.options.depths] or ["full"]
 
     def check(self) -> None:
+        if self.options.checkpoint:
+            backbones.shape_of(self.options.checkpoint)
         if self.options.depths:
             backbone = self.settings.backbone
             layers = backbones.shape_of(backbone.name, backbone.revision).layers

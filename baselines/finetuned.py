@@ -10,7 +10,9 @@ from torch import Tensor
 
 from bench.context import Context
 from bench.encoder import Encoder
+from bench.encoder.backbones import shape_of
 from bench.encoder.cut import take_layers
+from bench.errors import UserError
 from bench.method import Method, Needed, Options
 from bench.training.loop import Plan
 from bench.training.losses import task_loss
@@ -37,6 +39,13 @@ class Finetuned(Method):
 
     def variants(self) -> Sequence[str]:
         return [f"depth{depth}" for depth in self.options.depths] or ["full"]
+
+    def check(self) -> None:
+        backbone = self.settings.backbone
+        layers = shape_of(backbone.name, backbone.revision).layers
+        for depth in self.options.depths:
+            if not 1 <= depth <= layers:
+                raise UserError(f"contestants.{self.name}.options.depths: {depth} of a backbone with {layers} layers")
 
     def needs(self, variant: str) -> Sequence[Needed]:
         return [Needed(self.options.whole, "full")] if self._is_whole(variant) else []

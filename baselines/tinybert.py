@@ -67,6 +67,8 @@ class TinyBert(Method):
         shape = backbones.shape_of(backbone.name, backbone.revision)
         for variant, size in self.options.sizes.items():
             _check(size, shape, f"{where}.sizes.{variant}")
+            if size.checkpoint is not None:
+                _check_checkpoint(size, f"{where}.sizes.{variant}")
         if self.options.augmentation and not has_head(backbone.name, backbone.revision):
             raise UserError(
                 f"{where}.augmentation: the backbone {backbone.name} has no masked-language-modelling head "
@@ -115,15 +117,7 @@ class TinyBert(Method):
             truncated = take_layers(context.backbone("tinybert"), [layer - 1 for layer in layers])
             encoder, dimensions = narrowed(truncated, size, context.train)
             return Mapped(encoder, teacher_hidden, dimensions)
-        encoder = context.backbone("tinybert", name=size.checkpoint)
-        shape = encoder.config.shape
-        there = (shape.layers, shape.hidden, shape.ffn[0], shape.heads[0])
-        if there != (size.layers, size.hidden, size.ffn, size.heads):
-            raise UserError(
-                f"contestants.{self.name}.options.sizes.{variant}: {size.checkpoint} has layers, hidden, "
-                f"ffn, heads {there}; give these"
-            )
-        return Mapped(encoder, teacher_hidden)
+        return Mapped(context.backbone("tinybert", name=size.checkpoint), teacher_hidden)
 
     def _text(self, context: Context) -> Examples:
         if not self.options.augmentation:
@@ -257,6 +251,13 @@ def _top(scores: Tensor, count: int) -> list[int]:
 def _top_of_each_head(scores: Tensor, heads: int, count: int) -> list[int]:
     size = len(scores) // heads
     return [head * size + row for head in range(heads) for row in _top(scores[head * size :][:size], count)]
+
+
+def _check_checkpoint(size: TinySize, where: str) -> None:
+    shape = backbones.shape_of(str(size.checkpoint))
+    there = (shape.layers, shape.hidden, shape.ffn[0], shape.heads[0])
+    if there != (size.layers, size.hidden, size.ffn, size.heads):
+        raise UserError(f"{where}: {size.checkpoint} has layers, hidden, ffn, heads {there}; give these")
 
 
 def _check(size: TinySize, teacher: Shape, where: str) -> None:

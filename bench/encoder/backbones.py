@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,7 +80,7 @@ def width_of(name: str, revision: str | None = None) -> Width:
 
 
 def shape_of(name: str, revision: str | None = None) -> Shape:
-    """The shape of a checkpoint, read from its configuration alone."""
+    """The shape of a checkpoint, read from its configuration alone. Raises UserError where it cannot be found."""
     shape, _ = _layout(name, revision)
     return EncoderConfig(**shape).shape
 
@@ -130,6 +131,7 @@ def load(
     return encoder.to(device)
 
 
+@cache  # asked for once a contestant and task
 def _layout(name: str, revision: str | None) -> tuple[dict[str, Any], dict[str, str]]:
     """The shape of a checkpoint as `EncoderConfig` takes it, and how its weights are named."""
     config = _from_pretrained(AutoConfig, name, revision)

@@ -25,15 +25,19 @@ rule report:
         f"{ROOT}/all-points.parquet",
         STUDIES,
     output:
-        page=report(f"{ROOT}/index.html", caption="../report/page.rst", category="Results"),
-        main=report(f"{ROOT}/tables/main.csv", caption="../report/main.rst", category="Tables"),
-    log:
-        f"{ROOT}/logs/report.log",
-    benchmark:
-        f"{ROOT}/benchmarks/report.jsonl"
-    conda:
-        "../../environment.yml"
-    threads: 1
+        page=report(f"{ROOT}/index.html", caption="../report/page.rst", category="Page"),
+        tables=report(
+            directory(f"{ROOT}/tables"),
+            patterns=["{name}.csv"],
+            caption="../report/tables.rst",
+            category="Tables",
+        ),
+        figures=report(
+            directory(f"{ROOT}/figures"),
+            patterns=["{name}.png"],
+            caption="../report/figures.rst",
+            category="Figures",
+        ),
     params:
         config=EFFECTIVE,
     shell:
