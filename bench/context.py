@@ -78,10 +78,14 @@ class Context:
         return Machine(self.device.type == "cpu", precision, training.save_seconds)
 
     def backbone(self, head: HeadKind, exits: str | list[int] = "last", name: str | None = None) -> Encoder:
-        """The settings' pre-trained encoder (or another checkpoint, by name) with fresh exits, drawn from the seed."""
+        """The settings' pre-trained encoder (or another checkpoint, by name) with fresh exits, drawn from the seed.
+
+        On regression every exit starts at the mean training score: Adam moves a bias by its learning rate a step, and
+        short trainings would spend themselves on getting from 0 to there.
+        """
         chosen = self.settings.backbone
         set_seed(self.seed)
-        return backbones.load(
+        model = backbones.load(
             name or chosen.name,
             num_labels=self.task.outputs,
             head=head,
@@ -90,6 +94,10 @@ class Context:
             revision=None if name else chosen.revision,
             device=self.device,
         )
+        if self.task.regression:
+            for exit_head in model.heads:
+                torch.nn.init.constant_(exit_head.classifier.bias, float(self.train.labels.mean()))
+        return model
 
     def model(self, contestant: str, variant: str) -> Any:
         """The finished model of another contestant, of the same task and seed, in eval mode."""
