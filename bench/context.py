@@ -95,8 +95,9 @@ class Context:
             device=self.device,
         )
         if self.task.regression:
-            for exit_head in model.heads:
-                torch.nn.init.constant_(exit_head.classifier.bias, float(self.train.labels.mean()))
+            for key, parameter in model.heads.named_parameters():
+                if key.endswith("classifier.bias"):
+                    torch.nn.init.constant_(parameter, float(self.train.labels.mean()))
         return model
 
     def model(self, contestant: str, variant: str) -> Any:
