@@ -38,6 +38,13 @@ rule report:
             caption="../report/figures.rst",
             category="Figures",
         ),
+    log:
+        f"{ROOT}/logs/report.log",
+    benchmark:
+        f"{ROOT}/benchmarks/report.jsonl"
+    conda:
+        "../../environment.yml"
+    threads: 1
     params:
         config=EFFECTIVE,
     shell:
