@@ -164,7 +164,8 @@ def submit(
 def main() -> None:
     """The console script: one line and exit code 2 for what the user can mend."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("httpx", "fontTools"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     sys.path.insert(0, str(Path.cwd()))  # a contestant of the user's own may lie beside the settings
     try:
