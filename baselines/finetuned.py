@@ -51,7 +51,7 @@ class Finetuned(Method):
         return [Needed(self.options.whole, "full")] if self._is_whole(variant) else []
 
     def label(self, variant: str) -> str:
-        return f"{self.name}, first {self._depth(variant)} layers" if self.options.depths else self.name
+        return f"{self.name} at depth {self._depth(variant)}" if self.options.depths else self.name
 
     def train(self, context: Context, variant: str) -> Encoder:
         if self._is_whole(variant):

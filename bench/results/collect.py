@@ -36,9 +36,9 @@ def _united(settings: Settings, keys: list[RunKey]) -> pd.DataFrame:
 def _run(settings: Settings, key: RunKey) -> pd.DataFrame:
     folder = run_folder(settings, key)
     facts = read_json(folder / "run.json")
+    label = contestant(settings, key.method, key.task).label(key.variant)  # today's words for a kept run
     if facts["status"] == "ok":
-        return pd.read_parquet(folder / "points.parquet").assign(status="ok", reason="")
-    label = contestant(settings, key.method, key.task).label(key.variant)
+        return pd.read_parquet(folder / "points.parquet").assign(label=label, status="ok", reason="")
     identity = {
         "task": key.task,
         "method": key.method,

@@ -217,5 +217,8 @@ def display_names(points: pd.DataFrame) -> dict[str, str]:
             if len(set(column)) > 1:
                 break
             common.append(column[0])
-        names[str(method)] = " ".join(common).rstrip(",:;(") or str(method)
+        name = " ".join(common)
+        if name.count("(") > name.count(")"):  # a bracket that only some labels close
+            name = name[: name.rindex("(")].rstrip()
+        names[str(method)] = name.rstrip(",:;(") or str(method)
     return names
