@@ -231,12 +231,7 @@ def check(values: dict[str, Any], where: str, folder: Path = Path("config")) -> 
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{where}: {_one_line(error)}") from None
-
-
-def explain(error: ValidationError) -> str:
-    """The first problem of a validation error, as one line."""
-    return _one_line(error)
+        raise UserError(f"{where}: {explain(error)}") from None
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -282,7 +277,8 @@ def _known_task(task: str) -> str:
     return task
 
 
-def _one_line(error: ValidationError) -> str:
+def explain(error: ValidationError) -> str:
+    """The first problem of a validation error, as one line."""
     first, more = error.errors()[0], error.error_count() - 1
     key = ".".join(str(part) for part in first["loc"] if part != "function-after") or "settings"
     message = first["msg"].removeprefix("Value error, ")

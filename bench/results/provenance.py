@@ -39,7 +39,6 @@ PACKAGES = (
 def describe(context: Context, method: Method, began: float) -> dict[str, Any]:
     """Everything one needs to make a run again or to doubt it. `began` is a time.monotonic()."""
     wall = time.monotonic() - began
-    seen = sum(len(examples) for examples in context.data.splits.values())
     return {
         "key": {
             "task": context.key.task,
@@ -65,7 +64,6 @@ def describe(context: Context, method: Method, began: float) -> dict[str, Any]:
             "precision": "bfloat16 products" if context.machine.bfloat16 else "float32",
         },
         "wall_seconds": wall,
-        "examples_in_splits": seen,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
 
