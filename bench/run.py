@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from numpy.typing import ArrayLike
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_log
 
@@ -18,7 +19,7 @@ from bench.context import Context, load_model, pick_device, task_data
 from bench.encoder import backbones
 from bench.errors import TrainingFailed
 from bench.measuring import costs, latency, points
-from bench.measuring.policies import policy_for
+from bench.measuring.policies import Policy, policy_for
 from bench.measuring.trace import Trace, record
 from bench.method import Method, contestant
 from bench.reporting.budgets import POINT, RUN, at_budget, static_rows
@@ -97,16 +98,20 @@ def measure_latency(settings: Settings, task: str, seed: int, out: Path) -> None
     for (name, variant), points_of_run in chosen.groupby(["method", "variant"], sort=False):
         model = load_model(run_folder(settings, RunKey(task, name, variant, seed)), device)
         method = contestant(settings, name, task)
-        for point in points_of_run.to_dict("records"):
-            policy = policy_for(point["policy"], method.task, method.exit_start())
-            knob = point["thresholds"] if len(point["thresholds"]) else point["knob"]
-            for batch_size, some in sizes.items():
-                timed = latency.measure(
-                    model, policy, knob, reference, some, batch_sizes=[batch_size], rounds=settings.latency.rounds
-                )
-                identity = {column: point[column] for column in POINT}
-                rows += [identity | asdict(measured) for measured in timed]
+        operated = [operation(point, method) for point in points_of_run.to_dict("records")]
+        identities = points_of_run[POINT].to_dict("records")
+        for batch_size, some in sizes.items():
+            timed = latency.measure(
+                model, operated, reference, some, batch_size=batch_size, rounds=settings.latency.rounds
+            )
+            rows += [identity | asdict(found) for identity, found in zip(identities, timed, strict=True)]
     write_parquet(out, pd.DataFrame(rows))
+
+
+def operation(point: dict, method: Method) -> tuple[Policy, ArrayLike]:
+    """The policy and the knob, a number or one an exit, that the row `point` of a points table was replayed with."""
+    knob = point["thresholds"] if len(point["thresholds"]) else point["knob"]
+    return policy_for(point["policy"], method.task, method.exit_start()), knob
 
 
 def _to_be_timed(table: pd.DataFrame, speedups: Sequence[float]) -> pd.DataFrame:

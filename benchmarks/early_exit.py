@@ -4,13 +4,12 @@
 
 Prints the time of the one pass that makes the validation trace beside that of 200 uniform thresholds, scored and costed
 on it; and, at batch 1 and 32, the engine's speed-up over the teacher beside the FLOPs', at the points chosen for 1x,
-2x, 3x, 4x and 6x. The two models take turns; medians count.
+2x, 3x, 4x and 6x. All take turns; medians count.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 import time
 from pathlib import Path
@@ -28,6 +27,7 @@ from bench.method import contestant
 from bench.reporting.budgets import RUN, at_budget
 from bench.results.collect import collect_task
 from bench.results.store import RunKey, run_folder
+from bench.run import operation
 from bench.settings import load
 from bench.tasks.catalogue import TASKS
 
@@ -70,17 +70,19 @@ def main() -> None:
 
     table = collect_task(settings, key.task, key.seed)
     table = table[(table["method"] == key.method) & (table["variant"] == key.variant)]
-    for budget in (1, 2, 3, 4, 6):
-        point = at_budget(table.reset_index(drop=True), budget, by=tuple(RUN)).iloc[0]
-        if math.isnan(point["score"]):
-            print(f"{budget}x: {point['reason']}")
-            continue
-        knob = point["thresholds"] if len(point["thresholds"]) else point["knob"]
-        rule = policy_for(point["policy"], method.task, method.exit_start())
-        timed = latency.measure(model, rule, knob, teacher, examples, batch_sizes=[1, 32], rounds=arguments.rounds)
+    points = {budget: at_budget(table.reset_index(drop=True), budget, by=tuple(RUN)) for budget in (1, 2, 3, 4, 6)}
+    found = {budget: rows.iloc[0] for budget, rows in points.items() if rows["score"].notna().all()}
+    for budget in points.keys() - found.keys():
+        print(f"{budget}x: {points[budget].iloc[0]['reason']}")
+    operated = [operation(point.to_dict(), method) for point in found.values()]
+    timed = [
+        latency.measure(model, operated, teacher, examples, batch_size=size, rounds=arguments.rounds)
+        for size in (1, 32)
+    ]
+    for (budget, point), *both in zip(found.items(), *timed, strict=True):
         real = ", ".join(
-            f"batch {found.batch_size}: {found.speedup:.2f}x ({found.speedup / point['speedup']:.2f} of it)"
-            for found in timed
+            f"batch {each.batch_size}: {each.speedup:.2f}x ({each.speedup / point['speedup']:.2f} of it)"
+            for each in both
         )
         print(f"{budget}x: score {point['score']:.3f}, FLOPs promise {point['speedup']:.2f}x; {real}")
 

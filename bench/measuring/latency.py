@@ -1,15 +1,17 @@
 """Wall-clock of the early-exit engine against a reference model's plain pass, on the machine at hand.
 
-The two take turns in every round, so that a machine that slows down slows both; the speed-up is the median
+All take turns in every round, so that a machine that slows down slows them alike; the speed-up is the median
 over rounds of reference seconds / engine seconds.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
+from torch import Tensor
 
 from bench.encoder import Cascade, Encoder
 from bench.errors import UserError
@@ -22,7 +24,7 @@ from bench.tasks.examples import Examples
 
 @dataclass(frozen=True)
 class Latency:
-    """One batch size's measurement."""
+    """What one operating point took at one batch size."""
 
     batch_size: int
     speedup: float
@@ -35,19 +37,18 @@ class Latency:
 
 def measure(
     model: Encoder | Cascade,
-    policy: Policy,
-    knob: ArrayLike,
+    operated: Sequence[tuple[Policy, ArrayLike]],
     reference: Encoder | Cascade,
     examples: Examples,
     *,
-    batch_sizes: Sequence[int],
+    batch_size: int,
     rounds: int,
 ) -> list[Latency]:
-    """Time `model` operated at `knob` and the `reference` over all of `examples`, once a round after a warm-
-    up.
+    """Time `model` at each (policy, knob) of `operated`, and the `reference`, over all of `examples`.
 
-    Both get the same batches, of similar length and padded before the clock starts. UserError where the two
-    models are on different devices or there is nothing to time.
+    A round is one pass of the reference and one of each operating point, after a warm-up. All get the same
+    batches, of similar length and padded before the clock starts. UserError where the two models are on
+    different devices or there is nothing to time.
     """
     if model.device != reference.device:
         raise UserError(f"latency: the model is on {model.device}, its reference on {reference.device}; move one")
@@ -55,29 +56,35 @@ def measure(
         raise UserError(f"latency: {rounds} rounds over {len(examples)} examples; ask for at least one of each")
     model.eval()
     reference.eval()
-    results = []
-    for batch_size in batch_sizes:
-        groups = length_batches(examples.lengths, batch_size, None)
-        batches = [model_inputs(examples, positions, model.device) for positions in groups]
+    batches = [
+        model_inputs(examples, positions, model.device)
+        for positions in length_batches(examples.lengths, batch_size, None)
+    ]
 
-        def operated(batches: list = batches) -> None:
-            for batch in batches:
-                answer(model, batch, policy, knob)
+    def passes(batches: list) -> Iterator[float]:
+        yield _seconds(plain_pass, reference, batches)
+        for policy, knob in operated:
+            yield _seconds(_engine_pass, model, batches, policy, knob)
 
-        def plain(batches: list = batches) -> None:
-            plain_pass(reference, batches)
-
-        for warm_up in (plain, operated):
-            warm_up(batches[:: max(1, len(batches) // 4)])  # a few of all lengths
-        times = np.array([[_seconds(plain), _seconds(operated)] for _ in range(rounds)])
-        reference_seconds, seconds = np.median(times, axis=0)
-        speedup = np.median(times[:, 0] / times[:, 1])
-        results.append(Latency(batch_size, float(speedup), float(seconds), float(reference_seconds)))
-        synchronize(model.device)
-    return results
+    list(passes(batches[:: max(1, len(batches) // 4)]))  # warm-up: a few of all lengths
+    times = np.array([list(passes(batches)) for _ in range(rounds)])
+    speedups = np.median(times[:, :1] / times[:, 1:], axis=0)
+    reference_seconds, *seconds = np.median(times, axis=0)
+    return [
+        Latency(batch_size, float(speedup), float(own), float(reference_seconds))
+        for speedup, own in zip(speedups, seconds, strict=True)
+    ]
 
 
-def _seconds(work: Callable[[], None]) -> float:
+def _engine_pass(
+    model: Encoder | Cascade, batches: Sequence[dict[str, Tensor]], policy: Policy, knob: ArrayLike
+) -> None:
+    for batch in batches:
+        answer(model, batch, policy, knob)
+    synchronize(model.device)
+
+
+def _seconds(work: Callable[..., None], *arguments: Any) -> float:
     start = time.perf_counter()
-    work()
+    work(*arguments)
     return time.perf_counter() - start

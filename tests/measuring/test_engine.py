@@ -83,17 +83,18 @@ def test_rows_that_left_are_not_computed_and_padding_shrinks_with_them():
 def test_early_exit_shows_on_the_clock():
     deep = {"heads": [4] * 12, "ffn": [64] * 12, "exits": list(range(1, 13))}
     model, reference = encoder(**deep), encoder(**deep | {"exits": [12]})
-    everyone = np.inf
-    result = measure(model, Entropy(), everyone, reference, examples(16), batch_sizes=[1, 32], rounds=3)
-    assert [each.batch_size for each in result] == [1, 32]
-    for each in result:
-        assert each.speedup > 1.5
-        assert each.seconds > 0 and each.reference_seconds > 0
+    everyone, no_one = np.inf, -1.0
+    operated = [(Entropy(), everyone), (Entropy(), no_one)]
+    for batch_size in (1, 32):
+        first, last = measure(model, operated, reference, examples(16), batch_size=batch_size, rounds=3)
+        assert first.batch_size == last.batch_size == batch_size
+        assert first.speedup > 1.5 and first.speedup > 1.5 * last.speedup
+        assert 0 < first.seconds < last.seconds and first.reference_seconds == last.reference_seconds
 
 
 def test_latency_needs_something_to_time():
     with pytest.raises(UserError, match="0 rounds"):
-        measure(encoder(), Entropy(), 0.1, encoder(), examples(4), batch_sizes=[1], rounds=0)
+        measure(encoder(), [(Entropy(), 0.1)], encoder(), examples(4), batch_size=1, rounds=0)
     elsewhere = encoder().to(torch.device("meta"))
     with pytest.raises(UserError, match="meta"):
-        measure(encoder(), Entropy(), 0.1, elsewhere, examples(4), batch_sizes=[1], rounds=1)
+        measure(encoder(), [(Entropy(), 0.1)], elsewhere, examples(4), batch_size=1, rounds=1)
