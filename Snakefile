@@ -29,3 +29,7 @@ rule all:
     input:
         f"{ROOT}/index.html",
         f"{ROOT}/all-points.parquet",
+        # What those were made from is asked for by name: a page alone, as in a fresh clone, is not a finished run.
+        [points_of(run.key) for run in PLANNED],
+        all_latencies,
+        HISTORIES,

@@ -32,6 +32,11 @@ STUDIES = [
     for study in SETTINGS.studies
     for task in study.tasks
 ]
+HISTORIES = [
+    f"{ROOT}/sweeps/{task}/{study.method}/history-{study.generations - 1}.parquet"
+    for study in SETTINGS.studies
+    for task in study.tasks
+]
 EFFECTIVE = f"{ROOT}/settings.yaml"  # what the jobs read: the profile with everything --config changed
 
 
