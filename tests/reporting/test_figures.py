@@ -14,10 +14,11 @@ from bench.reporting import figures
 from bench.reporting.budgets import RUN, at_budget
 from bench.reporting.figures import Roles, sweeps
 from bench.reporting.figures.comparisons import ablation_differences
-from bench.reporting.figures.drawing import Absent, marks, variant_names
+from bench.reporting.figures.drawing import Absent, marks
 from bench.reporting.figures.exits import mean_exit_by_difficulty, near_twice
 from bench.reporting.figures.frontiers import average_curves
 from bench.reporting.published import read_published
+from bench.reporting.tables.table import display_names, variant_names
 
 TASKS = ("cola", "stsb", "mnli")
 ROLES = Roles(ablations=synthetic.ABLATIONS)
@@ -188,6 +189,16 @@ def test_methods_look_the_same_everywhere_and_different_from_each_other(points: 
     assert looks["costeff"].name == "COST-EFF"
     assert variant_names(points)[("costeff", "4x")] == "4x"
     assert variant_names(points)[("pabee", "base")] == ""
+
+
+def test_a_note_that_all_variants_share_is_the_methods_own() -> None:
+    labels = {"192": "TinyBERT 3L-192 (from backbone, w/o DA)", "384": "TinyBERT 3L-384 (from backbone, w/o DA)"}
+    runs = pd.DataFrame({"method": "tinybert", "variant": labels.keys(), "label": labels.values()})
+    assert display_names(runs) == {"tinybert": "TinyBERT (from backbone, w/o DA)"}
+    assert variant_names(runs) == {("tinybert", "192"): "3L-192", ("tinybert", "384"): "3L-384"}
+    mixed = runs.replace(labels["384"], "TinyBERT 6")
+    assert display_names(mixed) == {"tinybert": "TinyBERT"}
+    assert variant_names(mixed)[("tinybert", "192")] == "3L-192 (from backbone, w/o DA)"
 
 
 def test_a_study_of_one_trial_has_no_landscape(study: optuna.Study) -> None:

@@ -37,7 +37,7 @@ def promised_against_measured(points: pd.DataFrame, roles: Roles) -> Figure:
     every = np.concatenate([rows["speedup"], *(rows[column].dropna() for column in columns)])
     low, high = every.min() / 1.1, every.max() * 1.1
     looks = marks(points, roles)
-    figure = new_figure(PAGE if len(columns) > 1 else PAGE / 2, 3.3)
+    figure = new_figure(PAGE if len(columns) > 1 else PAGE / 2, 3.1)
     for axes, column in zip(figure.subplots(1, len(columns), squeeze=False).flat, columns, strict=True):
         axes.plot([low, high], [low, high], color=INK, linewidth=0.8, linestyle=(0, (6, 2)), zorder=1)
         axes.fill_between([low, high], [low, high], low, color="#F4F4F4", linewidth=0, zorder=0)

@@ -130,15 +130,6 @@ def marks(points: pd.DataFrame, roles: Roles) -> dict[str, Mark]:
     return result
 
 
-def variant_names(points: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """(method, variant) -> what its label adds to its method's name: "2x"; empty for an only variant."""
-    names, labels = display_names(points), points.drop_duplicates(["method", "variant"])
-    return {
-        (row.method, row.variant): str(row.label)[len(names[row.method]) :].strip(" ,:;-")
-        for row in labels.itertuples()
-    }
-
-
 def task_title(task: str) -> str:
     """ "SST-2" for "sst2"; a name that is not in the catalogue stays as it is."""
     return TASKS[task].title if task in TASKS else task
@@ -165,10 +156,10 @@ def score_title(metric: str) -> str:
 
 
 def panels(count: int, *, columns: int = 3, height: float = 1.75) -> tuple[Figure, list[Axes]]:
-    """A page-wide grid of `count` panels of `height` inches; room below is for `legend_below`."""
+    """A page-wide grid of `count` panels of `height` inches."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure = new_figure(PAGE if columns > 1 else COLUMN * 1.25, rows * height + 0.35)
+    figure = new_figure(PAGE if columns > 1 else COLUMN * 1.25, rows * height + 0.1)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[count:]:
         axes.remove()
@@ -176,7 +167,7 @@ def panels(count: int, *, columns: int = 3, height: float = 1.75) -> tuple[Figur
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure in inches, with a canvas that needs no display."""
+    """An empty figure in inches, the legend below not counted, with a canvas that needs no display."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -192,13 +183,15 @@ def label_outer(grid: Sequence[Axes], x: str, y: str = "", *, columns: int = 3) 
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], *, columns: int = 4) -> None:
-    """One legend for the whole figure, outside the data, in as many of `columns` as there is room for."""
+    """One legend below the whole figure, which grows by it, in as many of `columns` as there is room for."""
     renderer = FigureCanvasAgg(figure).get_renderer()
     for ncols in range(min(columns, len(handles)), 0, -1):
         legend = figure.legend(handles=handles, loc="outside lower center", ncols=ncols, columnspacing=1.4)
-        if legend.get_window_extent(renderer).width <= figure.bbox.width or ncols == 1:
-            return
+        extent = legend.get_window_extent(renderer)
+        if extent.width <= figure.bbox.width or ncols == 1:
+            break
         legend.remove()
+    figure.set_figheight(figure.get_figheight() + extent.height / figure.dpi)
 
 
 def method_handles(rows: pd.DataFrame, looks: Mapping[str, Mark]) -> list[Line2D]:

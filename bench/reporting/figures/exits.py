@@ -29,8 +29,8 @@ from bench.reporting.figures.drawing import (
     styled,
     task_order,
     task_title,
-    variant_names,
 )
+from bench.reporting.tables.table import variant_names
 from bench.tasks.catalogue import task as task_named
 
 NEAR = 2.0

@@ -36,9 +36,9 @@ from bench.reporting.figures.drawing import (
     score_title,
     styled,
     task_title,
-    variant_names,
 )
 from bench.reporting.statistics import attainment, frontier_band
+from bench.reporting.tables.table import variant_names
 
 RESAMPLES = 500
 # Budgets of the averaged frontier, from 1x to the fastest point.
@@ -68,7 +68,7 @@ def frontier(
     if front.empty or teacher.empty:
         raise Absent("no run of the teacher on this task" if teacher.empty else "no operating point on this task")
     full = float(teacher["flops"].mean())
-    figure = new_figure(COLUMN * 1.35, 3.1)
+    figure = new_figure(COLUMN * 1.5, 2.8)
     axes = figure.add_subplot()
     drawn = [method for method in looks if method in set(front["method"]) and method != roles.reference]
     for method in drawn:
@@ -243,7 +243,7 @@ def frontier_average(points: pd.DataFrame, roles: Roles) -> Figure:
     if curves.empty:
         raise Absent("no method has a point on every task")
     looks = marks(points, roles)
-    figure = new_figure(COLUMN * 1.35, 3.1)
+    figure = new_figure(COLUMN * 1.5, 2.8)
     axes = figure.add_subplot()
     drawn = [method for method in looks if method in set(curves["method"]) and method != roles.reference]
     for method in drawn:
@@ -296,7 +296,7 @@ def score_against_parameters(points: pd.DataFrame, roles: Roles) -> Figure:
     )
     if table.empty:
         raise Absent("no variant has a score on every task")
-    figure = new_figure(COLUMN * 1.35, 2.9)
+    figure = new_figure(COLUMN * 1.5, 2.6)
     axes = figure.add_subplot()
     for method, mark in looks.items():
         group = table[table.index.get_level_values("method") == method].sort_values("parameters")

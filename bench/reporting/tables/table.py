@@ -1,5 +1,6 @@
 """A table once, written as CSV, Markdown and LaTeX that say the same."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -208,17 +209,37 @@ def escape(text: str) -> str:
 
 
 def display_names(points: pd.DataFrame) -> dict[str, str]:
-    """What a row of all variants of a method is called: the words its variants' labels begin with."""
-    names = {}
-    for method, labels in points.groupby("method")["label"]:
-        words = [str(label).split() for label in labels.dropna().unique()]
+    """What a row of all variants of a method is called: what their labels begin with, and a note that all end with."""
+    return {method: " ".join([name, note]).strip() for method, (name, note) in _shared(points).items()}
+
+
+def variant_names(points: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """(method, variant) -> what its label adds to its method's name: "2x"; empty for an only variant."""
+    shared, labels = _shared(points), points.drop_duplicates(["method", "variant"])
+    return {
+        (row.method, row.variant): str(row.label).removeprefix(name).removesuffix(note).strip(" ,:;-")
+        for row in labels.itertuples()
+        for name, note in [shared[row.method]]
+    }
+
+
+def _shared(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Method -> the words that all its variants' labels begin with, and the bracket that all end with, or "".
+
+    "TinyBERT" and "(w/o DA)" of "TinyBERT 3L-192 (w/o DA)" and "TinyBERT 3L-384 (w/o DA)".
+    """
+    shared = {}
+    for method, values in points.groupby("method")["label"]:
+        labels = [str(label) for label in values.dropna().unique()]
+        endings = {match.group() if (match := re.search(r"\([^()]*\)$", label)) else "" for label in labels}
+        note = endings.pop() if len(endings) == 1 and len(labels) > 1 else ""
         common = []
-        for column in zip(*words, strict=False):
+        for column in zip(*(label.removesuffix(note).split() for label in labels), strict=False):
             if len(set(column)) > 1:
                 break
             common.append(column[0])
         name = " ".join(common)
         if name.count("(") > name.count(")"):  # a bracket that only some labels close
             name = name[: name.rindex("(")].rstrip()
-        names[str(method)] = name.rstrip(",:;(") or str(method)
-    return names
+        shared[str(method)] = (name.rstrip(",:;(") or str(method), note)
+    return shared
