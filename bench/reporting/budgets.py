@@ -24,8 +24,8 @@ GROUP = ("task", "method", "seed")
 OPERATED = ("static", "uniform", "per_exit")
 # Of points that are equal the simplest is kept: the order of a run's points table.
 SIMPLICITY = {"static": 0, "fixed_exit": 1, "uniform": 2, "per_exit": 3}
-# At 1x a full-depth model with exits may cost what its exit heads cost: up to 2 % on short texts.
-TOLERANCE_AT_1X = 0.02
+TOLERANCE = 0.02
+"""A budget may be missed by this much: exit heads cost up to 2 % on short texts, and half the layers count as 2x."""
 
 
 def succeeded(points: pd.DataFrame) -> pd.DataFrame:
@@ -72,13 +72,13 @@ def at_budget(
     """The operating point each method is used at when it must be `speedup` times cheaper than the teacher.
 
     Among the points of a group (all variants of a method on one task and seed; add "variant" to `by` to keep
-    them apart) whose speed-up on the selection split is at least `speedup`, the best score on that split is
-    taken, ties to the cheaper one, and its row on `split` is returned with `budget`, `selected_score` and
-    `selected_speedup`. Groups without such a point keep a row with NaN scores whose `reason` says why.
+    them apart) whose speed-up on the selection split is at least `speedup` less `TOLERANCE`, the best score on
+    that split is taken, ties to the cheaper one, and its row on `split` is returned with `budget`,
+    `selected_score` and `selected_speedup`. Groups without such a point keep a row with NaN scores whose
+    `reason` says why.
     """
-    bound = speedup * (1 - TOLERANCE_AT_1X) if speedup <= 1 else speedup
     usable = operating_points(points)
-    affordable = usable["speedup"] >= bound
+    affordable = usable["speedup"] >= speedup * (1 - TOLERANCE)
     chosen = best(usable, affordable & (usable["split"] == selection_split(points)), split=split, by=by)
     rows = _with_reasons(points, chosen, by, f"no point at {speedup:g}x")
     return rows.assign(budget=float(speedup))

@@ -12,14 +12,15 @@ from bench.tasks.catalogue import TASKS, task
 from bench.tasks.scores import scores
 
 POINTS = st.lists(st.tuples(st.floats(0.3, 1.0), st.integers(10**6, 10**9)), min_size=1, max_size=12)
+LEAST = 2.0 * (1 - budgets.TOLERANCE)
 
 
 def test_budget_is_met_on_the_selection_split_by_the_best_score_there(points):
     rows = budgets.at_budget(points, 2.0)
     found = rows[rows["score"].notna()]
-    assert (found["selected_speedup"] >= 2.0).all()
+    assert (found["selected_speedup"] >= LEAST).all()
     usable = budgets.operating_points(points)
-    rivals = usable[(usable["split"] == "calibration") & (usable["speedup"] >= 2.0)]
+    rivals = usable[(usable["split"] == "calibration") & (usable["speedup"] >= LEAST)]
     best = rivals.groupby(["task", "method", "seed"])["score"].max()
     chosen = found.set_index(["task", "method", "seed"])["selected_score"]
     pd.testing.assert_series_equal(chosen, best, check_names=False)
@@ -42,7 +43,7 @@ def test_of_equal_points_the_simplest_is_used(points):
 
 def test_selection_on_validation_chooses_there(points):
     rows = budgets.at_budget(points.assign(selection="validation"), 2.0).dropna(subset=["score"])
-    assert (rows["score"] == rows["selected_score"]).all() and (rows["speedup"] >= 2.0).all()
+    assert (rows["score"] == rows["selected_score"]).all() and (rows["speedup"] >= LEAST).all()
 
 
 def test_budget_out_of_reach_and_failed_run_leave_a_row_with_its_reason(points):

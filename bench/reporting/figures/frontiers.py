@@ -12,7 +12,7 @@ from matplotlib.lines import Line2D
 from bench.errors import UserError
 from bench.reporting.budgets import (
     POINT,
-    TOLERANCE_AT_1X,
+    TOLERANCE,
     chosen_frontier,
     majority_rows,
     selection_split,
@@ -222,7 +222,7 @@ def average_curves(points: pd.DataFrame, roles: Roles, *, split: str = "validati
     budgets = np.geomspace(1.0, max(float(rows["reached"].max()), 1.01), STEPS)
     # Scores rise along a frontier as speed-ups fall, so the best within a budget is the first to reach it.
     asked = rows[run].drop_duplicates().merge(pd.DataFrame({"budget": budgets}), how="cross")
-    asked["least"] = asked["budget"].where(asked["budget"] > 1, 1 - TOLERANCE_AT_1X)
+    asked["least"] = asked["budget"] * (1 - TOLERANCE)
     rows = pd.merge_asof(
         asked.sort_values("least"), rows.sort_values("reached"), left_on="least", right_on="reached", by=run,
         direction="forward",
