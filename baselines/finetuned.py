@@ -13,7 +13,7 @@ from bench.encoder import Encoder
 from bench.encoder.backbones import shape_of
 from bench.encoder.cut import take_layers
 from bench.errors import UserError
-from bench.method import Method, Needed, Options
+from bench.method import Method, Options
 from bench.training.loop import Plan
 from bench.training.losses import task_loss
 
@@ -25,14 +25,14 @@ class FinetunedOptions(Options):
     epochs: float = Field(3, gt=0, description="Epochs.")
     learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate, linear decay after 10 % warm-up.")
     batch_size: int = Field(32, ge=1, description="Batch size.")
-    depths: list[int] = Field([], description="Layers kept, one variant each; empty: the whole backbone.")
-    whole: str | None = Field(None, description="The contestant that already is the deepest variant.")
+    depths: list[int] = Field([], description="Layers kept, one variant each; empty: all, the teacher.")
 
 
 class Finetuned(Method):
     """BERT fine-tuned on one task (Devlin et al., NAACL 2019, section 4.1), whole or its first k layers.
 
-    Cut at depth k is the reference of the ELUE score (Liu et al., ElasticBERT, NAACL 2022).
+    Cut at depth k, with the teacher as the whole depth, is the reference of the ELUE score (Liu et al.,
+    ElasticBERT, NAACL 2022).
     """
 
     Options = FinetunedOptions
@@ -47,15 +47,10 @@ class Finetuned(Method):
             if not 1 <= depth <= layers:
                 raise UserError(f"contestants.{self.name}.options.depths: {depth} of a backbone with {layers} layers")
 
-    def needs(self, variant: str) -> Sequence[Needed]:
-        return [Needed(self.options.whole, "full")] if self._is_whole(variant) else []
-
     def label(self, variant: str) -> str:
         return f"{self.name} at depth {self._depth(variant)}" if self.options.depths else self.name
 
     def train(self, context: Context, variant: str) -> Encoder:
-        if self._is_whole(variant):
-            return context.model(self.options.whole, "full")
         options = self.options
         model = context.backbone(options.head)
         if options.depths:
@@ -66,10 +61,6 @@ class Finetuned(Method):
 
     def _depth(self, variant: str) -> int:
         return int(variant.removeprefix("depth"))
-
-    def _is_whole(self, variant: str) -> bool:
-        depths = self.options.depths
-        return bool(depths) and self.options.whole is not None and self._depth(variant) == max(depths)
 
 
 def supervised(model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
