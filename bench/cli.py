@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +16,16 @@ import typer
 
 from bench import settings as settings_file
 from bench.errors import UserError
+
+
+@contextmanager
+def heavy_imports() -> Iterator[None]:
+    """Imports whose half a million objects stay for good: the garbage collector need not look at them, now or later."""
+    gc.disable()
+    yield
+    gc.freeze()
+    gc.enable()
+
 
 app = typer.Typer(
     name="costeff",
@@ -68,9 +81,10 @@ def size(
 @app.command()
 def run(task: str, method: str, variant: str, seed: int = 0, config: ConfigOption = DEFAULT) -> None:
     """Trains, traces and measures one variant of one contestant; goes on where a killed run stopped."""
-    from bench.results.store import RunKey
-    from bench.run import produce
-    from bench.training.lease import gpu_lease
+    with heavy_imports():
+        from bench.results.store import RunKey
+        from bench.run import produce
+        from bench.training.lease import gpu_lease
 
     with gpu_lease():
         produce(settings_file.load(config), RunKey(task, method, variant, seed))
@@ -79,7 +93,8 @@ def run(task: str, method: str, variant: str, seed: int = 0, config: ConfigOptio
 @app.command()
 def latency(task: str, out: Path, seed: int = 0, config: ConfigOption = DEFAULT) -> None:
     """Measures the wall-clock of every contestant's early-exit engine on a task, beside the teacher's."""
-    from bench.run import measure_latency
+    with heavy_imports():
+        from bench.run import measure_latency
 
     measure_latency(settings_file.load(config), task, seed, out)
 
@@ -96,7 +111,8 @@ def collect(out: Path, config: ConfigOption = DEFAULT) -> None:
 @sweep.command("ask")
 def sweep_ask(task: str, method: str, generation: int = 0, config: ConfigOption = DEFAULT) -> None:
     """Writes the trials of a generation, from the history of those before it."""
-    from bench.sweeping.ratios import ask
+    with heavy_imports():
+        from bench.sweeping.ratios import ask
 
     ask(settings_file.load(config), task, method, generation)
 
@@ -104,7 +120,8 @@ def sweep_ask(task: str, method: str, generation: int = 0, config: ConfigOption 
 @sweep.command("tell")
 def sweep_tell(task: str, method: str, generation: int = 0, config: ConfigOption = DEFAULT) -> None:
     """Adds the results of a generation's runs to the history."""
-    from bench.sweeping.ratios import tell
+    with heavy_imports():
+        from bench.sweeping.ratios import tell
 
     tell(settings_file.load(config), task, method, generation)
 
@@ -112,7 +129,8 @@ def sweep_tell(task: str, method: str, generation: int = 0, config: ConfigOption
 @sweep.command("finish")
 def sweep_finish(task: str, method: str, config: ConfigOption = DEFAULT) -> None:
     """Writes the table of all trials, with those marked that no other dominates."""
-    from bench.sweeping.ratios import finish
+    with heavy_imports():
+        from bench.sweeping.ratios import finish
 
     finish(settings_file.load(config), task, method)
 

@@ -232,7 +232,7 @@ def ratios(sweeps: Path, notes: Sequence[str]) -> Table | None:
         formats,
         notes=[
             *notes,
-            "Each trial was trained for. Score, FLOPs and parameters are the objectives, on the selection split; "
+            "Each trial is a training run of its own. Score, FLOPs and parameters are the objectives, on the selection split; "
             "pareto: no other trial dominates it in them.",
         ],
     )
