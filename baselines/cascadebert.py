@@ -83,11 +83,9 @@ class CascadeBert(Method):
         return [Needed(self.options.big, "full")]
 
     def label(self, variant: str) -> str:
-        notes = ([] if self.options.small else ["truncated small member"]) + (
-            ["members alone: no exit rule"] if self.task.regression else []
-        )
-        title = "CascadeBERT" + (f" ({'; '.join(notes)})" if notes else "")
-        return title if self.name == "cascadebert" else f"{title}, {self.name}"
+        title = "CascadeBERT" + ("" if self.options.small else " (truncated small member)")
+        title += "" if self.name == "cascadebert" else f", {self.name}"
+        return f"{title} without exit rule" if self.task.regression else title
 
     def train(self, context: Context, variant: str) -> Cascade:
         options = self.options

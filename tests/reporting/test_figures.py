@@ -196,6 +196,8 @@ def test_a_note_that_all_variants_share_is_the_methods_own() -> None:
     runs = pd.DataFrame({"method": "tinybert", "variant": labels.keys(), "label": labels.values()})
     assert display_names(runs) == {"tinybert": "TinyBERT (from backbone, w/o DA)"}
     assert variant_names(runs) == {("tinybert", "192"): "3L-192", ("tinybert", "384"): "3L-384"}
+    alone = runs[:1].assign(method="pabee", label="PABEE (patience)")
+    assert variant_names(alone) == {("pabee", "192"): ""} and display_names(alone) == {"pabee": "PABEE (patience)"}
     mixed = runs.replace(labels["384"], "TinyBERT 6")
     assert display_names(mixed) == {"tinybert": "TinyBERT"}
     assert variant_names(mixed)[("tinybert", "192")] == "3L-192 (from backbone, w/o DA)"

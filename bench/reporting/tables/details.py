@@ -232,8 +232,8 @@ def ratios(sweeps: Path, notes: Sequence[str]) -> Table | None:
         formats,
         notes=[
             *notes,
-            "Each trial is a training run of its own. Score, FLOPs and parameters are the objectives, on the selection split; "
-            "pareto: no other trial dominates it in them.",
+            "Each trial is a training run of its own. Score, FLOPs and parameters are the objectives, on the "
+            "selection split; pareto: no other trial dominates it in them.",
         ],
     )
 
