@@ -152,7 +152,7 @@ function draw() {
     font: { family: "system-ui, 'Segoe UI', 'DejaVu Sans', Arial, sans-serif", color: "#1f2328", size: 13 },
     xaxis: {
       title: { text: AXES[cost], standoff: 12 }, type: cost === "mean_exit" ? "linear" : "log", gridcolor: "#e6eaee", zeroline: false, linecolor: "#57606a",
-      ticks: "outside", tickformat: ratio ? "~g" : cost === "mean_exit" ? "" : "~s", ticksuffix: ratio ? "×" : "", dtick: ratio ? Math.log10(2) : undefined, nticks: 10,
+      ticks: "outside", tickformat: ratio ? "~g" : cost === "mean_exit" ? "" : "~s", ticksuffix: ratio ? "×" : "", dtick: ratio ? Math.log10(2) : cost === "mean_exit" ? undefined : "D2", nticks: 10,
       uirevision: `${task.id} ${cost}`,
     },
     yaxis: { title: { text: `${metric} × 100`, standoff: 8 }, gridcolor: "#e6eaee", zeroline: false, linecolor: "#57606a", ticks: "outside", uirevision: `${task.id} ${control.y.value}` },

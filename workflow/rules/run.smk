@@ -37,7 +37,7 @@ rule latency:
         f"{ROOT}/benchmarks/latency/{{task}}/seed{{seed}}.jsonl"
     conda:
         "../../environment.yml"
-    threads: workflow.cores or 1
+    threads: workflow.resource_settings.cores or 1
     resources:
         gpu=GPU,
         mem_mb=4000,
