@@ -66,7 +66,7 @@ class Assistant(Method):
         return [Needed(self.options.teacher, "full")]
 
     def label(self, variant: str) -> str:
-        return "COST-EFF's assistant"
+        return "COST-EFF's assistant" if self.name == "assistant" else f"COST-EFF's assistant, {self.name}"
 
     def train(self, context: Context, variant: str) -> Encoder:
         options = self.options
