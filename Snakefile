@@ -32,4 +32,4 @@ rule all:
         # What those were made from is asked for by name: a page alone, as in a fresh clone, is not a finished run.
         [points_of(run.key) for run in PLANNED],
         all_latencies,
-        HISTORIES,
+        all_histories,

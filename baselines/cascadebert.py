@@ -84,7 +84,7 @@ class CascadeBert(Method):
 
     def label(self, variant: str) -> str:
         title = "CascadeBERT" + ("" if self.options.small else " (truncated small member)")
-        title += "" if self.name == "cascadebert" else f", {self.name}"
+        title = self.titled(title, "cascadebert")
         return f"{title} without exit rule" if self.task.regression else title
 
     def train(self, context: Context, variant: str) -> Cascade:

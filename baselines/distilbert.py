@@ -92,7 +92,7 @@ class DistilBert(Method):
         else:
             depth = _depth(variant)
             title = f"DistilBERT-style (task text), {depth} layer{'s' * (depth > 1)}"
-        return title if self.name == "distilbert" else f"{title}, {self.name}"
+        return self.titled(title, "distilbert")
 
     def train(self, context: Context, variant: str) -> Encoder:
         options = self.options

@@ -38,7 +38,7 @@ class Pabee(Method):
         return ["full"]
 
     def label(self, variant: str) -> str:
-        return "PABEE" if self.name == "pabee" else f"PABEE, {self.name}"
+        return self.titled("PABEE", "pabee")
 
     def train(self, context: Context, variant: str) -> Encoder:
         options = self.options

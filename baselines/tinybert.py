@@ -85,7 +85,7 @@ class TinyBert(Method):
             notes.append("w/o DA")
         title = f"TinyBERT {variant}" if size.checkpoint else f"TinyBERT {size.layers}L-{size.hidden}"
         title += f" ({', '.join(notes)})" if notes else ""
-        return title if self.name == "tinybert" else f"{title}, {self.name}"
+        return self.titled(title, "tinybert")
 
     def train(self, context: Context, variant: str) -> Encoder:
         options = self.options

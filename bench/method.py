@@ -61,6 +61,10 @@ class Method:
         """What tables and figures print."""
         return f"{self.name} {variant}"
 
+    def titled(self, title: str, usual: str) -> str:
+        """`title`, and this contestant's name where it is not the `usual` one: two of a kind stay apart in tables."""
+        return title if self.name == usual else f"{title}, {self.name}"
+
     def exit_start(self) -> int:
         """The first exit (1-based) at which an example may leave."""
         return 1

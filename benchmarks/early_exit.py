@@ -72,8 +72,9 @@ def main() -> None:
     table = table[(table["method"] == key.method) & (table["variant"] == key.variant)]
     points = {budget: at_budget(table.reset_index(drop=True), budget, by=tuple(RUN)) for budget in (1, 2, 3, 4, 6)}
     found = {budget: rows.iloc[0] for budget, rows in points.items() if rows["score"].notna().all()}
-    for budget in points.keys() - found.keys():
-        print(f"{budget}x: {points[budget].iloc[0]['reason']}")
+    for budget, rows in points.items():
+        if budget not in found:
+            print(f"{budget}x: {rows.iloc[0]['reason']}")
     operated = [operation(point.to_dict(), method) for point in found.values()]
     timed = [
         latency.measure(model, operated, teacher, examples, batch_size=size, rounds=arguments.rounds)

@@ -66,7 +66,7 @@ class Assistant(Method):
         return [Needed(self.options.teacher, "full")]
 
     def label(self, variant: str) -> str:
-        return "COST-EFF's assistant" if self.name == "assistant" else f"COST-EFF's assistant, {self.name}"
+        return self.titled("COST-EFF's assistant", "assistant")
 
     def train(self, context: Context, variant: str) -> Encoder:
         options = self.options
@@ -132,7 +132,7 @@ class CostEff(Method):
         return [Needed(self._source, "full")]
 
     def label(self, variant: str) -> str:
-        return f"COST-EFF {variant}" if self.name == "costeff" else f"COST-EFF {variant}, {self.name}"
+        return self.titled(f"COST-EFF {variant}", "costeff")
 
     def exit_start(self) -> int:
         return self.options.exit_start

@@ -27,16 +27,6 @@ except UserError as error:
 
 ROOT = str(SETTINGS.root)
 GPU = int(wants_gpu(SETTINGS))  # what a job asks for; the profile says how many there are
-STUDIES = [
-    f"{ROOT}/sweeps/{task}/{study.method}/trials.parquet"
-    for study in SETTINGS.studies
-    for task in study.tasks
-]
-HISTORIES = [
-    f"{ROOT}/sweeps/{task}/{study.method}/history-{study.generations - 1}.parquet"
-    for study in SETTINGS.studies
-    for task in study.tasks
-]
 EFFECTIVE = f"{ROOT}/settings.yaml"  # what the jobs read: the profile with everything --config changed
 
 
@@ -93,18 +83,34 @@ def study_settings(wildcards):
     return {"study": own, "study_version": ratios.VERSION} | run_settings(wildcards)
 
 
-def history(wildcards, generation):
-    return f"{ROOT}/sweeps/{wildcards.task}/{wildcards.method}/history-{generation}.parquet"
+def history(task, method, generation):
+    return f"{ROOT}/sweeps/{task}/{method}/history-{generation}.parquet"
+
+
+def all_trials(wildcards):
+    return [
+        f"{ROOT}/sweeps/{task}/{study.method}/trials.parquet"
+        for study in SETTINGS.studies
+        for task in study.tasks
+    ]
+
+
+def all_histories(wildcards):
+    return [
+        history(task, study.method, study.generations - 1)
+        for study in SETTINGS.studies
+        for task in study.tasks
+    ]
 
 
 def history_before(wildcards):
     generation = int(wildcards.generation)
-    return [history(wildcards, generation - 1)] if generation else []
+    return [history(wildcards.task, wildcards.method, generation - 1)] if generation else []
 
 
 def last_history(wildcards):
     study = ratios.study_of(SETTINGS, wildcards.task, wildcards.method)
-    return history(wildcards, study.generations - 1)
+    return history(wildcards.task, wildcards.method, study.generations - 1)
 
 
 def trial_points(wildcards):

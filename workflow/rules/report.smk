@@ -23,7 +23,7 @@ rule collect:
 rule report:
     input:
         f"{ROOT}/all-points.parquet",
-        STUDIES,
+        all_trials,
     output:
         page=report(f"{ROOT}/index.html", caption="../report/page.rst", category="Page"),
         tables=report(

@@ -185,7 +185,7 @@ def label_outer(grid: Sequence[Axes], x: str, y: str = "", *, columns: int = 3) 
 def legend_below(figure: Figure, handles: Sequence[Any], *, columns: int = 4) -> None:
     """One legend below the whole figure, which grows by it, in as many of `columns` as there is room for."""
     renderer = FigureCanvasAgg(figure).get_renderer()
-    for ncols in range(min(columns, len(handles)), 0, -1):
+    for ncols in range(max(1, min(columns, len(handles))), 0, -1):
         legend = figure.legend(handles=handles, loc="outside lower center", ncols=ncols, columnspacing=1.4)
         extent = legend.get_window_extent(renderer)
         if extent.width <= figure.bbox.width or ncols == 1:

@@ -71,10 +71,11 @@ def frontier(
     figure = new_figure(COLUMN * 1.5, 2.8)
     axes = figure.add_subplot()
     drawn = [method for method in looks if method in set(front["method"]) and method != roles.reference]
+    names = variant_names(points)
     for method in drawn:
         rows = front[front["method"] == method]
         _staircase(axes, shown, rows, looks[method], runs)
-        _name_variants(axes, rows, looks[method], variant_names(points))
+        _name_variants(axes, rows, looks[method], names)
     axes.plot(full, 100 * teacher["score"].mean(), **looks[roles.reference].dots, markersize=8, zorder=6)
     metric = str(teacher["metric"].iloc[0])
     reported = _published(axes, published, task, metric, full, looks)

@@ -216,12 +216,13 @@ def display_names(points: pd.DataFrame) -> dict[str, str]:
 def variant_names(points: pd.DataFrame) -> dict[tuple[str, str], str]:
     """(method, variant) -> what its label adds to its method's name: "2x"; empty for an only variant."""
     shared, labels = _shared(points), points.drop_duplicates(["method", "variant"])
-    alone = ~labels["method"].duplicated(keep=False)
-    return {
-        (row.method, row.variant): "" if only else str(row.label).removeprefix(name).removesuffix(note).strip(" ,:;-")
-        for row, only in zip(labels.itertuples(), alone, strict=True)
-        for name, note in [shared[row.method]]
-    }
+    alone = set(labels["method"]) - set(labels.loc[labels["method"].duplicated(), "method"])
+    names = {}
+    for row in labels.itertuples():
+        name, note = shared[row.method]
+        own = str(row.label).removeprefix(name).removesuffix(note).strip(" ,:;-")
+        names[row.method, row.variant] = "" if row.method in alone else own
+    return names
 
 
 def _shared(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
