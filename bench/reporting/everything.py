@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pandas as pd
 
 from bench.errors import UserError
 from bench.plan import Planned, runs
-from bench.reporting import figures, page, tables
+from bench.reporting import figures, page
 from bench.reporting.published import read_published
+from bench.reporting.roles import Roles
+from bench.reporting.tables import tables
 from bench.results.store import read_json, run_folder
 from bench.settings import Settings
 
@@ -27,17 +28,15 @@ def write_everything(settings: Settings) -> Iterator[str]:
     """Writes <root>/{tables,figures,index.html}; yields what was left out and why, then what was written."""
     points = read_points(settings)
     missing = {planned.key.task: _missing(settings, planned) for planned in runs(settings)}
-    roles: dict[str, Any] = {
-        "ablations": settings.ablations,
-        "reference": settings.reference,
-        "depth_reference": settings.depth_reference,
-    }
+    roles = Roles(settings.reference, settings.depth_reference, settings.ablations)
     # Published points stand beside measured ones only where text and backbone are the papers'.
     papers = settings.data.source != "sketch" and "bert-base-uncased" in settings.backbone.name
-    tables.write_all(points, settings.root / "tables", missing=missing, sweeps=settings.root / "sweeps", **roles)
-    for left_out in figures.write_all(points, settings.root, published=read_published() if papers else None, **roles):
+    made = tables(points, roles, missing=missing, sweeps=settings.root / "sweeps")
+    for table in made:
+        table.write(settings.root / "tables")
+    for left_out in figures.write_all(points, settings.root, roles, published=read_published() if papers else None):
         yield f"no figure {left_out.name}: {left_out.reason}"
-    written = page.write(points, settings.root, missing=missing, **roles)
+    written = page.write(points, settings.root, made, roles, missing=missing)
     yield f"wrote tables, figures and {written}"
 
 

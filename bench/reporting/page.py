@@ -21,9 +21,10 @@ from bench.reporting.budgets import (
     selection_split,
 )
 from bench.reporting.figures import describe, drawn
-from bench.reporting.figures.drawing import METRIC_TITLES, Absent, Roles, marks, task_order, task_title
+from bench.reporting.figures.drawing import METRIC_TITLES, Absent, marks, task_order, task_title
 from bench.reporting.figures.frontiers import average_curves
-from bench.reporting.tables import Table, tables
+from bench.reporting.roles import Roles
+from bench.reporting.tables import Table
 from bench.reporting.tables.main import common_notes
 
 # Marks of the figures, in Plotly's words.
@@ -45,21 +46,15 @@ _LONG = 40
 def write(
     points: pd.DataFrame,
     results: Path,
+    tables: Sequence[Table],
+    roles: Roles,
     *,
-    ablations: Mapping[str, str] | None = None,
-    reference: str = "teacher",
-    depth_reference: str | None = "cut",
     missing: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
-    """Write <results>/index.html from the points and from what lies in <results>/{figures,runs,sweeps}.
+    """Write <results>/index.html from the points, the tables, and what lies in <results>/{figures,runs}.
 
-    points: all-points.parquet. results: results/<profile>. The other arguments are `tables.write_all`'s.
+    points: all-points.parquet. results: results/<profile>. missing: task -> the splits that its source does not have.
     """
-    roles = Roles(reference, depth_reference, dict(ablations or {}))
-    made = tables(
-        points, ablations=ablations, reference=reference, depth_reference=depth_reference, missing=missing,
-        sweeps=results / "sweeps",
-    )  # fmt: skip
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=jinja2.select_autoescape(["html", "j2"]),
@@ -72,7 +67,7 @@ def write(
         protocol=common_notes(points, missing or {}),
         facts=facts(results / "runs"),
         failures=failures(points).assign(title=lambda rows: rows["task"].map(task_title)).to_dict("records"),
-        tables=[_table(table) for table in made],
+        tables=[_table(table) for table in tables],
         figures=[_figure(path) for path in drawn(results / "figures")],
         data=_script_safe(explorer(points, roles)),
         plotly=get_plotlyjs(),

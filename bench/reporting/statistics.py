@@ -24,6 +24,7 @@ from bench.reporting.budgets import (
     static_rows,
     teacher_rows,
 )
+from bench.reporting.roles import Roles
 
 BUDGETS = (2.0, 4.0, 8.0, 19.0)
 # Resamples are drawn and multiplied in blocks of this many numbers (float64: 80 MB).
@@ -100,25 +101,24 @@ def score_kept(points: pd.DataFrame, speedup: float, *, reference: str = "teache
 
 def frontier_summary(
     points: pd.DataFrame,
+    roles: Roles,
     *,
     budgets: Sequence[float] = BUDGETS,
-    reference: str = "teacher",
-    depth_reference: str | None = "cut",
 ) -> pd.DataFrame:
     """One row a (task, method, seed): points on the frontier, hypervolume, elue, score_<b>x and kept_<b>x.
 
     Frontiers are chosen on the selection split and read on validation. Hypervolume: score x doublings of
     speed-up above (majority score, the teacher's FLOPs), see bench.measuring.frontier. ELUE: the reference is
-    the static points of `depth_reference` with the teacher as its full depth; NaN where that has none.
+    the static points of the depth reference with the teacher as its full depth; NaN where that has none.
     """
-    frontier = _beside_controls(chosen_frontier(points), points, reference)
+    frontier = _beside_controls(chosen_frontier(points), points, roles.reference)
     static = static_rows(points)
-    curve = static[static["method"].isin([depth_reference, reference])]
+    curve = static[static["method"].isin([roles.depth_reference, roles.reference])]
     rows = []
     for (task, method, seed), group in frontier.groupby(["task", "method", "seed"], sort=False):
         cuts = curve[(curve["task"] == task) & (curve["seed"] == seed)]
         scored, floor = group["score"], float(group["majority"].iloc[0])
-        compared = (cuts["method"] == depth_reference).any()
+        compared = (cuts["method"] == roles.depth_reference).any()
         row = {"task": task, "method": method, "seed": seed, "points": len(group)}
         row["hypervolume"] = hypervolume(scored, 1 / group["speedup"], teacher_flops=1.0, floor=floor)
         row["elue"] = elue(scored, group["flops"], cuts["score"], cuts["flops"]) if compared else float("nan")
@@ -126,7 +126,7 @@ def frontier_summary(
     keys = ["task", "method", "seed"]
     summary = pd.DataFrame(rows, columns=[*keys, "points", "hypervolume", "elue"])
     for budget in budgets:
-        kept = score_kept(points, budget, reference=reference)[[*keys, "score", "kept"]]
+        kept = score_kept(points, budget, reference=roles.reference)[[*keys, "score", "kept"]]
         kept.columns = pd.Index([*keys, f"score_{budget:g}x", f"kept_{budget:g}x"])
         summary = summary.merge(kept, on=keys, how="outer")
     return summary.sort_values(keys, ignore_index=True)

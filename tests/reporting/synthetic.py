@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from bench.measuring.policies import policy_for, replay
 from bench.measuring.trace import Trace
+from bench.reporting.roles import Roles
 from bench.tasks.catalogue import Task, task
 from bench.tasks.scores import majority, scores
 
 TASKS = ("cola", "mrpc", "stsb", "mnli", "rte", "wnli")
 SPLITS = ("calibration", "validation", "test")
 LAYERS, HIDDEN, HEAD = 6, 384, 32
-ABLATIONS = {"costeff-no-ta": "costeff"}
+ROLES = Roles(ablations={"costeff-no-ta": "costeff"})
 FAILED = ("rte", "tinybert", "2", 1)
 REASON = "CUDA out of memory: lower train.batch_size"
 

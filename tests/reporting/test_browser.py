@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import synthetic
+from synthetic import ROLES
 
 from bench.reporting import page
+from bench.reporting.tables import tables
 
 selenium = pytest.importorskip("selenium", reason="the page's behaviour is tested with selenium: pip install selenium")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -46,7 +47,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
 def address(points: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> str:
     some = points[points["task"].isin(["cola", "rte"])]
     folder: Path = tmp_path_factory.mktemp("page")
-    return page.write(some, folder, ablations=synthetic.ABLATIONS).as_uri()
+    return page.write(some, folder, tables(some, ROLES), ROLES).as_uri()
 
 
 @pytest.fixture

@@ -6,22 +6,22 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
-import synthetic
 from matplotlib.figure import Figure
 from matplotlib.image import imread
+from synthetic import ROLES
 
 from bench.reporting import figures
 from bench.reporting.budgets import RUN, at_budget
-from bench.reporting.figures import Roles, sweeps
+from bench.reporting.figures import sweeps
 from bench.reporting.figures.comparisons import ablation_differences
 from bench.reporting.figures.drawing import Absent, marks
 from bench.reporting.figures.exits import mean_exit_by_difficulty, near_twice
 from bench.reporting.figures.frontiers import average_curves
 from bench.reporting.published import read_published
+from bench.reporting.roles import Roles
 from bench.reporting.tables.table import display_names, variant_names
 
 TASKS = ("cola", "stsb", "mnli")
-ROLES = Roles(ablations=synthetic.ABLATIONS)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def folder_with_runs(path: Path, results: Path) -> Path:
 @pytest.fixture(scope="module")
 def drawn(some: pd.DataFrame, results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = folder_with_runs(tmp_path_factory.mktemp("figures") / "sketch", results)
-    skipped = figures.write_all(some, folder, ablations=synthetic.ABLATIONS, published=read_published())
+    skipped = figures.write_all(some, folder, ROLES, published=read_published())
     assert skipped == []
     return folder / "figures"
 
@@ -124,7 +124,7 @@ def test_what_has_no_data_is_skipped_with_its_reason(some: pd.DataFrame, results
     (folder / "figures" / "ablations.png").write_bytes(b"old")
     static = some[some["method"].isin(["teacher", "cut"]) & (some["task"] == "cola")]
     static = static.assign(latency_1=np.nan, latency_32=np.nan)
-    skipped = dict(figures.write_all(static, folder))
+    skipped = dict(figures.write_all(static, folder, ROLES))
     assert set(skipped) == {
         "frontier-average", "latency", "exits-score", "exits-histogram", "exits-difficulty", "ablations",
     }  # fmt: skip

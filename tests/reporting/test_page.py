@@ -7,15 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import synthetic
+from synthetic import REASON, ROLES
 
 from bench.reporting import figures, page
 from bench.reporting.budgets import chosen_frontier
-from bench.reporting.figures import Roles
 from bench.reporting.tables import tables
 
 TASKS = ("cola", "rte")
-ROLES = Roles(ablations=synthetic.ABLATIONS)
 
 
 class Reader(HTMLParser):
@@ -72,7 +70,7 @@ def folder(some: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path
         "backbone": {"name": "some/backbone", "sha256": "f" * 64},
     }
     (run / "run.json").write_text(json.dumps(record))
-    assert page.write(some, folder, ablations=synthetic.ABLATIONS) == folder / "index.html"
+    assert page.write(some, folder, tables(some, ROLES), ROLES) == folder / "index.html"
     return folder
 
 
@@ -95,7 +93,7 @@ def test_it_needs_no_other_file(reader: Reader, folder: Path) -> None:
 
 
 def test_it_shows_every_table_and_figure(some: pd.DataFrame, folder: Path, text: str, reader: Reader) -> None:
-    made = tables(some, ablations=synthetic.ABLATIONS)
+    made = tables(some, ROLES)
     assert len(reader.all("table")) == len(made)
     assert len(reader.all("tr")) == sum(len(table.values) + 1 for table in made)
     images = [image["src"] for image in reader.all("img")]
@@ -115,7 +113,7 @@ def test_it_can_be_read_without_seeing_it(reader: Reader) -> None:
 def test_it_says_how_the_numbers_came_to_be(text: str) -> None:
     for words in (
         "sketch (generated)", "Chosen on calibration, reported on validation", "1, 2.0 hours together",
-        "A &lt;fast&gt; processor", "torch 2.13.0", "some/backbone", "0123abc", synthetic.REASON,
+        "A &lt;fast&gt; processor", "torch 2.13.0", "some/backbone", "0123abc", REASON,
     ):  # fmt: skip
         assert words in text, words
 
@@ -156,7 +154,7 @@ def test_a_long_sweep_is_thinned_and_its_frontier_is_not(some: pd.DataFrame) -> 
 
 
 def test_the_same_input_gives_the_same_page(some: pd.DataFrame, folder: Path, text: str) -> None:
-    page.write(some, folder, ablations=synthetic.ABLATIONS)
+    page.write(some, folder, tables(some, ROLES), ROLES)
     assert (folder / "index.html").read_text(encoding="utf-8") == text
 
 
@@ -164,13 +162,13 @@ def test_labels_cannot_break_out(some: pd.DataFrame, tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script>"
     few = some[some["method"].isin(["teacher", "cut", "pabee"])]
     few = few.assign(label=few["label"].where(few["method"] != "pabee", evil))
-    written = page.write(few, tmp_path).read_text(encoding="utf-8")
+    written = page.write(few, tmp_path, tables(few, ROLES), ROLES).read_text(encoding="utf-8")
     assert evil not in written
     assert len(Reader(written).scripts) == 3
 
 
 def test_nothing_drawn_and_one_task_is_still_a_page(some: pd.DataFrame, tmp_path: Path) -> None:
     one = some[some["task"] == "cola"]
-    reader = Reader(page.write(one, tmp_path, ablations=synthetic.ABLATIONS).read_text(encoding="utf-8"))
+    reader = Reader(page.write(one, tmp_path, tables(one, ROLES), ROLES).read_text(encoding="utf-8"))
     assert reader.all("img") == []
     assert [task["id"] for task in json.loads(reader.scripts[0])["tasks"]] == ["cola"]

@@ -4,9 +4,10 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
-import synthetic
+from synthetic import REASON, ROLES
 
-from bench.reporting.tables import tables, write_all
+from bench.reporting.roles import Roles
+from bench.reporting.tables import tables
 from bench.reporting.tables.details import ablations
 from bench.reporting.tables.main import common_notes, main, paper
 from bench.reporting.tables.table import Table, amount, score
@@ -32,7 +33,7 @@ def few(points):
 
 @pytest.fixture(scope="module")
 def made(points, sweeps):
-    found = tables(points, ablations=synthetic.ABLATIONS, missing={"rte": ["test"]}, sweeps=sweeps)
+    found = tables(points, ROLES, missing={"rte": ["test"]}, sweeps=sweeps)
     return {table.name: table for table in found}
 
 
@@ -41,7 +42,7 @@ def values_of(csv: str) -> pd.DataFrame:
 
 
 def test_every_table_is_written_three_times(few, sweeps, tmp_path):
-    files = write_all(few, tmp_path, ablations=synthetic.ABLATIONS, sweeps=sweeps)
+    files = [path for table in tables(few, ROLES, sweeps=sweeps) for path in table.write(tmp_path)]
     assert {path.name for path in files} == {f"{name}{ending}" for name in NAMES for ending in (".csv", ".md", ".tex")}
     assert all(path.stat().st_size > 0 for path in files)
 
@@ -107,7 +108,7 @@ def test_main_averages_only_what_is_complete(made):
 def test_failed_runs_are_rows_with_their_reason(made):
     for name in ("main", "frontier", "per-exit", "thresholds"):
         values = made[name].values
-        hit = values["Note"].fillna("").str.contains(re.escape(synthetic.REASON))
+        hit = values["Note"].fillna("").str.contains(re.escape(REASON))
         assert hit.any(), name
         assert values[hit].astype(str).apply(lambda row: row.str.contains("TinyBERT-style")).any(axis=None)
 
@@ -152,7 +153,7 @@ def test_ablation_differences_are_paired(made, points):
 
 
 def test_an_ablation_against_itself_changes_nothing(few):
-    table = ablations(few, [], ablations={"costeff": "costeff"})
+    table = ablations(few, [], {"costeff": "costeff"})
     assert table.values[["All exits", "Full depth"]].eq(0).all(axis=None)
 
 
@@ -164,7 +165,7 @@ def test_ratio_trials_are_listed(made):
 
 def test_one_seed_has_no_deviation_and_says_so(few):
     alone = few[few["seed"] == 2]
-    table = main(alone, common_notes(alone, {}), ablations={}, reference="teacher")
+    table = main(alone, common_notes(alone, {}), Roles())
     assert not any(name.endswith(" std") for name in table.values)
     assert "One seed (2)" in table.markdown() and "±" not in table.printed().to_string()
 

@@ -1,6 +1,6 @@
 """The figures of a profile: every one a function of the points table, written as PNG and PDF."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -9,14 +9,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from bench.reporting.figures.comparisons import ablation_bars, promised_against_measured
-from bench.reporting.figures.drawing import Absent, Roles, save, task_order, task_title
+from bench.reporting.figures.drawing import Absent, save, task_order, task_title
 from bench.reporting.figures.exits import exit_against_difficulty, exit_histogram, score_per_exit
 from bench.reporting.figures.frontiers import frontier, frontier_average, score_against_parameters
 from bench.reporting.figures.sweeps import importances, kept_studies, landscape, pareto_front
+from bench.reporting.roles import Roles
 from bench.tasks.catalogue import TASKS
 
 __all__ = [
-    "Roles",
     "Skipped",
     "ablation_bars",
     "describe",
@@ -105,19 +105,16 @@ class Skipped(NamedTuple):
 def write_all(
     points: pd.DataFrame,
     results: Path,
+    roles: Roles,
     *,
-    ablations: Mapping[str, str] | None = None,
-    reference: str = "teacher",
-    depth_reference: str | None = "cut",
     published: pd.DataFrame | None = None,
 ) -> list[Skipped]:
     """Draw every figure that has data into <results>/figures/<name>.png and .pdf; returns those left out.
 
-    points: all-points.parquet. results: results/<profile>, for its kept traces and studies. ablations: ablation ->
-    the full method. published: rows of `bench.reporting.published`, where text and backbone are the papers' own.
-    Figures of an earlier call that are not drawn again are removed.
+    points: all-points.parquet. results: results/<profile>, for its kept traces and studies. published: rows of
+    `bench.reporting.published`, where text and backbone are the papers' own. Figures of an earlier call that are
+    not drawn again are removed.
     """
-    roles = Roles(reference, depth_reference, dict(ablations or {}))
     folder, skipped = results / "figures", []
     kept = set()
     for name, draw in _plan(points, results, roles, published).items():

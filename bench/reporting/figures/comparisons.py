@@ -12,7 +12,6 @@ from bench.reporting.figures.drawing import (
     INK,
     PAGE,
     Absent,
-    Roles,
     legend_below,
     marks,
     method_handles,
@@ -20,6 +19,7 @@ from bench.reporting.figures.drawing import (
     ratio_axis,
     styled,
 )
+from bench.reporting.roles import Roles
 
 BATCHES = (1, 32)
 

@@ -1,7 +1,7 @@
 """What all figures share: one look, one mark a method, and files that stay the same when drawn again."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -17,6 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
+from bench.reporting.roles import Roles
 from bench.reporting.tables.table import display_names
 from bench.tasks.catalogue import TASKS
 
@@ -63,22 +64,6 @@ _LINES: tuple[Any, ...] = ("-", "-", "--", "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (3
 
 class Absent(Exception):
     """A figure has no data; the message says why, in a few words."""
-
-
-@dataclass(frozen=True)
-class Roles:
-    """Which methods are not just contestants."""
-
-    reference: str = "teacher"
-    """The teacher: its full depth is speed-up 1."""
-    depth_reference: str | None = "cut"
-    """The teacher cut at a depth and fine-tuned."""
-    ablations: Mapping[str, str] = field(default_factory=dict)
-    """Ablation -> the full method it is taken from."""
-
-    def contestants(self, points: pd.DataFrame) -> pd.DataFrame:
-        """The rows of everything but ablations, which have a figure of their own."""
-        return points[~points["method"].isin(list(self.ablations))]
 
 
 @dataclass(frozen=True)

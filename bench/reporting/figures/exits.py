@@ -19,7 +19,6 @@ from bench.reporting.figures.drawing import (
     INK,
     Absent,
     Mark,
-    Roles,
     label_outer,
     legend_below,
     marks,
@@ -30,6 +29,7 @@ from bench.reporting.figures.drawing import (
     task_order,
     task_title,
 )
+from bench.reporting.roles import Roles
 from bench.reporting.tables.table import variant_names
 from bench.tasks.catalogue import task as task_named
 

@@ -25,7 +25,6 @@ from bench.reporting.figures.drawing import (
     INK,
     Absent,
     Mark,
-    Roles,
     count_axis,
     halo,
     legend_below,
@@ -37,6 +36,7 @@ from bench.reporting.figures.drawing import (
     styled,
     task_title,
 )
+from bench.reporting.roles import Roles
 from bench.reporting.statistics import attainment, frontier_band
 from bench.reporting.tables.table import variant_names
 

@@ -7,6 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bench.reporting.budgets import RUN, at_budget, failures, succeeded
+from bench.reporting.roles import Roles
 from bench.reporting.statistics import BUDGETS, frontier_summary, over_seeds
 from bench.reporting.tables.main import tasks_of
 from bench.reporting.tables.table import (
@@ -51,7 +52,7 @@ def per_exit(points: pd.DataFrame, notes: Sequence[str]) -> Table:
     )
 
 
-def ablations(points: pd.DataFrame, notes: Sequence[str], *, ablations: Mapping[str, str]) -> Table:
+def ablations(points: pd.DataFrame, notes: Sequence[str], ablations: Mapping[str, str]) -> Table:
     """What each ablation changes: its score minus the full method's at the same exit, variant and seed."""
     rows = succeeded(points)
     rows = rows[(rows["split"] == "validation") & rows["kind"].isin(["fixed_exit", "static"])]
@@ -106,13 +107,12 @@ def ablations(points: pd.DataFrame, notes: Sequence[str], *, ablations: Mapping[
 def frontier(
     points: pd.DataFrame,
     notes: Sequence[str],
+    roles: Roles,
     *,
-    reference: str,
-    depth_reference: str | None,
     budgets: Sequence[float] = BUDGETS,
 ) -> Table:
     """Hypervolume, ELUE score and score kept of every method, a task at a time and on average."""
-    summary = frontier_summary(points, budgets=budgets, reference=reference, depth_reference=depth_reference)
+    summary = frontier_summary(points, roles, budgets=budgets)
     names, tasks = display_names(points), tasks_of(points)
     kept = [f"{kind}_{budget:g}x" for budget in budgets for kind in ("score", "kept")]
     measures = ["hypervolume", "elue", *kept]
@@ -138,7 +138,7 @@ def frontier(
     for measure in ("hypervolume", "elue"):
         columns[f"{titles[measure]} std"] = means[f"{measure}_std"]
     values = _with_failures(pd.DataFrame(columns), points, ["Task", "Method", *formats], "Method")
-    contenders = values["Method"] != names.get(reference, reference)
+    contenders = values["Method"] != names.get(roles.reference, roles.reference)
     return Table(
         "frontier",
         "Frontiers in one number: hypervolume, ELUE score, score kept at a budget",
@@ -150,7 +150,7 @@ def frontier(
             "Hypervolume: area of (score as a fraction) x (doublings of the FLOPs speed-up) above the "
             "reference point (majority score, the teacher's FLOPs); the teacher itself has 0.",
             "ELUE: mean over a frontier's points of the score minus that of the depth-cut reference "
-            f"({names.get(depth_reference or '', 'not in this profile')}, the teacher as its full depth) at "
+            f"({names.get(roles.depth_reference or '', 'not in this profile')}, the teacher as its full depth) at "
             "the same FLOPs, linear in log FLOPs, clamped outside its range.",
             "Kept: (score - majority) / (teacher - majority) at that many times fewer FLOPs.",
         ],

@@ -16,6 +16,7 @@ from bench.reporting.budgets import (
     teacher_rows,
 )
 from bench.reporting.published import MISMATCHED, read_published
+from bench.reporting.roles import Roles
 from bench.reporting.tables.table import (
     Format,
     Table,
@@ -42,18 +43,17 @@ def tasks_of(points: pd.DataFrame) -> list[str]:
 def main(
     points: pd.DataFrame,
     notes: Sequence[str],
+    roles: Roles,
     *,
-    ablations: Mapping[str, str],
-    reference: str,
     budgets: Sequence[float] = BUDGETS,
 ) -> Table:
     """Score of every method on every task at matched speed-ups; controls first, failed runs last."""
     names, tasks = display_names(points), tasks_of(points)
-    compared = points[~points["method"].isin([*ablations, reference])]
-    teacher = _both_halves(teacher_rows, points, reference=reference)
+    compared = points[~points["method"].isin([*roles.ablations, roles.reference])]
+    teacher = _both_halves(teacher_rows, points, reference=roles.reference)
     rows = [
         _row("control", "Majority class", _both_halves(majority_rows, points), tasks),
-        _row("control", names.get(reference, reference), teacher, tasks),
+        _row("control", names.get(roles.reference, roles.reference), teacher, tasks),
     ]
     order = [method for method in dict.fromkeys(points["method"]) if method in set(compared["method"])]
     for budget in budgets:
