@@ -12,6 +12,7 @@ from bench.encoder import Encoder, EncoderConfig, backbones
 from bench.errors import UserError
 from bench.method import contestant
 from bench.plan import runs, summary
+from bench.results.disk import check_room
 from bench.settings import Settings
 
 
@@ -19,6 +20,7 @@ def report(settings: Settings) -> Iterator[str]:
     """The plan, then the examples of each task; raises UserError for the first thing that is missing."""
     yield from summary(settings)
     yield f"device: {pick_device(settings)}"
+    yield check_room(settings)
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
     planned = runs(settings)
     for task in settings.tasks:

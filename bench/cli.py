@@ -191,6 +191,18 @@ def main() -> None:
     except UserError as error:
         typer.echo(f"costeff: {error}", err=True)
         sys.exit(2)
+    except Exception as error:
+        from bench.results.disk import is_full
+
+        if not is_full(error):
+            raise
+        why = " ".join(str(error).split())
+        typer.echo(
+            f"costeff: the disk is full ({why}); free some, or name a folder on a larger one as `results`, "
+            "and run again: it goes on from the last checkpoint",
+            err=True,
+        )
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from bench import plan
 from bench import settings as settings_file
 from bench.errors import UserError
 from bench.results.provenance import run_slice
+from bench.results.disk import check_room
 from bench.results.store import RunKey, run_folder
 from bench.context import wants_gpu
 from bench.run import VERSION
@@ -45,6 +46,10 @@ wildcard_constraints:
 
 
 onstart:
+    try:
+        check_room(SETTINGS)
+    except UserError as error:
+        raise WorkflowError(str(error))
     Path(ROOT).mkdir(parents=True, exist_ok=True)
     Path(EFFECTIVE).write_text(yaml.safe_dump(SETTINGS.model_dump(mode="json"), sort_keys=False))
 
