@@ -15,7 +15,7 @@ from bench.settings import Settings
 _SIGNS = ("No space left on device", "PytorchStreamWriter failed writing", "] . unexpected pos")
 
 KEPT = 0.81
-"""Bytes that a run keeps, as a share of the backbone's float32 weights: what the sketch profile's 133 runs keep on average."""
+"""What a run keeps as a share of the backbone's float32 weights: the mean over the sketch profile's 133 runs."""
 
 
 def check_room(settings: Settings) -> str:
