@@ -43,9 +43,7 @@ def produce(settings: Settings, key: RunKey) -> None:
     raised: the run is not there, and the next call tries again.
     """
     began = time.monotonic()
-    transformers_log.set_verbosity_error()
-    transformers_log.disable_progress_bar()
-    torch.set_num_threads(settings.training.threads)
+    _prepare(settings)
     method = contestant(settings, key.method, key.task)
     folder, state = run_folder(settings, key), state_folder(settings, key)
     state.mkdir(parents=True, exist_ok=True)
@@ -86,7 +84,7 @@ def measure_latency(settings: Settings, task: str, seed: int, out: Path) -> None
 
     Writes one row a run, point and batch size: `speedup` is the reference's time over the engine's. Should run alone.
     """
-    torch.set_num_threads(settings.training.threads)
+    _prepare(settings)
     device = pick_device(settings)
     reference = load_model(run_folder(settings, RunKey(task, settings.reference, "full", seed)), device)
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
@@ -106,6 +104,12 @@ def measure_latency(settings: Settings, task: str, seed: int, out: Path) -> None
             )
             rows += [identity | asdict(found) for identity, found in zip(identities, timed, strict=True)]
     write_parquet(out, pd.DataFrame(rows))
+
+
+def _prepare(settings: Settings) -> None:
+    transformers_log.set_verbosity_error()
+    transformers_log.disable_progress_bar()
+    torch.set_num_threads(settings.training.threads)
 
 
 def operation(point: dict, method: Method) -> tuple[Policy, ArrayLike]:

@@ -1,5 +1,4 @@
 # What the rules share: the settings, and functions from wildcards to files. No logic of the benchmark's own.
-import os
 import sys
 from pathlib import Path
 
@@ -26,11 +25,6 @@ try:
     PLANNED = plan.runs(SETTINGS)
 except UserError as error:
     raise WorkflowError(str(error))
-
-# glibc gives a large tensor's memory back at once and asks for it again at the next step: kept, a job has a quarter of
-# the page faults and is 5 % faster.
-for keep in ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"):
-    os.environ.setdefault(keep, str(1 << 30))
 
 ROOT = str(SETTINGS.root)
 GPU = int(wants_gpu(SETTINGS))  # what a job asks for; the profile says how many there are

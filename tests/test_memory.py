@@ -1,0 +1,28 @@
+"""The memory of large tensors is kept from one step to the next."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+STEPS = """
+import resource, sys
+import numpy as np
+from bench.cli import keep_memory
+if sys.argv[1] == "keep":
+    keep_memory()
+for _ in range(3):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(64 << 20, dtype=np.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+def test_a_tensor_as_large_as_the_last_costs_no_page_faults() -> None:
+    faults = {
+        how: int(subprocess.run([sys.executable, "-c", STEPS, how], capture_output=True, check=True).stdout)
+        for how in ("keep", "as it is")
+    }
+    assert faults["keep"] < 100 < faults["as it is"]
