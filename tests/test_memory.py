@@ -8,13 +8,13 @@ import pytest
 
 STEPS = """
 import resource, sys
-import numpy as np
 from bench.cli import keep_memory
 if sys.argv[1] == "keep":
     keep_memory()
+size = 64 << 20  # in a name: a constant would be folded away
 for _ in range(3):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    np.ones(64 << 20, dtype=np.uint8)
+    bytearray(b"x") * size
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
@@ -25,4 +25,4 @@ def test_a_tensor_as_large_as_the_last_costs_no_page_faults() -> None:
         how: int(subprocess.run([sys.executable, "-c", STEPS, how], capture_output=True, check=True).stdout)
         for how in ("keep", "as it is")
     }
-    assert faults["keep"] < 100 < faults["as it is"]
+    assert 2 * faults["keep"] < faults["as it is"]  # which is 16,384 pages, or 32 huge ones
