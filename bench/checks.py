@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,18 +12,22 @@ from bench.context import pick_device, task_data
 from bench.encoder import Encoder, EncoderConfig, backbones
 from bench.errors import UserError
 from bench.method import contestant
-from bench.plan import runs, summary
-from bench.results.disk import check_room
+from bench.plan import Planned, runs, summary
+from bench.results.store import run_folder
 from bench.settings import Settings
+from bench.sweeping.ratios import history_file
+
+KEPT = 0.81
+"""What a run keeps as a share of the backbone's float32 weights: the mean over the sketch profile's 133 runs."""
 
 
 def report(settings: Settings) -> Iterator[str]:
     """The plan, then the examples of each task; raises UserError for the first thing that is missing."""
     yield from summary(settings)
     yield f"device: {pick_device(settings)}"
-    yield check_room(settings)
-    tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
     planned = runs(settings)
+    yield check_room(settings, planned)
+    tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
     for task in settings.tasks:
         data = task_data(settings, contestant(settings, settings.reference, task).task, tokenizer)
         sizes = ", ".join(f"{split} {len(examples)}" for split, examples in data.splits.items())
@@ -30,6 +35,29 @@ def report(settings: Settings) -> Iterator[str]:
         missing = f"; this source has no {', '.join(data.missing)}" if data.missing else ""
         yield f"data {task}: {sizes}; {count} runs train on {len(data.splits['train'])} examples{missing}"
     yield "nothing is missing"
+
+
+def check_room(settings: Settings, planned: Sequence[Planned]) -> str:
+    """A line on the disk that the runs to come need, and on what is free. Raises UserError where it lacks.
+
+    Each run keeps a model, in float32 and smaller than the backbone or as large (`KEPT`); one in training also holds
+    two checkpoints, of weights and Adam's two moments, and its best weights.
+    """
+    to_come = sum(not (run_folder(settings, run.key) / "points.parquet").is_file() for run in planned)
+    for study in settings.studies:
+        for task in study.tasks:
+            told = [history_file(settings, task, study.method, k).is_file() for k in range(study.generations)]
+            to_come += study.population * told.count(False)
+    model = 4 * backbones.shape_of(settings.backbone.name, settings.backbone.revision).parameters()
+    needed = (KEPT * to_come + 2 * 3 + 1) * model if to_come else 0
+    there = next(folder for folder in (settings.root.absolute(), *settings.root.absolute().parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if needed > free:
+        raise UserError(
+            f"results {settings.root}: the {to_come} runs to come need about {needed / 1e9:.1f} GB and "
+            f"{free / 1e9:.1f} GB are free there; free some, or name a folder on a larger disk as `results`"
+        )
+    return f"disk: {to_come} runs to come need about {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are free"
 
 
 def size_of(

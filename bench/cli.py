@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from bench import settings as settings_file
-from bench.errors import UserError
+from bench.errors import UserError, is_disk_full
 
 
 @contextmanager
@@ -206,9 +206,7 @@ def main() -> None:
         typer.echo(f"costeff: {error}", err=True)
         sys.exit(2)
     except Exception as error:
-        from bench.results.disk import is_full
-
-        if not is_full(error):
+        if not is_disk_full(error):
             raise
         why = " ".join(str(error).split())
         typer.echo(

@@ -1,4 +1,9 @@
-"""The one exception a user meets: a line that names the culprit and the remedy."""
+"""The one exception a user meets, a line that names the culprit and the remedy; and how a full disk shows."""
+
+import errno
+
+# What safetensors says of a full disk, then torch.save, of a large and of a small tensor.
+_SIGNS = ("No space left on device", "PytorchStreamWriter failed writing", "] . unexpected pos")
 
 
 class UserError(Exception):
@@ -10,3 +15,13 @@ class UserError(Exception):
 
 class TrainingFailed(UserError):
     """A recipe that did not work out, such as a loss that is not finite; recorded as a result with its reason."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether `error`, or what it came from, is a full disk; safetensors and torch have errors of their own."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    if any(sign in str(error) for sign in _SIGNS):
+        return True
+    source = error.__cause__ or error.__context__
+    return source is not None and is_disk_full(source)

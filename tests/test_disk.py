@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bench.checks import check_room
 from bench.errors import UserError
 from bench.plan import runs
-from bench.results.disk import check_room
 from bench.results.store import run_folder
 from bench.settings import Settings
 
@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from safetensors.torch import save_file
-from bench.results.disk import is_full
+from bench.errors import is_disk_full
 path = Path(sys.argv[1]) / "x"
 writes = {
     "torch": lambda: torch.save({"a": torch.zeros(200_000)}, path),
@@ -39,7 +39,7 @@ for name, write in writes.items():
     try:
         write()
     except Exception as error:
-        assert is_full(error), f"{name}: {error!r}"
+        assert is_disk_full(error), f"{name}: {error!r}"
     else:
         raise AssertionError(f"{name}: was written")
 """
@@ -60,15 +60,15 @@ def test_the_room_is_known_before_anything_trains(
 ) -> None:
     settings = tiny_settings(tmp_path / "not" / "there" / "yet")
     planned = runs(settings)
-    assert f"{len(planned)} runs to come" in check_room(settings)
+    assert f"{len(planned)} runs to come" in check_room(settings, planned)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**9, 10**9, 1000))
     with pytest.raises(UserError, match=r"need about .* GB and 0\.0 GB are free.*`results`"):
-        check_room(settings)
+        check_room(settings, planned)
     for run in planned:
         points = run_folder(settings, run.key) / "points.parquet"
         points.parent.mkdir(parents=True)
         points.touch()
-    assert "disk: 0 runs to come" in check_room(settings)
+    assert "disk: 0 runs to come" in check_room(settings, planned)
 
 
 def test_a_full_disk_is_known_whatever_library_met_it(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from bench.errors import TrainingFailed
+from bench.errors import TrainingFailed, UserError
 from bench.tasks.batches import collate, length_batches
 from bench.tasks.examples import Examples
 
@@ -95,7 +95,8 @@ def fit(
 
     With `evaluate` the weights of the epoch with the highest value are kept (the first of equals). `state` is the
     folder of this stage: checkpoints while it runs, its final weights once it has ended; a second call with the same
-    folder goes on or returns at once. Raises TrainingFailed at a loss that is not finite.
+    folder goes on or returns at once. Raises TrainingFailed at a loss that is not finite, UserError where
+    checkpoints cannot be written.
     """
     final = state / "final.safetensors"
     if final.is_file():
@@ -137,7 +138,12 @@ def fit(
     trainer.give(
         loss, batch_schedule(examples.lengths, plan.batch_size, steps, seed), steps, state.name, machine.bfloat16
     )
-    trainer.train(resume_from_checkpoint=_complete_checkpoint(state))
+    try:
+        trainer.train(resume_from_checkpoint=_complete_checkpoint(state))
+    except OSError as error:
+        raise UserError(
+            f"{state.name}: cannot write to {state}: {error.strerror or error}; is the disk full?"
+        ) from error
     if best:
         best.restore()
     temporary = final.with_suffix(".part")

@@ -11,9 +11,9 @@ sys.path.insert(
 
 from bench import plan
 from bench import settings as settings_file
+from bench.checks import check_room
 from bench.errors import UserError
 from bench.results.provenance import run_slice
-from bench.results.disk import check_room
 from bench.results.store import RunKey, run_folder
 from bench.context import wants_gpu
 from bench.run import VERSION
@@ -41,7 +41,7 @@ wildcard_constraints:
 
 onstart:
     try:
-        check_room(SETTINGS)
+        check_room(SETTINGS, PLANNED)
     except UserError as error:
         raise WorkflowError(str(error))
     Path(ROOT).mkdir(parents=True, exist_ok=True)
@@ -89,12 +89,12 @@ def study_settings(wildcards):
 
 
 def history(task, method, generation):
-    return f"{ROOT}/sweeps/{task}/{method}/history-{generation}.parquet"
+    return str(ratios.history_file(SETTINGS, task, method, generation))
 
 
 def all_trials(wildcards):
     return [
-        f"{ROOT}/sweeps/{task}/{study.method}/trials.parquet"
+        str(ratios.trials_file(SETTINGS, task, study.method))
         for study in SETTINGS.studies
         for task in study.tasks
     ]
