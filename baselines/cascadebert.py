@@ -14,13 +14,13 @@ from sklearn.model_selection import KFold
 from torch import Tensor
 
 from baselines.finetuned import supervised
+from bench.choosing.points import predictions
 from bench.context import Context
 from bench.encoder import Cascade, Encoder
 from bench.encoder.backbones import shape_of
 from bench.encoder.cut import take_layers
 from bench.errors import UserError
-from bench.measuring.points import predictions
-from bench.measuring.trace import record
+from bench.measuring.recording import record
 from bench.method import Method, Needed, Options
 from bench.settings import Settings
 from bench.tasks.catalogue import Task

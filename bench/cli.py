@@ -57,7 +57,7 @@ DEFAULT = Path("config/sketch.yaml")
 @app.command()
 def check(config: Config = DEFAULT) -> None:
     """Prints the plan and what is missing; trains nothing."""
-    from bench.checks import report  # heavy imports only where they are needed
+    from bench.runs.checks import report  # heavy imports only where they are needed
 
     for line in report(settings_file.load(config)):
         typer.echo(line)
@@ -79,7 +79,7 @@ def size(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Parameters, multiply-adds and FLOPs of a shape at each exit; no weights needed."""
-    from bench.checks import size_of
+    from bench.runs.checks import size_of
 
     facts = size_of(layers, hidden, heads, ffn, rank, classes, length, head_size, vocabulary, positions, pooler)
     if as_json:
@@ -95,8 +95,8 @@ def size(
 def run(task: str, method: str, variant: str, seed: int = 0, config: ConfigOption = DEFAULT) -> None:
     """Trains, traces and measures one variant of one contestant; goes on where a killed run stopped."""
     with heavy_imports():
-        from bench.results.store import RunKey
-        from bench.run import produce
+        from bench.runs.produce import produce
+        from bench.store import RunKey
         from bench.training.lease import gpu_lease
 
     with gpu_lease():
@@ -107,7 +107,7 @@ def run(task: str, method: str, variant: str, seed: int = 0, config: ConfigOptio
 def latency(task: str, out: Path, seed: int = 0, config: ConfigOption = DEFAULT) -> None:
     """Measures the wall-clock of every contestant's early-exit engine on a task, beside the teacher's."""
     with heavy_imports():
-        from bench.run import measure_latency
+        from bench.runs.produce import measure_latency
 
     measure_latency(settings_file.load(config), task, seed, out)
 
@@ -115,8 +115,8 @@ def latency(task: str, out: Path, seed: int = 0, config: ConfigOption = DEFAULT)
 @app.command()
 def collect(out: Path, config: ConfigOption = DEFAULT) -> None:
     """Unites the points of all runs in one table."""
-    from bench.results.collect import collect as union
-    from bench.results.store import write_parquet
+    from bench.runs.collect import collect as union
+    from bench.store import write_parquet
 
     write_parquet(out, union(settings_file.load(config)))
 
@@ -125,7 +125,7 @@ def collect(out: Path, config: ConfigOption = DEFAULT) -> None:
 def sweep_ask(task: str, method: str, generation: int = 0, config: ConfigOption = DEFAULT) -> None:
     """Writes the trials of a generation, from the history of those before it."""
     with heavy_imports():
-        from bench.sweeping.ratios import ask
+        from bench.runs.ratios import ask
 
     ask(settings_file.load(config), task, method, generation)
 
@@ -134,7 +134,7 @@ def sweep_ask(task: str, method: str, generation: int = 0, config: ConfigOption 
 def sweep_tell(task: str, method: str, generation: int = 0, config: ConfigOption = DEFAULT) -> None:
     """Adds the results of a generation's runs to the history."""
     with heavy_imports():
-        from bench.sweeping.ratios import tell
+        from bench.runs.ratios import tell
 
     tell(settings_file.load(config), task, method, generation)
 
@@ -143,7 +143,7 @@ def sweep_tell(task: str, method: str, generation: int = 0, config: ConfigOption
 def sweep_finish(task: str, method: str, config: ConfigOption = DEFAULT) -> None:
     """Writes the table of all trials, with those marked that no other dominates."""
     with heavy_imports():
-        from bench.sweeping.ratios import finish
+        from bench.runs.ratios import finish
 
     finish(settings_file.load(config), task, method)
 
@@ -165,8 +165,8 @@ def compare(
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples of the validation examples.")] = 10_000,
 ) -> None:
     """Prints whether contestants A and B differ at the same budgets: a paired bootstrap over examples."""
+    from bench.choosing.statistics import compare as verdicts
     from bench.reporting.everything import read_points
-    from bench.reporting.statistics import compare as verdicts
 
     settings = settings_file.load(config)
     table = verdicts(read_points(settings), settings.root / "runs", a, b, resamples=resamples)

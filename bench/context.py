@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification, set_seed
 
+from bench.choosing.points import predictions
 from bench.encoder import backbones
 from bench.errors import UserError
-from bench.measuring.points import predictions
-from bench.measuring.trace import record
-from bench.results.store import RunKey, run_folder
+from bench.measuring.recording import record
+from bench.store import RunKey, run_folder
 from bench.tasks.prepare import prepare
 from bench.tasks.scores import scores
 from bench.training.loop import Loss, Machine, Plan, fit

@@ -16,19 +16,19 @@ from pathlib import Path
 
 import torch
 
+from bench.artefacts import Costs
+from bench.choosing.budgets import RUN, at_budget
+from bench.choosing.points import evaluate
+from bench.choosing.policies import policy_for, replay_many
 from bench.context import load_model, task_data
 from bench.encoder import backbones
 from bench.measuring import latency
-from bench.measuring.costs import Costs
-from bench.measuring.points import evaluate
-from bench.measuring.policies import policy_for, replay_many
-from bench.measuring.trace import record
+from bench.measuring.recording import record
 from bench.method import contestant
-from bench.reporting.budgets import RUN, at_budget
-from bench.results.collect import collect_task
-from bench.results.store import RunKey, run_folder
-from bench.run import operation
+from bench.runs.collect import collect_task
+from bench.runs.produce import operation
 from bench.settings import load
+from bench.store import RunKey, run_folder
 from bench.tasks.catalogue import TASKS
 
 

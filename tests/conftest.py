@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+import synthetic
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer
 
@@ -54,3 +56,14 @@ def tiny_settings(tiny_backbone: Path) -> Callable[..., Settings]:
         return check(values | changed, "test")
 
     return build
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory):
+    """A made-up results/<profile> folder of two seeds; read only."""
+    return synthetic.write_results(tmp_path_factory.mktemp("synthetic"))
+
+
+@pytest.fixture(scope="session")
+def points(results) -> pd.DataFrame:
+    return synthetic.read_points(results)

@@ -16,16 +16,16 @@ import yaml
 
 import baselines
 import costeff
+from bench.artefacts import Costs, Trace
+from bench.choosing.policies import Policy, policy_for, replay, replay_many, rule
 from bench.context import load_model, task_data
 from bench.encoder.backbones import tokenizer
 from bench.measuring import engine
-from bench.measuring.costs import Costs
-from bench.measuring.policies import Policy, policy_for, replay, replay_many
-from bench.measuring.trace import Trace, record
+from bench.measuring.recording import record
 from bench.method import Method, contestant
-from bench.results.store import RunKey, read_json, run_folder, state_folder
-from bench.run import produce
+from bench.runs.produce import produce
 from bench.settings import Settings, load
+from bench.store import RunKey, read_json, run_folder, state_folder
 from bench.tasks.examples import Examples
 
 CONFIG = Path(__file__).parents[1] / "config"
@@ -188,7 +188,7 @@ def test_the_engine_decides_as_the_replay(runs: Runs, key: RunKey):
         assert sure.mean() > 0.9
         answers = trace.logits[expected, np.arange(len(examples))]
         for size in (1, 32):
-            found = engine.run(model, examples, policy, knob, size)
+            found = engine.run(model, examples, rule(policy, knob), size)
             np.testing.assert_array_equal(found.exits[sure], expected[sure])
             np.testing.assert_allclose(found.logits[sure], answers[sure], atol=1e-5, rtol=1e-5)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench.checks import check_room
 from bench.errors import UserError
-from bench.plan import runs
-from bench.results.store import run_folder
+from bench.runs.checks import check_room
+from bench.runs.plan import runs
 from bench.settings import Settings
+from bench.store import run_folder
 
 Usage = namedtuple("Usage", "total used free")
 

@@ -3,12 +3,12 @@
 import pandas as pd
 import pytest
 
-from bench.plan import runs
 from bench.reporting.everything import write_everything
-from bench.results.collect import collect
-from bench.results.store import read_json, run_folder, write_parquet
-from bench.run import measure_latency, produce
+from bench.runs.collect import collect
+from bench.runs.plan import runs
+from bench.runs.produce import measure_latency, produce
 from bench.settings import Settings, check
+from bench.store import read_json, run_folder, write_parquet
 
 
 @pytest.fixture(scope="module")

@@ -17,9 +17,9 @@ import yaml
 from safetensors.torch import load_file
 
 from bench.method import contestant
-from bench.results.store import RunKey, run_folder, state_folder
-from bench.run import produce
+from bench.runs.produce import produce
 from bench.settings import Settings
+from bench.store import RunKey, run_folder, state_folder
 
 LONG = {
     "teacher": {"epochs": 4},

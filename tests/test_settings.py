@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bench import plan
 from bench.errors import UserError
 from bench.method import contestant
+from bench.runs import plan
 from bench.settings import check, load
 
 ROOT = Path(__file__).parent.parent

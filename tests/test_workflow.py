@@ -4,7 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from bench import plan, settings
+from bench import settings
+from bench.runs import plan
 
 ROOT = Path(__file__).parent.parent
 

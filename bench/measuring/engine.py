@@ -5,19 +5,21 @@ promised in FLOPs is worth on a clock.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.encoder import Cascade, Encoder
-from bench.measuring.policies import Policy, leaves_now
-from bench.measuring.trace import model_inputs
+from bench.measuring.recording import model_inputs
 from bench.tasks.batches import length_batches
 from bench.tasks.examples import Examples
+
+Leaves = Callable[[NDArray[np.floating]], NDArray[np.bool_]]
+"""An exit rule at its knob: who leaves at the exit just computed, bool [B], from the logits so far [e + 1, B, C]."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,13 @@ class EngineResult:
     """Wall-clock of all batches, padding them not included."""
 
 
-def run(model: Encoder | Cascade, examples: Examples, policy: Policy, knob: ArrayLike, batch_size: int) -> EngineResult:
-    """Answer `examples`, each at the exit `policy` lets it leave at; `knob` is a number or one an exit."""
+def run(model: Encoder | Cascade, examples: Examples, leaves: Leaves, batch_size: int) -> EngineResult:
+    """Answer `examples`, each at the first exit at which the rule lets it go."""
     batches = length_batches(examples.lengths, batch_size, None)
     inputs = [model_inputs(examples, positions, model.device) for positions in batches]
     model.eval()
     start = time.perf_counter()
-    answers = [answer(model, batch, policy, knob) for batch in inputs]
+    answers = [answer(model, batch, leaves) for batch in inputs]
     seconds = time.perf_counter() - start
     order = np.argsort(np.concatenate(batches))
     exits, logits = (np.concatenate(parts)[order] for parts in zip(*answers, strict=True))
@@ -47,7 +49,7 @@ def run(model: Encoder | Cascade, examples: Examples, policy: Policy, knob: Arra
 
 @torch.inference_mode()
 def answer(
-    model: Encoder | Cascade, batch: dict[str, Tensor], policy: Policy, knob: ArrayLike
+    model: Encoder | Cascade, batch: dict[str, Tensor], leaves: Leaves
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Exits [B] (0-based) and logits [B, C] of a batch of `model_inputs`; the model is in evaluation mode."""
     last = model.exit_count - 1
@@ -60,7 +62,7 @@ def answer(
         state, tensor = model.advance(state, e)
         logits = tensor.float().cpu().numpy()
         seen.append(logits)
-        leaving = leaves_now(policy, np.stack(seen), knob) if e < last else np.ones(len(rows), dtype=bool)
+        leaving = leaves(np.stack(seen)) if e < last else np.ones(len(rows), dtype=bool)
         if not leaving.any():
             continue
         exits[rows[leaving]] = e

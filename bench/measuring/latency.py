@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from bench.encoder import Cascade, Encoder
 from bench.errors import UserError
-from bench.measuring.engine import answer, plain_pass, synchronize
-from bench.measuring.policies import Policy
-from bench.measuring.trace import model_inputs
+from bench.measuring.engine import Leaves, answer, plain_pass, synchronize
+from bench.measuring.recording import model_inputs
 from bench.tasks.batches import length_batches
 from bench.tasks.examples import Examples
 
@@ -37,14 +35,14 @@ class Latency:
 
 def measure(
     model: Encoder | Cascade,
-    operated: Sequence[tuple[Policy, ArrayLike]],
+    operated: Sequence[Leaves],
     reference: Encoder | Cascade,
     examples: Examples,
     *,
     batch_size: int,
     rounds: int,
 ) -> list[Latency]:
-    """Time `model` at each (policy, knob) of `operated`, and the `reference`, over all of `examples`.
+    """Time `model` under each exit rule of `operated`, and the `reference`, over all of `examples`.
 
     A round is one pass of the reference and one of each operating point, after a warm-up. All get the same
     batches, of similar length and padded before the clock starts. UserError where the two models are on
@@ -63,8 +61,8 @@ def measure(
 
     def passes(batches: list) -> Iterator[float]:
         yield _seconds(plain_pass, reference, batches)
-        for policy, knob in operated:
-            yield _seconds(_engine_pass, model, batches, policy, knob)
+        for leaves in operated:
+            yield _seconds(_engine_pass, model, batches, leaves)
 
     list(passes(batches[:: max(1, len(batches) // 4)]))  # warm-up: a few of all lengths
     times = np.array([list(passes(batches)) for _ in range(rounds)])
@@ -76,11 +74,9 @@ def measure(
     ]
 
 
-def _engine_pass(
-    model: Encoder | Cascade, batches: Sequence[dict[str, Tensor]], policy: Policy, knob: ArrayLike
-) -> None:
+def _engine_pass(model: Encoder | Cascade, batches: Sequence[dict[str, Tensor]], leaves: Leaves) -> None:
     for batch in batches:
-        answer(model, batch, policy, knob)
+        answer(model, batch, leaves)
     synchronize(model.device)
 
 

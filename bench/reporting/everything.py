@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from bench.choosing.roles import Roles
 from bench.errors import UserError
-from bench.plan import Planned, runs
 from bench.reporting import figures, page
 from bench.reporting.published import read_published
-from bench.reporting.roles import Roles
 from bench.reporting.tables import tables
-from bench.results.store import read_json, run_folder
+from bench.runs.plan import Planned, runs
 from bench.settings import Settings
+from bench.store import read_json, run_folder
 
 
 def read_points(settings: Settings) -> pd.DataFrame:

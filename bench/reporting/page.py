@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from plotly.offline import get_plotlyjs
 
-from bench.reporting.budgets import (
+from bench.choosing.budgets import (
     POINT,
     RUN,
     chosen_frontier,
@@ -20,10 +20,10 @@ from bench.reporting.budgets import (
     operating_points,
     selection_split,
 )
+from bench.choosing.roles import Roles
 from bench.reporting.figures import describe, drawn
 from bench.reporting.figures.drawing import METRIC_TITLES, Absent, marks, task_order, task_title
 from bench.reporting.figures.frontiers import average_curves
-from bench.reporting.roles import Roles
 from bench.reporting.tables import Table
 from bench.reporting.tables.main import common_notes
 

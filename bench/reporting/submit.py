@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.artefacts import Trace
+from bench.choosing.budgets import at_budget, predicted, run_folder
 from bench.errors import UserError
-from bench.measuring.trace import Trace
-from bench.reporting.budgets import at_budget, predicted, run_folder
 from bench.tasks.catalogue import TASKS, Task
 
 AX_EXAMPLES = 1104

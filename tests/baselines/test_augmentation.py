@@ -13,7 +13,7 @@ from bench.encoder.backbones import load
 from bench.encoder.masked_lm import has_head, with_head
 from bench.errors import UserError
 from bench.method import contestant
-from bench.results.store import RunKey
+from bench.store import RunKey
 from bench.tasks.batches import collate
 
 

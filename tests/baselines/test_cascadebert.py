@@ -9,14 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baselines.cascadebert import CascadeBert, CascadeBertOptions, DifficultyAware, difficulty_loss
+from bench.artefacts import Costs, Trace
+from bench.choosing.points import evaluate
 from bench.context import Context
 from bench.encoder import Cascade, CascadeConfig, Encoder, EncoderConfig
 from bench.errors import UserError
-from bench.measuring.costs import Costs
-from bench.measuring.points import evaluate
-from bench.measuring.trace import Trace
-from bench.results.store import RunKey
-from bench.run import produce
+from bench.runs.produce import produce
+from bench.store import RunKey
 from bench.tasks.catalogue import TASKS
 
 

@@ -13,9 +13,9 @@ from bench.encoder import Encoder, EncoderConfig
 from bench.encoder.cut import take_layers
 from bench.encoder.masked_lm import MaskedLM, with_head
 from bench.errors import UserError
-from bench.measuring.trace import record
+from bench.measuring.recording import record
 from bench.method import contestant
-from bench.results.store import RunKey
+from bench.store import RunKey
 from bench.tasks.batches import collate, length_batches
 
 SPECIAL = torch.tensor([0, 1, 2, 3])

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from baselines.pabee import Pabee, PabeeOptions, weighted_loss
 from bench.context import Context
 from bench.encoder import Encoder, EncoderConfig
-from bench.results.store import RunKey
+from bench.store import RunKey
 from bench.tasks.catalogue import TASKS
 
 

@@ -23,7 +23,7 @@ from bench.encoder import Encoder, EncoderConfig
 from bench.encoder.cut import narrow, take_layers
 from bench.errors import UserError
 from bench.method import contestant
-from bench.results.store import RunKey, run_folder
+from bench.store import RunKey, run_folder
 from bench.tasks.batches import collate, length_batches
 from bench.tasks.examples import Examples
 from bench.training.loop import Plan

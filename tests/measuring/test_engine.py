@@ -5,11 +5,11 @@ import pytest
 import torch
 from toys import cascade, encoder, examples
 
+from bench.choosing.policies import Agreement, Confidence, Entropy, FullDepth, Patience, Policy, replay, rule
 from bench.errors import UserError
 from bench.measuring.engine import run
 from bench.measuring.latency import measure
-from bench.measuring.policies import Agreement, Confidence, Entropy, FullDepth, Patience, Policy, replay
-from bench.measuring.trace import record
+from bench.measuring.recording import record
 
 POLICIES = [
     Entropy(),
@@ -56,7 +56,7 @@ def test_the_engine_does_what_the_replay_says(kind, policy, batch_size):
     able = policy.earliest < model.exit_count - 1
     for knob in knobs(policy, trace.logits) if able else [np.nan]:
         expected = replay(policy, trace.logits, knob)
-        result = run(model, data, policy, knob, batch_size)
+        result = run(model, data, rule(policy, knob), batch_size)
         np.testing.assert_array_equal(result.exits, expected)
         answers = trace.logits[expected, np.arange(len(data))]
         np.testing.assert_allclose(result.logits, answers, atol=1e-5)
@@ -75,7 +75,7 @@ def test_rows_that_left_are_not_computed_and_padding_shrinks_with_them():
     shapes = []
     for layer in model.layers:
         layer.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[:2])))
-    exits = run(model, data, Entropy(), knob, 32).exits
+    exits = run(model, data, rule(Entropy(), knob), 32).exits
     assert shapes == [((exits >= e).sum(), data.lengths[exits >= e].max()) for e in range(exits.max() + 1)]
     assert shapes[1][0] < shapes[0][0] and shapes[1][1] <= 12 < shapes[0][1]
 
@@ -84,7 +84,7 @@ def test_early_exit_shows_on_the_clock():
     deep = {"heads": [4] * 12, "ffn": [64] * 12, "exits": list(range(1, 13))}
     model, reference = encoder(**deep), encoder(**deep | {"exits": [12]})
     everyone, no_one = np.inf, -1.0
-    operated = [(Entropy(), everyone), (Entropy(), no_one)]
+    operated = [rule(Entropy(), everyone), rule(Entropy(), no_one)]
     for batch_size in (1, 32):
         first, last = measure(model, operated, reference, examples(16), batch_size=batch_size, rounds=3)
         assert first.batch_size == last.batch_size == batch_size
@@ -94,7 +94,7 @@ def test_early_exit_shows_on_the_clock():
 
 def test_latency_needs_something_to_time():
     with pytest.raises(UserError, match="0 rounds"):
-        measure(encoder(), [(Entropy(), 0.1)], encoder(), examples(4), batch_size=1, rounds=0)
+        measure(encoder(), [rule(Entropy(), 0.1)], encoder(), examples(4), batch_size=1, rounds=0)
     elsewhere = encoder().to(torch.device("meta"))
     with pytest.raises(UserError, match="meta"):
-        measure(encoder(), [(Entropy(), 0.1)], elsewhere, examples(4), batch_size=1, rounds=1)
+        measure(encoder(), [rule(Entropy(), 0.1)], elsewhere, examples(4), batch_size=1, rounds=1)

@@ -10,15 +10,15 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from synthetic import ROLES
 
+from bench.choosing.budgets import RUN, at_budget
+from bench.choosing.roles import Roles
 from bench.reporting import figures
-from bench.reporting.budgets import RUN, at_budget
 from bench.reporting.figures import sweeps
 from bench.reporting.figures.comparisons import ablation_differences
 from bench.reporting.figures.drawing import Absent, marks
 from bench.reporting.figures.exits import mean_exit_by_difficulty, near_twice
 from bench.reporting.figures.frontiers import average_curves
 from bench.reporting.published import read_published
-from bench.reporting.roles import Roles
 from bench.reporting.tables.table import display_names, variant_names
 
 TASKS = ("cola", "stsb", "mnli")

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 from synthetic import REASON, ROLES
 
+from bench.choosing.budgets import chosen_frontier
 from bench.reporting import figures, page
-from bench.reporting.budgets import chosen_frontier
 from bench.reporting.tables import tables
 
 TASKS = ("cola", "rte")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import synthetic
 
+from bench.artefacts import Trace
 from bench.errors import UserError
-from bench.measuring.trace import Trace
 from bench.reporting.submit import write_submission
 from bench.tasks.catalogue import TASKS
 

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from synthetic import REASON, ROLES
 
-from bench.reporting.roles import Roles
+from bench.choosing.roles import Roles
 from bench.reporting.tables import tables
 from bench.reporting.tables.details import ablations
 from bench.reporting.tables.main import common_notes, main, paper

@@ -9,15 +9,15 @@ sys.path.insert(
     0, str(Path(workflow.basedir))
 )  # a plain `snakemake` finds the packages, and contestants beside them
 
-from bench import plan
+from bench.runs import plan
 from bench import settings as settings_file
-from bench.checks import check_room
+from bench.runs.checks import check_room
 from bench.errors import UserError
-from bench.results.provenance import run_slice
-from bench.results.store import RunKey, run_folder
+from bench.runs.provenance import run_slice
+from bench.store import RunKey, run_folder
 from bench.context import wants_gpu
-from bench.run import VERSION
-from bench.sweeping import ratios
+from bench.runs.produce import VERSION
+from bench.runs import ratios
 
 try:
     SETTINGS = settings_file.check(config, "settings")

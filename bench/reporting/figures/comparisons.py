@@ -6,7 +6,8 @@ import pandas as pd
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from bench.reporting.budgets import succeeded
+from bench.choosing.budgets import succeeded
+from bench.choosing.roles import Roles
 from bench.reporting.figures.drawing import (
     GREY,
     INK,
@@ -19,7 +20,6 @@ from bench.reporting.figures.drawing import (
     ratio_axis,
     styled,
 )
-from bench.reporting.roles import Roles
 
 BATCHES = (1, 32)
 

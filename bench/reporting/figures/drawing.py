@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from bench.reporting.roles import Roles
+from bench.choosing.roles import Roles
 from bench.reporting.tables.table import display_names
 from bench.tasks.catalogue import TASKS
 

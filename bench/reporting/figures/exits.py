@@ -11,10 +11,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from bench.artefacts import Trace
+from bench.choosing.budgets import RUN, at_budget, operating_points, run_folder, selection_split, succeeded
+from bench.choosing.policies import policy_for, replay
+from bench.choosing.roles import Roles
 from bench.errors import UserError
-from bench.measuring.policies import policy_for, replay
-from bench.measuring.trace import Trace
-from bench.reporting.budgets import RUN, at_budget, operating_points, run_folder, selection_split, succeeded
 from bench.reporting.figures.drawing import (
     INK,
     Absent,
@@ -29,7 +30,6 @@ from bench.reporting.figures.drawing import (
     task_order,
     task_title,
 )
-from bench.reporting.roles import Roles
 from bench.reporting.tables.table import variant_names
 from bench.tasks.catalogue import task as task_named
 

@@ -9,8 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.errors import UserError
-from bench.reporting.budgets import (
+from bench.choosing.budgets import (
     POINT,
     TOLERANCE,
     chosen_frontier,
@@ -19,6 +18,9 @@ from bench.reporting.budgets import (
     succeeded,
     teacher_rows,
 )
+from bench.choosing.roles import Roles
+from bench.choosing.statistics import attainment, frontier_band
+from bench.errors import UserError
 from bench.reporting.figures.drawing import (
     COLUMN,
     GREY,
@@ -36,8 +38,6 @@ from bench.reporting.figures.drawing import (
     styled,
     task_title,
 )
-from bench.reporting.roles import Roles
-from bench.reporting.statistics import attainment, frontier_band
 from bench.reporting.tables.table import variant_names
 
 RESAMPLES = 500

@@ -1,6 +1,6 @@
 """Pruning-ratio studies: the landscape of the trials, their Pareto front and which ratio matters.
 
-A study's objectives are score, FLOPs and parameters, in this order (bench.sweeping.ratios).
+A study's objectives are score, FLOPs and parameters, in this order (bench.runs.ratios).
 """
 
 import warnings
@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optuna.visualization import matplotlib as optuna_plots
 
 from bench.reporting.figures.drawing import COLUMN, INK, STYLE, Absent, big, count_axis, panels, styled
-from bench.sweeping.ratios import replay
+from bench.runs.ratios import replay
 
 FEWEST_FOR_IMPORTANCE = 4
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.reporting.roles import Roles
+from bench.choosing.roles import Roles
 from bench.reporting.tables.details import ablations as ablation_table
 from bench.reporting.tables.details import frontier, per_exit, ratios, thresholds
 from bench.reporting.tables.main import common_notes, main, paper

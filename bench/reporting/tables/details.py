@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from bench.reporting.budgets import RUN, at_budget, failures, succeeded
-from bench.reporting.roles import Roles
-from bench.reporting.statistics import BUDGETS, frontier_summary, over_seeds
+from bench.choosing.budgets import RUN, at_budget, failures, succeeded
+from bench.choosing.roles import Roles
+from bench.choosing.statistics import BUDGETS, frontier_summary, over_seeds
 from bench.reporting.tables.main import tasks_of
 from bench.reporting.tables.table import (
     Format,

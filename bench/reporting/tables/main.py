@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.reporting.budgets import (
+from bench.choosing.budgets import (
     at_budget,
     best,
     failures,
@@ -15,8 +15,8 @@ from bench.reporting.budgets import (
     selection_split,
     teacher_rows,
 )
+from bench.choosing.roles import Roles
 from bench.reporting.published import MISMATCHED, read_published
-from bench.reporting.roles import Roles
 from bench.reporting.tables.table import (
     Format,
     Table,

@@ -10,9 +10,9 @@ import pytest
 
 from bench.errors import UserError
 from bench.method import Method
-from bench.results.store import RunKey, run_folder, write_json, write_parquet
+from bench.runs import ratios
 from bench.settings import Settings, check
-from bench.sweeping import ratios
+from bench.store import RunKey, run_folder, write_json, write_parquet
 
 TASK, METHOD = "sst2", "slender"
 

@@ -12,10 +12,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from bench.errors import UserError
-from bench.measuring.frontier import hypervolume
-from bench.measuring.trace import Trace
-from bench.reporting.budgets import (
+from bench.artefacts import Trace
+from bench.choosing.budgets import (
     at_budget,
     chosen_frontier,
     majority_rows,
@@ -24,7 +22,9 @@ from bench.reporting.budgets import (
     static_rows,
     teacher_rows,
 )
-from bench.reporting.roles import Roles
+from bench.choosing.frontier import hypervolume
+from bench.choosing.roles import Roles
+from bench.errors import UserError
 
 BUDGETS = (2.0, 4.0, 8.0, 19.0)
 # Resamples are drawn and multiplied in blocks of this many numbers (float64: 80 MB).
@@ -108,7 +108,7 @@ def frontier_summary(
     """One row a (task, method, seed): points on the frontier, hypervolume, elue, score_<b>x and kept_<b>x.
 
     Frontiers are chosen on the selection split and read on validation. Hypervolume: score x doublings of
-    speed-up above (majority score, the teacher's FLOPs), see bench.measuring.frontier. ELUE: the reference is
+    speed-up above (majority score, the teacher's FLOPs), see bench.choosing.frontier. ELUE: the reference is
     the static points of the depth reference with the teacher as its full depth; NaN where that has none.
     """
     frontier = _beside_controls(chosen_frontier(points), points, roles.reference)

@@ -6,30 +6,22 @@ FLOPs are 2 x that. fvcore counts the traced model at three lengths, which deter
 checks it.
 """
 
-import json
 import math
 import re
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
 from fvcore.nn.jit_analysis import JitModelAnalysis
-from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
+from bench.artefacts import Costs
 from bench.encoder import Cascade, Encoder
 from bench.errors import UserError
 
-CONVENTION = (
-    "coefficients (c0, c1, c2) of c0 + c1 n + c2 n^2 multiply-adds of matrix products for one example of n "
-    "tokens up to and including each exit; FLOPs are 2 x that; element-wise work, norms, softmax and "
-    "look-ups count nothing"
-)
 _LENGTHS, _CHECK = (4, 8, 12), 16
 
 # Operators that multiply matrices, or hide what they do: one of these without a handle would pass as free.
@@ -37,66 +29,6 @@ _PRODUCTS = re.compile(
     r"mm(_|$)|matmul|linear|einsum|tensordot|(^|::)(v?dot|mv|addr|outer|ger|kron|cdist|lstm|gru)|rnn|conv"
     r"|attention|transformer|multi_dot|matrix_(power|exp)|inner|prim::(PythonOp|CallFunction)"
 )
-
-
-@dataclass(frozen=True)
-class Costs:
-    """Parameters, and the quadratics of all exits."""
-
-    parameters: int
-    """All named parameters."""
-    parameters_encoder: int
-    """Those outside the embeddings."""
-    layers: tuple[int, ...]
-    """Layers run before each exit."""
-    coefficients: tuple[tuple[Fraction, Fraction, Fraction], ...]
-    """(c0, c1, c2) of each exit, cumulative."""
-
-    def macs(self, exit_index: int, lengths: ArrayLike) -> NDArray[np.int64]:
-        """Multiply-adds up to exit `exit_index` (0-based) of examples of `lengths` tokens, in their shape."""
-        n = np.asarray(lengths, dtype=np.int64)
-        denominator = math.lcm(*(c.denominator for c in self.coefficients[exit_index]))
-        c0, c1, c2 = (int(c * denominator) for c in self.coefficients[exit_index])
-        return (c0 + n * (c1 + n * c2)) // denominator
-
-    def flops(self, lengths: ArrayLike) -> NDArray[np.int64]:
-        """[E, N] FLOPs (2 x multiply-adds) of each example up to each exit."""
-        return np.stack([2 * self.macs(e, lengths) for e in range(len(self.coefficients))])
-
-    def mean_flops(self, exits: NDArray[np.integer], lengths: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Mean FLOPs [...] of who-left-where [..., N] (0-based exits) at the examples' lengths [N]."""
-        return self.flops(lengths)[exits, np.arange(len(lengths))].mean(axis=-1)
-
-    def save(self, path: Path) -> None:
-        """Write costs.json, which names its convention; coefficients are exact ("123", "1/2")."""
-        content = {
-            "convention": CONVENTION,
-            "parameters": self.parameters,
-            "parameters_encoder": self.parameters_encoder,
-            "exits": [
-                {"layers": layers, "multiply_adds": [str(c) for c in quadratic]}
-                for layers, quadratic in zip(self.layers, self.coefficients, strict=True)
-            ],
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(content, indent=2) + "\n")
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """The costs saved at `path`; UserError where the file is missing, broken or of another convention."""
-        try:
-            content = json.loads(path.read_text())
-            if content["convention"] != CONVENTION:
-                raise ValueError("another counting convention")
-            quadratics = [tuple(Fraction(c) for c in each["multiply_adds"]) for each in content["exits"]]
-            return cls(
-                parameters=content["parameters"],
-                parameters_encoder=content["parameters_encoder"],
-                layers=tuple(each["layers"] for each in content["exits"]),
-                coefficients=tuple((c0, c1, c2) for c0, c1, c2 in quadratics),
-            )
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise UserError(f"{path}: not a readable costs file ({error}); measure the run again") from error
 
 
 def measure(model: Encoder | Cascade) -> Costs:

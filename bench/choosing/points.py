@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from bench.artefacts import Costs, Trace
+from bench.choosing.frontier import nondominated
+from bench.choosing.policies import Policy, replay_many
 from bench.errors import UserError
-from bench.measuring.costs import Costs
-from bench.measuring.frontier import nondominated
-from bench.measuring.policies import Policy, replay_many
-from bench.measuring.trace import Trace
 from bench.tasks.catalogue import Task
 from bench.tasks.scores import majority, scores
 

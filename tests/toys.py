@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.artefacts import Trace
 from bench.encoder import Cascade, Encoder, EncoderConfig
-from bench.measuring.trace import Trace
 from bench.tasks.examples import Examples
 
 

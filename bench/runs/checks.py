@@ -12,10 +12,10 @@ from bench.context import pick_device, task_data
 from bench.encoder import Encoder, EncoderConfig, backbones
 from bench.errors import UserError
 from bench.method import contestant
-from bench.plan import Planned, runs, summary
-from bench.results.store import run_folder
+from bench.runs.plan import Planned, runs, summary
+from bench.runs.ratios import history_file
 from bench.settings import Settings
-from bench.sweeping.ratios import history_file
+from bench.store import run_folder
 
 KEPT = 0.81
 """What a run keeps as a share of the backbone's float32 weights: the mean over the sketch profile's 133 runs."""

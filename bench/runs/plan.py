@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from bench.errors import UserError
 from bench.method import Method, contestant
-from bench.results.store import RunKey
 from bench.settings import Settings
+from bench.store import RunKey
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from bench.errors import UserError
-from bench.measuring.policies import (
+from bench.choosing.policies import (
     Agreement,
     Confidence,
     Entropy,
@@ -21,6 +20,7 @@ from bench.measuring.policies import (
     replay,
     replay_many,
 )
+from bench.errors import UserError
 from bench.tasks.catalogue import task
 
 FAMILIES = [Entropy, Confidence, Patience, Agreement, FullDepth]

@@ -22,8 +22,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from bench.errors import UserError
 from bench.method import Method, contestant
-from bench.results.store import RunKey, read_json, run_folder, write_json, write_parquet
 from bench.settings import RatioStudy, Settings
+from bench.store import RunKey, read_json, run_folder, write_json, write_parquet
 
 VERSION = 1
 """Raised when a study of the same settings would come out differently."""

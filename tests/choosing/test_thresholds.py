@@ -5,11 +5,11 @@ import pandas as pd
 import pytest
 from toys import encoder, learned, trace
 
-from bench.measuring.costs import measure
-from bench.measuring.frontier import hypervolume
-from bench.measuring.points import evaluate
-from bench.measuring.policies import Agreement, Confidence, Entropy, FullDepth, Patience, replay_many
-from bench.sweeping.thresholds import per_exit
+from bench.choosing.frontier import hypervolume
+from bench.choosing.points import evaluate
+from bench.choosing.policies import Agreement, Confidence, Entropy, FullDepth, Patience, replay_many
+from bench.choosing.thresholds import per_exit
+from bench.measuring.counting import measure
 from bench.tasks.catalogue import task
 
 GRID, TRIALS = 40, 120

@@ -5,9 +5,9 @@ import pytest
 import synthetic
 from hypothesis import given, settings
 
+from bench.artefacts import Trace
+from bench.choosing import budgets, statistics
 from bench.errors import UserError
-from bench.measuring.trace import Trace
-from bench.reporting import budgets, statistics
 from bench.tasks.catalogue import TASKS, task
 from bench.tasks.scores import scores
 

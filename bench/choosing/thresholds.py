@@ -9,11 +9,10 @@ from numpy.typing import NDArray
 from optuna.distributions import IntDistribution
 from optuna.trial import Trial
 
-from bench.measuring.costs import Costs
-from bench.measuring.frontier import nondominated
-from bench.measuring.points import predictions
-from bench.measuring.policies import Policy, replay_many
-from bench.measuring.trace import Trace
+from bench.artefacts import Costs, Trace
+from bench.choosing.frontier import nondominated
+from bench.choosing.points import predictions
+from bench.choosing.policies import Policy, replay_many
 from bench.tasks.catalogue import Task
 from bench.tasks.scores import scores
 

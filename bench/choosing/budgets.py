@@ -12,10 +12,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.artefacts import Trace
+from bench.choosing.frontier import nondominated
+from bench.choosing.policies import policy_for, replay
 from bench.errors import UserError
-from bench.measuring.frontier import nondominated
-from bench.measuring.policies import policy_for, replay
-from bench.measuring.trace import Trace
 from bench.tasks.catalogue import task as task_named
 
 RUN = ["task", "method", "variant", "seed"]

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.measuring.policies import policy_for, replay
-from bench.measuring.trace import Trace
-from bench.reporting.roles import Roles
+from bench.artefacts import Trace
+from bench.choosing.policies import policy_for, replay
+from bench.choosing.roles import Roles
 from bench.tasks.catalogue import Task, task
 from bench.tasks.scores import majority, scores
 

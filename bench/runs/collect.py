@@ -5,9 +5,9 @@ from __future__ import annotations
 import pandas as pd
 
 from bench.method import contestant
-from bench.plan import runs
-from bench.results.store import RunKey, read_json, run_folder
+from bench.runs.plan import runs
 from bench.settings import Settings
+from bench.store import RunKey, read_json, run_folder
 
 
 def collect(settings: Settings) -> pd.DataFrame:

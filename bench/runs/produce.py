@@ -11,23 +11,25 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from numpy.typing import ArrayLike
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_log
 
+from bench.artefacts import Costs, Trace
+from bench.choosing import points
+from bench.choosing.budgets import POINT, RUN, at_budget, static_rows
+from bench.choosing.policies import policy_for, rule
+from bench.choosing.thresholds import per_exit
 from bench.context import Context, load_model, pick_device, task_data
 from bench.encoder import backbones
 from bench.errors import TrainingFailed
-from bench.measuring import costs, latency, points
-from bench.measuring.policies import Policy, policy_for
-from bench.measuring.trace import Trace, record
+from bench.measuring import counting, latency
+from bench.measuring.engine import Leaves
+from bench.measuring.recording import record
 from bench.method import Method, contestant
-from bench.reporting.budgets import POINT, RUN, at_budget, static_rows
-from bench.results.collect import collect_task
-from bench.results.provenance import describe
-from bench.results.store import RunKey, run_folder, state_folder, write_json, write_parquet
+from bench.runs.collect import collect_task
+from bench.runs.provenance import describe
 from bench.settings import Settings
-from bench.sweeping.thresholds import per_exit
+from bench.store import RunKey, run_folder, state_folder, write_json, write_parquet
 from bench.tasks.catalogue import TASKS
 
 log = logging.getLogger(__name__)
@@ -63,7 +65,7 @@ def produce(settings: Settings, key: RunKey) -> None:
             traces[split] = record(model, examples, settings.training.eval_batch_size)
             traces[split].save(folder / f"trace-{split}.parquet")
     traced = time.monotonic()
-    cost = costs.measure(model)
+    cost = counting.measure(model)
     cost.save(folder / "costs.json")
     _points(settings, key, method, context, traces, cost, folder)
     facts = describe(context, method, began) | {
@@ -112,10 +114,10 @@ def _prepare(settings: Settings) -> None:
     torch.set_num_threads(settings.training.threads)
 
 
-def operation(point: dict, method: Method) -> tuple[Policy, ArrayLike]:
-    """The policy and the knob, a number or one an exit, that the row `point` of a points table was replayed with."""
+def operation(point: dict, method: Method) -> Leaves:
+    """The exit rule that the row `point` of a points table was replayed with."""
     knob = point["thresholds"] if len(point["thresholds"]) else point["knob"]
-    return policy_for(point["policy"], method.task, method.exit_start()), knob
+    return rule(policy_for(point["policy"], method.task, method.exit_start()), knob)
 
 
 def _to_be_timed(table: pd.DataFrame, speedups: Sequence[float]) -> pd.DataFrame:
@@ -131,7 +133,7 @@ def _points(
     method: Method,
     context: Context,
     traces: dict[str, Trace],
-    cost: costs.Costs,
+    cost: Costs,
     folder: Path,
 ) -> None:
     policy = policy_for(method.policy, method.task, method.exit_start())

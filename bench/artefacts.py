@@ -1,0 +1,151 @@
+"""What a run keeps besides its model: its trace, and what it costs. Reading them takes no torch.
+
+The trace is the logits of every exit on every example of a split, recorded once and replayed ever after.
+"""
+
+import json
+import math
+import os
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import ArrayLike, NDArray
+
+from bench.errors import UserError
+
+_METADATA = b"bench.trace"
+
+CONVENTION = (
+    "coefficients (c0, c1, c2) of c0 + c1 n + c2 n^2 multiply-adds of matrix products for one example of n "
+    "tokens up to and including each exit; FLOPs are 2 x that; element-wise work, norms, softmax and "
+    "look-ups count nothing"
+)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a trained model says about a split; rows in the order of the examples."""
+
+    idx: NDArray[np.int64]
+    """[N] the source's own row numbers."""
+    labels: NDArray[Any]
+    """[N] int64 class ids, or float32 values for regression; -1 where hidden."""
+    lengths: NDArray[np.int64]
+    """[N] tokens of each example, special ones included."""
+    difficulty: NDArray[np.int64] | None
+    """[N] 1 easy, 2 medium, 3 hard, where the source knows."""
+    logits: NDArray[np.float32]
+    """[E, N, C] of every exit; C is 1 for regression."""
+
+    def save(self, path: Path) -> None:
+        """One parquet row an example: idx, label, length, difficulty, exit_1 .. exit_E (C float32 each).
+
+        Exact, and atomic: a reader sees the old file or the new one.
+        """
+        exits, count, outputs = self.logits.shape
+        columns: dict[str, pa.Array] = {
+            "idx": pa.array(self.idx),
+            "label": pa.array(self.labels),
+            "length": pa.array(self.lengths),
+            "difficulty": pa.nulls(count, pa.int64()) if self.difficulty is None else pa.array(self.difficulty),
+        }
+        for e, logits in enumerate(self.logits, start=1):
+            values = pa.array(np.ascontiguousarray(logits, dtype=np.float32).reshape(-1))
+            columns[f"exit_{e}"] = pa.FixedSizeListArray.from_arrays(values, outputs)
+        shape = json.dumps({"exits": exits, "outputs": outputs}).encode()
+        table = pa.table(columns).replace_schema_metadata({_METADATA: shape})
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            pq.write_table(table, temporary)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The trace saved at `path`; UserError where the file is missing, broken or not a trace."""
+        try:
+            table = pq.read_table(path)
+            shape = json.loads(table.schema.metadata[_METADATA])
+            exits, outputs = shape["exits"], shape["outputs"]
+            logits = np.empty((exits, table.num_rows, outputs), dtype=np.float32)
+            for e in range(exits):
+                column = table.column(f"exit_{e + 1}").combine_chunks()
+                logits[e] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, outputs)
+            difficulty = table.column("difficulty")
+            return cls(
+                idx=table.column("idx").to_numpy(),
+                labels=table.column("label").to_numpy(),
+                lengths=table.column("length").to_numpy(),
+                difficulty=None if difficulty.null_count else difficulty.to_numpy(),
+                logits=logits,
+            )
+        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            what = "no trace" if isinstance(error, FileNotFoundError) else f"not a readable trace ({error})"
+            raise UserError(f"{path}: {what}; delete it if it is there and record the run again") from error
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Parameters, and the quadratics of all exits."""
+
+    parameters: int
+    """All named parameters."""
+    parameters_encoder: int
+    """Those outside the embeddings."""
+    layers: tuple[int, ...]
+    """Layers run before each exit."""
+    coefficients: tuple[tuple[Fraction, Fraction, Fraction], ...]
+    """(c0, c1, c2) of each exit, cumulative."""
+
+    def macs(self, exit_index: int, lengths: ArrayLike) -> NDArray[np.int64]:
+        """Multiply-adds up to exit `exit_index` (0-based) of examples of `lengths` tokens, in their shape."""
+        n = np.asarray(lengths, dtype=np.int64)
+        denominator = math.lcm(*(c.denominator for c in self.coefficients[exit_index]))
+        c0, c1, c2 = (int(c * denominator) for c in self.coefficients[exit_index])
+        return (c0 + n * (c1 + n * c2)) // denominator
+
+    def flops(self, lengths: ArrayLike) -> NDArray[np.int64]:
+        """[E, N] FLOPs (2 x multiply-adds) of each example up to each exit."""
+        return np.stack([2 * self.macs(e, lengths) for e in range(len(self.coefficients))])
+
+    def mean_flops(self, exits: NDArray[np.integer], lengths: NDArray[np.integer]) -> NDArray[np.float64]:
+        """Mean FLOPs [...] of who-left-where [..., N] (0-based exits) at the examples' lengths [N]."""
+        return self.flops(lengths)[exits, np.arange(len(lengths))].mean(axis=-1)
+
+    def save(self, path: Path) -> None:
+        """Write costs.json, which names its convention; coefficients are exact ("123", "1/2")."""
+        content = {
+            "convention": CONVENTION,
+            "parameters": self.parameters,
+            "parameters_encoder": self.parameters_encoder,
+            "exits": [
+                {"layers": layers, "multiply_adds": [str(c) for c in quadratic]}
+                for layers, quadratic in zip(self.layers, self.coefficients, strict=True)
+            ],
+        }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """The costs saved at `path`; UserError where the file is missing, broken or of another convention."""
+        try:
+            content = json.loads(path.read_text())
+            if content["convention"] != CONVENTION:
+                raise ValueError("another counting convention")
+            quadratics = [tuple(Fraction(c) for c in each["multiply_adds"]) for each in content["exits"]]
+            return cls(
+                parameters=content["parameters"],
+                parameters_encoder=content["parameters_encoder"],
+                layers=tuple(each["layers"] for each in content["exits"]),
+                coefficients=tuple((c0, c1, c2) for c0, c1, c2 in quadratics),
+            )
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path}: not a readable costs file ({error}); measure the run again") from error

@@ -1,0 +1,1 @@
+"""From traces to statements: exit rules, operating points, thresholds, frontiers, statistics. Imports no torch."""

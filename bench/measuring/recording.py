@@ -1,0 +1,37 @@
+"""Recording a trace: one pass over a split with every exit on."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.artefacts import Trace
+from bench.encoder import Cascade, Encoder
+from bench.errors import UserError
+from bench.tasks.batches import collate, length_batches
+from bench.tasks.examples import Examples
+
+MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+
+
+def record(model: Encoder | Cascade, examples: Examples, batch_size: int) -> Trace:
+    """One evaluation pass with every exit on: float32 without autocast, on the model's device."""
+    batches = length_batches(examples.lengths, batch_size, None)
+    if not batches:
+        raise UserError("no examples to record: the split is empty")
+    parts = []
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode(), torch.autocast(model.device.type, enabled=False):
+        for positions in batches:
+            output = model(**model_inputs(examples, positions, model.device))
+            parts.append(output.exit_logits.float().cpu().numpy())
+    model.train(was_training)
+    logits = np.concatenate(parts, axis=1)[:, np.argsort(np.concatenate(batches))]
+    return Trace(examples.idx, examples.labels, examples.lengths, examples.difficulty, logits)
+
+
+def model_inputs(examples: Examples, positions: NDArray[np.int64], device: torch.device) -> dict[str, Tensor]:
+    """What a model reads of the examples at `positions`: padded tensors [B, n] on `device`."""
+    batch = collate([examples[int(i)] for i in positions])
+    return {name: batch[name].to(device) for name in MODEL_INPUTS}

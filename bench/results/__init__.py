@@ -1,1 +1,0 @@
-"""Where results lie, what made them, and the one table they are united in."""
