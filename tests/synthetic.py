@@ -17,7 +17,7 @@ from bench.artefacts import Trace
 from bench.choosing.policies import policy_for, replay
 from bench.choosing.roles import Roles
 from bench.tasks.catalogue import Task, task
-from bench.tasks.scores import majority, scores
+from bench.tasks.scores import constant, scores
 
 TASKS = ("cola", "mrpc", "stsb", "mnli", "rte", "wnli")
 SPLITS = ("calibration", "validation", "test")
@@ -183,9 +183,9 @@ def _points(
                 }
             )
         if contestant.method == "teacher":
-            control = majority(each, texts["calibration"].labels, text.labels)
+            control = constant(each, texts["calibration"].labels, text.labels)
             zero = {
-                "kind": "majority",
+                "kind": "control",
                 "point": 0,
                 "policy": "none",
                 "split": split,
@@ -195,7 +195,7 @@ def _points(
     points = pd.DataFrame(rows)
     points["parameters"] = int(12e6 + 10e6 * contestant.width * max(contestant.exits) / LAYERS)
     points["parameters_encoder"] = int(10e6 * contestant.width * max(contestant.exits) / LAYERS)
-    chosen_on = points[(points["split"] == "calibration") & (points["kind"] != "majority")]
+    chosen_on = points[(points["split"] == "calibration") & (points["kind"] != "control")]
     best = moocore.is_nondominated(np.column_stack([chosen_on["flops"], -chosen_on["score"]]))
     keys = set(chosen_on.loc[best, ["kind", "point"]].itertuples(index=False, name=None))
     points["on_frontier"] = [key in keys for key in zip(points["kind"], points["point"], strict=True)]

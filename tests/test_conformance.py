@@ -199,7 +199,7 @@ def test_the_same_seed_gives_the_same_points(runs: Runs, again: Runs, key: RunKe
 
 
 @everyone
-def test_learns_more_than_the_majority_class(runs: Runs, key: RunKey):
+def test_learns_more_than_the_control_class(runs: Runs, key: RunKey):
     points = runs.points(key).query("kind == 'static' and split == 'validation'")
     labels = runs.trace(key).labels
     assert points["score"].iloc[0] > np.bincount(labels).max() / len(labels) + 0.1

@@ -106,7 +106,7 @@ def best(
 def _with_reasons(points: pd.DataFrame, chosen: pd.DataFrame, by: tuple[str, ...], reason: str) -> pd.DataFrame:
     """`chosen`, and a row with a reason for each group that has none."""
     keys = list(by)
-    groups = points.loc[points["kind"] != "majority", keys].drop_duplicates()
+    groups = points.loc[points["kind"] != "control", keys].drop_duplicates()
     rows = groups.merge(chosen, on=keys, how="left", validate="one_to_one")
     failed = failures(points).drop_duplicates(keys).set_index(keys)["reason"]
     why = rows[keys].join(failed, on=keys)["reason"].fillna(reason)
@@ -139,10 +139,10 @@ def static_rows(points: pd.DataFrame, *, split: str = "validation") -> pd.DataFr
     return rows[(rows["kind"] == "static") & (rows["split"] == split)].sort_values(RUN, ignore_index=True)
 
 
-def majority_rows(points: pd.DataFrame, *, split: str = "validation") -> pd.DataFrame:
-    """The control that always answers the commonest training label, one row a (task, seed)."""
+def control_rows(points: pd.DataFrame, *, split: str = "validation") -> pd.DataFrame:
+    """The control that always answers the best constant answer, one row a (task, seed)."""
     rows = succeeded(points)
-    rows = rows[(rows["kind"] == "majority") & (rows["split"] == split)]
+    rows = rows[(rows["kind"] == "control") & (rows["split"] == split)]
     return rows.drop_duplicates(["task", "seed"]).sort_values(["task", "seed"], ignore_index=True)
 
 

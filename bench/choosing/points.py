@@ -15,7 +15,7 @@ from bench.choosing.frontier import nondominated
 from bench.choosing.policies import Policy, replay_many
 from bench.errors import UserError
 from bench.tasks.catalogue import Task
-from bench.tasks.scores import majority, scores
+from bench.tasks.scores import constant, scores
 
 METRICS = ("matthews", "accuracy", "f1", "pearson", "spearman")
 
@@ -53,14 +53,14 @@ def build(
     grid: int,
     vectors: Sequence[Sequence[float]] = (),
     selection: str = "calibration",
-    train_labels: ArrayLike | None = None,
+    control: bool = False,
 ) -> pd.DataFrame:
     """The points table of one run, one row an operating point and split.
 
     traces: by split; splits whose labels are hidden are left out. grid: how many knobs are tried for kind
     "uniform" (of knobs that send everyone of the selection split to the same exits, the strictest stays).
     vectors: thresholds one an exit, kind "per_exit". selection: the split on which `on_frontier` is judged.
-    train_labels: adds the majority control (for the reference's run). UserError where `selection` is not
+    control: adds the best constant answer (for the reference's run). UserError where `selection` is not
     among the labelled traces.
     """
     labelled = {split: trace for split, trace in traces.items() if len(trace.labels) and trace.labels.min() >= 0}
@@ -73,8 +73,9 @@ def build(
     best = nondominated(selected["score"], selected["flops"])
     frontier = set(zip(selected["kind"][best], selected["point"][best], strict=True))
     table["on_frontier"] = [key in frontier for key in zip(table["kind"], table["point"], strict=True)]
-    if train_labels is not None:
-        controls = [_majority(split, trace, costs, task, train_labels) for split, trace in labelled.items()]
+    if control:
+        chosen_on = labelled[selection].labels
+        controls = [_control(split, trace, costs, task, chosen_on) for split, trace in labelled.items()]
         table = pd.concat([table, pd.DataFrame(controls)], ignore_index=True)
     identity = {
         "task": run.task,
@@ -161,11 +162,11 @@ def evaluate(exits: NDArray[np.int64], trace: Trace, costs: Costs, task: Task) -
     return table
 
 
-def _majority(split: str, trace: Trace, costs: Costs, task: Task, train_labels: ArrayLike) -> dict:
-    """The control that always gives the commonest training label: it costs nothing, and is on no frontier."""
-    measured = majority(task, train_labels, trace.labels)
+def _control(split: str, trace: Trace, costs: Costs, task: Task, chosen_on: ArrayLike) -> dict:
+    """The control that always gives the best constant answer: it costs nothing, and is on no frontier."""
+    measured = constant(task, chosen_on, trace.labels)
     return {
-        **{name: values[0] for name, values in _columns("majority", 1).items()},
+        **{name: values[0] for name, values in _columns("control", 1).items()},
         "score": measured[task.metrics[0]],
         "metric": task.metrics[0],
         **{metric: measured.get(metric, float("nan")) for metric in METRICS},

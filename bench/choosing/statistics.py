@@ -16,7 +16,7 @@ from bench.artefacts import Trace
 from bench.choosing.budgets import (
     at_budget,
     chosen_frontier,
-    majority_rows,
+    control_rows,
     predicted,
     run_folder,
     static_rows,
@@ -90,13 +90,13 @@ def elue(score: ArrayLike, flops: ArrayLike, reference_score: ArrayLike, referen
 def score_kept(points: pd.DataFrame, speedup: float, *, reference: str = "teacher") -> pd.DataFrame:
     """What a method keeps of the score at a budget, one row a (task, method, seed).
 
-    Columns: score (absolute), kept = (score - majority) / (teacher - majority), the part of the teacher's
-    gain over the majority class; NaN where the teacher gains nothing or the method has no point there.
+    Columns: score (absolute), kept = (score - control) / (teacher - control), the part of the teacher's
+    gain over the best constant; NaN where the teacher gains nothing or the method has no point there.
     """
     rows = at_budget(points, speedup)
     rows = _beside_controls(rows, points, reference)
-    gain = rows["teacher"] - rows["majority"]
-    return rows.assign(kept=((rows["score"] - rows["majority"]) / gain).where(gain > 0))
+    gain = rows["teacher"] - rows["control"]
+    return rows.assign(kept=((rows["score"] - rows["control"]) / gain).where(gain > 0))
 
 
 def frontier_summary(
@@ -108,7 +108,7 @@ def frontier_summary(
     """One row a (task, method, seed): points on the frontier, hypervolume, elue, score_<b>x and kept_<b>x.
 
     Frontiers are chosen on the selection split and read on validation. Hypervolume: score x doublings of
-    speed-up above (majority score, the teacher's FLOPs), see bench.choosing.frontier. ELUE: the reference is
+    speed-up above (control score, the teacher's FLOPs), see bench.choosing.frontier. ELUE: the reference is
     the static points of the depth reference with the teacher as its full depth; NaN where that has none.
     """
     frontier = _beside_controls(chosen_frontier(points), points, roles.reference)
@@ -117,7 +117,7 @@ def frontier_summary(
     rows = []
     for (task, method, seed), group in frontier.groupby(["task", "method", "seed"], sort=False):
         cuts = curve[(curve["task"] == task) & (curve["seed"] == seed)]
-        scored, floor = group["score"], float(group["majority"].iloc[0])
+        scored, floor = group["score"], float(group["control"].iloc[0])
         compared = (cuts["method"] == roles.depth_reference).any()
         row = {"task": task, "method": method, "seed": seed, "points": len(group)}
         row["hypervolume"] = hypervolume(scored, 1 / group["speedup"], teacher_flops=1.0, floor=floor)
@@ -133,10 +133,10 @@ def frontier_summary(
 
 
 def _beside_controls(rows: pd.DataFrame, points: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """`rows` with the columns `teacher` and `majority`: the controls' scores on the same task and seed."""
+    """`rows` with the columns `teacher` and `control`: the controls' scores on the same task and seed."""
     key = ["task", "seed"]
     teacher = teacher_rows(points, reference=reference)[[*key, "score"]].rename(columns={"score": "teacher"})
-    control = majority_rows(points)[[*key, "score"]].rename(columns={"score": "majority"})
+    control = control_rows(points)[[*key, "score"]].rename(columns={"score": "control"})
     return rows.merge(teacher, on=key, how="left").merge(control, on=key, how="left")
 
 

@@ -129,19 +129,19 @@ function traces() {
 function draw() {
   const { task, average } = chosen();
   const cost = control.x.value;
-  const majority = data.majority[control.split.value][task.id];
+  const control = data.control[control.split.value][task.id];
   const ranks = control.y.value === "score";
   const made = traces();
   const shapes = [], annotations = [];
-  if (ranks && majority !== undefined && majority !== null) {
+  if (ranks && control !== undefined && control !== null) {
     const seen = made.filter((trace) => trace.visible === true).flatMap((trace) => trace.y).filter((y) => y !== null);
     const [low, high] = [Math.min(...seen), Math.max(...seen)];
-    // A majority class far below the points is only named: its line would squeeze them.
-    const far = 100 * majority < low - 0.6 * (high - low);
-    const text = `majority class ${(100 * majority).toFixed(1)}`;
+    // A best constant far below the points is only named: its line would squeeze them.
+    const far = 100 * control < low - 0.6 * (high - low);
+    const text = `best constant ${(100 * control).toFixed(1)}`;
     const words = { xref: "paper", x: 0.005, showarrow: false, xanchor: "left", yanchor: "bottom", font: { color: "#5f5f5f", size: 12 } };
-    annotations.push(far ? { ...words, text: `${text} ↓`, yref: "paper", y: 0 } : { ...words, text, y: 100 * majority });
-    if (!far) shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: 100 * majority, y1: 100 * majority, line: { color: "#767676", width: 1, dash: "dot" } });
+    annotations.push(far ? { ...words, text: `${text} ↓`, yref: "paper", y: 0 } : { ...words, text, y: 100 * control });
+    if (!far) shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: 100 * control, y1: 100 * control, line: { color: "#767676", width: 1, dash: "dot" } });
   }
   const metric = ranks ? (average ? "mean score" : data.metrics[task.metric]) : data.metrics[control.y.value];
   const ratio = cost === "speedup";

@@ -15,8 +15,8 @@ from bench.choosing.budgets import (
     POINT,
     RUN,
     chosen_frontier,
+    control_rows,
     failures,
-    majority_rows,
     operating_points,
     selection_split,
 )
@@ -149,8 +149,8 @@ def explorer(points: pd.DataFrame, roles: Roles) -> dict[str, Any]:
         ],
         "runs": [[order.index(run.method), run.label, int(run.seed)] for run in runs.itertuples()],
         "points": shown,
-        "majority": {
-            split: {str(t): _number(s) for t, s in _by_task(majority_rows(points, split=split)).items()}
+        "control": {
+            split: {str(t): _number(s) for t, s in _by_task(control_rows(points, split=split)).items()}
             for split in splits
         },
     }

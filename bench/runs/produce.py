@@ -152,7 +152,7 @@ def _points(
         grid=grid,
         vectors=vectors,
         selection=settings.selection,
-        train_labels=context.train.labels if key.method == settings.reference else None,
+        control=key.method == settings.reference,
     )
     write_parquet(folder / "points.parquet", table)
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bench.tasks.catalogue import Task
 
-__all__ = ["majority", "scores"]
+__all__ = ["constant", "scores"]
 
 Floats = NDArray[np.float64]
 
@@ -33,11 +33,19 @@ def scores(task: Task, predictions: ArrayLike, labels: ArrayLike) -> dict[str, F
     return {name: METRICS[name](predicted, true) for name in task.metrics}
 
 
-def majority(task: Task, train_labels: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Scores on `labels` of always predicting the most common training class (regression: the mean)."""
-    train, true = np.asarray(train_labels), np.asarray(labels)
-    constant = train.mean() if task.regression else np.bincount(train).argmax()
-    return {name: float(value) for name, value in scores(task, np.full(len(true), constant), true).items()}
+def constant(task: Task, chosen_on: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    """Scores on `labels` of the best constant answer under the ranking metric: the control of a task.
+
+    Which constant is best is judged on `chosen_on`, the labels of the selection split; of equally good ones (always so
+    for Matthews) the commonest is taken. Regression: the mean, whose correlation is 0.
+    """
+    selected, true = np.asarray(chosen_on), np.asarray(labels)
+    answer = selected.mean()
+    if not task.regression:
+        classes, counts = np.unique(selected, return_counts=True)
+        every = np.repeat(classes[:, None], len(selected), axis=1)
+        answer = classes[np.lexsort([counts, scores(task, every, selected)[task.metrics[0]]])[-1]]
+    return {name: float(value) for name, value in scores(task, np.full(len(true), answer), true).items()}
 
 
 def _accuracy(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floats:

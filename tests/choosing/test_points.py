@@ -59,9 +59,9 @@ def test_cascadeberts_published_speedups():
 
 
 def test_the_table_has_the_schema_and_survives_parquet(costs, tmp_path):
-    table = build_learned(costs, vectors=[[0.1, 0.2, 0.3, 0.4, 0.0]], train_labels=[0, 1, 1])
+    table = build_learned(costs, vectors=[[0.1, 0.2, 0.3, 0.4, 0.0]], control=True)
     assert sorted(table.columns) == sorted(COLUMNS.split())
-    assert set(table["kind"]) == {"static", "fixed_exit", "uniform", "per_exit", "majority"}
+    assert set(table["kind"]) == {"static", "fixed_exit", "uniform", "per_exit", "control"}
     table.to_parquet(tmp_path / "points.parquet")
     back = pd.read_parquet(tmp_path / "points.parquet")
     assert back["exits"].map(list).tolist() == table["exits"].tolist()
@@ -103,14 +103,14 @@ def test_uniform_points_differ_from_each_other_on_the_selection_split(costs):
 
 @pytest.mark.parametrize("selection", ["calibration", "validation"])
 def test_the_frontier_is_judged_on_the_selection_split(costs, selection):
-    table = build_learned(costs, Patience(), selection=selection, train_labels=[0])
-    points = table[(table["split"] == selection) & (table["kind"] != "majority")]
+    table = build_learned(costs, Patience(), selection=selection, control=True)
+    points = table[(table["split"] == selection) & (table["kind"] != "control")]
     for row in points.itertuples():
         beaten = (points["score"] >= row.score) & (points["flops"] <= row.flops)
         beaten &= (points["score"] > row.score) | (points["flops"] < row.flops)
         assert row.on_frontier == (not beaten.any())
     assert table.groupby(["kind", "point"])["on_frontier"].nunique().max() == 1
-    assert not table.loc[table["kind"] == "majority", "on_frontier"].any()
+    assert not table.loc[table["kind"] == "control", "on_frontier"].any()
 
 
 def test_what_each_kind_of_model_offers(costs):
@@ -142,8 +142,8 @@ def test_hidden_labels_are_left_out_and_selection_needs_labels(costs):
         build(RUN, {"test": hidden, "validation": learned()}, costs, Entropy(), task("sst2"), grid=50)
 
 
-def test_the_majority_control_costs_nothing(costs):
-    rows = build_learned(costs, train_labels=[1, 1, 0]).query("kind == 'majority' and split == 'validation'")
+def test_the_control_control_costs_nothing(costs):
+    rows = build_learned(costs, control=True).query("kind == 'control' and split == 'validation'")
     assert rows["score"].item() == learned(split=1).labels.mean()
     assert rows["flops"].item() == rows["parameters"].item() == 0
 

@@ -9,7 +9,7 @@ from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
 from bench.tasks.catalogue import task
-from bench.tasks.scores import majority, scores
+from bench.tasks.scores import constant, scores
 
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 30))
 
@@ -69,7 +69,9 @@ def test_nothing_to_score(predictions: list[int], labels: list[int]) -> None:
         scores(task("rte"), predictions, labels)
 
 
-def test_majority() -> None:
-    assert majority(task("mrpc"), [1, 1, 0], [1, 0, 0, 0]) == {"f1": pytest.approx(0.4), "accuracy": 0.25}
-    assert majority(task("cola"), [1, 1, 0], [1, 0])["matthews"] == 0
-    assert majority(task("stsb"), [1.0, 2.0], [3.0, 4.0]) == {"pearson": 0, "spearman": 0}
+def test_constant() -> None:
+    assert constant(task("mrpc"), [1, 1, 0], [1, 0, 0, 0]) == {"f1": pytest.approx(0.4), "accuracy": 0.25}
+    # Not the commonest label: F1 is of class 1, and "always 0" has none.
+    assert constant(task("qqp"), [0, 0, 0, 1], [1, 1, 0, 0])["f1"] == pytest.approx(2 / 3)
+    assert constant(task("cola"), [1, 1, 0], [1, 0])["matthews"] == 0
+    assert constant(task("stsb"), [1.0, 2.0], [3.0, 4.0]) == {"pearson": 0, "spearman": 0}

@@ -46,7 +46,7 @@ _CAPTIONS = {
         "Frontier, {rest}",
         "Score against mean FLOPs an example; points chosen on the selection split, shown on validation. With "
         "several seeds the line is their median attainment surface and small marks are the seeds' own points; "
-        "with one seed the band is a 95 % bootstrap over examples. Lines across are the teacher and the majority "
+        "with one seed the band is a 95 % bootstrap over examples. Lines across are the teacher and the control "
         "class; hollow marks are what others reported.",
     ),
     "parameters": (

@@ -13,7 +13,7 @@ from bench.choosing.budgets import (
     POINT,
     TOLERANCE,
     chosen_frontier,
-    majority_rows,
+    control_rows,
     selection_split,
     succeeded,
     teacher_rows,
@@ -80,7 +80,7 @@ def frontier(
     metric = str(teacher["metric"].iloc[0])
     reported = _published(axes, published, task, metric, full, looks)
     scores = [*(100 * front["score"]), *reported]
-    _controls(axes, scores, 100 * float(teacher["score"].mean()), 100 * majority_rows(shown)["score"].mean())
+    _controls(axes, scores, 100 * float(teacher["score"].mean()), 100 * control_rows(shown)["score"].mean())
     axes.set_xscale("log")
     low, high = min(front["flops"].min(), full), max(front["flops"].max(), full)
     axes.set_xlim(low / 1.12, high * 1.12)
@@ -183,12 +183,12 @@ def _published(
     return list(rows["score"])
 
 
-def _controls(axes: Axes, scores: list[float], teacher: float, majority: float) -> None:
-    """Lines of the teacher and the majority class; a majority far below the data is only named."""
+def _controls(axes: Axes, scores: list[float], teacher: float, control: float) -> None:
+    """Lines of the teacher and the best constant; a control far below the data is only named."""
     low, high = padded([*scores, teacher])
-    far = np.isfinite(majority) and majority < low - 0.45 * (high - low)
-    if np.isfinite(majority) and not far:
-        low, high = padded([*scores, teacher, majority])
+    far = np.isfinite(control) and control < low - 0.45 * (high - low)
+    if np.isfinite(control) and not far:
+        low, high = padded([*scores, teacher, control])
     axes.set_ylim(low, high + 0.04 * (high - low))
     text: dict[str, Any] = {
         "fontsize": 6.5,
@@ -199,10 +199,10 @@ def _controls(axes: Axes, scores: list[float], teacher: float, majority: float) 
     axes.axhline(teacher, color=INK, linewidth=0.8, linestyle=(0, (6, 2)), zorder=2)
     axes.text(0.012, teacher, f"teacher {teacher:.1f}", color=INK, va="bottom", **text)
     if far:
-        axes.text(0.012, low, f"majority class {majority:.1f} ↓", color=GREY, va="bottom", **text)
-    elif np.isfinite(majority):
-        axes.axhline(majority, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), zorder=2)
-        axes.text(0.012, majority, f"majority class {majority:.1f}", color=GREY, va="bottom", **text)
+        axes.text(0.012, low, f"best constant {control:.1f} ↓", color=GREY, va="bottom", **text)
+    elif np.isfinite(control):
+        axes.axhline(control, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), zorder=2)
+        axes.text(0.012, control, f"best constant {control:.1f}", color=GREY, va="bottom", **text)
 
 
 def average_curves(points: pd.DataFrame, roles: Roles, *, split: str = "validation") -> pd.DataFrame:
@@ -237,7 +237,7 @@ def average_curves(points: pd.DataFrame, roles: Roles, *, split: str = "validati
 
 @styled
 def frontier_average(points: pd.DataFrame, roles: Roles) -> Figure:
-    """All tasks: the mean score at matched speed-ups, with the teacher and the majority class as controls."""
+    """All tasks: the mean score at matched speed-ups, with the teacher and the best constant as controls."""
     if points["task"].nunique() < 2:
         raise Absent("one task only: its own frontier says it all")
     curves = average_curves(points, roles)
@@ -255,7 +255,7 @@ def frontier_average(points: pd.DataFrame, roles: Roles) -> Figure:
         )  # fmt: skip
     teacher = 100 * _task_mean(teacher_rows(points, reference=roles.reference))
     axes.plot(1.0, teacher, **looks[roles.reference].dots, markersize=8, zorder=6)
-    _controls(axes, list(100 * curves["score"]), teacher, 100 * _task_mean(majority_rows(points)))
+    _controls(axes, list(100 * curves["score"]), teacher, 100 * _task_mean(control_rows(points)))
     low = float(1 / curves["budget"].max())
     axes.set_xscale("log")
     axes.set_xlim(low / 1.06, 1.06)

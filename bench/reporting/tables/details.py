@@ -148,11 +148,11 @@ def frontier(
             *notes,
             "Frontiers are chosen on the selection split and read on validation.",
             "Hypervolume: area of (score as a fraction) x (doublings of the FLOPs speed-up) above the "
-            "reference point (majority score, the teacher's FLOPs); the teacher itself has 0.",
+            "reference point (control score, the teacher's FLOPs); the teacher itself has 0.",
             "ELUE: mean over a frontier's points of the score minus that of the depth-cut reference "
             f"({names.get(roles.depth_reference or '', 'not in this profile')}, the teacher as its full depth) at "
             "the same FLOPs, linear in log FLOPs, clamped outside its range.",
-            "Kept: (score - majority) / (teacher - majority) at that many times fewer FLOPs.",
+            "Kept: (score - control) / (teacher - control) at that many times fewer FLOPs.",
         ],
         bold=[title for title in formats if title != "Points"],
         within=["Task"],

@@ -9,8 +9,8 @@ import pandas as pd
 from bench.choosing.budgets import (
     at_budget,
     best,
+    control_rows,
     failures,
-    majority_rows,
     operating_points,
     selection_split,
     teacher_rows,
@@ -52,7 +52,7 @@ def main(
     compared = points[~points["method"].isin([*roles.ablations, roles.reference])]
     teacher = _both_halves(teacher_rows, points, reference=roles.reference)
     rows = [
-        _row("control", "Majority class", _both_halves(majority_rows, points), tasks),
+        _row("control", "Best constant", _both_halves(control_rows, points), tasks),
         _row("control", names.get(roles.reference, roles.reference), teacher, tasks),
     ]
     order = [method for method in dict.fromkeys(points["method"]) if method in set(compared["method"])]
