@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +85,11 @@ class DistilBert(Method):
                         f"contestants.{self.name}.options.depths: {depth} of a backbone with {layers} "
                         f"layers; use 1 to {layers}"
                     )
+
+    def asked(self, variant: str) -> dict[str, Any]:
+        """Not the other depths: another one more retrains nothing."""
+        asked = super().asked(variant)
+        return asked | {"depths": bool(asked["depths"])}
 
     def label(self, variant: str) -> str:
         if self.options.checkpoint:

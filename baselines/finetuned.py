@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -46,6 +46,11 @@ class Finetuned(Method):
         for depth in self.options.depths:
             if not 1 <= depth <= layers:
                 raise UserError(f"contestants.{self.name}.options.depths: {depth} of a backbone with {layers} layers")
+
+    def asked(self, variant: str) -> dict[str, Any]:
+        """Not the other depths: another one more retrains nothing."""
+        asked = super().asked(variant)
+        return asked | {"depths": bool(asked["depths"])}
 
     def label(self, variant: str) -> str:
         return f"{self.name} at depth {self._depth(variant)}" if self.options.depths else self.name

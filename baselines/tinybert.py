@@ -78,6 +78,11 @@ class TinyBert(Method):
     def needs(self, variant: str) -> Sequence[Needed]:
         return [Needed(self.options.teacher, "full")]
 
+    def asked(self, variant: str) -> dict[str, Any]:
+        """Its own size alone: another one more retrains nothing."""
+        asked = super().asked(variant)
+        return asked | {"sizes": {variant: asked["sizes"][variant]}}
+
     def label(self, variant: str) -> str:
         size = self.options.sizes[variant]
         notes = [] if size.checkpoint else ["from backbone"]

@@ -92,22 +92,43 @@ def size(
 
 
 @app.command()
-def run(task: str, method: str, variant: str, seed: int = 0, config: ConfigOption = DEFAULT) -> None:
-    """Trains, traces and measures one variant of one contestant; goes on where a killed run stopped."""
+def run(
+    task: str,
+    method: str,
+    variant: str,
+    seed: int = 0,
+    config: ConfigOption = DEFAULT,
+    as_job: Annotated[
+        bool, typer.Option("--as-job", help="A failure that is recorded as a result ends well: the workflow goes on.")
+    ] = False,
+) -> None:
+    """Trains and traces one variant of one contestant; goes on where a killed run stopped."""
     with heavy_imports():
         from bench.runs.produce import produce
         from bench.store import RunKey
         from bench.training.lease import gpu_lease
 
     with gpu_lease():
-        produce(settings_file.load(config), RunKey(task, method, variant, seed))
+        reason = produce(settings_file.load(config), RunKey(task, method, variant, seed))
+    if reason and not as_job:
+        typer.echo(f"costeff: {task} {method} {variant} failed: {reason}", err=True)
+        sys.exit(1)
+
+
+@app.command()
+def replay(task: str, seed: int = 0, config: ConfigOption = DEFAULT) -> None:
+    """Makes the operating points of all runs of a task and seed from their kept traces; trains nothing."""
+    with heavy_imports():
+        from bench.runs.replay import replay as replay_all
+
+    replay_all(settings_file.load(config), task, seed)
 
 
 @app.command()
 def latency(task: str, out: Path, seed: int = 0, config: ConfigOption = DEFAULT) -> None:
     """Measures the wall-clock of every contestant's early-exit engine on a task, beside the teacher's."""
     with heavy_imports():
-        from bench.runs.produce import measure_latency
+        from bench.runs.clock import measure_latency
 
     measure_latency(settings_file.load(config), task, seed, out)
 
@@ -119,6 +140,35 @@ def collect(out: Path, config: ConfigOption = DEFAULT) -> None:
     from bench.store import write_parquet
 
     write_parquet(out, union(settings_file.load(config)))
+
+
+@app.command("failures")
+def name_failures(config: ConfigOption = DEFAULT) -> None:
+    """Names the runs that failed, and exits with 1 where there are any."""
+    with heavy_imports():
+        from bench.runs.collect import failures
+
+    failed = failures(settings_file.load(config))
+    for line in failed:
+        typer.echo(f"failed: {line}", err=True)
+    sys.exit(bool(failed))
+
+
+@app.command("wrap-up")
+def wrap_up(config: ConfigOption = DEFAULT) -> None:
+    """Replays, unites and reports whatever is there: what the workflow does after a job that left nothing."""
+    with heavy_imports():
+        from bench.reporting.everything import write_everything
+        from bench.runs.collect import failures
+        from bench.runs.wrap_up import bring_up_to_date, forget_crashes
+
+    settings = settings_file.load(config)
+    if bring_up_to_date(settings):
+        for line in write_everything(settings):
+            typer.echo(line)
+    for line in failures(settings):
+        typer.echo(f"failed: {line}")
+    forget_crashes(settings)
 
 
 @sweep.command("ask")

@@ -19,7 +19,7 @@ from bench.encoder import backbones
 from bench.errors import UserError
 from bench.measuring.recording import record
 from bench.store import RunKey, run_folder
-from bench.tasks.prepare import prepare
+from bench.tasks.prepare import fingerprint_of, prepare
 from bench.tasks.scores import scores
 from bench.training.loop import Loss, Machine, Plan, fit
 from bench.training.targets import FrozenTeacher
@@ -73,9 +73,7 @@ class Context:
 
     @cached_property
     def machine(self) -> Machine:
-        training = self.settings.training
-        precision = training.precision == "bfloat16" or (training.precision == "auto" and native_bfloat16(self.device))
-        return Machine(self.device.type == "cpu", precision, training.save_seconds)
+        return machine_of(self.settings, self.device)
 
     def backbone(self, head: HeadKind, exits: str | list[int] = "last", name: str | None = None) -> Encoder:
         """The settings' pre-trained encoder (or another checkpoint, by name) with fresh exits, drawn from the seed.
@@ -172,6 +170,23 @@ def task_data(settings: Settings, task: Task, tokenizer: PreTrainedTokenizerBase
     return replace(prepared, splits=kept)
 
 
+def data_fingerprint(settings: Settings, task: Task) -> str:
+    """A short hash of the text, labels and order of the splits of a task as these settings want them."""
+    data = settings.data.of(task.name)
+    return fingerprint_of(
+        task,
+        source=data.source,
+        path=data.path,
+        revision=data.revision,
+        seed=data.seed,
+        data_seed=data.seed,
+        max_train=data.max_train,
+        max_eval=data.max_eval,
+        calibration=data.calibration,
+        sketch_sizes=data.sketch.model_dump(),
+    )
+
+
 def load_model(folder: Path, device: torch.device) -> Any:
     """The `Encoder` or `Cascade` of a run folder, on `device`, in eval mode.
 
@@ -201,6 +216,13 @@ def pick_device(settings: Settings) -> torch.device:
     if not torch.cuda.is_available():
         raise UserError("training.device: cuda, but torch sees no GPU; use auto or cpu")
     return torch.device("cuda")
+
+
+def machine_of(settings: Settings, device: torch.device) -> Machine:
+    """How a run of these settings computes on `device`, and how often it saves."""
+    training = settings.training
+    bfloat16 = training.precision == "bfloat16" or (training.precision == "auto" and native_bfloat16(device))
+    return Machine(device.type == "cpu", bfloat16, training.save_seconds)
 
 
 def native_bfloat16(device: torch.device) -> bool:

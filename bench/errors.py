@@ -17,6 +17,14 @@ class TrainingFailed(UserError):
     """A recipe that did not work out, such as a loss that is not finite; recorded as a result with its reason."""
 
 
+class NeedFailed(UserError):
+    """A run whose teacher failed; `again`: whether trying that one again may end otherwise."""
+
+    def __init__(self, message: str, again: bool) -> None:
+        super().__init__(message)
+        self.again = again
+
+
 def is_disk_full(error: BaseException) -> bool:
     """Whether `error`, or what it came from, is a full disk; safetensors and torch have errors of their own."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

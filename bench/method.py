@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import UserError
 from bench.settings import Settings, explain
+from bench.store import RunKey
 from bench.tasks.catalogue import TASKS, Task
 
 if TYPE_CHECKING:
@@ -57,6 +60,18 @@ class Method:
         """The other contestants' models that `train` asks the context for."""
         return ()
 
+    def needed(self, key: RunKey) -> tuple[RunKey, ...]:
+        """The runs that a run of this method needs: `needs` of the same task and seed."""
+        return tuple(RunKey(key.task, need.contestant, need.variant, key.seed) for need in self.needs(key.variant))
+
+    def checkpoints(self, variant: str) -> Sequence[str]:
+        """The pre-trained checkpoints that a variant starts from beside the backbone."""
+        return ()
+
+    def asked(self, variant: str) -> dict[str, Any]:
+        """The options that a run of `variant` depends on; a change of one makes kept runs anew."""
+        return self.options.model_dump(mode="json")
+
     def label(self, variant: str) -> str:
         """What tables and figures print."""
         return f"{self.name} {variant}"
@@ -82,8 +97,16 @@ def contestant(settings: Settings, name: str, task: str) -> Method:
     """The contestant `name` of the settings, on one task. Raises UserError where it cannot be found or set up."""
     if name not in settings.contestants:
         raise UserError(f"unknown contestant {name!r}; there are {', '.join(settings.contestants)}")
+    if task not in TASKS:
+        raise UserError(f"unknown task {task!r}; the tasks are {', '.join(settings.tasks)}")
     entry = settings.contestants[name]
     module, _, attribute = entry.method.partition(":")
+    for folder in (
+        str(Path.cwd()),
+        str(settings.folder.absolute()),
+    ):  # a contestant of one's own lies beside its profile
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:

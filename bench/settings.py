@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -159,6 +161,13 @@ class Settings(Section):
 
     profile: Name = Field(description="Name of the profile; results go to <results>/<profile>.")
     results: Path = Field(Path("results"), description="Folder of all results.")
+    folder: Path = Field(
+        Path(), description="Where contestants' own modules lie: the profile's folder, set when it is read."
+    )
+    strict: bool = Field(
+        False,
+        description="Refuse to unite runs of unlike arithmetic (device, precision, threads); else a note says so.",
+    )
     tasks: list[str] = Field(list(GLUE), min_length=1, description="Tasks to run.")
     seeds: list[int] = Field([0], min_length=1, description="Seeds of training; each is a run of its own.")
     more_seeds: dict[str, list[int]] = Field({}, description="Further seeds for a task, by its name (small tasks).")
@@ -216,46 +225,79 @@ class Settings(Section):
 
 
 def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
-    """The settings of a YAML file; a profile may build on another with `extends: <file beside it>`.
+    """The settings of a YAML file, with `overrides` on top: the one way in for the command line and the workflow.
 
-    Raises UserError with one line that names the key, its value and what is allowed.
+    A profile may build on another with `extends: <file beside it>`. `~`, `$VAR` and `${VAR}` are expanded, in the path
+    and in every text; a relative `data.path` is meant from the folder of the file that says it, and contestants'
+    modules are looked for in the folder of this one. Raises UserError with one line that names the key, its value and
+    what is allowed.
     """
-    values = _merge(_read(Path(path)), overrides or {})
-    return check(values, str(path))
+    return load_several([path], overrides or {})
 
 
-def check(values: dict[str, Any], where: str, folder: Path = Path("config")) -> Settings:
-    """Settings of a parsed mapping; `where` is named in the error, `folder` is where `extends` looks."""
-    if "extends" in values:
-        values = _extended(values, folder, where)
+def load_several(paths: Sequence[str | Path], overrides: dict[str, Any]) -> Settings:
+    """`load` of several profiles, each on top of those before it."""
+    values: dict[str, Any] = {}
+    for path in paths:
+        file = Path(expand(str(path), "settings"))
+        values = _merge(values, {"folder": str(file.parent.absolute())} | _read(file))
+    return check(_merge(values, overrides), ", ".join(str(path) for path in paths))
+
+
+def check(values: dict[str, Any], where: str) -> Settings:
+    """Settings of a parsed mapping; `where` is named in the error."""
     try:
-        return Settings.model_validate(values)
+        return Settings.model_validate(_expanded(values, where))
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error)}") from None
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The values of a profile over those that it extends."""
     try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"settings {path}: {error.strerror or error}; name a YAML file such as config/sketch.yaml"
-        ) from None
-    try:
-        values = yaml.safe_load(os.path.expandvars(text)) or {}
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"settings {path}: {reason}; name a YAML file such as config/sketch.yaml") from None
     except yaml.YAMLError as error:
         raise UserError(f"settings {path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"settings {path}: a mapping of keys is needed, not {type(values).__name__}")
-    return _extended(values, path.parent, str(path), (*seen, path.resolve())) if "extends" in values else values
+    data = values.get("data")
+    if isinstance(data, dict) and isinstance(data.get("path"), str):
+        data["path"] = str(_from(path.parent, data["path"]))
+    if "extends" not in values:
+        return values
+    parent = _from(path.parent, expand(str(values.pop("extends")), f"{path}: extends")).resolve()
+    if parent in (here := (*seen, path.resolve())):
+        raise UserError(f"{path}: extends {parent.name} goes round in a circle")
+    below = _read(parent, here)
+    below.pop("folder", None)  # where its own contestants lie, not this one's
+    return _merge(below, values)
 
 
-def _extended(values: dict[str, Any], folder: Path, where: str, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """`values` merged over the profile that they extend."""
-    parent = (folder / values["extends"]).resolve()
-    if parent in seen:
-        raise UserError(f"{where}: extends {values['extends']} goes round in a circle")
-    return _merge(_read(parent, seen), {key: value for key, value in values.items() if key != "extends"})
+def _from(folder: Path, name: str) -> Path:
+    """A path as a file in `folder` means it; one that begins with a variable or ~ is left for later."""
+    return Path(name) if name.startswith(("$", "~")) else (folder / name).absolute()
+
+
+def expand(text: str, where: str) -> str:
+    """`text` with `~` and variables expanded. Raises UserError that names a variable that is not set."""
+    home = str(Path(text).expanduser()) if text.startswith("~") else text
+    expanded = os.path.expandvars(home)
+    if unset := re.search(r"\$([A-Za-z_]\w*|\{[A-Za-z_]\w*\})", expanded):
+        name = unset[1].strip("{}")
+        raise UserError(f"{where}: {text!r} names the variable {name}, which is not set; set it, or write the value")
+    return expanded
+
+
+def _expanded(value: Any, where: str) -> Any:
+    """Every text of nested values expanded; `where` names it in an error."""
+    if isinstance(value, dict):
+        return {key: _expanded(each, f"{where}: {key}") for key, each in value.items()}
+    if isinstance(value, list):
+        return [_expanded(each, where) for each in value]
+    return expand(value, where) if isinstance(value, str) else value
 
 
 def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:

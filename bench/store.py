@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,11 @@ class RunKey:
     method: str
     variant: str
     seed: int
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """Its parts as plain values: the columns that name a run in tables."""
+        return asdict(self)
 
     @property
     def path(self) -> Path:
@@ -59,3 +64,18 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
     part = path.with_name(path.name + ".part")
     table.to_parquet(part, index=False)
     part.replace(path)
+
+
+def points_file(settings: Settings, task: str, seed: int) -> Path:
+    """The operating points of all runs of a task and seed."""
+    return settings.root / "points" / task / f"seed{seed}.parquet"
+
+
+def trials_file(settings: Settings, task: str, seed: int) -> Path:
+    """The histories of their searches for thresholds."""
+    return settings.root / "points" / task / f"seed{seed}-threshold-trials.parquet"
+
+
+def log_file(settings: Settings, key: RunKey) -> Path:
+    """What a run's job printed."""
+    return settings.root / "logs" / "run" / key.path.with_suffix(".log")

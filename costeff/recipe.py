@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field
@@ -130,6 +130,11 @@ class CostEff(Method):
 
     def needs(self, variant: str) -> Sequence[Needed]:
         return [Needed(self._source, "full")]
+
+    def asked(self, variant: str) -> dict[str, Any]:
+        """Its own size alone: another one more retrains nothing."""
+        asked = super().asked(variant)
+        return asked | {"sizes": {name: size for name, size in asked["sizes"].items() if name == variant}}
 
     def label(self, variant: str) -> str:
         return self.titled(f"COST-EFF {variant}", "costeff")

@@ -24,6 +24,7 @@ from bench.measuring import engine
 from bench.measuring.recording import record
 from bench.method import Method, contestant
 from bench.runs.produce import produce
+from bench.runs.replay import points_of
 from bench.settings import Settings, load
 from bench.store import RunKey, read_json, run_folder, state_folder
 from bench.tasks.examples import Examples
@@ -89,7 +90,9 @@ class Runs:
         return Trace.load(self(key) / "trace-validation.parquet")
 
     def points(self, key: RunKey) -> pd.DataFrame:
-        return pd.read_parquet(self(key) / "points.parquet")
+        self(key)
+        table, _ = points_of(self.settings, key)
+        return table
 
     def knobs(self, key: RunKey) -> np.ndarray:
         """The uniform knobs of the policy, loosest first."""
@@ -123,7 +126,7 @@ def test_every_method_has_a_tiny_setting():
 def test_leaves_a_whole_run(runs: Runs, key: RunKey):
     folder = runs(key)
     splits = {"calibration", "validation"}
-    files = {"costs.json", "points.parquet", "run.json", *(f"trace-{split}.parquet" for split in splits)}
+    files = {"costs.json", "model", "run.json", *(f"trace-{split}.parquet" for split in splits)}
     assert files <= {path.name for path in folder.iterdir()}
     assert read_json(folder / "run.json")["status"] == "ok"
     assert not state_folder(runs.settings, key).exists()

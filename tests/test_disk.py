@@ -65,9 +65,9 @@ def test_the_room_is_known_before_anything_trains(
     with pytest.raises(UserError, match=r"need about .* GB and 0\.0 GB are free.*`results`"):
         check_room(settings, planned)
     for run in planned:
-        points = run_folder(settings, run.key) / "points.parquet"
-        points.parent.mkdir(parents=True)
-        points.touch()
+        facts = run_folder(settings, run.key) / "run.json"
+        facts.parent.mkdir(parents=True)
+        facts.touch()
     assert "disk: 0 runs to come" in check_room(settings, planned)
 
 

@@ -4,9 +4,11 @@ import pandas as pd
 import pytest
 
 from bench.reporting.everything import write_everything
+from bench.runs.clock import measure_latency
 from bench.runs.collect import collect
 from bench.runs.plan import runs
-from bench.runs.produce import measure_latency, produce
+from bench.runs.produce import produce
+from bench.runs.replay import replay
 from bench.settings import Settings, check
 from bench.store import read_json, run_folder, write_parquet
 
@@ -27,6 +29,7 @@ def settings(tiny_settings, tmp_path_factory) -> Settings:
     settings = check(values | {"depth_reference": None, "latency": {"examples": 8, "rounds": 1}}, "test")
     for planned in runs(settings):
         produce(settings, planned.key)
+    replay(settings, "sst2", 0)
     measure_latency(settings, "sst2", 0, settings.root / "latency" / "sst2" / "seed0.parquet")
     write_parquet(settings.root / "all-points.parquet", collect(settings))
     list(write_everything(settings))
@@ -61,6 +64,8 @@ def test_a_training_that_fails_is_a_row_with_its_reason(settings):
 def test_every_run_names_what_made_it(settings):
     for planned in runs(settings):
         facts = read_json(run_folder(settings, planned.key) / "run.json")
-        for name in ("settings_hash", "data", "backbone", "code", "versions", "hardware", "wall_seconds"):
+        if facts["status"] == "failed":
+            continue
+        for name in ("identity", "asked", "where", "data", "backbone", "code", "versions", "hardware", "wall_seconds"):
             assert facts[name], name
         assert len(facts["backbone"]["sha256"]) == 64

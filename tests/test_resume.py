@@ -99,6 +99,6 @@ def test_a_killed_run_ends_as_the_unbroken_one(tiny_settings, tmp_path, caplog, 
     whole, resumed = run_folder(unbroken, key), run_folder(broken, key)
     weights, expected = (load_file(folder / "model" / "model.safetensors") for folder in (resumed, whole))
     assert all(torch.equal(weights[parameter], value) for parameter, value in expected.items())
-    for file in ("points.parquet", "trace-calibration.parquet", "trace-validation.parquet"):
+    for file in ("trace-calibration.parquet", "trace-validation.parquet"):
         tables = [pd.read_parquet(folder / file) for folder in (resumed, whole)]
         pd.testing.assert_frame_equal(*tables, check_exact=True)

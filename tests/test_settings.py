@@ -28,7 +28,7 @@ def values(**changes) -> dict:
 @pytest.mark.parametrize(
     ("changes", "line"),
     [
-        ({"colour": 1}, "settings: colour: no such key; there are profile, results, tasks"),
+        ({"colour": 1}, "settings: colour: no such key; there are profile, results, folder"),
         ({"data": {"sourse": "hub"}}, "data.sourse: no such key; there are source, path"),
         ({"tasks": ["cola", "colla"]}, "tasks: unknown task 'colla'; the tasks are cola, sst2"),
         ({"data": {"calibration": 1.5}}, "calibration = 1.5: a whole count, or a fraction between 0 and 1"),

@@ -63,19 +63,19 @@ def build(
     control: adds the best constant answer (for the reference's run). UserError where `selection` is not
     among the labelled traces.
     """
-    labelled = {split: trace for split, trace in traces.items() if len(trace.labels) and trace.labels.min() >= 0}
-    if selection not in labelled:
+    known = {split: trace for split, trace in traces.items() if labelled(trace)}
+    if selection not in known:
         raise UserError(f"{run.task} {run.method} {run.variant}: no labelled trace of the split '{selection}'")
-    kinds = _kinds(policy, labelled[selection], grid, vectors)
-    frames = [_points(kind, split, trace, costs, task) for kind in kinds for split, trace in labelled.items()]
+    kinds = _kinds(policy, known[selection], grid, vectors)
+    frames = [_points(kind, split, trace, costs, task) for kind in kinds for split, trace in known.items()]
     table = pd.concat(frames, ignore_index=True)
     selected = table[table["split"] == selection]
     best = nondominated(selected["score"], selected["flops"])
     frontier = set(zip(selected["kind"][best], selected["point"][best], strict=True))
     table["on_frontier"] = [key in frontier for key in zip(table["kind"], table["point"], strict=True)]
     if control:
-        chosen_on = labelled[selection].labels
-        controls = [_control(split, trace, costs, task, chosen_on) for split, trace in labelled.items()]
+        chosen_on = known[selection].labels
+        controls = [_control(split, trace, costs, task, chosen_on) for split, trace in known.items()]
         table = pd.concat([table, pd.DataFrame(controls)], ignore_index=True)
     identity = {
         "task": run.task,
@@ -160,6 +160,16 @@ def evaluate(exits: NDArray[np.int64], trace: Trace, costs: Costs, task: Task) -
     table["parameters"] = costs.parameters
     table["parameters_encoder"] = costs.parameters_encoder
     return table
+
+
+def labelled(trace: Trace) -> bool:
+    """Whether a trace can be scored: a test split hides its labels."""
+    return bool(len(trace.labels)) and trace.labels.min() >= 0
+
+
+def full_depth(trace: Trace, costs: Costs, task: Task) -> pd.Series:
+    """Scores and costs of the last exit on all examples, as `evaluate`."""
+    return evaluate(np.full((1, len(trace.labels)), len(trace.logits) - 1), trace, costs, task).iloc[0]
 
 
 def _control(split: str, trace: Trace, costs: Costs, task: Task, chosen_on: ArrayLike) -> dict:

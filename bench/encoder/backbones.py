@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
 from functools import cache
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoTokenizer
+from transformers.utils.hub import cached_file
 
 from bench.encoder.exits import HeadKind, Pooling, has_dense
 from bench.encoder.model import Encoder, EncoderConfig
@@ -151,6 +153,24 @@ def _from_pretrained(loader: Any, name: str, revision: str | None, **options: An
         raise UserError(
             f"checkpoint {name} cannot be loaded (Hub id, folder or package:module/folder?): {reason}"
         ) from error
+
+
+@cache
+def digest(name: str, revision: str | None = None) -> str:
+    """sha256 over the weights, configuration and tokenizer files of a checkpoint, wherever they lie."""
+    wanted = ("config.json", "model.safetensors", "pytorch_model.bin", "tokenizer.json", "vocab.txt")
+    found = [(file, path) for file in wanted if (path := _file(name, file, revision))]
+    digest = hashlib.sha256()
+    for file, path in found:
+        digest.update(file.encode())
+        with path.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _file(name: str, file: str, revision: str | None) -> Path | None:
+    path = cached_file(locate(name), file, revision=revision, _raise_exceptions_for_missing_entries=False)
+    return Path(path) if path else None
 
 
 def _translate(weights: dict[str, Tensor], names: dict[str, str]) -> dict[str, Tensor]:

@@ -43,7 +43,7 @@ def check_room(settings: Settings, planned: Sequence[Planned]) -> str:
     Each run keeps a model, in float32 and smaller than the backbone or as large (`KEPT`); one in training also holds
     two checkpoints, of weights and Adam's two moments, and its best weights.
     """
-    to_come = sum(not (run_folder(settings, run.key) / "points.parquet").is_file() for run in planned)
+    to_come = sum(not (run_folder(settings, run.key) / "run.json").is_file() for run in planned)
     for study in settings.studies:
         for task in study.tasks:
             told = [history_file(settings, task, study.method, k).is_file() for k in range(study.generations)]

@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
+from bench.errors import UserError
 from bench.method import contestant
+from bench.runs.identity import Identities
 from bench.runs.plan import runs
+from bench.runs.replay import stamp
 from bench.settings import Settings
-from bench.store import RunKey, read_json, run_folder
+from bench.store import RunKey, log_file, points_file, read_json, run_folder
+
+LOST = "it left no result (killed, or its time ran out)"
 
 
 def collect(settings: Settings) -> pd.DataFrame:
     """Every operating point of every planned run, with speed-ups over the reference and measured latencies.
 
-    A run that failed is one row with its reason. Raises UserError for a run that is not there.
+    A run that failed, or left nothing, is one row with its reason. Raises UserError where a run was asked otherwise
+    than planned now (the culprit is named), and, where the settings are strict, for runs of unlike arithmetic.
     """
     table = _united(settings, [planned.key for planned in runs(settings)])
     table = _with_latencies(table, settings)
     table.insert(0, "profile", settings.profile)
     table["source"] = [settings.data.of(task).title for task in table["task"]]
+    arithmetic = sorted(set(table["arithmetic"]) - {""})
+    if settings.strict and len(arithmetic) > 1:
+        raise UserError(f"strict: the runs were made with unlike arithmetic, {' and '.join(arithmetic)}")
     return table
 
 
@@ -28,29 +39,54 @@ def collect_task(settings: Settings, task: str, seed: int) -> pd.DataFrame:
     return _united(settings, [key for key in keys if key.task == task and key.seed == seed])
 
 
+def failures(settings: Settings) -> list[str]:
+    """One line a planned run that failed or left nothing."""
+    facts = {planned.key: facts_of(settings, planned.key) for planned in runs(settings)}
+    return [f"{key.path}: {each['reason']}" for key, each in facts.items() if each["status"] == "failed"]
+
+
+def facts_of(settings: Settings, key: RunKey) -> dict[str, Any]:
+    """The run.json of a run; of one that left none, that it failed."""
+    folder = run_folder(settings, key)
+    for name in ("run.json", "failure.json"):  # the latter: a failure that the next call of the workflow tries again
+        if (folder / name).is_file():
+            return read_json(folder / name)
+    return {"status": "failed", "reason": f"{LOST}; see {log_file(settings, key)}", "again": True}
+
+
 def _united(settings: Settings, keys: list[RunKey]) -> pd.DataFrame:
-    table = pd.concat([_run(settings, key) for key in keys], ignore_index=True)
+    identities, known = Identities(settings), dict[tuple, pd.DataFrame]()
+    for task, seed in dict.fromkeys((key.task, key.seed) for key in keys):
+        file = points_file(settings, task, seed)
+        table = pd.read_parquet(file) if file.is_file() else pd.DataFrame()
+        if len(table):
+            known |= {(task, *run, seed): rows for run, rows in table.groupby(["method", "variant"], sort=False)}
+    table = pd.concat([_run(settings, key, identities, known) for key in keys], ignore_index=True)
     return _with_speedups(table, settings.reference).assign(selection=settings.selection)
 
 
-def _run(settings: Settings, key: RunKey) -> pd.DataFrame:
-    folder = run_folder(settings, key)
-    facts = read_json(folder / "run.json")
+def _run(settings: Settings, key: RunKey, identities: Identities, known: dict[tuple, pd.DataFrame]) -> pd.DataFrame:
+    facts = facts_of(settings, key)
+    if "asked" in facts and facts["identity"] != identities.of(key).hash:
+        raise UserError(
+            f"{run_folder(settings, key)} was asked otherwise than planned now "
+            f"({identities.of(key).difference(facts['asked'])}); run the workflow, or give the settings of then"
+        )
     label = contestant(settings, key.method, key.task).label(key.variant)  # today's words for a kept run
     if facts["status"] == "ok":
-        return pd.read_parquet(folder / "points.parquet").assign(label=label, status="ok", reason="")
-    identity = {
-        "task": key.task,
-        "method": key.method,
-        "variant": key.variant,
-        "label": label,
-        "seed": key.seed,
-    }
-    return pd.DataFrame([identity | {"status": facts["status"], "reason": facts["reason"], "on_frontier": False}])
+        rows = known.get((key.task, key.method, key.variant, key.seed))
+        if rows is None or rows["replayed"].iloc[0] != stamp(settings, facts["identity"]):
+            raise UserError(f"{key.path} has not been replayed; run the workflow, or `costeff replay {key.task}`")
+        arithmetic = ", ".join(f"{name} {value}" for name, value in facts["where"].items())
+        return rows.drop(columns="replayed").assign(label=label, status="ok", reason="", arithmetic=arithmetic)
+    row = key.facts | {"label": label, "status": "failed", "reason": facts["reason"], "arithmetic": ""}
+    return pd.DataFrame([row | {"on_frontier": False}])
 
 
 def _with_speedups(table: pd.DataFrame, reference: str) -> pd.DataFrame:
     """`speedup` and `speedup_128`: the reference's full-depth FLOPs, same task, seed and split, over the point's."""
+    columns = ["kind", "split", "flops", "flops_128"]
+    table = table.reindex(columns=[*table.columns, *(name for name in columns if name not in table)])
     index = ["task", "seed", "split"]
     full = table[(table["method"] == reference) & (table["kind"] == "static")]
     full = full.set_index(index)[["flops", "flops_128"]].add_suffix("_reference")

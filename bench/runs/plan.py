@@ -46,8 +46,7 @@ def runs(settings: Settings) -> list[Planned]:
 
 def needs_of(known: dict[tuple[str, str], Method], key: RunKey) -> tuple[RunKey, ...]:
     """The runs that `key` needs directly."""
-    method = known[key.method, key.task]
-    return tuple(RunKey(key.task, need.contestant, need.variant, key.seed) for need in method.needs(key.variant))
+    return known[key.method, key.task].needed(key)
 
 
 def summary(settings: Settings) -> Iterator[str]:

@@ -1,160 +1,134 @@
-"""One run from data to operating points: train, trace every split once, count the costs, sweep the thresholds."""
+"""One run: train, trace every split once, count the costs. What follows from the traces is a replay."""
 
 from __future__ import annotations
 
 import logging
 import shutil
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+import traceback
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 import torch
+from filelock import AcquireReturnProxy, FileLock, Timeout
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_log
 
-from bench.artefacts import Costs, Trace
-from bench.choosing import points
-from bench.choosing.budgets import POINT, RUN, at_budget, static_rows
-from bench.choosing.policies import policy_for, rule
-from bench.choosing.thresholds import per_exit
-from bench.context import Context, load_model, pick_device, task_data
-from bench.encoder import backbones
-from bench.errors import TrainingFailed
-from bench.measuring import counting, latency
-from bench.measuring.engine import Leaves
+from bench.context import Context
+from bench.errors import NeedFailed, TrainingFailed, UserError, is_disk_full
+from bench.measuring import counting
 from bench.measuring.recording import record
 from bench.method import Method, contestant
-from bench.runs.collect import collect_task
+from bench.runs.failure import record_failure
+from bench.runs.identity import Identities, Identity, where
 from bench.runs.provenance import describe
 from bench.settings import Settings
-from bench.store import RunKey, run_folder, state_folder, write_json, write_parquet
-from bench.tasks.catalogue import TASKS
+from bench.store import RunKey, read_json, run_folder, state_folder, write_json
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
-"""Raised when tracing, costing or the sweep of thresholds changes what a run holds; kept runs are then made anew."""
 
-
-def produce(settings: Settings, key: RunKey) -> None:
+def produce(settings: Settings, key: RunKey) -> str:
     """Makes every artefact of one run (see docs/architecture.md), or goes on with what a killed one left.
 
-    A training that fails (a loss that is not finite) is recorded as a run with its reason. Any other UserError is
-    raised: the run is not there, and the next call tries again.
+    What a killed run left is used only if it belongs to this very run, made here; else it is wiped. Whatever ends a
+    training, and a teacher that failed, is recorded as a run with its reason, which is returned; "" where all went
+    well. Raises UserError, recording nothing, where another process is making the run or the disk is full.
     """
     began = time.monotonic()
-    _prepare(settings)
+    prepare()
     method = contestant(settings, key.method, key.task)
     folder, state = run_folder(settings, key), state_folder(settings, key)
-    state.mkdir(parents=True, exist_ok=True)
-    context = Context(settings, method.task, key, state)
-    try:
-        model = method.train(context, key.variant).eval().requires_grad_(False)
-    except TrainingFailed as error:
-        log.error("%s", error)
-        write_parquet(folder / "points.parquet", pd.DataFrame())
-        write_json(folder / "run.json", describe(context, method, began) | {"status": "failed", "reason": str(error)})
-        return
-    trained = time.monotonic()
-    _save_model(model, context, folder)
-    traces = {}
-    for split, examples in context.data.splits.items():
-        if split != "train":
-            traces[split] = record(model, examples, settings.training.eval_batch_size)
-            traces[split].save(folder / f"trace-{split}.parquet")
-    traced = time.monotonic()
-    cost = counting.measure(model)
-    cost.save(folder / "costs.json")
-    _points(settings, key, method, context, traces, cost, folder)
-    facts = describe(context, method, began) | {
-        "status": "ok",
-        "reason": "",
-        "seconds": {
-            "train": trained - began,
-            "trace": traced - trained,
-            "measure": time.monotonic() - traced,
-        },
-    }
-    write_json(folder / "run.json", facts)
-    shutil.rmtree(state, ignore_errors=True)
+    with _alone(state, key):
+        identities = Identities(settings)
+        identity = identities.of(key)
+        _fresh_state(state, identity, where(settings))
+        context = Context(settings, method.task, key, state)
+        failed = _failed_need(settings, method, key, identities)
+        try:
+            if failed:
+                raise failed
+            facts = _make(method, context, folder, began)
+        except Exception as error:
+            if is_disk_full(error):
+                raise
+            again = error.again if isinstance(error, NeedFailed) else not isinstance(error, TrainingFailed)
+            record_failure(settings, key, reason_of(error), again=again)
+            log.error("%s", error if isinstance(error, UserError) else traceback.format_exc())
+            return reason_of(error)
+        write_json(folder / "run.json", describe(context, method, identity, began) | facts)
+        (folder / "failure.json").unlink(missing_ok=True)
+        shutil.rmtree(state, ignore_errors=True)
+        return ""
 
 
-def measure_latency(settings: Settings, task: str, seed: int, out: Path) -> None:
-    """Wall-clock of every contestant's engine at its best points for the settings' speed-ups, beside the reference's.
-
-    Writes one row a run, point and batch size: `speedup` is the reference's time over the engine's. Should run alone.
-    """
-    _prepare(settings)
-    device = pick_device(settings)
-    reference = load_model(run_folder(settings, RunKey(task, settings.reference, "full", seed)), device)
-    tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
-    splits = task_data(settings, TASKS[task], tokenizer).splits
-    examples = splits["validation"].take(range(min(len(splits["validation"]), settings.latency.examples)))
-    sizes = {1: examples.take(range(max(1, len(examples) // 4))), 32: examples}
-    chosen = _to_be_timed(collect_task(settings, task, seed), settings.latency.speedups)
-    rows = []
-    for (name, variant), points_of_run in chosen.groupby(["method", "variant"], sort=False):
-        model = load_model(run_folder(settings, RunKey(task, name, variant, seed)), device)
-        method = contestant(settings, name, task)
-        operated = [operation(point, method) for point in points_of_run.to_dict("records")]
-        identities = points_of_run[POINT].to_dict("records")
-        for batch_size, some in sizes.items():
-            timed = latency.measure(
-                model, operated, reference, some, batch_size=batch_size, rounds=settings.latency.rounds
-            )
-            rows += [identity | asdict(found) for identity, found in zip(identities, timed, strict=True)]
-    write_parquet(out, pd.DataFrame(rows))
+def reason_of(error: BaseException) -> str:
+    """What ended a training, in one line."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, UserError):
+        return line
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "can't allocate memory" in line:
+        return f"out of memory ({line or type(error).__name__})"
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
-def _prepare(settings: Settings) -> None:
+def prepare() -> None:
+    """What every command that computes sets first."""
     transformers_log.set_verbosity_error()
     transformers_log.disable_progress_bar()
-    torch.set_num_threads(settings.training.threads)
 
 
-def operation(point: dict, method: Method) -> Leaves:
-    """The exit rule that the row `point` of a points table was replayed with."""
-    knob = point["thresholds"] if len(point["thresholds"]) else point["knob"]
-    return rule(policy_for(point["policy"], method.task, method.exit_start()), knob)
+def _make(method: Method, context: Context, folder: Path, began: float) -> dict[str, Any]:
+    """Trains, traces and counts; returns what run.json says of it."""
+    torch.set_num_threads(context.settings.training.threads)
+    model = method.train(context, context.key.variant).eval().requires_grad_(False)
+    trained = time.monotonic()
+    _save_model(model, context, folder)
+    for split, examples in context.data.splits.items():
+        if split != "train":
+            trace = record(model, examples, context.settings.training.eval_batch_size)
+            trace.save(folder / f"trace-{split}.parquet")
+    traced = time.monotonic()
+    counting.measure(model).save(folder / "costs.json")
+    counted = time.monotonic()
+    seconds = {"train": trained - began, "trace": traced - trained, "count": counted - traced}
+    return {"status": "ok", "reason": "", "seconds": seconds}
 
 
-def _to_be_timed(table: pd.DataFrame, speedups: Sequence[float]) -> pd.DataFrame:
-    """Of each run the points that tables show: the best at each speed-up, and full depth."""
-    found = [at_budget(table, speedup, by=tuple(RUN)) for speedup in speedups]
-    rows = pd.concat([static_rows(table), *found], ignore_index=True)
-    return rows[rows["score"].notna() & (rows["kind"] != "fixed_exit")].drop_duplicates(POINT)
+def _failed_need(settings: Settings, method: Method, key: RunKey, identities: Identities) -> NeedFailed | None:
+    """The failure of a run that this one starts from. Raises UserError where one is not there or not the one meant."""
+    for need in method.needed(key):
+        path = run_folder(settings, need) / "run.json"
+        if not path.is_file():
+            raise UserError(f"{key.path} needs {need.path}, which is not there yet; run that first")
+        facts = read_json(path)
+        if facts["status"] == "failed":
+            return NeedFailed(f"its {need.method} failed: {facts['reason']}", again=facts["again"])
+        if facts["identity"] != identities.of(need).hash:
+            why = identities.of(need).difference(facts["asked"])
+            raise UserError(f"{key.path} needs {need.path}, which was asked otherwise ({why}); run that anew first")
+    return None
 
 
-def _points(
-    settings: Settings,
-    key: RunKey,
-    method: Method,
-    context: Context,
-    traces: dict[str, Trace],
-    cost: Costs,
-    folder: Path,
-) -> None:
-    policy = policy_for(method.policy, method.task, method.exit_start())
-    grid, trials = settings.thresholds.grid, settings.thresholds.trials
-    vectors: Sequence[Sequence[float]] = ()
-    if method.policy != "none" and trials:
-        study = per_exit(policy, traces[settings.selection], cost, method.task, grid=grid, trials=trials, seed=key.seed)
-        vectors = study.vectors
-        write_parquet(folder / "threshold-trials.parquet", study.trials)
-    table = points.build(
-        points.RunName(key.task, key.method, key.variant, method.label(key.variant), key.seed),
-        traces,
-        cost,
-        policy,
-        method.task,
-        grid=grid,
-        vectors=vectors,
-        selection=settings.selection,
-        control=key.method == settings.reference,
-    )
-    write_parquet(folder / "points.parquet", table)
+def _alone(state: Path, key: RunKey) -> AcquireReturnProxy:
+    """The lock on a run, held by this process and gone with it. Raises UserError where another one has it."""
+    path = state.with_name(state.name + ".lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return FileLock(path).acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{key.path} is being made by another process; wait for it, or stop it") from None
+
+
+def _fresh_state(state: Path, identity: Identity, here: dict[str, Any]) -> None:
+    """Leaves what a killed run wrote only where it was the same run, computed in the same way."""
+    stamp = {"identity": identity.hash, "asked": identity.asked, "where": here}
+    file = state / "identity.json"
+    if state.exists() and (not file.is_file() or read_json(file) != stamp):
+        log.info("what is left of an earlier run was asked or made otherwise: starting anew")
+        shutil.rmtree(state)
+    if not file.is_file():
+        write_json(file, stamp)
 
 
 def _save_model(model: PreTrainedModel, context: Context, folder: Path) -> None:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import platform
 import resource
 import subprocess
 import time
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.utils.hub import cached_file
 
-from bench.encoder.backbones import locate
+from bench.runs.identity import where
 
 if TYPE_CHECKING:
     from bench.context import Context
     from bench.method import Method
-    from bench.settings import Settings
+    from bench.runs.identity import Identity
 
 PACKAGES = (
     "torch",
@@ -36,18 +32,14 @@ PACKAGES = (
 )
 
 
-def describe(context: Context, method: Method, began: float) -> dict[str, Any]:
+def describe(context: Context, method: Method, identity: Identity, began: float) -> dict[str, Any]:
     """Everything one needs to make a run again or to doubt it. `began` is a time.monotonic()."""
     wall = time.monotonic() - began
     return {
-        "key": {
-            "task": context.key.task,
-            "method": context.key.method,
-            "variant": context.key.variant,
-            "seed": context.seed,
-        },
-        "settings": run_slice(context.settings, context.key.method, context.key.task),
-        "settings_hash": slice_hash(context.settings, context.key.method, context.key.task),
+        "key": context.key.facts,
+        "identity": identity.hash,
+        "asked": identity.asked,
+        "where": where(context.settings),
         "method": f"{type(method).__module__}:{type(method).__qualname__}, version {method.version}",
         "data": {
             "fingerprint": context.data.fingerprint,
@@ -55,59 +47,13 @@ def describe(context: Context, method: Method, began: float) -> dict[str, Any]:
             "missing_splits": list(context.data.missing),
             "examples": {split: len(examples) for split, examples in context.data.splits.items()},
         },
-        "backbone": {"name": context.settings.backbone.name, "sha256": backbone_hash(context.settings)},
+        "backbone": {"name": context.settings.backbone.name, "sha256": identity.asked["backbone"]["digest"]},
         "code": code_version(),
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
-        "hardware": hardware(context.machine.cpu)
-        | {
-            "threads": torch.get_num_threads(),
-            "precision": "bfloat16 products" if context.machine.bfloat16 else "float32",
-        },
+        "hardware": hardware(context.machine.cpu),
         "wall_seconds": wall,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
-
-
-def run_slice(settings: Settings, name: str, task: str) -> dict[str, Any]:
-    """The part of the settings that one contestant's runs on a task depend on, itself; its needs are files."""
-    values = settings.model_dump(mode="json")
-    entry = settings.contestants[name]
-    training = {key: value for key, value in values["training"].items() if key != "save_seconds"}
-    return {
-        "contestant": {"method": entry.method, "options": entry.options_for(task)},
-        "data": settings.data.of(task).model_dump(mode="json"),
-        "backbone": values["backbone"],
-        "training": training,
-        "thresholds": values["thresholds"],
-        "selection": settings.selection,
-    }
-
-
-def slice_hash(settings: Settings, name: str, task: str) -> str:
-    """A short hash of `run_slice`: runs with equal hashes may be compared file by file."""
-    return hashlib.sha256(json.dumps(run_slice(settings, name, task), sort_keys=True).encode()).hexdigest()[:16]
-
-
-@cache
-def _file_hash(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def backbone_hash(settings: Settings) -> str:
-    """sha256 of the backbone's weight file, the empty string where it has none on this machine."""
-    name = locate(settings.backbone.name)
-    for file in ("model.safetensors", "pytorch_model.bin"):
-        path = cached_file(
-            name,
-            file,
-            revision=settings.backbone.revision,
-            local_files_only=True,
-            _raise_exceptions_for_missing_entries=False,
-        )
-        if path:
-            return _file_hash(path)
-    return ""
 
 
 def code_version() -> str:

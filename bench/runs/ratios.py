@@ -20,8 +20,11 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from bench.artefacts import Costs
+from bench.choosing.points import full_depth, labelled
 from bench.errors import UserError
 from bench.method import Method, contestant
+from bench.runs.replay import traces_of
 from bench.settings import RatioStudy, Settings
 from bench.store import RunKey, read_json, run_folder, write_json, write_parquet
 
@@ -219,10 +222,12 @@ def _outcome(settings: Settings, key: RunKey) -> dict[str, Any]:
     facts = read_json(folder / "run.json")
     if facts["status"] != "ok":
         return nothing | {"status": "failed", "reason": facts["reason"]}
-    table = pd.read_parquet(folder / "points.parquet")
-    static = {row["split"]: row for row in table[table["kind"] == "static"].to_dict("records")}
-    found: dict[str, Any] = {name: float(static[settings.selection][name]) for name in OBJECTIVES}
-    found["validation_score"] = float(static["validation"]["score"])
+    task, cost = contestant(settings, key.method, key.task).task, Costs.load(folder / "costs.json")
+    full = {
+        split: full_depth(trace, cost, task) for split, trace in traces_of(settings, key).items() if labelled(trace)
+    }
+    found: dict[str, Any] = {name: float(full[settings.selection][name]) for name in OBJECTIVES}
+    found["validation_score"] = float(full["validation"]["score"])
     if math.isnan(found["score"]):  # a correlation of constant predictions; Optuna takes no such value
         return found | {"status": "failed", "reason": f"the score on {settings.selection} is not defined"}
     return found | {"status": "ok", "reason": ""}

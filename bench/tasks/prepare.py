@@ -42,21 +42,58 @@ def prepare(
     max_length: most tokens of an example, or (single sentence, pair).
     UserError for bad data, and where calibration would leave nothing to train on.
     """
-    raw = load(task, source, path, revision, seed, sketch_sizes)
-    names = {ours: theirs for ours, theirs in task.splits.items() if theirs in raw.splits}
-    columns = {ours: raw.splits[theirs] for ours, theirs in names.items()}
-    columns["train"], columns["calibration"] = _carve(task, columns["train"], calibration, data_seed)
-    caps = {name: None if name.startswith("test") else max_eval for name in columns} | {"train": max_train}
-    columns = {name: _cap(split, caps[name], data_seed) for name, split in columns.items()}
+    columns, missing = _columns(
+        task, source, path, revision, seed, data_seed, max_train, max_eval, calibration, sketch_sizes
+    )
     if isinstance(max_length, tuple):
         max_length = max_length[len(task.columns) - 1]
     order = [name for name in ("train", "calibration", *task.splits) if name in columns]
     return TaskData(
         task=task,
         splits={name: _tokenise(task, columns[name], tokenizer, max_length) for name in dict.fromkeys(order)},
-        missing=tuple(ours for ours, theirs in task.splits.items() if theirs in raw.missing),
+        missing=missing,
         fingerprint=_fingerprint(task, columns),
     )
+
+
+def fingerprint_of(
+    task: Task,
+    *,
+    source: Source,
+    path: Path | None,
+    revision: str | None,
+    seed: int,
+    data_seed: int,
+    max_train: int | None,
+    max_eval: int | None,
+    calibration: int | float,
+    sketch_sizes: Mapping[str, int],
+) -> str:
+    """The fingerprint that `prepare` gives, without tokenising."""
+    columns, _ = _columns(task, source, path, revision, seed, data_seed, max_train, max_eval, calibration, sketch_sizes)
+    return _fingerprint(task, columns)
+
+
+def _columns(
+    task: Task,
+    source: Source,
+    path: Path | None,
+    revision: str | None,
+    seed: int,
+    data_seed: int,
+    max_train: int | None,
+    max_eval: int | None,
+    calibration: int | float,
+    sketch_sizes: Mapping[str, int],
+) -> tuple[dict[str, Columns], tuple[str, ...]]:
+    """The splits carved and capped, and the names of those that the source lacks."""
+    raw = load(task, source, path, revision, seed, sketch_sizes)
+    names = {ours: theirs for ours, theirs in task.splits.items() if theirs in raw.splits}
+    columns = {ours: raw.splits[theirs] for ours, theirs in names.items()}
+    columns["train"], columns["calibration"] = _carve(task, columns["train"], calibration, data_seed)
+    caps = {name: None if name.startswith("test") else max_eval for name in columns} | {"train": max_train}
+    capped = {name: _cap(split, caps[name], data_seed) for name, split in columns.items()}
+    return capped, tuple(ours for ours, theirs in task.splits.items() if theirs in raw.missing)
 
 
 def _carve(task: Task, train: Columns, calibration: int | float, data_seed: int) -> tuple[Columns, Columns]:

@@ -2,19 +2,22 @@
 
 import shutil
 from collections.abc import Callable, Iterable
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from bench.artefacts import Costs, Trace
 from bench.errors import UserError
 from bench.method import Method
 from bench.runs import ratios
 from bench.settings import Settings, check
-from bench.store import RunKey, run_folder, write_json, write_parquet
+from bench.store import RunKey, run_folder, write_json
 
 TASK, METHOD = "sst2", "slender"
+EXAMPLES = 2000
 
 
 class Slender(Method):
@@ -47,7 +50,7 @@ def settings(folder: Path, method: type[Method] = Slender, **study: object) -> S
         METHOD: {"method": f"{__name__}:{method.__name__}"},
         "teacher": {"method": f"{__name__}:Slender"},
     }
-    values = {"profile": "p", "results": str(folder), "tasks": [TASK], "seeds": [3, 4], "studies": [study]}
+    values = {"profile": "p", "results": str(folder), "tasks": study["tasks"], "seeds": [3, 4], "studies": [study]}
     return check(values | {"backbone": {"name": "none"}, "contestants": contestants}, "test")
 
 
@@ -56,23 +59,33 @@ def formula(variant: str) -> dict[str, float]:
     heads, ffn, rank = (int(part[1:]) for part in variant.split("-"))
     kept = np.array([heads / 6, ffn / 1536, rank / 384])
     flops, parameters = 1e6 * (heads * 64 + ffn), 1000 * rank + 3000 * heads + 20 * ffn
-    return {"score": float(1 - np.exp(-3 * kept.min())), "flops": float(flops), "parameters": parameters}
+    score = round(EXAMPLES * float(1 - np.exp(-3 * kept.min()))) / EXAMPLES
+    return {"score": score, "flops": float(2 * (flops // 2)), "parameters": parameters}
 
 
 def run(of: Settings, key: RunKey, values: dict[str, float] | None = None) -> None:
-    """What `costeff run` leaves of a run, as far as a study reads it; its other rows would be seen."""
+    """What `costeff run` leaves of a run, as far as a study reads it; its first exit, always right, would be seen."""
     values = formula(key.variant) if values is None else values
-    rows = [
-        {"kind": "static", "split": "validation"} | values | {"score": values["score"] - 0.1, "flops": 1.0},
-        {"kind": "static", "split": "calibration"} | values,
-        {"kind": "uniform", "split": "calibration"} | values | {"score": 1.0, "flops": 0.0},
-    ]
-    write_parquet(run_folder(of, key) / "points.parquet", pd.DataFrame(rows))
-    write_json(run_folder(of, key) / "run.json", {"status": "ok", "reason": ""})
+    labels, logits = np.arange(EXAMPLES) % 2, {}
+    for split, score in {"calibration": values["score"], "validation": values["score"] - 0.1}.items():
+        right = np.arange(EXAMPLES) < round(score * EXAMPLES)
+        logits[split] = np.stack([np.eye(2)[labels], np.eye(2)[np.where(right, labels, 1 - labels)]])
+    leave(of, key, labels, logits, values)
+
+
+def leave(of: Settings, key: RunKey, labels: np.ndarray, logits: dict[str, np.ndarray], values: dict) -> None:
+    """The artefacts of a run: traces of two exits, the costs of the last, and that it went well."""
+    folder, count = run_folder(of, key), len(labels)
+    for split, both in logits.items():
+        trace = Trace(np.arange(count), labels, np.full(count, 8), None, both.astype(np.float32))
+        trace.save(folder / f"trace-{split}.parquet")
+    nothing = Fraction(0)
+    costs = [(Fraction(1), nothing, nothing), (Fraction(values["flops"]) / 2, nothing, nothing)]
+    Costs(int(values["parameters"]), 1, (1, 2), tuple(costs)).save(folder / "costs.json")
+    write_json(folder / "run.json", {"status": "ok", "reason": ""})
 
 
 def fail(of: Settings, key: RunKey) -> None:
-    write_parquet(run_folder(of, key) / "points.parquet", pd.DataFrame())
     write_json(run_folder(of, key) / "run.json", {"status": "failed", "reason": "the loss is not finite"})
 
 
@@ -173,8 +186,12 @@ def test_nsgaii_lives_through_a_generation_that_has_almost_no_survivor(tmp_path,
 
 
 def test_an_undefined_score_is_a_failure(tmp_path):
-    of = settings(tmp_path, generations=1)
-    trials = whole(of, lambda of, key: run(of, key, {"score": float("nan"), "flops": 1.0, "parameters": 1.0}))
+    of = settings(tmp_path, generations=1, tasks=["stsb"])
+    ratios.ask(of, "stsb", METHOD, 0)
+    nowhere = dict.fromkeys(("calibration", "validation"), np.full((2, 9, 1), np.nan))
+    for key in ratios.trial_keys(of, "stsb", METHOD, 0):
+        leave(of, key, np.linspace(0, 5, 9, dtype=np.float32), nowhere, {"flops": 1.0, "parameters": 1.0})
+    trials = ratios.tell(of, "stsb", METHOD, 0)
     assert (trials["status"] == "failed").all() and trials["reason"].str.contains("calibration is not defined").all()
 
 
@@ -183,7 +200,7 @@ def test_trials_are_judged_at_full_depth_on_the_selection_split(tmp_path):
     for row in trials.to_dict("records"):
         expected = formula(row["variant"])
         assert {name: row[name] for name in expected} == expected
-        assert row["validation_score"] == expected["score"] - 0.1
+        assert row["validation_score"] == pytest.approx(expected["score"] - 0.1)
         assert row["variant"] == f"h{row['heads']}-f{row['ffn']}-r{row['rank']}"
 
 

@@ -1,38 +1,49 @@
 # What the rules share: the settings, and functions from wildcards to files. No logic of the benchmark's own.
+import os
 import sys
 from pathlib import Path
 
 import yaml
+from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 
 sys.path.insert(
     0, str(Path(workflow.basedir))
 )  # a plain `snakemake` finds the packages, and contestants beside them
+# ... and so do its jobs, from whichever folder it is started in
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    filter(None, [str(Path(workflow.basedir)), os.environ.get("PYTHONPATH")])
+)
 
-from bench.runs import plan
 from bench import settings as settings_file
-from bench.runs.checks import check_room
-from bench.errors import UserError
-from bench.runs.provenance import run_slice
-from bench.store import RunKey, run_folder
 from bench.context import wants_gpu
-from bench.runs.produce import VERSION
-from bench.runs import ratios
+from bench.errors import UserError
+from bench.runs import plan, ratios, replay
+from bench.runs.checks import check_room
+from bench.runs.identity import Identities
+from bench.store import RunKey, log_file, points_file, run_folder
 
 try:
-    SETTINGS = settings_file.check(config, "settings")
+    # One loader for all: Snakemake only hands over which profile, and what is to be changed in it.
+    named = [*workflow.config_settings.configfiles] or [Path(workflow.basedir) / "config" / "sketch.yaml"]
+    SETTINGS = settings_file.load_several(named, dict(workflow.config_settings.config))
     METHODS = plan.methods(SETTINGS)
     PLANNED = plan.runs(SETTINGS)
+    IDENTITIES = Identities(SETTINGS)
+    ASKED = {run.key: IDENTITIES.of(run.key).hash for run in PLANNED}
 except UserError as error:
     raise WorkflowError(str(error))
 
 ROOT = str(SETTINGS.root)
 GPU = int(wants_gpu(SETTINGS))  # what a job asks for; the profile says how many there are
 EFFECTIVE = f"{ROOT}/settings.yaml"  # what the jobs read: the profile with everything --config changed
+LOCK = FileLock(f"{ROOT}/.workflow.lock")  # held by this process, gone with it
+SPLITS = sorted({SETTINGS.selection, "validation"})
+RUN = f"{ROOT}/runs/{{task}}/{{method}}/{{variant}}/seed{{seed}}"
 
 
 wildcard_constraints:
-    task="[a-z0-9]+",
+    task="[a-z0-9_-]+",
     method="[A-Za-z0-9._-]+",
     variant="[A-Za-z0-9._-]+",
     seed=r"\d+",
@@ -42,10 +53,25 @@ wildcard_constraints:
 onstart:
     try:
         check_room(SETTINGS, PLANNED)
+        Path(ROOT).mkdir(parents=True, exist_ok=True)
+        LOCK.acquire(timeout=0)
+    except Timeout:
+        raise WorkflowError(
+            f"{ROOT} is being made by another workflow; wait for it, or name other `results`"
+        )
     except UserError as error:
         raise WorkflowError(str(error))
-    Path(ROOT).mkdir(parents=True, exist_ok=True)
-    Path(EFFECTIVE).write_text(yaml.safe_dump(SETTINGS.model_dump(mode="json"), sort_keys=False))
+    part = Path(EFFECTIVE + ".part")
+    part.write_text(yaml.safe_dump(SETTINGS.model_dump(mode="json"), sort_keys=False))
+    part.replace(EFFECTIVE)
+
+
+onerror:
+    shell("costeff wrap-up --config {EFFECTIVE:q} || true")
+
+
+def facts_of(key):
+    return str(run_folder(SETTINGS, key) / "run.json")
 
 
 def key_of(wildcards):
@@ -53,59 +79,68 @@ def key_of(wildcards):
     return RunKey(wildcards.task, wildcards.method, wildcards.variant, int(wildcards.seed))
 
 
-def points_of(key):
-    return str(run_folder(SETTINGS, key) / "points.parquet")
+def needed_runs(wildcards):
+    """The runs that must be there before this one: its teacher, its assistant.
+
+    How old they are says nothing: what they were asked is part of what this one is asked.
+    """
+    return [ancient(facts_of(key)) for key in plan.needs_of(METHODS, key_of(wildcards))]
 
 
-def needed_points(wildcards):
-    """The runs that must be there before this one: its teacher, its assistant."""
-    return [points_of(key) for key in plan.needs_of(METHODS, key_of(wildcards))]
+def asked(wildcards):
+    """What a run was asked, as a hash: a change of it, and of nothing else, reruns the run."""
+    return IDENTITIES.of(key_of(wildcards)).hash
 
 
-def run_settings(wildcards):
-    """The slice of the settings that a run depends on: a change of it, and of nothing else, reruns the run."""
-    method = METHODS[wildcards.method, wildcards.task]
-    return {"version": f"{VERSION}.{method.version}"} | run_slice(SETTINGS, wildcards.method, wildcards.task)
-
-
-def task_points(wildcards):
+def task_runs(wildcards):
+    """All runs of a task and seed."""
     return [
-        points_of(run.key)
+        facts_of(run.key)
         for run in PLANNED
         if run.key.task == wildcards.task and run.key.seed == int(wildcards.seed)
     ]
 
 
-def all_latencies(wildcards):
-    """Latency is a property of the machine and the model's shape: the first seed of each task is timed."""
-    return [f"{ROOT}/latency/{task}/seed{SETTINGS.seeds_of(task)[0]}.parquet" for task in SETTINGS.tasks]
+def points_path(task, seed):
+    return str(points_file(SETTINGS, task, seed))
+
+
+all_points = [points_path(task, seed) for task in SETTINGS.tasks for seed in SETTINGS.seeds_of(task)]
+
+# Latency is a property of the machine and the model's shape: the first seed of each task is timed.
+all_latencies = [f"{ROOT}/latency/{task}/seed{SETTINGS.seeds_of(task)[0]}.parquet" for task in SETTINGS.tasks]
+
+
+def timed_runs(wildcards):
+    """What the timed models were asked, as hashes."""
+    return [
+        hash_
+        for key, hash_ in ASKED.items()
+        if key.task == wildcards.task and key.seed == int(wildcards.seed)
+    ]
 
 
 def study_settings(wildcards):
     """What a study's trials depend on; more generations go on from the ones that are there."""
     study = ratios.study_of(SETTINGS, wildcards.task, wildcards.method)
     own = study.model_dump(mode="json", exclude={"tasks", "generations"})
-    return {"study": own, "study_version": ratios.VERSION} | run_settings(wildcards)
+    some = RunKey(wildcards.task, wildcards.method, "any", SETTINGS.seeds_of(wildcards.task)[0])
+    return {"study": own, "study_version": ratios.VERSION, "asked": IDENTITIES.of(some).hash}
 
 
 def history(task, method, generation):
     return str(ratios.history_file(SETTINGS, task, method, generation))
 
 
-def all_trials(wildcards):
-    return [
-        str(ratios.trials_file(SETTINGS, task, study.method))
-        for study in SETTINGS.studies
-        for task in study.tasks
-    ]
+all_trials = [
+    str(ratios.trials_file(SETTINGS, task, study.method))
+    for study in SETTINGS.studies
+    for task in study.tasks
+]
 
-
-def all_histories(wildcards):
-    return [
-        history(task, study.method, study.generations - 1)
-        for study in SETTINGS.studies
-        for task in study.tasks
-    ]
+all_histories = [
+    history(task, study.method, study.generations - 1) for study in SETTINGS.studies for task in study.tasks
+]
 
 
 def history_before(wildcards):
@@ -118,8 +153,8 @@ def last_history(wildcards):
     return history(wildcards.task, wildcards.method, study.generations - 1)
 
 
-def trial_points(wildcards):
+def trial_runs(wildcards):
     """The runs of the trials that a generation asked for, known once it has."""
     checkpoints.sweep_ask.get(**wildcards)
     keys = ratios.trial_keys(SETTINGS, wildcards.task, wildcards.method, int(wildcards.generation))
-    return [points_of(key) for key in keys]
+    return [facts_of(key) for key in keys]

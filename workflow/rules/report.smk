@@ -3,7 +3,8 @@
 
 rule collect:
     input:
-        points=[points_of(run.key) for run in PLANNED],
+        facts=[facts_of(run.key) for run in PLANNED],
+        points=all_points,
         latencies=all_latencies,
     output:
         f"{ROOT}/all-points.parquet",
@@ -17,7 +18,7 @@ rule collect:
     params:
         config=EFFECTIVE,
     shell:
-        "costeff collect {output} --config {params.config} > {log} 2>&1"
+        "costeff collect {output:q} --config {params.config:q} > {log:q} 2>&1"
 
 
 rule report:
@@ -48,4 +49,24 @@ rule report:
     params:
         config=EFFECTIVE,
     shell:
-        "costeff report --config {params.config} > {log} 2>&1"
+        "costeff report --config {params.config:q} > {log:q} 2>&1"
+
+
+rule complete:
+    # A run that failed is a row of every table; here, after all of them, it is also an exit code.
+    input:
+        f"{ROOT}/index.html",
+        f"{ROOT}/all-points.parquet",
+    output:
+        touch(f"{ROOT}/complete"),
+    log:
+        f"{ROOT}/logs/complete.log",
+    benchmark:
+        f"{ROOT}/benchmarks/complete.jsonl"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        config=EFFECTIVE,
+    shell:
+        "costeff failures --config {params.config:q} > {log:q} 2>&1"

@@ -1,12 +1,14 @@
-# One job trains, traces and measures one (task, method, variant, seed): imports cost seconds, so they are paid once.
+# A run trains and traces one (task, method, variant, seed); what follows from its traces is replayed, a task at a time.
 
 
 rule run:
     input:
-        needed_points,
+        needed_runs,
     output:
-        points=f"{ROOT}/runs/{{task}}/{{method}}/{{variant}}/seed{{seed}}/points.parquet",
-        facts=f"{ROOT}/runs/{{task}}/{{method}}/{{variant}}/seed{{seed}}/run.json",
+        model=directory(f"{RUN}/model"),
+        traces=[f"{RUN}/trace-{split}.parquet" for split in SPLITS],
+        costs=f"{RUN}/costs.json",
+        facts=f"{RUN}/run.json",
     log:
         f"{ROOT}/logs/run/{{task}}/{{method}}/{{variant}}/seed{{seed}}.log",
     benchmark:
@@ -18,17 +20,38 @@ rule run:
         gpu=GPU,
         mem_mb=4000,
     params:
-        settings=run_settings,
+        asked=asked,
         config=EFFECTIVE,
     shell:
         "costeff run {wildcards.task} {wildcards.method} {wildcards.variant}"
-        " --seed {wildcards.seed} --config {params.config} > {log} 2>&1"
+        " --seed {wildcards.seed} --as-job --config {params.config:q} > {log:q} 2>&1"
+
+
+rule replay:
+    input:
+        task_runs,
+    output:
+        f"{ROOT}/points/{{task}}/seed{{seed}}.parquet",
+        f"{ROOT}/points/{{task}}/seed{{seed}}-threshold-trials.parquet",
+    log:
+        f"{ROOT}/logs/replay/{{task}}/seed{{seed}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/replay/{{task}}/seed{{seed}}.jsonl"
+    conda:
+        "../../environment.yml"
+    threads: 1
+    params:
+        settings=SETTINGS.thresholds.model_dump(mode="json"),
+        version=replay.VERSION,
+        config=EFFECTIVE,
+    shell:
+        "costeff replay {wildcards.task} --seed {wildcards.seed} --config {params.config:q} > {log:q} 2>&1"
 
 
 rule latency:
-    # All cores, so that nothing else runs beside a clock.
+    # All cores, so that nothing else runs beside a clock. Other thresholds of the same models are not timed anew.
     input:
-        task_points,
+        lambda wildcards: ancient(points_path(wildcards.task, wildcards.seed)),
     output:
         f"{ROOT}/latency/{{task}}/seed{{seed}}.parquet",
     log:
@@ -43,7 +66,8 @@ rule latency:
         mem_mb=4000,
     params:
         settings=SETTINGS.latency.model_dump(mode="json"),
+        asked=timed_runs,
         config=EFFECTIVE,
     shell:
-        "costeff latency {wildcards.task} {output} --seed {wildcards.seed}"
-        " --config {params.config} > {log} 2>&1"
+        "costeff latency {wildcards.task} {output:q} --seed {wildcards.seed}"
+        " --config {params.config:q} > {log:q} 2>&1"

@@ -18,14 +18,14 @@ checkpoint sweep_ask:
         config=EFFECTIVE,
     shell:
         "costeff sweep ask {wildcards.task} {wildcards.method} --generation {wildcards.generation}"
-        " --config {params.config} > {log} 2>&1"
+        " --config {params.config:q} > {log:q} 2>&1"
 
 
 rule sweep_tell:
     input:
         history_before,
         asked=f"{ROOT}/sweeps/{{task}}/{{method}}/generation-{{generation}}.json",
-        points=trial_points,
+        runs=trial_runs,
     output:
         f"{ROOT}/sweeps/{{task}}/{{method}}/history-{{generation}}.parquet",
     log:
@@ -41,7 +41,7 @@ rule sweep_tell:
         config=EFFECTIVE,
     shell:
         "costeff sweep tell {wildcards.task} {wildcards.method} --generation {wildcards.generation}"
-        " --config {params.config} > {log} 2>&1"
+        " --config {params.config:q} > {log:q} 2>&1"
 
 
 rule sweep_finish:
@@ -60,4 +60,4 @@ rule sweep_finish:
         version=ratios.VERSION,
         config=EFFECTIVE,
     shell:
-        "costeff sweep finish {wildcards.task} {wildcards.method} --config {params.config} > {log} 2>&1"
+        "costeff sweep finish {wildcards.task} {wildcards.method} --config {params.config:q} > {log:q} 2>&1"

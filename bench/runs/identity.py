@@ -1,0 +1,104 @@
+"""Who a run is: what was asked of it, and where it was made.
+
+What was asked decides whether a kept run may stand for a planned one: it stamps the run and what a killed one left, is
+the workflow's parameter of the job, and is compared when results are united. Where it was made (device, arithmetic,
+threads) only decides whether its numbers are equal or merely alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from bench.context import data_fingerprint, machine_of, pick_device
+from bench.encoder.backbones import digest
+from bench.method import contestant
+
+if TYPE_CHECKING:
+    from bench.settings import Settings
+    from bench.store import RunKey
+
+VERSION = 2
+"""Raised when training, tracing or costing the same settings would come out with other numbers."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What was asked of a run, as nested plain values."""
+
+    asked: dict[str, Any]
+
+    @property
+    def hash(self) -> str:
+        """A short hash of all that was asked: equal for runs that may stand for each other."""
+        return hashlib.sha256(json.dumps(self.asked, sort_keys=True).encode()).hexdigest()[:16]
+
+    def difference(self, other: dict[str, Any]) -> str:
+        """The first thing in which `other` was asked otherwise, in a few words."""
+        return next(_differences(other, self.asked), "nothing that was written down")
+
+
+class Identities:
+    """The identities of a profile's runs; what several runs share is looked at once."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._known: dict[RunKey, Identity] = {}
+        self._data: dict[str, str] = {}
+
+    def of(self, key: RunKey) -> Identity:
+        """The identity of a run. Raises UserError where its text or a checkpoint cannot be read."""
+        if key not in self._known:
+            self._known[key] = Identity(self._asked(key))
+        return self._known[key]
+
+    def _asked(self, key: RunKey) -> dict[str, Any]:
+        settings, entry = self.settings, self.settings.contestants[key.method]
+        method = contestant(settings, key.method, key.task)
+        data, backbone = settings.data.of(key.task), settings.backbone
+        if key.task not in self._data:
+            self._data[key.task] = data_fingerprint(settings, method.task)
+        asked = {
+            "suite": VERSION,
+            "task": key.task,
+            "variant": key.variant,
+            "seed": key.seed,
+            "method": {"class": entry.method, "version": method.version, "options": method.asked(key.variant)},
+            "selection": settings.selection,
+            "data": {"fingerprint": self._data[key.task], "max_length": data.max_length[len(method.task.columns) - 1]},
+            "backbone": {"digest": digest(backbone.name, backbone.revision), "pooling": backbone.pooling},
+            "checkpoints": {name: digest(name) for name in method.checkpoints(key.variant)},
+            "needs": {f"{need.method}/{need.variant}": self.of(need).hash for need in method.needed(key)},
+        }
+        if settings.training.precision != "auto":  # a wish of the person's, not of the machine
+            asked["precision"] = settings.training.precision
+        return asked
+
+
+def where(settings: Settings) -> dict[str, Any]:
+    """Where a run of these settings computes here: what its numbers depend on in their last digits."""
+    device = pick_device(settings)
+    machine = machine_of(settings, device)
+    return {
+        "device": device.type,
+        "precision": "bfloat16 products" if machine.bfloat16 else "float32",
+        "threads": settings.training.threads,
+        "eval_batch_size": settings.training.eval_batch_size,
+        "kept_gigabytes": settings.training.kept_gigabytes,
+    }
+
+
+def _differences(kept: Any, asked: Any, path: str = "") -> Iterator[str]:
+    if isinstance(kept, dict) and isinstance(asked, dict):
+        for key in sorted({*kept, *asked}):
+            yield from _differences(kept.get(key), asked.get(key), f"{path}.{key}" if path else key)
+    elif json.dumps(kept) != json.dumps(asked):
+        yield f"{path} was {_short(kept)}, now {_short(asked)}"
+
+
+def _short(value: Any) -> str:
+    text = "not there" if value is None else json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

@@ -1,0 +1,81 @@
+"""From kept traces to operating points: every threshold of every run of a task and seed, without a forward pass."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from bench.artefacts import Costs, Trace
+from bench.choosing import points
+from bench.choosing.policies import policy_for
+from bench.choosing.thresholds import per_exit
+from bench.errors import UserError
+from bench.method import contestant
+from bench.runs.plan import runs
+from bench.settings import Settings
+from bench.store import RunKey, points_file, read_json, run_folder, trials_file, write_parquet
+
+VERSION = 1
+"""Raised when the points or the search for thresholds of the same traces would come out differently."""
+
+
+def replay(settings: Settings, task: str, seed: int) -> None:
+    """Writes the points, and the threshold searches' histories, of all runs of a task and seed.
+
+    Runs that failed or are not there have no points: `collect` says so. Raises UserError for artefacts that are broken.
+    """
+    tables, trials = [], []
+    for planned in runs(settings):
+        key = planned.key
+        if (key.task, key.seed) == (task, seed) and succeeded(settings, key):
+            table, tried = points_of(settings, key)
+            identity = read_json(run_folder(settings, key) / "run.json")["identity"]
+            tables.append(table.assign(replayed=stamp(settings, identity)))
+            trials.append(tried.assign(**key.facts))
+    write_parquet(points_file(settings, task, seed), pd.concat(tables) if tables else pd.DataFrame())
+    write_parquet(trials_file(settings, task, seed), pd.concat(trials) if trials else pd.DataFrame())
+
+
+def stamp(settings: Settings, identity: str) -> str:
+    """What points were made from and how: a run's identity, and the settings of the replay."""
+    return f"{identity} {VERSION} {settings.thresholds.model_dump_json()}"
+
+
+def succeeded(settings: Settings, key: RunKey) -> bool:
+    """Whether a run is there and ended well."""
+    path = run_folder(settings, key) / "run.json"
+    return path.is_file() and read_json(path)["status"] == "ok"
+
+
+def points_of(settings: Settings, key: RunKey) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The points table of one run (`bench.choosing.points`), and the trials of its search for thresholds."""
+    method = contestant(settings, key.method, key.task)
+    traces, cost = traces_of(settings, key), Costs.load(run_folder(settings, key) / "costs.json")
+    policy = policy_for(method.policy, method.task, method.exit_start())
+    grid, trials = settings.thresholds.grid, settings.thresholds.trials
+    vectors, tried = [], pd.DataFrame()
+    if method.policy != "none" and trials:
+        selected = traces[settings.selection]
+        study = per_exit(policy, selected, cost, method.task, grid=grid, trials=trials, seed=key.seed)
+        vectors, tried = study.vectors, study.trials
+    name = points.RunName(key.task, key.method, key.variant, method.label(key.variant), key.seed)
+    table = points.build(
+        name,
+        traces,
+        cost,
+        policy,
+        method.task,
+        grid=grid,
+        vectors=vectors,
+        selection=settings.selection,
+        control=key.method == settings.reference,
+    )
+    return table, tried
+
+
+def traces_of(settings: Settings, key: RunKey) -> dict[str, Trace]:
+    """The kept traces of a run by split. Raises UserError where one that is needed is not there."""
+    folder = run_folder(settings, key)
+    files = {path.stem.removeprefix("trace-"): path for path in sorted(folder.glob("trace-*.parquet"))}
+    for split in {settings.selection, "validation"} - files.keys():
+        raise UserError(f"{folder / f'trace-{split}.parquet'} is not there; the workflow makes the run anew")
+    return {split: Trace.load(path) for split, path in files.items()}
