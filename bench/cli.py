@@ -159,8 +159,7 @@ def wrap_up(config: ConfigOption = DEFAULT) -> None:
     """Replays, unites and reports whatever is there: what the workflow does after a job that left nothing."""
     with heavy_imports():
         from bench.reporting.everything import write_everything
-        from bench.runs.collect import failures
-        from bench.runs.wrap_up import bring_up_to_date, forget_crashes
+        from bench.runs.collect import bring_up_to_date, failures, forget_crashes
 
     settings = settings_file.load(config)
     if bring_up_to_date(settings):

@@ -1,8 +1,9 @@
-"""Where results lie, and how they are written: whole or not at all."""
+"""Where results lie, and how they are written: whole or not at all; and what a run that failed leaves. No torch."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,3 +80,20 @@ def trials_file(settings: Settings, task: str, seed: int) -> Path:
 def log_file(settings: Settings, key: RunKey) -> Path:
     """What a run's job printed."""
     return settings.root / "logs" / "run" / key.path.with_suffix(".log")
+
+
+def record_failure(settings: Settings, key: RunKey, reason: str, *, again: bool) -> None:
+    """Leaves a run that failed: its reason, and files that are empty, so that the workflow goes on to the report.
+
+    `again`: whether the same command may try once more (a crash, memory), or would only end in the same way (a loss
+    that is not finite).
+    """
+    folder, stamp = run_folder(settings, key), state_folder(settings, key) / "identity.json"
+    shutil.rmtree(folder / "model", ignore_errors=True)
+    (folder / "model").mkdir(parents=True)
+    for name in ("costs.json", *(f"trace-{split}.parquet" for split in {settings.selection, "validation"})):
+        (folder / name).write_bytes(b"")
+    asked = read_json(stamp) if stamp.is_file() else {}
+    facts = {"status": "failed", "reason": reason, "again": again, "key": key.facts}
+    write_json(folder / "run.json", facts | {name: asked[name] for name in ("asked", "identity") if name in asked})
+    (folder / "failure.json").unlink(missing_ok=True)
