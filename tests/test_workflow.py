@@ -1,13 +1,63 @@
-"""The workflow as a person starts it: what it plans, and what it says of settings that cannot be."""
+"""The workflow as a person starts it: in any folder, with a contestant beside the profile, changed, broken, killed."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from filelock import FileLock
 
 from bench import settings
 from bench.runs import plan
+from bench.store import read_json
 
 ROOT = Path(__file__).parent.parent
+
+MINE = '''
+"""A contestant in a folder of one's own."""
+from pydantic import Field
+
+from baselines.pabee import Pabee, PabeeOptions
+
+
+class MineOptions(PabeeOptions):
+    raises: bool = Field(False, description="Whether it is broken.")
+
+
+class Mine(Pabee):
+    Options = MineOptions
+
+    def label(self, variant):
+        return "Mine"
+
+    def train(self, context, variant):
+        if self.options.raises:
+            raise KeyError("a fault of mine")
+        return super().train(context, variant)
+'''
+
+BRIEF = {"epochs": 1, "learning_rate": 3e-3}
+PROFILE = {
+    "profile": "mini",
+    "results": "${MINI_RESULTS}/with a space",
+    "tasks": ["sst2", "rte"],
+    "data": {"source": "sketch", "sketch": {"train": 96, "validation": 32, "test": 0}, "calibration": 32},
+    "training": {"device": "cpu", "threads": 1},
+    "thresholds": {"grid": 6, "trials": 4},
+    "latency": {"examples": 4, "rounds": 1},
+    "depth_reference": None,
+    "contestants": {
+        "teacher": {"method": "baselines.finetuned:Finetuned", "options": BRIEF},
+        "assistant": {"method": "costeff.recipe:Assistant", "options": BRIEF},
+        "mine": {"method": "mine:Mine", "options": BRIEF},
+    },
+}
 
 
 def dry_run(*config: str) -> subprocess.CompletedProcess[str]:
@@ -16,19 +66,24 @@ def dry_run(*config: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*command, "--config", *config], cwd=ROOT, capture_output=True, text=True)
 
 
+def jobs(planned: subprocess.CompletedProcess[str]) -> dict[str, int]:
+    """Rule -> jobs of a dry run."""
+    assert planned.returncode == 0, planned.stdout + planned.stderr
+    lines = [line.split() for line in planned.stdout.splitlines()]
+    return {words[0]: int(words[1]) for words in lines if len(words) == 2 and words[1].isdigit()}
+
+
 def test_a_page_without_its_runs_is_not_a_finished_run(tmp_path):
     results = tmp_path / "tiny"
     (results / "tables").mkdir(parents=True)
     (results / "figures").mkdir()
     (results / "sweeps" / "sst2" / "search").mkdir(parents=True)
-    for kept in ("index.html", "all-points.parquet", "sweeps/sst2/search/trials.parquet"):  # as in a fresh clone
+    for kept in ("index.html", "all-points.parquet", "sweeps/sst2/search/trials.parquet"):
         (results / kept).touch()
-    planned = dry_run(f"results={tmp_path}", "tasks=[sst2]")
-    assert planned.returncode == 0, planned.stderr
-    jobs = dict(line.split() for line in planned.stdout.splitlines() if len(line.split()) == 2)
+    found = jobs(dry_run(f"results={tmp_path}", "tasks=[sst2]"))
     runs = [run for run in plan.runs(settings.load(ROOT / "config" / "tiny.yaml")) if run.key.task == "sst2"]
-    once = {"latency", "collect", "sweep_finish", "report"}
-    assert int(jobs["run"]) == len(runs) and jobs["sweep_tell"] == "2" and all(jobs[rule] == "1" for rule in once)
+    assert found["run"] == len(runs) and found["sweep_tell"] == 2
+    assert all(found[rule] == 1 for rule in ("replay", "collect", "sweep_finish", "report", "complete"))
 
 
 def test_wrong_settings_are_named_in_one_line_before_any_job():
@@ -36,3 +91,136 @@ def test_wrong_settings_are_named_in_one_line_before_any_job():
     assert refused.returncode != 0
     named = [line for line in (refused.stdout + refused.stderr).splitlines() if "sst3" in line]
     assert len(named) == 1 and "sst2" in named[0]
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody in a folder that is not the repository's, with a profile and a contestant of their own in another."""
+
+    home: Path
+
+    @property
+    def results(self) -> Path:
+        return self.home / "results" / "with a space" / "mini"
+
+    def command(self, *arguments: str, config: tuple[str, ...] = ()) -> list[str]:
+        profile = str(self.home / "own" / "mini.yaml")
+        command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2"]
+        return [*command, *arguments, "--configfile", profile, *(["--config", *config] if config else [])]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        own = {"PATH": path, "MINI_RESULTS": str(self.home / "results"), "OMP_NUM_THREADS": "1"}
+        return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | own
+
+    def snakemake(self, *arguments: str, config: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+        where = self.home / "elsewhere"
+        return subprocess.run(
+            self.command(*arguments, config=config), cwd=where, env=self.environment, capture_output=True, text=True
+        )
+
+
+def person(home: Path, backbone: Path) -> Person:
+    (home / "own").mkdir(parents=True)
+    (home / "elsewhere").mkdir()
+    (home / "own" / "mine.py").write_text(MINE)
+    (home / "own" / "mini.yaml").write_text("extends: base.yaml\n")
+    values = PROFILE | {"backbone": {"name": str(backbone), "pooling": "mean"}}
+    (home / "own" / "base.yaml").write_text(yaml.safe_dump(values))
+    return Person(home)
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_backbone, tmp_path_factory) -> Person:
+    """Somebody whose benchmark is complete."""
+    somebody = person(tmp_path_factory.mktemp("a person"), tiny_backbone)
+    done = somebody.snakemake()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return somebody
+
+
+def test_it_runs_from_any_folder_with_a_contestant_beside_the_profile(finished):
+    assert (finished.results / "complete").is_file()
+    assert "Mine" in (finished.results / "index.html").read_text()
+    points = pd.read_parquet(finished.results / "all-points.parquet")
+    assert set(points["method"]) == {"teacher", "assistant", "mine"} and set(points["status"]) == {"ok"}
+    assert points["latency_32"].notna().any()
+    for run in finished.results.glob("runs/*/*/*/*/run.json"):
+        assert read_json(run)["identity"]
+
+
+def test_a_finished_benchmark_does_nothing(finished):
+    again = finished.snakemake()
+    assert again.returncode == 0 and "Nothing to be done" in again.stdout + again.stderr
+
+
+def test_other_thresholds_train_and_time_nothing(finished):
+    found = jobs(finished.snakemake("-n", config=("thresholds={trials: 9}",)))
+    assert found == {"all": 1, "replay": 2, "collect": 1, "report": 1, "complete": 1, "total": 6}
+
+
+def test_another_learning_rate_trains_that_and_what_hangs_from_it(finished):
+    found = jobs(finished.snakemake("-n", config=("contestants={teacher: {options: {learning_rate: 0.001}}}",)))
+    assert found["run"] == 4  # the teacher and the assistant that learns from it, on two tasks
+
+
+@pytest.mark.parametrize("what", ["trace-validation.parquet", "costs.json", "run.json"])
+def test_what_is_deleted_is_made_again(finished, what):
+    file = finished.results / "runs" / "sst2" / "teacher" / "full" / "seed0" / what
+    aside = file.with_name("aside")
+    file.replace(aside)
+    try:
+        found = jobs(finished.snakemake("-n"))
+    finally:
+        aside.replace(file)
+    assert found["run"] == 1 and found["replay"] == 1
+
+
+def test_two_workflows_on_one_profile_do_not_meet(finished):
+    with FileLock(finished.results / ".workflow.lock"):
+        refused = finished.snakemake("--forcerun", "report")
+    assert refused.returncode != 0
+    assert "is being made by another workflow" in refused.stdout + refused.stderr
+
+
+def test_a_failure_is_a_row_and_an_exit_code(tiny_backbone, tmp_path):
+    somebody = person(tmp_path / "unlucky", tiny_backbone)
+    diverges, raises = "{tasks: {rte: {learning_rate: 1.0e+30, epochs: 4}}}", "{tasks: {sst2: {raises: true}}}"
+    broken = f"contestants={{teacher: {diverges}, mine: {raises}}}"
+    done = somebody.snakemake(config=(broken,))
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert not (somebody.results / "complete").exists()
+    points = pd.read_parquet(somebody.results / "all-points.parquet")
+    failed = points[points["status"] == "failed"].set_index(["task", "method"])["reason"].to_dict()
+    assert set(failed) == {("rte", "teacher"), ("rte", "assistant"), ("sst2", "mine")}
+    assert "lower the learning rate" in failed["rte", "teacher"]
+    assert failed["rte", "assistant"].startswith("its teacher failed: ")
+    assert failed["sst2", "mine"] == "KeyError: 'a fault of mine'"
+    page = (somebody.results / "index.html").read_text()
+    assert "a fault of mine" in page and "lower the learning rate" in page
+    measured = points[(points["task"] == "sst2") & (points["method"] == "assistant")]
+    assert measured["latency_32"].notna().any(), "what did not fail is timed"
+    # A crash is tried again by the same command, a loss that is not finite is not: it would end in the same way.
+    assert jobs(somebody.snakemake("-n", config=(broken,)))["run"] == 1
+
+
+@pytest.mark.slow
+def test_after_a_kill_of_everything_the_same_command_goes_on(finished, tiny_backbone, tmp_path):
+    somebody = person(tmp_path / "killed", tiny_backbone)
+    log = (tmp_path / "log").open("w")
+    process = subprocess.Popen(
+        somebody.command(), cwd=tmp_path / "killed" / "elsewhere", env=somebody.environment,
+        stdout=log, stderr=log, start_new_session=True,
+    )  # fmt: skip
+    until = time.monotonic() + 300
+    while not list(somebody.results.glob("runs/*/*/*/*/run.json")):
+        assert process.poll() is None and time.monotonic() < until, (tmp_path / "log").read_text()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = somebody.snakemake()
+    assert done.returncode == 0, done.stdout + done.stderr
+    for file in finished.results.glob("runs/*/*/*/*/trace-*.parquet"):
+        ours = somebody.results / file.relative_to(finished.results)
+        assert ours.read_bytes() == file.read_bytes()

@@ -1,0 +1,214 @@
+"""A kept run stands for a planned one only if it was asked the same: no more, and no less."""
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as budget
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+
+from bench.encoder import backbones
+from bench.errors import UserError
+from bench.runs.collect import collect
+from bench.runs.identity import Identities
+from bench.runs.plan import runs
+from bench.runs.produce import produce
+from bench.runs.replay import replay
+from bench.settings import Settings, check
+from bench.store import RunKey, read_json, run_folder, state_folder, write_json
+from bench.tasks.catalogue import TASKS
+
+TEACHER, PABEE = RunKey("sst2", "teacher", "full", 0), RunKey("sst2", "pabee", "full", 0)
+
+
+@pytest.fixture
+def small(tiny_settings):
+    """`small(results, **options of both contestants)`: a teacher and PABEE that train for a moment."""
+
+    def build(results: Path, **options) -> Settings:
+        few = {"epochs": 1, "learning_rate": 3e-3} | options
+        contestants = {
+            "teacher": {"method": "baselines.finetuned:Finetuned", "options": few},
+            "pabee": {"method": "baselines.pabee:Pabee", "options": few},
+        }
+        values = tiny_settings(results).model_dump() | {"contestants": contestants, "depth_reference": None}
+        return check(values | {"data": {"sketch": {"train": 96, "validation": 32}, "calibration": 32}}, "test")
+
+    return build
+
+
+def hashes(settings: Settings) -> dict[str, str]:
+    known = Identities(settings)
+    return {str(run.key.path): known.of(run.key).hash for run in runs(settings)}
+
+
+def changed(settings: Settings, section: str, **values) -> Settings:
+    whole = settings.model_dump()
+    return check(whole | {section: whole[section] | values}, "test")
+
+
+UNASKED = {
+    "thresholds": st.fixed_dictionaries({"grid": st.integers(2, 300), "trials": st.integers(0, 300)}),
+    "latency": st.fixed_dictionaries({"rounds": st.integers(1, 9)}),
+    "training": st.fixed_dictionaries(
+        {
+            "save_seconds": st.floats(1, 900),
+            "eval_batch_size": st.integers(1, 128),
+            "kept_gigabytes": st.floats(0, 9),
+            "threads": st.integers(1, 4),
+        }
+    ),
+    "data": st.fixed_dictionaries({"note": st.text("abc ", max_size=9), "test": st.booleans()}),
+}
+
+
+@given(st.one_of(*(st.tuples(st.just(section), values) for section, values in UNASKED.items())))
+@budget(max_examples=40, deadline=None)
+def test_what_a_training_does_not_depend_on_changes_no_identity(of, change):
+    section, values = change
+    assert hashes(changed(of, section, **values)) == hashes(of)
+
+
+@pytest.fixture(scope="module")
+def of(tiny_settings, tmp_path_factory) -> Settings:
+    return tiny_settings(tmp_path_factory.mktemp("identity"))
+
+
+def test_a_name_changes_no_identity_and_another_size_only_its_own(of):
+    whole = of.model_dump()
+    renamed = check(whole | {"profile": "other", "results": Path("elsewhere")}, "test")
+    assert hashes(renamed) == hashes(of)
+    more = whole["contestants"]["costeff"]["options"] | {}
+    more["sizes"] = more["sizes"] | {"4x": {"heads": 0.25, "ffn": 0.25, "rank": 0.25}}
+    larger = check(
+        whole
+        | {"contestants": whole["contestants"] | {"costeff": whole["contestants"]["costeff"] | {"options": more}}},
+        "test",
+    )
+    before, after = hashes(of), hashes(larger)
+    assert {name: after[name] for name in before} == before and len(after) == len(before) + 1
+
+
+@pytest.mark.parametrize(
+    ("section", "values", "touched"),
+    [
+        ("data", {"seed": 1}, "all"),
+        ("data", {"calibration": 40}, "all"),
+        ("data", {"max_train": 200}, "all"),
+        ("data", {"max_length": (20, 20)}, "all"),
+        ("backbone", {"pooling": "cls"}, "all"),
+        ("training", {"precision": "bfloat16"}, "all"),
+        ("contestants", "pabee", {"pabee"}),
+        ("contestants", "teacher", {"teacher", "assistant", "costeff", "tinybert", "cascadebert"}),
+        ("contestants", "assistant", {"assistant", "costeff"}),
+    ],
+)
+def test_what_a_training_depends_on_changes_it_and_what_hangs_from_it(of, section, values, touched):
+    if section == "contestants":
+        entry = of.model_dump()["contestants"][values]
+        values = {values: entry | {"options": entry["options"] | {"learning_rate": 1e-5}}}
+    before, after = hashes(of), hashes(changed(of, section, **values))
+    different = {path.split("/")[1] for path in before if before[path] != after[path]}
+    assert different == ({path.split("/")[1] for path in before} if touched == "all" else touched)
+
+
+def test_other_text_under_the_same_name_is_another_run(small, tmp_path):
+    task = TASKS["sst2"]
+    folder = tmp_path / "text" / "sst2"
+    folder.mkdir(parents=True)
+
+    def write(word: str) -> None:
+        for split, count in {"train": 90, "validation": 20}.items():
+            rows = {
+                "sentence": [f"{word} number {i} {split}" for i in range(count)],
+                "label": [i % 2 for i in range(count)],
+            }
+            pd.DataFrame(rows | {"idx": range(count)}).to_parquet(folder / f"{split}-0.parquet")
+
+    settings = changed(
+        small(tmp_path), "data", source="folder", path=folder.parent, sketch={"train": 96, "validation": 32}
+    )
+    write("one")
+    first = hashes(settings)
+    assert hashes(settings) == first
+    write("two")
+    assert not set(hashes(settings).values()) & set(first.values())
+    assert task.name == "sst2"
+
+
+def test_other_weights_under_the_same_name_are_another_run(small, tiny_backbone, tmp_path):
+    copy = tmp_path / "backbone"
+    shutil.copytree(tiny_backbone, copy)
+    settings = changed(small(tmp_path), "backbone", name=str(copy))
+    first = hashes(settings)
+    assert first == hashes(small(tmp_path)), "the same bytes elsewhere are the same backbone"
+    weights = load_file(copy / "model.safetensors")
+    weights["embeddings.LayerNorm.bias"] += 1
+    save_file(weights, copy / "model.safetensors", metadata={"format": "pt"})
+    backbones.digest.cache_clear()
+    assert not set(hashes(settings).values()) & set(first.values())
+
+
+def test_a_lower_learning_rate_after_a_failure_trains_anew(small, tmp_path):
+    diverging, settings = small(tmp_path / "a", epochs=3, learning_rate=1e30), small(tmp_path / "a", epochs=3)
+    assert "lower the learning rate" in produce(diverging, TEACHER)
+    facts = read_json(run_folder(diverging, TEACHER) / "run.json")
+    assert facts["status"] == "failed" and not facts["again"]
+    assert produce(settings, TEACHER) == ""
+    elsewhere = small(tmp_path / "b", epochs=3)
+    assert produce(elsewhere, TEACHER) == ""
+    ours, fresh = (load_file(run_folder(of, TEACHER) / "model" / "model.safetensors") for of in (settings, elsewhere))
+    assert all(torch.equal(ours[name], fresh[name]) for name in fresh)
+
+
+@pytest.mark.parametrize("what", ["asked", "where"])
+def test_what_a_killed_run_left_is_not_used_for_another(small, tmp_path, what, caplog):
+    settings = small(tmp_path)
+    state = state_folder(settings, TEACHER)
+    stamp = {"identity": "x", "asked": {}, "where": {}}
+    write_json(state / "identity.json", stamp)
+    (state / "finetune").mkdir()
+    (state / "finetune" / "final.safetensors").write_bytes(b"of another run: reading it would raise")
+    with caplog.at_level("INFO"):
+        assert produce(settings, TEACHER) == ""
+    assert "starting anew" in caplog.text
+
+
+def test_a_teacher_that_failed_is_named_by_its_students(small, tmp_path, tiny_settings):
+    settings = tiny_settings(tmp_path)
+    whole = settings.model_dump()
+    whole["contestants"]["teacher"]["options"] = {"epochs": 1, "learning_rate": 1e30}
+    settings = check(whole, "test")
+    assert produce(settings, TEACHER)
+    reason = produce(settings, RunKey("sst2", "assistant", "full", 0))
+    assert reason.startswith("its teacher failed: ") and "lower the learning rate" in reason
+
+
+def test_results_of_two_identities_are_never_united(small, tmp_path):
+    settings = small(tmp_path)
+    for planned in runs(settings):
+        assert produce(settings, planned.key) == ""
+    replay(settings, "sst2", 0)
+    assert set(collect(settings)["status"]) == {"ok"}
+    with pytest.raises(
+        UserError, match=r"sst2/teacher/full/seed0 was asked otherwise.*learning_rate was 0\.003, now 0\.001"
+    ):
+        collect(small(tmp_path, learning_rate=1e-3))
+    with pytest.raises(UserError, match="has not been replayed"):
+        collect(changed(settings, "thresholds", trials=77))
+
+
+def test_unlike_arithmetic_is_a_note_and_refused_where_strict(small, tmp_path):
+    settings = small(tmp_path)
+    produce(settings, TEACHER)
+    produce(changed(settings, "training", eval_batch_size=7), PABEE)
+    replay(settings, "sst2", 0)
+    assert collect(settings)["arithmetic"].nunique() == 2
+    with pytest.raises(
+        UserError, match=r"strict: the runs were made with unlike arithmetic, .*eval_batch_size 32.* and "
+    ):
+        collect(check(settings.model_dump() | {"strict": True}, "test"))
