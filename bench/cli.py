@@ -224,6 +224,25 @@ def compare(
 
 
 @app.command()
+def publish(out: Path, config: ConfigOption = DEFAULT) -> None:
+    """Copies what others need of a profile's results (points, traces, costs, page; no weights, no text) into OUT."""
+    from bench.sharing import publish as copied
+
+    size = copied(settings_file.load(config), out)
+    typer.echo(f"wrote {out}, {size / 1e6:.1f} MB")
+
+
+@app.command()
+def merge(folders: list[Path], out: Annotated[Path, typer.Option("--out", help="The folder of the whole.")]) -> None:
+    """Unites results folders, and makes page, tables and figures of the whole."""
+    from bench.reporting.everything import write_everything
+    from bench.sharing import merge as united
+
+    for line in write_everything(united(folders, out)):
+        typer.echo(line)
+
+
+@app.command()
 def submit(
     method: str,
     out: Path,

@@ -164,6 +164,9 @@ class Settings(Section):
     folder: Path = Field(
         Path(), description="Where contestants' own modules lie: the profile's folder, set when it is read."
     )
+    reuse: list[Path] = Field(
+        [], description="Folders of results: what lies there and was asked the same is taken, not trained."
+    )
     strict: bool = Field(
         False,
         description="Refuse to unite runs of unlike arithmetic (device, precision, threads); else a note says so.",

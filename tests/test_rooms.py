@@ -17,6 +17,7 @@ ORDER = [
     ("encoder",),
     ("training",),
     ("measuring", "choosing"),  # neither imports the other
+    ("sharing",),
     ("context",),
     ("method",),
     ("runs",),

@@ -23,7 +23,8 @@ from bench.errors import NeedFailed, TrainingFailed, UserError, is_disk_full
 from bench.measuring import counting
 from bench.measuring.recording import record
 from bench.method import Method, contestant
-from bench.runs.identity import Identities, Identity, where
+from bench.runs.identity import Identities, Identity, kept_elsewhere, where
+from bench.runs.plan import runs
 from bench.settings import Settings
 from bench.store import RunKey, read_json, record_failure, run_folder, state_folder, write_json
 
@@ -58,6 +59,10 @@ def produce(settings: Settings, key: RunKey) -> str:
         identity = identities.of(key)
         _fresh_state(state, identity, where(settings))
         context = Context(settings, method.task, key, state)
+        if settings.reuse and (kept := kept_elsewhere(settings, runs(settings), identities).get(key)):
+            _take(kept, folder)
+            shutil.rmtree(state, ignore_errors=True)
+            return ""
         failed = _failed_need(settings, method, key, identities)
         try:
             if failed:
@@ -122,6 +127,15 @@ def _failed_need(settings: Settings, method: Method, key: RunKey, identities: Id
             why = identities.of(need).difference(facts["asked"])
             raise UserError(f"{key.path} needs {need.path}, which was asked otherwise ({why}); run that anew first")
     return None
+
+
+def _take(kept: Path, folder: Path) -> None:
+    """Copies a run that was made elsewhere; one that was published has a model's shape, and no weights."""
+    (folder / "model").mkdir(parents=True, exist_ok=True)
+    for file in sorted([*kept.glob("*.parquet"), *kept.glob("costs.json"), *kept.glob("model/*")]):
+        shutil.copyfile(file, folder / file.relative_to(kept))
+    write_json(folder / "run.json", read_json(kept / "run.json") | {"taken_from": kept.parents[4].name})
+    log.info("taken from %s: it was asked the same", kept)
 
 
 def _alone(state: Path, key: RunKey) -> AcquireReturnProxy:
