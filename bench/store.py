@@ -59,3 +59,11 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
     part = path.with_name(path.name + ".part")
     table.to_parquet(part, index=False)
     part.replace(path)
+
+
+def read_points(settings: Settings) -> pd.DataFrame:
+    """all-points.parquet of the profile. Raises UserError where it is not there yet."""
+    path = settings.root / "all-points.parquet"
+    if not path.is_file():
+        raise UserError(f"{path} is not there yet; run the workflow (snakemake --cores all) first")
+    return pd.read_parquet(path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -34,7 +35,10 @@ print(os.environ["COSTEFF_SERVER"], flush=True)
 sys.stdin.read()
 """
 FACTS = """
-import json, os, resource, sys, tempfile, torch
+import importlib, json, os, resource, sys, tempfile, torch
+from bench.serve.server import PRELOADED
+for module in PRELOADED:  # which leave variables of their own in the environment
+    importlib.import_module(module)
 facts = {
     "argv": sys.argv[3:], "path": sys.path, "main": sys.modules["__main__"].__file__, "folder": os.getcwd(),
     "umask": os.umask(0), "nice": os.nice(0), "stdin": sys.stdin.read(), "temporary": tempfile.gettempdir(),
@@ -134,7 +138,6 @@ def test_surroundings_go_through(workflow, tmp_path, monkeypatch):
     def in_own_surroundings(plain: bool) -> tuple[str, str, int]:
         before = os.umask(0o027)
         try:
-            monkeypatch.setenv("COSTEFF_TEST", "of no use")
             arguments = ("python", FACTS, "an argument", "--ünd")
             return workflow.ended(*arguments, plain=plain, TMPDIR=str(tmp_path), CUDA_VISIBLE_DEVICES="1")
         finally:
@@ -162,6 +165,19 @@ def test_the_number_of_threads_is_the_client_s(workflow, threads):
 def test_what_a_library_reads_when_it_is_loaded_is_not_served(workflow, name):
     assert not is_served(workflow, **{name: "system" if name.startswith("ARROW") else "1"})
     assert not is_served(workflow, OMP_NUM_THREADS="all")
+
+
+def test_a_job_of_snakemake_is_served(workflow):
+    code = f"""
+from snakemake.shell import shell
+threads = 2  # which shell looks up here
+print(*shell("echo $$; exec costeff python '{WHO.strip()}'", iterable=True))
+"""
+    environment = workflow.environment | {"COSTEFF_SERVER": workflow.server}
+    command = [sys.executable, "-c", code]
+    out = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    client, _, parent = map(int, out.split())
+    assert client != parent
 
 
 def test_a_client_of_another_installation_is_not_served(workflow):
@@ -271,18 +287,19 @@ def test_a_request_starts_within_a_second(workflow):
 
 def test_a_run_has_the_same_bytes(workflow, tiny_settings: Callable, tmp_path):
     files = {}
+    settings = tiny_settings(tmp_path / "results")
+    config = tmp_path / "tiny.yaml"
+    config.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
     for how, plain in (("plain", True), ("served", False)):
-        settings = tiny_settings(tmp_path / how)
-        config = tmp_path / f"{how}.yaml"
-        config.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
         for contestant, variant in (("teacher", "full"), ("cascadebert", "full")):
             out = workflow.ended("run", "sst2", contestant, variant, "--config", str(config), plain=plain)
             assert out[2] == 0, out[1]
         files[how] = {
             path.relative_to(settings.root): path.read_bytes()
             for path in settings.root.rglob("*")
-            if path.is_file() and path.name != "run.json"
+            if path.is_file() and path.name != "run.json"  # it holds times
         }
+        shutil.rmtree(settings.root)
     assert any(path.name.startswith("trace-") for path in files["plain"])
     assert files["plain"] == files["served"]
 

@@ -20,13 +20,18 @@ from pathlib import Path
 
 from bench.serve.client import SERVER, end_with, installation, same_user
 
-THREADS = ("OMP", "GOTO", "OPENBLAS", "MKL", "VECLIB", "NUMEXPR")
-MAY_DIFFER = {f"{library}_NUM_THREADS" for library in THREADS} | {
+THREADS = {
+    *("OMP_NUM_THREADS", "GOTO_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+    *("VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"),
+}
+"""What Snakemake sets to a job's threads."""
+MAY_DIFFER = THREADS | {
     *("CUDA_VISIBLE_DEVICES", "PATH", "PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES", SERVER),
     *("TMPDIR", "TMP", "TEMP", "TEMPDIR"),
 }
 """Environment variables that a library reads when it is used, or that a child sets right."""
 PRELOADED = (
+    "bench.reporting.everything",
     "bench.runs.checks",
     "bench.runs.collect",
     "bench.runs.produce",
@@ -46,7 +51,7 @@ def serve(command: Callable[[], None]) -> None:
     """Serves until stdin, a pipe from the process that started it, is closed; returns in a child that has its client's
     command behind it. Prints the name of its socket."""
     environment = dict(os.environ)
-    os.environ |= {f"{library}_NUM_THREADS": "1" for library in THREADS} | {_CUDA_CHECK: "1"}
+    os.environ |= dict.fromkeys({*THREADS, _CUDA_CHECK}, "1")
     fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(0, fcntl.F_SETFL, os.O_ASYNC)  # SIGIO, which ends this process whatever it is at, comes with the end
     with socket.socket(socket.AF_UNIX) as listener:
@@ -144,7 +149,7 @@ def _become(client: socket.socket, environment: dict[str, str]) -> None:
         own = state["environment"]
         if {name for name, _ in own.items() ^ environment.items()} - MAY_DIFFER:
             raise ValueError("a library may have been loaded otherwise")
-        (threads,) = {int(own[f"{library}_NUM_THREADS"]) for library in THREADS if f"{library}_NUM_THREADS" in own}
+        (threads,) = {int(own[name]) for name in THREADS & own.keys() | {"OMP_NUM_THREADS"}}
         _set_threads(threads)
         os.chdir(state["folder"])
         os.setpriority(os.PRIO_PROCESS, 0, state["niceness"])
