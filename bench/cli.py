@@ -215,7 +215,7 @@ def compare(
 ) -> None:
     """Prints whether contestants A and B differ at the same budgets: a paired bootstrap over examples."""
     from bench.choosing.statistics import compare as verdicts
-    from bench.reporting.everything import read_points
+    from bench.store import read_points
 
     settings = settings_file.load(config)
     table = verdicts(read_points(settings), settings.root / "runs", a, b, resamples=resamples)
@@ -251,8 +251,8 @@ def submit(
     seed: int | None = None,
 ) -> None:
     """Writes the zip that the GLUE server takes, from the test traces of a contestant's runs."""
-    from bench.reporting.everything import read_points
     from bench.reporting.submit import write_submission
+    from bench.store import read_points
 
     settings = settings_file.load(config)
     used = write_submission(read_points(settings), settings.root / "runs", out, method, speedup=speedup, seed=seed)

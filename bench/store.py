@@ -97,3 +97,11 @@ def record_failure(settings: Settings, key: RunKey, reason: str, *, again: bool)
     facts = {"status": "failed", "reason": reason, "again": again, "key": key.facts}
     write_json(folder / "run.json", facts | {name: asked[name] for name in ("asked", "identity") if name in asked})
     (folder / "failure.json").unlink(missing_ok=True)
+
+
+def read_points(settings: Settings) -> pd.DataFrame:
+    """all-points.parquet of the profile. Raises UserError where it is not there yet."""
+    path = settings.root / "all-points.parquet"
+    if not path.is_file():
+        raise UserError(f"{path} is not there yet; run the workflow (snakemake --cores all) first")
+    return pd.read_parquet(path)

@@ -23,6 +23,7 @@ ORDER = [
     ("runs",),
     ("reporting",),
     ("cli",),
+    ("serve",),
 ]
 """The rooms of `bench`, from the ground up: a room imports from those before it."""
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

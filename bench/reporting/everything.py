@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pandas as pd
-
 from bench.choosing.roles import Roles
-from bench.errors import UserError
 from bench.reporting import figures, page
 from bench.reporting.published import read_published
 from bench.reporting.tables import tables
 from bench.runs.plan import Planned, runs
 from bench.settings import Settings
-from bench.store import read_json, run_folder
-
-
-def read_points(settings: Settings) -> pd.DataFrame:
-    """all-points.parquet of the profile. Raises UserError where it is not there yet."""
-    path = settings.root / "all-points.parquet"
-    if not path.is_file():
-        raise UserError(f"{path} is not there yet; run the workflow (snakemake --cores all) first")
-    return pd.read_parquet(path)
+from bench.store import read_json, read_points, run_folder
 
 
 def write_everything(settings: Settings) -> Iterator[str]:

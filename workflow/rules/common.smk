@@ -21,6 +21,7 @@ from bench.errors import UserError
 from bench.runs import plan, ratios, replay
 from bench.runs.checks import check_room
 from bench.runs.identity import Identities
+from bench.serve.client import start
 from bench.store import RunKey, log_file, points_file, run_folder
 
 try:
@@ -64,6 +65,8 @@ onstart:
     part = Path(EFFECTIVE + ".part")
     part.write_text(yaml.safe_dump(SETTINGS.model_dump(mode="json"), sort_keys=False))
     part.replace(EFFECTIVE)
+    if workflow.local_exec:
+        start()  # its jobs then need not import everything anew
 
 
 onerror:

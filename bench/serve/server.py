@@ -1,0 +1,190 @@
+"""The server: forks a child for each command of a client, and ends with the process that started it."""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import importlib
+import json
+import os
+import resource
+import select
+import signal
+import socket
+import struct
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from bench.serve.client import SERVER, end_with, installation, same_user
+
+THREADS = {
+    *("OMP_NUM_THREADS", "GOTO_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
+    *("VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"),
+}
+"""What Snakemake sets to a job's threads."""
+MAY_DIFFER = THREADS | {
+    *("CUDA_VISIBLE_DEVICES", "PATH", "PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES", SERVER),
+    *("TMPDIR", "TMP", "TEMP", "TEMPDIR"),
+}
+"""Environment variables that a library reads when it is used, or that a child sets right."""
+PRELOADED = (
+    "bench.reporting.everything",
+    "bench.runs.checks",
+    "bench.runs.collect",
+    "bench.runs.produce",
+    "bench.runs.ratios",
+    "bench.training.lease",
+    "sklearn.model_selection",
+    "transformers.modeling_layers",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.bert.tokenization_bert",
+)
+"""What the server imports. No contestant: theirs is quickly done, and may lie in the client's folder, or be edited."""
+
+_CUDA_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"  # asks the driver without waking CUDA, which does not live through a fork
+
+
+def serve(command: Callable[[], None]) -> None:
+    """Serves until stdin, a pipe from the process that started it, is closed; returns in a child that has its client's
+    command behind it. Prints the name of its socket."""
+    environment = dict(os.environ)
+    os.environ |= dict.fromkeys({*THREADS, _CUDA_CHECK}, "1")
+    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(0, fcntl.F_SETFL, os.O_ASYNC)  # SIGIO, which ends this process whatever it is at, comes with the end
+    with socket.socket(socket.AF_UNIX) as listener:
+        name = f"costeff-{os.urandom(8).hex()}-{installation()}"
+        listener.bind(f"\0{name}")
+        listener.listen(1024)
+        print(name, flush=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        select.select([listener], [], [])  # where no job comes here, as on a cluster, nothing is imported
+        _preload()
+        client = _next_client(listener)
+    _become(client, environment)
+    command()
+
+
+def _preload() -> None:
+    """Imports what commands need. Raises RuntimeError where that left a thread: a child would be without it."""
+    gc.disable()
+    for module in PRELOADED:
+        importlib.import_module(module)
+    gc.freeze()
+    gc.enable()
+    tasks = [task for task in Path("/proc/self/task").iterdir() if task.name != str(os.getpid())]
+    others = {(task / "comm").read_text().strip() for task in tasks} - {"jemalloc_bg_thd"}  # which knows of forks
+    if others:
+        raise RuntimeError(f"an import has started threads: {', '.join(sorted(others))}")
+
+
+def _next_client(listener: socket.socket) -> socket.socket:
+    """Forks a child for each client, for ever; returns in the child, with the connection to its client.
+
+    A client that goes has its child killed, and whatever that has started.
+    """
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.set_wakeup_fd(wake)
+    server, clients = os.getpid(), {}  # clients: file descriptor -> (connection, child)
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    poll.register(woken, select.POLLIN)
+    while True:
+        for ready, _ in poll.poll():
+            if ready == listener.fileno():
+                client, _ = listener.accept()
+                if not same_user(client):
+                    client.close()
+                    continue
+                child = os.fork()
+                if not child:
+                    end_with(server)
+                    os.setpgid(0, 0)
+                    signal.set_wakeup_fd(-1)
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    for other, _ in clients.values():
+                        other.close()
+                    os.close(woken)
+                    os.close(wake)
+                    return client
+                clients[client.fileno()] = client, child
+                poll.register(client, 0)  # nothing but its end: what it says is for the child
+            elif ready == woken:
+                os.read(woken, 4096)
+                ended = dict(_ended())
+                for file, (client, child) in list(clients.items()):
+                    if child in ended:
+                        with suppress(OSError):
+                            client.sendall(struct.pack("i", ended[child]))
+                        with suppress(KeyError):
+                            poll.unregister(file)
+                        del clients[file]
+                        client.close()
+            elif ready in clients:
+                poll.unregister(ready)
+                with suppress(OSError):
+                    os.kill(clients[ready][1], signal.SIGKILL)
+                    os.killpg(clients[ready][1], signal.SIGKILL)
+
+
+def _ended() -> Iterator[tuple[int, int]]:
+    """The children that have ended, each with its exit status."""
+    with suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            yield found[0], os.waitstatus_to_exitcode(found[1])
+
+
+def _become(client: socket.socket, environment: dict[str, str]) -> None:
+    """Gives this process the state of its client's; ends it where that cannot be the same as in a process of its own.
+
+    `environment` is that which the server was started with.
+    """
+    try:
+        header, files, _, _ = socket.recv_fds(client, struct.calcsize("i"), 3)
+        state = json.loads(client.makefile("rb").read(struct.unpack("i", header)[0]))
+        own = state["environment"]
+        if {name for name, _ in own.items() ^ environment.items()} - MAY_DIFFER:
+            raise ValueError("a library may have been loaded otherwise")
+        (threads,) = {int(own[name]) for name in THREADS & own.keys() | {"OMP_NUM_THREADS"}}
+        _set_threads(threads)
+        os.chdir(state["folder"])
+        os.setpriority(os.PRIO_PROCESS, 0, state["niceness"])
+        os.sched_setaffinity(0, state["processors"])
+        for limit, values in state["limits"]:
+            resource.setrlimit(limit, values)
+        for file, number in zip(files, (0, 1, 2), strict=True):
+            os.dup2(file, number)
+            os.close(file)
+    except (OSError, ValueError, KeyError, struct.error):
+        os._exit(0)
+    os.umask(state["umask"])
+    for name in {*MAY_DIFFER, _CUDA_CHECK}:
+        os.environ.pop(name, None)
+    os.environ |= own
+    sys.argv = state["argv"]
+    tempfile.tempdir = None
+    _draw_anew()
+    client.sendall(b"y")
+    client.close()
+
+
+def _set_threads(number: int) -> None:
+    """What OMP_NUM_THREADS and its like say when they are there before the libraries are."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(number)
+    torch.set_num_threads(number)
+
+
+def _draw_anew() -> None:
+    """No two children share what a process of its own draws from the system at its start (`random` sees to itself)."""
+    import numpy
+    import torch
+
+    numpy.random.seed()
+    torch.default_generator.seed()
