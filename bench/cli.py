@@ -99,8 +99,9 @@ def run(task: str, method: str, variant: str, seed: int = 0, config: ConfigOptio
         from bench.store import RunKey
         from bench.training.lease import gpu_lease
 
-    with gpu_lease():
-        produce(settings_file.load(config), RunKey(task, method, variant, seed))
+    settings = settings_file.load(config)
+    with gpu_lease(settings.training.device):
+        produce(settings, RunKey(task, method, variant, seed))
 
 
 @app.command()
