@@ -2,8 +2,8 @@
 
 A stage that was killed goes on from its checkpoint and gives the same weights as an unbroken one, bit for bit on the
 CPU: the whole schedule of batches is drawn before the first step, and a checkpoint holds the optimizer, the best
-weights so far and the random generators. Clipping, schedule and the choice of what decays are those of transformers' Trainer
-(a test compares them), whose own work in a step costs more than a small model's optimizer.
+weights so far and the random generators. Clipping, schedule and the choice of what decays are those of transformers'
+Trainer; a test compares them.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ def fit(
 
     With `evaluate` the weights of the epoch with the highest value are kept (the first of equals). `state` is the
     folder of this stage: once the run is old enough (`Saving`) it holds a checkpoint while the stage runs, and its
-    final weights afterwards; a second call with the same folder goes on or returns at once. `whole_vocabulary`: the loss uses
-    words that no example holds, or the word embedding itself, so all of it is trained in every step. Raises
+    final weights afterwards; a second call with the same folder goes on or returns at once. `whole_vocabulary`: the
+    loss uses words that no example holds, or the word embedding itself, so all of it is trained in every step. Raises
     TrainingFailed at a loss that is not finite.
     """
     final = state / FINAL

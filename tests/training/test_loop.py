@@ -1,5 +1,7 @@
 """The loop's maths is transformers' Trainer's, whatever part of the word embedding is trained."""
 
+import random
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,17 +79,19 @@ def test_what_decays_is_what_decays_in_the_trainer(build: Callable[[], nn.Module
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 2**31), st.booleans())
 def test_used_words_alone_give_what_the_whole_table_gives(count, words, seed, chosen):
     """Also for the rows that no example uses, which only decay; for one-word texts; and with epochs chosen."""
-    import tempfile
-
     data = examples(count, seed=seed % 97, longest=3 + words)
     plan = Plan(3, 1e-2, 4, weight_decay=0.5)
     made = []
     for whole in (False, True):
         model = encoder(**STILL)
         scores = iter([0.2, 0.9, 0.1] * 20)
-        with tempfile.TemporaryDirectory() as state:
-            fit(model, supervised, data, plan, state=Path(state), seed=seed, machine=machine(),
-                evaluate=(lambda _, scores=scores: next(scores)) if chosen else None, whole_vocabulary=whole)  # fmt: skip
+
+        def evaluate(_: Encoder, scores=scores) -> float:
+            return next(scores)
+
+        with tempfile.TemporaryDirectory() as folder:
+            where = {"state": Path(folder), "seed": seed, "machine": machine(), "whole_vocabulary": whole}
+            fit(model, supervised, data, plan, evaluate=evaluate if chosen else None, **where)
         made.append(model)
     for (name, ours), theirs in zip(made[0].state_dict().items(), made[1].state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=name)
@@ -155,27 +159,22 @@ def test_a_stage_goes_on_bit_for_bit(at, shape, tmp_path):
     data, plan = examples(), Plan(2, 1e-2, 8, weight_decay=0.5)
 
     def stage(folder: Path, save_seconds: float, until: int | None = None) -> Encoder:
-        scores, steps = {5: 0.9, 10: 0.2}, []
+        steps = []
 
         def loss(model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
             step = round(progress * 10)
             steps.append(step)
             if step == until:
                 raise Killed
-            import random
-
             drawn = random.random() + np.random.rand() + torch.rand(()).item()
             return supervised(model, batch, progress) * (0.5 + drawn)
 
         model = encoder(**shape)
-        done = iter(
-            [scores[5], scores[10]] if until is None and not (folder / CHECKPOINT).is_file() or at < 5 else [0.2]
-        )
-        if until is not None:
-            done = iter([scores[5]])
-        fit(model, loss, data, plan, state=folder, seed=1, machine=machine(save_seconds), evaluate=lambda _: next(done))
-        if until is None and save_seconds == 600 and (folder / FINAL).is_file():
-            assert steps[0] == at
+        resumed = (folder / CHECKPOINT).is_file()
+        epochs = iter([0.2] if resumed and at > 5 else [0.9, 0.2])
+        where = {"state": folder, "seed": 1, "machine": machine(save_seconds)}
+        fit(model, loss, data, plan, evaluate=lambda _: next(epochs), **where)
+        assert steps[0] == (at if resumed else 0)
         return model
 
     whole = stage(tmp_path / "whole", 600)
