@@ -255,7 +255,7 @@ class _Stage:
         tensors |= {f"model.{key}": value for key, value in self.model.state_dict().items()}
         tensors |= {f"best.{key}": value for key, value in (self.best or {}).items()}
         for name, parameter in self.trained.items():
-            tensors |= {f"optimizer.{key}.{name}": value for key, value in self.optimizer.state[parameter].items()}
+            tensors |= {f"optimizer.{name}.{key}": value for key, value in self.optimizer.state[parameter].items()}
         # As they are: to write them back here would round the table otherwise than an unbroken stage does.
         tensors |= {f"words.{i}": words.rows.detach() for i, words in enumerate(self.words)}
         notes = {
@@ -276,9 +276,11 @@ class _Stage:
             words.rows.copy_(tensors[f"words.{i}"])
             words.factor = notes["factors"][i]
         for name, parameter in self.trained.items():
-            keys = [key for key in ("exp_avg", "exp_avg_sq", "step") if f"optimizer.{key}.{name}" in tensors]
-            if keys:  # none, where no loss has reached it yet
-                state = {key: tensors[f"optimizer.{key}.{name}"].to(self.device) for key in keys}
+            found = _under(f"optimizer.{name}.", tensors)
+            if found:  # else no loss has reached it yet
+                # In the parameter's own layout in memory: the fused step goes through all three as they lie.
+                likes = {"exp_avg": parameter, "exp_avg_sq": parameter, "step": torch.zeros((), device=self.device)}
+                state = {key: torch.empty_like(like).copy_(found[key]) for key, like in likes.items()}
                 self.optimizer.state[parameter] = state
         saving.set_random_state(tensors, notes["random"])
 
