@@ -92,11 +92,32 @@ class CascadeBert(Method):
         big = context.model(options.big, "full")
         small = self._start(context)
         loss: Loss = supervised
-        if options.difficulty_weight and not self.task.regression:
+        if self._difficulty:
             loss = DifficultyAware(self._easy(context, small), options.margin, options.difficulty_weight)
-        plan = Plan(options.epochs, options.learning_rate, options.batch_size)
-        context.fit(small, loss, plan, "small", select=True)
+        context.fit(small, loss, self._plan(options.epochs), "small", select=True)
         return Cascade.of(small, big).to(context.device)
+
+    def steps(self, variant: str, examples: int) -> int:
+        options = self.options
+        steps = self._plan(options.epochs).step_count(examples)
+        if not options.small:
+            steps += self._distil.step_count(examples)
+        if self._difficulty:  # the folds differ by one example
+            parts = [len(part) for part in np.array_split(np.arange(examples), options.folds)]
+            steps += sum(self._plan(options.fold_epochs).step_count(examples - part) for part in parts)
+        return steps
+
+    @property
+    def _difficulty(self) -> bool:
+        """Whether the difficulty-aware loss takes part; regression has no confidence."""
+        return self.options.difficulty_weight > 0 and not self.task.regression
+
+    @property
+    def _distil(self) -> Plan:
+        return Plan(self.options.distil_epochs, self.options.distil_rate, self.options.batch_size)
+
+    def _plan(self, epochs: float) -> Plan:
+        return Plan(epochs, self.options.learning_rate, self.options.batch_size)
 
     def _start(self, context: Context) -> Encoder:
         """The small member before it has seen a label."""
@@ -105,8 +126,7 @@ class CascadeBert(Method):
             return context.backbone("pooler", name=options.small)
         whole = context.backbone("pooler")
         small = take_layers(whole, range(options.small_layers))
-        plan = Plan(options.distil_epochs, options.distil_rate, options.batch_size)
-        context.fit(small, last_hidden(context.teacher(whole, hidden=True)), plan, "complete")
+        context.fit(small, last_hidden(context.teacher(whole, hidden=True)), self._distil, "complete")
         return small
 
     def _easy(self, context: Context, start: Encoder) -> NDArray[np.bool_]:
@@ -116,7 +136,7 @@ class CascadeBert(Method):
             raise UserError(
                 f"contestants.{self.name}.options.folds: {options.folds} of {len(train)} examples; use fewer"
             )
-        plan = Plan(options.fold_epochs, options.learning_rate, options.batch_size)
+        plan = self._plan(options.fold_epochs)
         easy = np.zeros(len(train), dtype=bool)
         folds = KFold(options.folds, shuffle=True, random_state=context.seed).split(train.labels)
         for number, (others, fold) in enumerate(folds, start=1):

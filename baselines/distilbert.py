@@ -105,9 +105,20 @@ class DistilBert(Method):
             student = context.backbone("distilbert", name=options.checkpoint)
         else:
             student = self._distilled(context, _depth(variant))
-        plan = Plan(options.epochs, options.learning_rate, options.batch_size)
-        context.fit(student, supervised, plan, "finetune", select=True)
+        context.fit(student, supervised, self._plans[-1], "finetune", select=True)
         return student
+
+    def steps(self, variant: str, examples: int) -> int:
+        return sum(plan.step_count(examples) for plan in self._plans)
+
+    @property
+    def _plans(self) -> list[Plan]:
+        """Of distillation, where the student is made here, and of fine-tuning."""
+        options = self.options
+        finetune = Plan(options.epochs, options.learning_rate, options.batch_size)
+        if options.checkpoint:
+            return [finetune]
+        return [Plan(options.distil_epochs, options.distil_rate, options.batch_size), finetune]
 
     def _distilled(self, context: Context, depth: int) -> Encoder:
         options, backbone = self.options, self.settings.backbone
@@ -117,8 +128,7 @@ class DistilBert(Method):
         student = teacher.around(start)
         special = torch.tensor(context.tokenizer.all_special_ids, device=context.device)
         loss = ThreeLosses(teacher, special, context.tokenizer.mask_token_id, options.soft_targets)
-        plan = Plan(options.distil_epochs, options.distil_rate, options.batch_size)
-        context.fit(student, loss, plan, "distil")
+        context.fit(student, loss, self._plans[0], "distil", whole_vocabulary=True)
         return student.encoder
 
 

@@ -13,9 +13,16 @@ from bench.encoder import Encoder
 from bench.encoder.backbones import shape_of
 from bench.encoder.cut import take_layers
 from bench.errors import UserError
-from bench.method import Method, Options
+from bench.method import Method, Options, contestant, steps_in_all
 from bench.training.loop import Plan
 from bench.training.losses import task_loss
+
+
+class AsLongAs(Options):
+    """A variant of another contestant."""
+
+    contestant: str = Field(description="Its name.")
+    variant: str = Field("full", description="Its variant.")
 
 
 class FinetunedOptions(Options):
@@ -25,6 +32,11 @@ class FinetunedOptions(Options):
     epochs: float = Field(3, gt=0, description="Epochs.")
     learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate, linear decay after 10 % warm-up.")
     batch_size: int = Field(32, ge=1, description="Batch size.")
+    as_long_as: AsLongAs | None = Field(
+        None,
+        description="Train as many optimizer steps as lie behind this variant's weights (`bench.method.steps_in_all`); "
+        "then epochs mean nothing.",
+    )
     depths: list[int] = Field([], description="Layers kept, one variant each; empty: all, the teacher.")
 
 
@@ -46,6 +58,8 @@ class Finetuned(Method):
         for depth in self.options.depths:
             if not 1 <= depth <= layers:
                 raise UserError(f"contestants.{self.name}.options.depths: {depth} of a backbone with {layers} layers")
+        if self.options.as_long_as:
+            self._other()
 
     def asked(self, variant: str) -> dict[str, Any]:
         """Not the other depths: another one more retrains nothing."""
@@ -60,9 +74,32 @@ class Finetuned(Method):
         model = context.backbone(options.head)
         if options.depths:
             model = take_layers(model, range(self._depth(variant)))
-        plan = Plan(options.epochs, options.learning_rate, options.batch_size)
-        context.fit(model, supervised, plan, "finetune", select=True)
+        context.fit(model, supervised, self._plan(len(context.train)), "finetune", select=True)
         return model
+
+    def steps(self, variant: str, examples: int) -> int:
+        return self._plan(examples).step_count(examples)
+
+    def _plan(self, examples: int) -> Plan:
+        options = self.options
+        steps = None
+        if options.as_long_as:
+            steps = steps_in_all(self._other(), options.as_long_as.variant, examples)
+        return Plan(options.epochs, options.learning_rate, options.batch_size, steps=steps)
+
+    def _other(self) -> Method:
+        """The contestant of `as_long_as`. Raises UserError where it is of this kind too, or has no such variant."""
+        wanted, where = self.options.as_long_as, f"contestants.{self.name}.options.as_long_as"
+        if wanted.contestant not in self.settings.contestants:
+            there = ", ".join(self.settings.contestants)
+            raise UserError(f"{where}.contestant: {wanted.contestant!r} is no contestant; there are {there}")
+        other = contestant(self.settings, wanted.contestant, self.task.name)
+        if isinstance(other, Finetuned) and other.options.as_long_as:
+            raise UserError(f"{where}.contestant: {wanted.contestant} is itself as long as another; name that one")
+        if wanted.variant not in other.variants():
+            there = ", ".join(other.variants())
+            raise UserError(f"{where}.variant: {wanted.contestant} has no {wanted.variant!r}; there are {there}")
+        return other
 
     def _depth(self, variant: str) -> int:
         return int(variant.removeprefix("depth"))

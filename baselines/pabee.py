@@ -41,11 +41,17 @@ class Pabee(Method):
         return self.titled("PABEE", "pabee")
 
     def train(self, context: Context, variant: str) -> Encoder:
-        options = self.options
         model = context.backbone("pooler", exits="all")
-        plan = Plan(options.epochs, options.learning_rate, options.batch_size, warmup=0, schedule="constant")
-        context.fit(model, weighted_loss, plan, "finetune", select=True)
+        context.fit(model, weighted_loss, self._plan, "finetune", select=True)
         return model
+
+    def steps(self, variant: str, examples: int) -> int:
+        return self._plan.step_count(examples)
+
+    @property
+    def _plan(self) -> Plan:
+        options = self.options
+        return Plan(options.epochs, options.learning_rate, options.batch_size, warmup=0, schedule="constant")
 
 
 def weighted_loss(model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:

@@ -102,19 +102,24 @@ class TinyBert(Method):
         train = self._text(context)
 
         taught = context.teacher(teacher, hidden=True, train=train, attention=True, layers=layers)
-        plan = Plan(
-            options.representation_epochs,
-            options.representation_rate,
-            options.batch_size,
-            warmup=0,
-            schedule="constant",
-        )
-        context.fit(student, representation_loss(taught), plan, "representations", train=train)
+        representations, predictions = self._plans
+        context.fit(student, representation_loss(taught), representations, "representations", train=train)
 
-        plan = Plan(options.epochs, options.learning_rate, options.batch_size)
         loss = prediction_loss(None if self.task.regression else context.teacher(teacher, train=train))
-        context.fit(student.encoder, loss, plan, "predictions", select=True, train=train)
+        context.fit(student.encoder, loss, predictions, "predictions", select=True, train=train)
         return student.encoder
+
+    def steps(self, variant: str, examples: int) -> int:
+        text = examples * (1 + self.options.augmentation)
+        return sum(plan.step_count(text) for plan in self._plans)
+
+    @property
+    def _plans(self) -> tuple[Plan, Plan]:
+        options, size = self.options, self.options.batch_size
+        return (
+            Plan(options.representation_epochs, options.representation_rate, size, warmup=0, schedule="constant"),
+            Plan(options.epochs, options.learning_rate, size),
+        )
 
     def _student(self, context: Context, variant: str, layers: Sequence[int], teacher_hidden: int) -> Mapped:
         size = self.options.sizes[variant]

@@ -108,8 +108,9 @@ def run(
         from bench.store import RunKey
         from bench.training.lease import gpu_lease
 
-    with gpu_lease():
-        reason = produce(settings_file.load(config), RunKey(task, method, variant, seed))
+    settings = settings_file.load(config)
+    with gpu_lease(settings.training.device):
+        reason = produce(settings, RunKey(task, method, variant, seed))
     if reason and not as_job:
         typer.echo(f"costeff: {task} {method} {variant} failed: {reason}", err=True)
         sys.exit(1)

@@ -110,13 +110,17 @@ class Context:
         plan: Plan,
         stage: str,
         *,
-        select: bool = False,
+        select: bool | Sequence[int] = False,
         train: Examples | None = None,
+        whole_vocabulary: bool = False,
     ) -> nn.Module:
         """Trains `model` in place on `train` (default: the task's), resumable under the name `stage`.
 
-        With `select` the epoch with the best mean score over all exits on the selection split is kept.
+        With `select` the epoch with the best mean score on the selection split is kept, over all exits or over those
+        named (0-based). `whole_vocabulary`: the loss shows the model words that no example holds, or uses the word
+        embedding itself.
         """
+        exits = None if isinstance(select, bool) else list(select)
         return fit(
             model.to(self.device),
             loss,
@@ -125,7 +129,8 @@ class Context:
             state=self.state / stage,
             seed=zlib.crc32(f"{self.seed}/{stage}".encode()),  # a stage's own dropout and order of batches
             machine=self.machine,
-            evaluate=self.mean_score if select else None,
+            evaluate=(lambda trained: self.mean_score(trained, exits)) if select else None,
+            whole_vocabulary=whole_vocabulary,
         )
 
     def teacher(
@@ -139,12 +144,14 @@ class Context:
         """`model` as a frozen teacher of the training examples; see `FrozenTeacher` for `attention` and `layers`."""
         budget = self.settings.training.kept_gigabytes * 1e9
         examples = self.train if train is None else train
-        return FrozenTeacher(model, examples, budget, hidden, attention=attention, layers=layers)
+        bfloat16 = self.machine.bfloat16
+        return FrozenTeacher(model, examples, budget, hidden, attention=attention, layers=layers, bfloat16=bfloat16)
 
-    def mean_score(self, model: Encoder | Cascade) -> float:
-        """Ranking score on the selection split, mean over the exits."""
-        trace = record(model, self.selection, self.settings.training.eval_batch_size)
-        return float(scores(self.task, predictions(trace, self.task), trace.labels)[self.task.metrics[0]].mean())
+    def mean_score(self, model: Encoder | Cascade, exits: Sequence[int] | None = None) -> float:
+        """Ranking score on the selection split, mean over the exits (0-based, None: all), in training's precision."""
+        trace = record(model, self.selection, self.settings.training.eval_batch_size, self.machine.bfloat16)
+        found = scores(self.task, predictions(trace, self.task), trace.labels)[self.task.metrics[0]]
+        return float(found.mean() if exits is None else found[list(exits)].mean())
 
 
 def task_data(settings: Settings, task: Task, tokenizer: PreTrainedTokenizerBase) -> TaskData:

@@ -88,9 +88,27 @@ class Method:
         """The trained model: an `Encoder` or a `Cascade`."""
         raise NotImplementedError
 
+    def steps(self, variant: str, examples: int) -> int:
+        """Optional: optimizer steps that `train` takes of this variant, all stages together, on so many examples."""
+        raise UserError(f"{self.name}: this method does not say how many steps it trains; give it `steps`")
+
+    def starts_from(self, variant: str) -> Needed | None:
+        """The model among `needs` whose weights this variant's own continue, if any."""
+        return None
+
     def search_space(self, trial: Trial) -> str:
         """Optional: the variant name of a point drawn from the method's ratio space (for `sweeping.ratios`)."""
         raise UserError(f"{self.name}: this method has no search space; a study needs one that has")
+
+
+def steps_in_all(method: Method, variant: str, examples: int) -> int:
+    """Optimizer steps behind a variant's weights: its own, and those of the models that they continue."""
+    steps, source = method.steps(variant, examples), method.starts_from(variant)
+    if source is None:
+        return steps
+    return steps + steps_in_all(
+        contestant(method.settings, source.contestant, method.task.name), source.variant, examples
+    )
 
 
 def contestant(settings: Settings, name: str, task: str) -> Method:

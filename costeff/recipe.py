@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,7 +19,7 @@ from bench.method import Method, Needed, Options
 from bench.training.loop import Plan
 from costeff.distillation import Distillation, assistant_loss
 from costeff.importance import Importance, random, taylor
-from costeff.slenderise import Schedule, slenderise, squat, widths
+from costeff.slenderise import Schedule, periods_of, slenderise, squat
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -72,12 +72,20 @@ class Assistant(Method):
         options = self.options
         teacher = context.teacher(context.model(options.teacher, "full"), hidden=True)
         model = context.backbone("tanh", exits="all")
-        plan = Plan(options.hidden_epochs, options.learning_rate, options.batch_size)
+        representations, predictions = self._plans
         hidden = Distillation(teacher, equilibrium=options.equilibrium)
-        context.fit(model, hidden.representations, plan, "hidden")
-        loss = assistant_loss(teacher, options.equilibrium)
-        context.fit(model, loss, replace(plan, epochs=options.epochs), "predictions", select=True)
+        context.fit(model, hidden.representations, representations, "hidden")
+        context.fit(model, assistant_loss(teacher, options.equilibrium), predictions, "predictions", select=True)
         return model
+
+    def steps(self, variant: str, examples: int) -> int:
+        return sum(plan.step_count(examples) for plan in self._plans)
+
+    @property
+    def _plans(self) -> tuple[Plan, Plan]:
+        options = self.options
+        plan = Plan(options.hidden_epochs, options.learning_rate, options.batch_size)
+        return plan, replace(plan, epochs=options.epochs)
 
 
 class CostEffOptions(Options):
@@ -111,11 +119,35 @@ class CostEffOptions(Options):
     equilibrium: bool = Field(True, description="Gradient equilibrium.")
 
 
+@dataclass(frozen=True)
+class Stages:
+    """The trainings of one variant. Whatever is ablated, they have the same number of optimizer steps in all."""
+
+    periods: list[Plan]
+    """Slenderising (step 3); one for a squat model or a one-shot cut."""
+    representations: Plan | None
+    """Step 4."""
+    predictions: Plan
+    """Step 5; of two-stage training its first half, the backbone with the last exit."""
+    exits: Plan | None
+    """Of two-stage training the other half: all exits on the frozen backbone."""
+
+    @property
+    def all(self) -> list[Plan]:
+        return [plan for plan in (*self.periods, self.representations, self.predictions, self.exits) if plan]
+
+
 class CostEff(Method):
     """COST-EFF (Shen et al., EMNLP 2022, arXiv 2210.15523): a BERT slenderised in width, with an exit after each layer.
 
     Starts from the teaching assistant, which is also its teacher; loses one head a step with a Taylor importance that
     hears every exit; recovers representations, then predictions. Leaves at the first exit with low entropy.
+
+    Two-stage training (an ablation: the backbone first, then the exits on the frozen backbone) changes
+    that and nothing else. While the backbone trains, the last exit alone is in the loss and alone chooses its epoch,
+    for the others do not learn yet. The importance still hears every exit, with the heads that came from the assistant:
+    the hidden-state loss keeps the layers near the assistant's, so those heads still read them; hearing the last exit
+    only is an ablation of its own (`importance: last_exit`). One exit in the loss leaves no gradients to balance.
     """
 
     Options = CostEffOptions
@@ -157,6 +189,7 @@ class CostEff(Method):
             exits=[-1] if options.training == "two_stage" else None,
             levels=None if kept is None else [0, *(layer + 1 for layer in kept)],
         )
+        stages = self._stages(variant, len(context.train))
         if kept is None:
             model = slenderise(
                 context,
@@ -169,10 +202,31 @@ class CostEff(Method):
                 iterative=options.iterative,
             )
         else:
-            steps = len(widths(source.config.shape.slender, target))
-            plan = Plan(options.rate * steps, options.slenderise_rate, options.batch_size)
-            context.fit(model, distillation.while_slenderising(options.first), plan, "squat")
-        return _recover(context, options, model, distillation)
+            context.fit(model, distillation.while_slenderising(options.first), stages.periods[0], "squat")
+        return _recover(context, stages, model, distillation)
+
+    def steps(self, variant: str, examples: int) -> int:
+        return sum(plan.step_count(examples) for plan in self._stages(variant, examples).all)
+
+    def starts_from(self, variant: str) -> Needed | None:
+        return Needed(self._source, "full")
+
+    def _stages(self, variant: str, examples: int) -> Stages:
+        options, size = self._recipe(variant), self.options.batch_size
+        iterative = options.iterative and options.compress == "slender"
+        periods = periods_of(_schedule(options), self._full, self._width(variant), examples, iterative)
+        if options.compress == "squat":
+            periods = [replace(periods[0], learning_rate=options.slenderise_rate, warmup_floor=0)]
+        hidden = Plan(options.hidden_epochs, options.hidden_rate, size)
+        predictions, exits = Plan(options.epochs, options.learning_rate, size), None
+        steps = predictions.step_count(examples)
+        representations = None if options.losses == "prediction" else hidden
+        if options.losses == "prediction":
+            steps += hidden.step_count(examples)
+        if options.training == "two_stage" and steps > 1:
+            exits = replace(predictions, steps=steps // 2)
+            steps -= steps // 2
+        return Stages(periods, representations, replace(predictions, steps=steps), exits)
 
     def search_space(self, trial: Trial) -> str:
         """Heads one by one, FFN and rank in sixteenths and twelfths of the backbone's: a variant named by its width."""
@@ -214,28 +268,25 @@ class CostEff(Method):
         kind = self.options.importance
         if kind == "random":
             return lambda model, chosen: random(model, context.seed)
-        heard = replace(distillation, hidden=True, prediction=True)
-        if kind == "last_exit":
-            heard = replace(heard, exits=[-1])
-        return lambda model, chosen: taylor(model, heard.importance, context.train, chosen, self.options.batch_size)
+        heard = replace(distillation, hidden=True, prediction=True, exits=[-1] if kind == "last_exit" else None)
+        size, bfloat16 = self.options.batch_size, context.machine.bfloat16
+        return lambda model, chosen: taylor(model, heard.importance, context.train, chosen, size, bfloat16)
 
 
 def _schedule(options: CostEffOptions) -> Schedule:
     return Schedule(options.rate, options.slenderise_rate, options.growth, options.first, options.batch_size)
 
 
-def _recover(context: Context, options: CostEffOptions, model: Encoder, distillation: Distillation) -> Encoder:
+def _recover(context: Context, stages: Stages, model: Encoder, distillation: Distillation) -> Encoder:
     """Steps 4 and 5; then, in two-stage training, the exits on the frozen backbone."""
-    if distillation.hidden:
-        plan = Plan(options.hidden_epochs, options.hidden_rate, options.batch_size)
-        context.fit(model, distillation.representations, plan, "representations")
-    plan = Plan(options.epochs, options.learning_rate, options.batch_size)
-    context.fit(model, distillation.predictions, plan, "predictions", select=True)
-    if options.training == "two_stage":
+    if stages.representations:
+        context.fit(model, distillation.representations, stages.representations, "representations")
+    context.fit(model, distillation.predictions, stages.predictions, "predictions", select=distillation.exits or True)
+    if stages.exits:
         model.requires_grad_(False)
         model.heads.requires_grad_(True)
-        exits = replace(distillation, hidden=False, exits=None)
-        context.fit(model, exits.predictions, plan, "exits", select=True)
+        exits = replace(distillation, hidden=False, prediction=True, exits=None)
+        context.fit(model, exits.predictions, stages.exits, "exits", select=True)
     return model
 
 

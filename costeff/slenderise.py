@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from transformers import AutoModelForSequenceClassification
 
 from bench.context import Context
 from bench.encoder import Encoder, Width
 from bench.encoder.cut import cut, take_layers
 from bench.training.loop import Plan, steps_per_epoch
+from bench.training.saving import saved
 from costeff.distillation import Distillation
 from costeff.importance import Importance
 
@@ -68,33 +68,40 @@ def slenderise(
 
     `importance(model, chosen)` scores it on the chosen training positions: all of them, or a seeded sample of
     `examples`. The stage ends one period after the last step; a one-shot cut trains as long as all periods together.
-    Resumes after the last finished period.
+    Goes on in the last period that left something, since its weights hold all that came before.
     """
     plan = widths(model.config.shape.slender, target, iterative)
-    full = len(widths(model.config.shape.slender, target))
-    epochs = schedule.rate * (1 if iterative else full)
-    done = max((int(path.name.removeprefix("width-")) for path in context.state.glob("width-*[0-9]")), default=0)
-    if done:
-        model = _load(context, done)
-    for k, width in enumerate(plan[done:], start=done + 1):
+    periods = periods_of(schedule, model.config.shape.slender, target, len(context.train), iterative)
+    last = max((k for k in range(1, len(plan) + 1) if saved(context.state / f"period-{k}")), default=0)
+    for k, (width, period) in enumerate(zip(plan, periods, strict=True), start=1):
+        if k < last:
+            continue
         log.info("slenderise %d of %d: %s", k, len(plan), width)
-        scores = importance(model, _sample(len(context.train), examples, context.seed + k))
-        model = cut(model, *scores.best(width.heads, width.ffn), rank=width.rank)
-        steps = max(1, round(epochs * steps_per_epoch(len(context.train), schedule.batch_size)))
-        context.fit(
-            model,
-            distillation.while_slenderising(schedule.first),
-            Plan(
-                epochs=epochs,
-                steps=steps,
-                learning_rate=schedule.learning_rate * (1 + schedule.growth) ** k,
-                batch_size=schedule.batch_size,
-                warmup_floor=min(10, steps // 2),  # the authors' 10 steps, where the period is long enough
-            ),
-            f"period-{k}",
-        )
-        _save(context, model, k)
+        if k == last:  # only the shape counts: the weights are read
+            model = cut(model, *_first(model, width), rank=width.rank)
+        else:
+            scores = importance(model, _sample(len(context.train), examples, context.seed + k))
+            model = cut(model, *scores.best(width.heads, width.ffn), rank=width.rank)
+        context.fit(model, distillation.while_slenderising(schedule.first), period, f"period-{k}")
+        if saved(context.state / f"period-{k}"):
+            shutil.rmtree(context.state / f"period-{k - 1}", ignore_errors=True)
     return model
+
+
+def periods_of(schedule: Schedule, start: Width, target: Width, examples: int, iterative: bool = True) -> list[Plan]:
+    """The training after each step; one-shot trains as many steps after its single one as all periods together."""
+    each = max(1, round(schedule.rate * steps_per_epoch(examples, schedule.batch_size)))
+    full = len(widths(start, target))
+    return [
+        Plan(
+            epochs=schedule.rate,
+            steps=each if iterative else full * each,
+            learning_rate=schedule.learning_rate * (1 + schedule.growth) ** k,
+            batch_size=schedule.batch_size,
+            warmup_floor=min(10, each // 2),  # the authors' 10 steps, where the period is long enough
+        )
+        for k in range(1, len(widths(start, target, iterative)) + 1)
+    ]
 
 
 def squat(model: Encoder, target: Width) -> tuple[Encoder, list[int]]:
@@ -118,14 +125,6 @@ def _sample(total: int, count: int | None, seed: int) -> np.ndarray:
     return np.sort(np.random.default_rng([seed, 5]).choice(total, count, replace=False))
 
 
-def _save(context: Context, model: Encoder, k: int) -> None:
-    part, whole = context.state / f"width-{k}.part", context.state / f"width-{k}"
-    model.save_pretrained(part)
-    part.replace(whole)
-    for old in (context.state / f"width-{k - 1}", context.state / f"period-{k}"):
-        shutil.rmtree(old, ignore_errors=True)
-
-
-def _load(context: Context, k: int) -> Encoder:
-    model = AutoModelForSequenceClassification.from_pretrained(context.state / f"width-{k}")
-    return model.to(context.device)
+def _first(model: Encoder, width: Width) -> tuple[list[range], list[range]]:
+    layers = len(model.layers)
+    return [range(width.heads)] * layers, [range(width.ffn)] * layers

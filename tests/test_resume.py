@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -20,6 +21,8 @@ from bench.method import contestant
 from bench.runs.produce import produce
 from bench.settings import Settings
 from bench.store import RunKey, run_folder, state_folder
+from bench.training import saving
+from bench.training.saving import CHECKPOINT, FINAL, notes
 
 LONG = {
     "teacher": {"epochs": 4},
@@ -29,11 +32,11 @@ LONG = {
 
 
 def saved_at(stage: str, step: int) -> Callable[[Path], bool]:
-    """Whether a complete checkpoint of that stage at or after that step is there."""
+    """Whether a checkpoint of that stage at or after that step is there."""
 
     def reached(state: Path) -> bool:
-        checkpoints = state.glob(f"{stage}/checkpoint-*/complete")
-        return any(int(path.parent.name.split("-")[1]) >= step for path in checkpoints)
+        file = state / stage / CHECKPOINT
+        return file.is_file() and notes(file)["step"] >= step
 
     return reached
 
@@ -65,6 +68,27 @@ def kill_when(settings: Settings, key: RunKey, reached: Callable[[Path], bool], 
     assert not (run_folder(settings, key) / "run.json").exists()
 
 
+def make(settings: Settings, key: RunKey) -> None:
+    """The run and what it needs."""
+    for needed in contestant(settings, key.method, key.task).needs(key.variant):
+        make(settings, RunKey(key.task, needed.contestant, needed.variant, key.seed))
+    produce(settings, key)
+
+
+def copy_needed(settings: Settings, key: RunKey, to: Settings) -> None:
+    for needed in settings.root.glob("runs/sst2/*"):
+        if needed.name != key.method:
+            shutil.copytree(needed, to.root / "runs/sst2" / needed.name)
+
+
+def assert_equal_runs(whole: Path, resumed: Path) -> None:
+    weights, expected = (load_file(folder / "model" / "model.safetensors") for folder in (resumed, whole))
+    assert all(torch.equal(weights[parameter], value) for parameter, value in expected.items())
+    for file in ("trace-calibration.parquet", "trace-validation.parquet"):
+        tables = [pd.read_parquet(folder / file) for folder in (resumed, whole)]
+        pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+
 @pytest.mark.parametrize(
     ("name", "variant", "stage", "step"),
     [
@@ -77,16 +101,8 @@ def test_a_killed_run_ends_as_the_unbroken_one(tiny_settings, tmp_path, caplog, 
     key = RunKey("sst2", name, variant, 0)
     unbroken = settings_with(tiny_settings, tmp_path / "unbroken", save_seconds=600)
     broken = settings_with(tiny_settings, tmp_path / "broken", save_seconds=1e-6)
-
-    def make(key: RunKey) -> None:
-        for needed in contestant(unbroken, key.method, key.task).needs(key.variant):
-            make(RunKey(key.task, needed.contestant, needed.variant, key.seed))
-        produce(unbroken, key)
-
-    make(key)
-    for needed in unbroken.root.glob("runs/sst2/*"):
-        if needed.name != name:
-            shutil.copytree(needed, broken.root / "runs/sst2" / needed.name)
+    make(unbroken, key)
+    copy_needed(unbroken, key, broken)
 
     kill_when(broken, key, saved_at(stage, step), tmp_path / "broken.yaml")
     assert not (state_folder(broken, key) / stage / "final.safetensors").exists()
@@ -95,10 +111,62 @@ def test_a_killed_run_ends_as_the_unbroken_one(tiny_settings, tmp_path, caplog, 
     resumed_at = [int(found[1]) for found in re.finditer(rf"{stage}: steps (\d+) to", caplog.text)]
     assert len(resumed_at) == 1
     assert resumed_at[0] > step
+    assert_equal_runs(run_folder(unbroken, key), run_folder(broken, key))
 
-    whole, resumed = run_folder(unbroken, key), run_folder(broken, key)
-    weights, expected = (load_file(folder / "model" / "model.safetensors") for folder in (resumed, whole))
-    assert all(torch.equal(weights[parameter], value) for parameter, value in expected.items())
-    for file in ("trace-calibration.parquet", "trace-validation.parquet"):
-        tables = [pd.read_parquet(folder / file) for folder in (resumed, whole)]
-        pd.testing.assert_frame_equal(*tables, check_exact=True)
+
+def saved_anew(state: Path, pid: int) -> bool:
+    """Whether this process has written to the state: its own file is newer than itself."""
+    began = Path(f"/proc/{pid}").stat().st_mtime
+    try:
+        return any(path.stat().st_mtime > began for path in state.glob("*/*.safetensors"))
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments(tiny_settings, tmp_path):
+    """One command, repeated after each kill, wherever it struck: while importing, training, saving or tracing."""
+    key = RunKey("sst2", "costeff", "small", 0)
+    unbroken = settings_with(tiny_settings, tmp_path / "unbroken", save_seconds=600)
+    broken = settings_with(tiny_settings, tmp_path / "broken", save_seconds=0.05)
+    make(unbroken, key)
+    copy_needed(unbroken, key, broken)
+    config = tmp_path / "broken.yaml"
+    config.write_text(yaml.safe_dump(broken.model_dump(mode="json")))
+    command = [sys.executable, "-m", "bench.cli", "run", key.task, key.method, key.variant, "--config", str(config)]
+    generator = np.random.default_rng(0)
+    killed = 0
+    while not (run_folder(broken, key) / "run.json").exists():
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        state = state_folder(broken, key)
+        while killed < 10 and process.poll() is None and not saved_anew(state, process.pid):
+            time.sleep(0.01)
+        if killed < 10 and process.poll() is None:
+            time.sleep(generator.uniform(0, 0.3))
+            process.kill()
+            killed += process.wait() == -signal.SIGKILL
+        assert process.wait() in (0, -signal.SIGKILL)
+    assert killed == 10
+    assert_equal_runs(run_folder(unbroken, key), run_folder(broken, key))
+
+
+@pytest.mark.parametrize("name", ["teacher", "costeff", "cascadebert"])
+def test_a_young_run_writes_no_more_than_it_keeps(tiny_settings, tmp_path, monkeypatch, name):
+    """Its stages leave nothing on the disk while it is younger than `save_seconds`; an old run writes them."""
+    written: dict[str, int] = {}
+
+    def counted(tensors, path, facts=None):
+        real(tensors, path, facts)
+        written[path.name] = written.get(path.name, 0) + path.stat().st_size
+
+    real = saving.write
+    monkeypatch.setattr(saving, "write", counted)
+    settings = settings_with(tiny_settings, tmp_path / "young", save_seconds=600)
+    key = RunKey("sst2", name, contestant(settings, name, "sst2").variants()[0], 0)
+    make(settings, key)
+    assert written == {}
+    old = settings_with(tiny_settings, tmp_path / "old", save_seconds=1e-6)
+    copy_needed(settings, key, old)
+    produce(old, key)
+    assert set(written) == {CHECKPOINT, FINAL}
+    assert_equal_runs(run_folder(settings, key), run_folder(old, key))

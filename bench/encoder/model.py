@@ -272,7 +272,10 @@ class Encoder(PreTrainedModel):
 
 
 def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """[B, n] of 1 (real) and 0 (padding) -> additive bias [B, 1, 1, n]; None where nothing is padded."""
-    if bool(mask.all()):
+    """[B, n] of 1 (real) and 0 (padding) -> additive bias [B, 1, 1, n]; None where nothing is padded.
+
+    On a GPU it is always made: to ask whether anything is padded is to wait for the device.
+    """
+    if mask.device.type == "cpu" and bool(mask.all()):
         return None
     return torch.zeros_like(mask, dtype=dtype).masked_fill(mask == 0, torch.finfo(dtype).min)[:, None, None, :]

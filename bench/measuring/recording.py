@@ -14,15 +14,18 @@ from bench.tasks.examples import Examples
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 
 
-def record(model: Encoder | Cascade, examples: Examples, batch_size: int) -> Trace:
-    """One evaluation pass with every exit on: float32 without autocast, on the model's device."""
+def record(model: Encoder | Cascade, examples: Examples, batch_size: int, bfloat16: bool = False) -> Trace:
+    """One evaluation pass with every exit on, on the model's device.
+
+    In float32 without autocast, as every trace that is kept; with bfloat16 products where only a choice hangs on it.
+    """
     batches = length_batches(examples.lengths, batch_size, None)
     if not batches:
         raise UserError("no examples to record: the split is empty")
     parts = []
     was_training = model.training
     model.eval()
-    with torch.inference_mode(), torch.autocast(model.device.type, enabled=False):
+    with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
         for positions in batches:
             output = model(**model_inputs(examples, positions, model.device))
             parts.append(output.exit_logits.float().cpu().numpy())

@@ -1,38 +1,42 @@
-"""The one training loop: transformers' Trainer, given a loss and a schedule of batches.
+"""The one training loop: a loss, a schedule of batches, AdamW with a linear or constant rate, and what a kill leaves.
 
-A stage that was killed goes on from its last complete checkpoint and gives the same weights as an unbroken one, bit for
-bit on the CPU: the whole schedule of batches is drawn before the first step, and the Trainer restores the optimizer,
-the learning rate and the random generators.
+A stage that was killed goes on from its checkpoint and gives the same weights as an unbroken one, bit for bit on the
+CPU: the whole schedule of batches is drawn before the first step, and a checkpoint holds the optimizer, the best
+weights so far and the random generators. Clipping, schedule and the choice of what decays are those of transformers'
+Trainer; a test compares them.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import shutil
-import sys
+import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
-from bench.errors import TrainingFailed, UserError
+from bench.errors import TrainingFailed
 from bench.tasks.batches import collate, length_batches
 from bench.tasks.examples import Examples
+from bench.training import saving
+from bench.training.saving import CHECKPOINT, FINAL, Saving
+from bench.training.words import UsedWords
 
 log = logging.getLogger(__name__)
 
 Loss = Callable[[Any, dict[str, Tensor], float], Tensor]
 """(model, batch, progress of the stage in [0, 1)) -> scalar."""
+
+LOOK = 25
+"""A GPU is asked this often, in steps, whether the loss is finite: to ask is to wait for it."""
+TELL = 30.0
+"""Seconds between two lines of the log while a stage runs."""
 
 
 @dataclass(frozen=True)
@@ -56,14 +60,27 @@ class Plan:
         """Optimizer steps of this plan."""
         return self.steps or max(1, round(self.epochs * steps_per_epoch(examples, self.batch_size)))
 
+    def rate(self, step: int, steps: int) -> float:
+        """The learning rate of the update number `step` (from 0) of `steps`."""
+        warmup = max(self.warmup_floor, math.ceil(self.warmup * steps)) if self.warmup or self.warmup_floor else 0
+        if step < warmup:
+            return self.learning_rate * (step / warmup)
+        if self.schedule != "linear":
+            return self.learning_rate
+        return self.learning_rate * max(0.0, (steps - step) / max(1, steps - warmup))
+
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how exactly a stage computes, and how often it saves."""
+    """Where and how exactly a run computes, and how often it saves."""
 
     cpu: bool
     bfloat16: bool
     save_seconds: float
+    saving: Saving = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "saving", Saving(self.save_seconds))
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
@@ -90,155 +107,183 @@ def fit(
     seed: int,
     machine: Machine,
     evaluate: Callable[[Any], float] | None = None,
+    whole_vocabulary: bool = False,
 ) -> nn.Module:
     """Trains `model` in place and returns it in eval mode.
 
     With `evaluate` the weights of the epoch with the highest value are kept (the first of equals). `state` is the
-    folder of this stage: checkpoints while it runs, its final weights once it has ended; a second call with the same
-    folder goes on or returns at once. Raises TrainingFailed at a loss that is not finite, UserError where
-    checkpoints cannot be written.
+    folder of this stage: once the run is old enough (`Saving`) it holds a checkpoint while the stage runs, and its
+    final weights afterwards; a second call with the same folder goes on or returns at once. `whole_vocabulary`: the
+    loss uses words that no example holds, or the word embedding itself, so all of it is trained in every step. Raises
+    TrainingFailed at a loss that is not finite.
     """
-    final = state / "final.safetensors"
+    final = state / FINAL
     if final.is_file():
-        model.load_state_dict(load_file(final))
+        model.load_state_dict(saving.read(final)[0])
+        machine.saving.resumed()
         return model.eval()
-    state.mkdir(parents=True, exist_ok=True)
-    steps = plan.step_count(len(examples))
-    set_seed(seed)
-    arguments = TrainingArguments(
-        output_dir=str(state),
-        max_steps=steps,
-        per_device_train_batch_size=plan.batch_size,
-        learning_rate=plan.learning_rate,
-        lr_scheduler_type="linear" if plan.schedule == "linear" else "constant_with_warmup",
-        warmup_steps=max(plan.warmup_floor, math.ceil(plan.warmup * steps)) if plan.warmup or plan.warmup_floor else 0,
-        weight_decay=plan.weight_decay,
-        max_grad_norm=plan.clip,
-        use_cpu=machine.cpu,
-        seed=seed,
-        save_strategy="no",
-        save_total_limit=2,
-        logging_strategy="no",
-        report_to="none",
-        disable_tqdm=not sys.stderr.isatty(),
-        remove_unused_columns=False,
-        label_names=["labels"],
-        dataloader_pin_memory=not machine.cpu,
-    )
-    callbacks: list[TrainerCallback] = [_SaveInTime(machine.save_seconds), _Report(state.name)]
-    best = _Best(state, model, evaluate, steps_per_epoch(len(examples), plan.batch_size)) if evaluate else None
-    trainer = _LossTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=examples,
-        data_collator=collate,
-        callbacks=callbacks + ([best] if best else []),
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.give(
-        loss, batch_schedule(examples.lengths, plan.batch_size, steps, seed), steps, state.name, machine.bfloat16
-    )
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    stage = _Stage(model, examples, plan, state, whole_vocabulary)
     try:
-        trainer.train(resume_from_checkpoint=_complete_checkpoint(state))
-    except OSError as error:
-        raise UserError(
-            f"{state.name}: cannot write to {state}: {error.strerror or error}; is the disk full?"
-        ) from error
-    if best:
-        best.restore()
-    temporary = final.with_suffix(".part")
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, temporary)
-    temporary.replace(final)
-    for leftover in [*state.glob("checkpoint-*"), *state.glob("best.*")]:
-        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
+        stage.run(loss, batch_schedule(examples.lengths, plan.batch_size, stage.steps, seed), machine, evaluate)
+    finally:
+        for words in stage.words:
+            words.close()
+    if machine.saving.old_enough():
+        saving.write(model.state_dict(), final)
+        (state / CHECKPOINT).unlink(missing_ok=True)
+        machine.saving.wrote()
     return model.eval()
 
 
-class _LossTrainer(Trainer):
-    """Trainer with a given loss and a given list of batches, one "epoch" long."""
+def decays(model: nn.Module) -> set[str]:
+    """The names of the parameters with weight decay: all but biases and the weights of LayerNorms."""
+    norms = {name for name, part in model.named_modules() if isinstance(part, nn.LayerNorm)}
+    return {
+        name
+        for name, _ in model.named_parameters()
+        if name.rpartition(".")[0] not in norms and name.rpartition(".")[2] != "bias"
+    }
 
-    def give(self, loss: Loss, schedule: list[list[int]], steps: int, stage: str, bfloat16: bool) -> None:
-        self.loss, self.schedule, self.steps, self.stage = loss, schedule, steps, stage
-        self.bfloat16 = bfloat16
 
-    def get_train_dataloader(self) -> DataLoader:
-        loader = DataLoader(self.train_dataset, batch_sampler=self.schedule, collate_fn=self.data_collator)
-        return self.accelerator.prepare(loader)
+class _Stage:
+    """A model in training: its optimizer, its best weights so far, and the step it has reached."""
 
-    def compute_loss(self, model: Any, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
-        # Not the Trainer's own `bf16`: that patches the model's `forward` for good, so that every later evaluation
-        # would be in bfloat16 too.
-        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.bfloat16):
-            value = self.loss(model, inputs, self.state.global_step / self.steps)
-        if not math.isfinite(value.item()):
+    def __init__(self, model: nn.Module, examples: Examples, plan: Plan, folder: Path, whole_vocabulary: bool) -> None:
+        self.model, self.examples, self.plan, self.folder = model, examples, plan, folder
+        self.steps = plan.step_count(len(examples))
+        self.epoch = steps_per_epoch(len(examples), plan.batch_size)
+        self.words = [] if whole_vocabulary else UsedWords.of(model, examples)
+        rows = {id(words.table.weight): words.rows for words in self.words}
+        self.trained = {
+            name: rows.get(id(parameter), parameter)
+            for name, parameter in model.named_parameters()
+            if parameter.requires_grad
+        }
+        decayed = decays(model)
+        groups = [
+            {"params": [p for n, p in self.trained.items() if n in decayed], "weight_decay": plan.weight_decay},
+            {"params": [p for n, p in self.trained.items() if n not in decayed], "weight_decay": 0.0},
+        ]
+        self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, fused=True)
+        self.device = next(model.parameters()).device
+        self.done = 0
+        self.best: dict[str, Tensor] | None = None
+        self.best_score = -math.inf
+        self.broken = torch.full((), -1, device=self.device)
+        """The first step whose loss was not finite, from 0; -1: none."""
+
+    def run(
+        self,
+        loss: Loss,
+        schedule: list[list[int]],
+        machine: Machine,
+        evaluate: Callable[[Any], float] | None,
+    ) -> None:
+        if (self.folder / CHECKPOINT).is_file():
+            self._load()
+            machine.saving.resumed()
+        log.info("%s: steps %d to %d", self.folder.name, self.done + 1, self.steps)
+        began = told = time.monotonic()
+        self.model.train()
+        for step in range(self.done, self.steps):
+            self._step(loss, schedule[step], step, machine.bfloat16)
+            self.done = step + 1
+            chosen = evaluate is not None and (self.done % self.epoch == 0 or self.done == self.steps)
+            saved = machine.saving.due() and self.done < self.steps
+            if chosen or saved or machine.cpu or self.done % LOOK == 0 or self.done == self.steps:
+                self._check()
+            if evaluate is not None and chosen:
+                self._choose(evaluate)
+            if saved:
+                self._save()
+                machine.saving.wrote()
+            if time.monotonic() - told >= TELL:
+                told = time.monotonic()
+                log.info("%s: step %d of %d", self.folder.name, self.done, self.steps)
+        for words in self.words:
+            words.write_back()
+        if self.best is not None:
+            self.model.load_state_dict(self.best)
+        self.model.zero_grad(set_to_none=True)
+        log.info("%s: done in %.1f s", self.folder.name, time.monotonic() - began)
+
+    def _step(self, loss: Loss, rows: list[int], step: int, bfloat16: bool) -> None:
+        batch = collate([self.examples[i] for i in rows])
+        if self.device.type == "cuda":  # pinned, the copy does not wait for the step before it
+            batch = {key: value.pin_memory().to(self.device, non_blocking=True) for key, value in batch.items()}
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+            value = loss(self.model, batch, step / self.steps)
+        value.backward()
+        unheard = (self.broken < 0) & ~torch.isfinite(value.detach())
+        self.broken = torch.where(unheard, step, self.broken)
+        torch.nn.utils.clip_grad_norm_(list(self.trained.values()), self.plan.clip)
+        rate = self.plan.rate(step, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        for words in self.words:
+            words.decayed(1 - rate * self.plan.weight_decay)
+        self.optimizer.zero_grad()
+
+    def _check(self) -> None:
+        for words in self.words:
+            words.check()
+        step = int(self.broken)
+        if step >= 0:
             raise TrainingFailed(
-                f"{self.stage}: the loss is {value.item()} at step {self.state.global_step + 1} of {self.steps} "
-                f"(learning rate {self.args.learning_rate:g}); lower the learning rate"
+                f"{self.folder.name}: the loss is not finite at step {step + 1} of {self.steps} "
+                f"(learning rate {self.plan.learning_rate:g}); lower the learning rate"
             )
-        return value
 
-
-class _SaveInTime(TrainerCallback):
-    """Asks for a checkpoint when the last is old enough, and marks each as complete once it is on the disk."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.last = seconds, time.monotonic()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if time.monotonic() - self.last >= self.seconds and state.global_step < state.max_steps:
-            control.should_save = True
-
-    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / "complete").touch()
-        self.last = time.monotonic()
-
-
-class _Report(TrainerCallback):
-    """One line when a stage begins and ends; the bar is the Trainer's own."""
-
-    def __init__(self, stage: str) -> None:
-        self.stage = stage
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.began = time.monotonic()
-        log.info("%s: steps %d to %d", self.stage, state.global_step + 1, state.max_steps)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        log.info("%s: done in %.1f s", self.stage, time.monotonic() - self.began)
-
-
-class _Best(TrainerCallback):
-    """Keeps the weights of the epoch that scores highest."""
-
-    def __init__(self, state: Path, model: nn.Module, evaluate: Callable[[Any], float], epoch: int) -> None:
-        self.weights, self.note = state / "best.safetensors", state / "best.json"
-        self.model, self.evaluate, self.epoch = model, evaluate, epoch
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step % self.epoch and state.global_step < state.max_steps:
+    def _choose(self, evaluate: Callable[[Any], float]) -> None:
+        """Keeps a copy of the weights, in memory, where they score higher than any before."""
+        for words in self.words:
+            words.write_back()
+        score = evaluate(self.model.eval())
+        self.model.train()
+        log.info("step %d: %.4f", self.done, score)
+        if self.best is not None and not score > self.best_score:
             return
-        training = self.model.training
-        score = self.evaluate(self.model.eval())
-        self.model.train(training)
-        log.info("step %d: %.4f", state.global_step, score)
-        if not self.note.is_file() or score > json.loads(self.note.read_text())["score"]:
-            part = self.weights.with_suffix(".part")
-            save_file({key: value.contiguous() for key, value in self.model.state_dict().items()}, part)
-            part.replace(self.weights)
-            part = self.note.with_suffix(".part")
-            part.write_text(json.dumps({"score": score, "step": state.global_step}))
-            part.replace(self.note)
+        self.best_score = score
+        self.best = {key: value.clone() for key, value in self.model.state_dict().items()}
 
-    def restore(self) -> None:
-        self.model.load_state_dict(load_file(self.weights))
+    def _save(self) -> None:
+        tensors, plain = saving.random_state()
+        tensors |= {f"model.{key}": value for key, value in self.model.state_dict().items()}
+        tensors |= {f"best.{key}": value for key, value in (self.best or {}).items()}
+        for name, parameter in self.trained.items():
+            tensors |= {f"optimizer.{name}.{key}": value for key, value in self.optimizer.state[parameter].items()}
+        # As they are: to write them back here would round the table otherwise than an unbroken stage does.
+        tensors |= {f"words.{i}": words.rows.detach() for i, words in enumerate(self.words)}
+        notes = {
+            "step": self.done,
+            "score": self.best_score,
+            "factors": [words.factor for words in self.words],
+            "random": plain,
+        }
+        saving.write(tensors, self.folder / CHECKPOINT, notes)
+
+    @torch.no_grad()
+    def _load(self) -> None:
+        tensors, notes = saving.read(self.folder / CHECKPOINT)
+        self.done, self.best_score = notes["step"], notes["score"]
+        self.model.load_state_dict(_under("model.", tensors))
+        self.best = {key: value.to(self.device) for key, value in _under("best.", tensors).items()} or None
+        for i, words in enumerate(self.words):
+            words.rows.copy_(tensors[f"words.{i}"])
+            words.factor = notes["factors"][i]
+        for name, parameter in self.trained.items():
+            found = _under(f"optimizer.{name}.", tensors)
+            if found:  # else no loss has reached it yet
+                # In the parameter's own layout in memory: the fused step goes through all three as they lie.
+                likes = {"exp_avg": parameter, "exp_avg_sq": parameter, "step": torch.zeros((), device=self.device)}
+                state = {key: torch.empty_like(like).copy_(found[key]) for key, like in likes.items()}
+                self.optimizer.state[parameter] = state
+        saving.set_random_state(tensors, notes["random"])
 
 
-def _complete_checkpoint(state: Path) -> str | None:
-    """The newest checkpoint that was written to its end; half-written ones are removed."""
-    complete = []
-    for checkpoint in state.glob("checkpoint-*"):
-        if (checkpoint / "complete").is_file():
-            complete.append(checkpoint)
-        else:
-            shutil.rmtree(checkpoint)
-    return str(max(complete, key=lambda path: int(path.name.split("-")[1]))) if complete else None
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}

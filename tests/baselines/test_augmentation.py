@@ -150,9 +150,9 @@ def test_tinybert_trains_on_the_copies(tiny_settings, backbone, tmp_path):
     seen = []
 
     class Watched(Context):
-        def fit(self, model, loss, plan, stage, *, select=False, train=None):
+        def fit(self, model, loss, plan, stage, *, select=False, train=None, **more):
             seen.append((stage, len(train)))
-            return super().fit(model, loss, plan, stage, select=select, train=train)
+            return super().fit(model, loss, plan, stage, select=select, train=train, **more)
 
     context = Watched(tiny, made.task, RunKey("sst2", "tinybert", "2x24", 0), tmp_path / "state")
     made.train(context, "2x24")

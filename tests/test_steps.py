@@ -1,0 +1,141 @@
+"""A method says how many optimizer steps it trains, and that is what it trains."""
+
+from pathlib import Path
+
+import pytest
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from bench.context import Context, task_data
+from bench.encoder.backbones import tokenizer
+from bench.errors import UserError
+from bench.method import contestant, steps_in_all
+from bench.runs.produce import produce
+from bench.settings import load
+from bench.store import RunKey
+
+TINY = load(Path(__file__).parent / "tiny.yaml")
+SWITCHES = [
+    {},
+    {"distil_from": "teacher"},
+    {"importance": "last_exit"},
+    {"importance": "random"},
+    {"training": "two_stage"},
+    {"compress": "squat"},
+    {"losses": "hidden"},
+    {"losses": "prediction"},
+    {"iterative": False},
+    {"equilibrium": False},
+]
+
+
+def everyone() -> list:
+    found = []
+    for task in ("sst2", "stsb"):
+        for name in TINY.contestants:
+            for variant in contestant(TINY, name, task).variants():
+                found.append(pytest.param(RunKey(task, name, variant, 0), id=f"{task}-{name}-{variant}"))
+    return found
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_settings, tmp_path_factory):
+    short = {"epochs": 0.5, "hidden_epochs": 0.3, "rate": 0.2, "distil_epochs": 0.3, "representation_epochs": 0.3}
+    short |= {"fold_epochs": 0.3}
+    contestants = TINY.model_dump()["contestants"]
+    for entry in contestants.values():
+        entry["options"] |= {key: value for key, value in short.items() if key in entry["options"]}
+        entry["tasks"] = {}
+    for switch in SWITCHES[1:]:
+        name = "-".join(str(part) for part in next(iter(switch.items())))
+        full = contestants["costeff"]
+        contestants[name] = full | {"options": full["options"] | switch}
+    contestants["long"] = {
+        "method": "baselines.finetuned:Finetuned",
+        "options": {"as_long_as": {"contestant": "costeff", "variant": "2x"}},
+    }
+    return tiny_settings(tmp_path_factory.mktemp("steps"), contestants=contestants)
+
+
+class Steps:
+    """The optimizer steps that were really taken."""
+
+    def __enter__(self):
+        self.count = 0
+        self.hook = register_optimizer_step_post_hook(self._step)
+        return self
+
+    def _step(self, *_):
+        self.count += 1
+
+    def __exit__(self, *_):
+        self.hook.remove()
+
+
+def examples(settings, task: str) -> int:
+    words = tokenizer(settings.backbone.name)
+    return len(task_data(settings, contestant(settings, "teacher", task).task, words).splits["train"])
+
+
+def made(settings, key: RunKey) -> None:
+    """What the run needs."""
+    for needed in contestant(settings, key.method, key.task).needs(key.variant):
+        other = RunKey(key.task, needed.contestant, needed.variant, key.seed)
+        made(settings, other)
+        if not (settings.root / "runs" / key.task / needed.contestant / needed.variant / "seed0" / "run.json").exists():
+            produce(settings, other)
+
+
+def trained(settings, key: RunKey, tmp_path: Path) -> int:
+    made(settings, key)
+    method = contestant(settings, key.method, key.task)
+    with Steps() as steps:
+        method.train(Context(settings, method.task, key, tmp_path), key.variant)
+    return steps.count
+
+
+@pytest.mark.parametrize("key", everyone())
+def test_a_method_trains_as_many_steps_as_it_says(settings, key, tmp_path):
+    method = contestant(settings, key.method, key.task)
+    assert method.steps(key.variant, examples(settings, key.task)) == trained(settings, key, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["training-two_stage", "compress-squat", "losses-prediction", "iterative-False"])
+def test_every_ablation_trains_as_many_steps_as_the_full_method(settings, name, tmp_path):
+    count = examples(settings, "sst2")
+    full = contestant(settings, "costeff", "sst2").steps("2x", count)
+    assert contestant(settings, name, "sst2").steps("2x", count) == full
+    assert trained(settings, RunKey("sst2", name, "2x", 0), tmp_path) == full
+
+
+def test_ablations_are_equal_at_any_size(settings):
+    for count in (1, 31, 32, 33, 224, 3668):
+        steps = set()
+        for name in settings.contestants:
+            method = contestant(settings, name, "sst2")
+            if method.variants() == ["2x"]:
+                steps.add(method.steps("2x", count))
+        assert len(steps) == 1, count
+
+
+def test_as_long_as_another_with_its_assistant(settings, tmp_path):
+    count = examples(settings, "sst2")
+    costeff, assistant = (contestant(settings, name, "sst2") for name in ("costeff", "assistant"))
+    wanted = costeff.steps("2x", count) + assistant.steps("full", count)
+    assert steps_in_all(costeff, "2x", count) == wanted
+    assert trained(settings, RunKey("sst2", "long", "full", 0), tmp_path) == wanted
+
+
+@pytest.mark.parametrize(
+    ("wanted", "message"),
+    [
+        ({"contestant": "banana"}, "'banana' is no contestant; there are .*costeff"),
+        ({"contestant": "costeff", "variant": "9x"}, "costeff has no '9x'; there are 2x"),
+        ({"contestant": "long"}, "long is itself as long as another"),
+    ],
+)
+def test_a_wrong_other_is_named(settings, wanted, message):
+    contestants = settings.model_dump()["contestants"]
+    contestants["longer"] = {"method": "baselines.finetuned:Finetuned", "options": {"as_long_as": wanted}}
+    changed = settings.model_validate(settings.model_dump() | {"contestants": contestants})
+    with pytest.raises(UserError, match=message):
+        contestant(changed, "longer", "sst2").check()
