@@ -107,7 +107,7 @@ def run(task: str, method: str, variant: str, seed: int = 0, config: ConfigOptio
 def latency(task: str, out: Path, seed: int = 0, config: ConfigOption = DEFAULT) -> None:
     """Measures the wall-clock of every contestant's early-exit engine on a task, beside the teacher's."""
     with heavy_imports():
-        from bench.runs.produce import measure_latency
+        from bench.runs.clock import measure_latency
 
     measure_latency(settings_file.load(config), task, seed, out)
 

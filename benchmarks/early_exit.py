@@ -25,8 +25,8 @@ from bench.encoder import backbones
 from bench.measuring import latency
 from bench.measuring.recording import record
 from bench.method import contestant
+from bench.runs.clock import operation
 from bench.runs.collect import collect_task
-from bench.runs.produce import operation
 from bench.settings import load
 from bench.store import RunKey, run_folder
 from bench.tasks.catalogue import TASKS

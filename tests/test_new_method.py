@@ -4,9 +4,10 @@ import pandas as pd
 import pytest
 
 from bench.reporting.everything import write_everything
+from bench.runs.clock import measure_latency
 from bench.runs.collect import collect
 from bench.runs.plan import runs
-from bench.runs.produce import measure_latency, produce
+from bench.runs.produce import produce
 from bench.settings import Settings, check
 from bench.store import read_json, run_folder, write_parquet
 
