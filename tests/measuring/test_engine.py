@@ -5,7 +5,8 @@ import pytest
 import torch
 from toys import cascade, encoder, examples
 
-from bench.choosing.policies import Agreement, Confidence, Entropy, FullDepth, Patience, Policy, replay, rule
+from bench.choosing.deciding import rule
+from bench.choosing.policies import Agreement, Confidence, Entropy, FullDepth, Patience, Policy, replay
 from bench.errors import UserError
 from bench.measuring.engine import run
 from bench.measuring.latency import measure
