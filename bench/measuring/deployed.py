@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor, addmm, layer_norm, nn
 from transformers.activations import ACT2FN
 
 from bench.encoder import Cascade, Encoder
@@ -68,20 +68,13 @@ class _Norm(NamedTuple):
 
     weight: Tensor
     bias: Tensor
-    eps: float
-
-    def __call__(self, values: Tensor) -> Tensor:
-        return torch.layer_norm(values, self.weight.shape, self.weight, self.bias, self.eps)
 
 
 class _Product(NamedTuple):
-    """values @ weight + bias, the weight transposed as addmm reads it."""
+    """The operands of addmm(bias, values, weight); the weight is transposed, [in, out]."""
 
     bias: Tensor
     weight: Tensor
-
-    def __call__(self, values: Tensor) -> Tensor:
-        return torch.addmm(self.bias, values, self.weight)
 
 
 class _Layer(NamedTuple):
@@ -99,8 +92,8 @@ class _Layer(NamedTuple):
 class _Exit(NamedTuple):
     layers: tuple[_Layer, ...]
     """Those between the exit before and this one."""
-    shift: Tensor | None
-    """[d] what the hidden state carries of the next layer's bias; None where the head's own bias takes it back."""
+    shift: Tensor
+    """[d] minus what the hidden state carries of the next layer's bias."""
     dense: _Product | None
     activations: tuple[Callable[[Tensor], Tensor], ...]
     classifier: _Product
@@ -123,18 +116,16 @@ class DeployedEncoder:
         """[positions, d] what a token of the first text is given by its place."""
         layers = cast(list[Layer], list(model.layers))
         shifts = [layer.attention_output.bias.detach() for layer in layers]  # carried by the hidden state into a layer
+        shifts.append(torch.zeros_like(shifts[0]))
+        self.norm_shape, self.eps = (config.hidden_size,), config.layer_norm_eps
         self.norm = _norm(embeddings.norm, shifts[0])
         self.exits = []
         start = 0
         for head, layer in zip(cast(list[ExitHead], list(model.heads)), config.exits, strict=True):
-            after = shifts[layer] if layer < len(layers) else None
-            between = tuple(_layer(layers[i], shifts[i + 1 : i + 2]) for i in range(start, layer))
-            dense = None
-            if model.dense is not None:
-                dense, after = _product(model.dense.weight, model.dense.bias, after), None
+            between = tuple(_layer(layers[i], shifts[i + 1]) for i in range(start, layer))
+            dense = None if model.dense is None else _product([model.dense])
             activations = tuple(_FUNCTIONS[type(module)] for module in head.activation)
-            classifier = _product(head.classifier.weight, head.classifier.bias)
-            self.exits.append(_Exit(between, after, dense, activations, classifier))
+            self.exits.append(_Exit(between, -shifts[layer], dense, activations, _product([head.classifier])))
             start = layer
 
     def begin(self, batch: Batch) -> Pass:
@@ -151,45 +142,44 @@ class Pass:
         hidden = model.words.index_select(0, batch.ids.view(-1))
         if batch.segments is None or model.segments is None:
             place = model.first[:width]
+            if self.rows > 1:
+                place = place.repeat(self.rows, 1)
         else:
-            place = model.segments[batch.segments] + model.positions[:width]
-        if self.rows > 1:
-            place = place.expand(self.rows, width, -1).reshape(self.rows * width, -1)
-        place = place.view(len(hidden), -1)
-        hidden = hidden.add_(place) if model.factor is None else torch.addmm(place, hidden, model.factor)
-        self.hidden = model.norm(hidden)
+            place = model.segments.index_select(0, batch.segments.view(-1))
+            place.view(self.rows, width, -1).add_(model.positions[:width])
+        hidden = hidden.add_(place) if model.factor is None else addmm(place, hidden, model.factor)
+        self.hidden = layer_norm(hidden, model.norm_shape, *model.norm, model.eps)
         """[B n, d], plus the bias that the next layer's attention will add."""
 
     def _settle(self, lengths: NDArray[np.int64]) -> None:
         """What depends on who is here: padding and the weights of the mean."""
         self.lengths, self.rows, self.width = lengths, len(lengths), int(lengths.max())
-        self._bias = self._mean = None
-        padded = self.rows > 1 and bool((lengths < self.width).any())
-        if padded:
-            there = np.arange(self.width) < lengths[:, None]
+        there = np.arange(self.width) < lengths[:, None]
+        self._bias = None
+        if not there.all():
             bias = np.where(there, np.float32(0), np.finfo(np.float32).min)
             self._bias = torch.from_numpy(bias)[:, None, None].to(self._model.device)
-        if self._model.pooling == "mean" and padded:
-            self._mean = torch.from_numpy((there / lengths[:, None]).astype(np.float32))[:, None].to(self._model.device)
+        if self._model.pooling == "mean":
+            self._mean = torch.from_numpy((there / lengths[:, None]).astype(np.float32)).to(self._model.device)
 
     def advance(self, exit_index: int) -> Tensor:
         """Runs the layers up to this exit (0-based; exits come one after the other); its logits [B, C]."""
-        model, step = self._model, self._model.exits[exit_index]
-        hidden = self.hidden
-        for layer in step.layers:
-            context = self._attend(layer.projections(hidden))
-            hidden = layer.attention_norm(torch.addmm(hidden, context, layer.attention_output))
-            inner = model.activation(layer.ffn_in(hidden))
-            hidden = layer.ffn_norm(torch.addmm(hidden, inner, layer.ffn_out))
+        model, step, hidden = self._model, self._model.exits[exit_index], self.hidden
+        activation, shape, eps = model.activation, model.norm_shape, model.eps
+        for projections, attention_output, attention_norm, ffn_in, ffn_out, ffn_norm in step.layers:
+            context = self._attend(addmm(projections.bias, hidden, projections.weight))
+            hidden = addmm(hidden, context, attention_output)
+            hidden = layer_norm(hidden, shape, attention_norm.weight, attention_norm.bias, eps)
+            inner = activation(addmm(ffn_in.bias, hidden, ffn_in.weight))
+            hidden = addmm(hidden, inner, ffn_out)
+            hidden = layer_norm(hidden, shape, ffn_norm.weight, ffn_norm.bias, eps)
         self.hidden = hidden
-        values = self._pooled()
-        if step.shift is not None:
-            values = values - step.shift
+        values = self._pooled(step.shift)
         if step.dense is not None:
-            values = step.dense(values)
-        for activation in step.activations:
-            values = activation(values)
-        return step.classifier(values)
+            values = addmm(step.dense.bias, values, step.dense.weight)
+        for function in step.activations:
+            values = function(values)
+        return addmm(step.classifier.bias, values, step.classifier.weight)
 
     def keep(self, rows: NDArray[np.int64]) -> None:
         """Only these rows go on, cut to the longest of them."""
@@ -205,14 +195,14 @@ class Pass:
         context = F.scaled_dot_product_attention(query, key, value, self._bias)
         return context.transpose(1, 2).reshape(len(projected), -1)
 
-    def _pooled(self) -> Tensor:
-        """[B, d]: the CLS position, or the mean over real tokens."""
+    def _pooled(self, shift: Tensor) -> Tensor:
+        """[B, d] plus `shift`: the CLS position, or the mean over real tokens."""
         if self._model.pooling == "cls":
-            return self.hidden[:: self.width]
+            return self.hidden[:: self.width] + shift
         if self.rows == 1:
-            return self.hidden.mean(0, keepdim=True)
+            return addmm(shift, self._mean, self.hidden)
         hidden = self.hidden.view(self.rows, self.width, -1)
-        return hidden.mean(1) if self._mean is None else torch.bmm(self._mean, hidden).squeeze(1)
+        return torch.baddbmm(shift, self._mean[:, None], hidden).squeeze(1)
 
 
 class DeployedCascade:
@@ -245,31 +235,31 @@ class CascadePass:
 _FUNCTIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {nn.Tanh: torch.tanh, nn.ReLU: torch.relu}
 
 
-def _layer(layer: Layer, next_shift: list[Tensor]) -> _Layer:
-    """`next_shift` holds the bias of the attention output of the layer above, where there is one."""
-    shift, inner_shift = layer.attention_output.bias, layer.ffn_out.bias
-    weight = torch.cat([layer.query.weight, layer.key.weight, layer.value.weight])
-    bias = torch.cat([layer.query.bias, layer.key.bias, layer.value.bias])
+def _layer(layer: Layer, next_shift: Tensor) -> _Layer:
+    """`next_shift` is the bias of the attention output of the layer above, 0 above the last."""
+    shift, inner_shift = layer.attention_output.bias.detach(), layer.ffn_out.bias.detach()
     return _Layer(
-        _product(weight, bias, shift),
+        _product([layer.query, layer.key, layer.value], shift),
         _transposed(layer.attention_output.weight),
         _norm(layer.attention_norm, inner_shift),
-        _product(layer.ffn_in.weight, layer.ffn_in.bias, inner_shift),
+        _product([layer.ffn_in], inner_shift),
         _transposed(layer.ffn_out.weight),
-        _norm(layer.ffn_norm, *next_shift),
+        _norm(layer.ffn_norm, next_shift),
     )
 
 
-def _product(weight: Tensor, bias: Tensor, shift: Tensor | None = None) -> _Product:
-    """The product for an input that carries `shift`."""
+def _product(layers: list[nn.Linear], shift: Tensor | None = None) -> _Product:
+    """These layers as one product; its input carries `shift`."""
+    weight = torch.cat([layer.weight.detach() for layer in layers])
+    bias = torch.cat([layer.bias.detach() for layer in layers])
     if shift is not None:
         bias = (bias.double() - weight.double() @ shift.double()).to(bias.dtype)
-    return _Product(bias.detach(), _transposed(weight))
+    return _Product(bias, _transposed(weight))
 
 
-def _norm(norm: nn.LayerNorm, shift: Tensor | None = None) -> _Norm:
+def _norm(norm: nn.LayerNorm, shift: Tensor) -> _Norm:
     """The norm with an output that carries `shift`."""
-    return _Norm(norm.weight.detach(), (norm.bias if shift is None else norm.bias + shift).detach(), norm.eps)
+    return _Norm(norm.weight.detach(), norm.bias.detach() + shift)
 
 
 def _transposed(weight: Tensor) -> Tensor:
