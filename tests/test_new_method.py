@@ -28,7 +28,7 @@ def settings(tiny_settings, tmp_path_factory) -> Settings:
     settings = check(values | {"depth_reference": None, "latency": {"examples": 8, "rounds": 1}}, "test")
     for planned in runs(settings):
         produce(settings, planned.key)
-    measure_latency(settings, "sst2", 0, settings.root / "latency" / "sst2" / "seed0.parquet")
+    measure_latency(settings, settings.root / "latency.parquet")
     write_parquet(settings.root / "all-points.parquet", collect(settings))
     list(write_everything(settings))
     return settings
