@@ -79,8 +79,9 @@ class _Run:
 def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
     """The rows of one task. UserError where its reference or its text is not there."""
     reference = RunKey(task, settings.reference, "full", seed)
-    if read_json(run_folder(settings, reference) / "run.json")["status"] != "ok":
-        raise UserError(f"the run of {settings.reference} failed")
+    facts = run_folder(settings, reference) / "run.json"
+    if not facts.is_file() or read_json(facts)["status"] != "ok":
+        raise UserError(f"its reference, {reference.path}, failed or is not there")
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
     examples = task_data(settings, TASKS[task], tokenizer).splits["validation"]
     runs = {reference: _load(settings, reference, examples, device)}
@@ -96,8 +97,8 @@ def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Ite
             continue
         own = points[(points["method"] == name) & (points["variant"] == variant)]
         timed += [(point, runs[key]) for point in own.to_dict("records")]
-    for batch_size, count in ((1, max(1, settings.latency.examples // 4)), (32, settings.latency.examples)):
-        chosen = _spread(examples.lengths, count)
+    for batch_size, count in ((1, max(1, settings.latency.examples // 2)), (32, settings.latency.examples)):
+        chosen = spread(examples.lengths, count)
         lengths = examples.lengths[chosen]
         found = _measure(timed, full, examples, chosen, batch_size, settings.latency.rounds)
         promise = full.costs.flops(lengths)[-1].sum()
@@ -153,7 +154,7 @@ def _load(settings: Settings, key: RunKey, examples: Examples, device: torch.dev
     return _Run(deploy(load_model(folder, device)), trace, costs, contestant(settings, key.method, key.task))
 
 
-def _spread(lengths: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+def spread(lengths: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     """Positions of `count` examples at even steps through the lengths, so that few stand for all."""
     order = np.argsort(lengths, kind="stable")
     count = min(count, len(order))

@@ -68,17 +68,13 @@ def run_settings(wildcards):
     return {"version": f"{VERSION}.{method.version}"} | run_slice(SETTINGS, wildcards.method, wildcards.task)
 
 
-def task_points(wildcards):
-    return [
-        points_of(run.key)
-        for run in PLANNED
-        if run.key.task == wildcards.task and run.key.seed == int(wildcards.seed)
-    ]
-
-
 def all_latencies(wildcards):
+    return f"{ROOT}/latency.parquet"
+
+
+def all_timed(wildcards):
     """Latency is a property of the machine and the model's shape: the first seed of each task is timed."""
-    return [f"{ROOT}/latency/{task}/seed{SETTINGS.seeds_of(task)[0]}.parquet" for task in SETTINGS.tasks]
+    return [points_of(run.key) for run in PLANNED if run.key.seed == SETTINGS.seeds_of(run.key.task)[0]]
 
 
 def study_settings(wildcards):

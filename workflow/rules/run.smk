@@ -26,15 +26,15 @@ rule run:
 
 
 rule latency:
-    # All cores, so that nothing else runs beside a clock.
+    # One process for all tasks, and all cores, so that nothing else runs beside a clock.
     input:
-        task_points,
+        all_timed,
     output:
-        f"{ROOT}/latency/{{task}}/seed{{seed}}.parquet",
+        f"{ROOT}/latency.parquet",
     log:
-        f"{ROOT}/logs/latency/{{task}}/seed{{seed}}.log",
+        f"{ROOT}/logs/latency.log",
     benchmark:
-        f"{ROOT}/benchmarks/latency/{{task}}/seed{{seed}}.jsonl"
+        f"{ROOT}/benchmarks/latency.jsonl"
     conda:
         "../../environment.yml"
     threads: workflow.resource_settings.cores or 1
@@ -45,5 +45,4 @@ rule latency:
         settings=SETTINGS.latency.model_dump(mode="json"),
         config=EFFECTIVE,
     shell:
-        "costeff latency {wildcards.task} {output} --seed {wildcards.seed}"
-        " --config {params.config} > {log} 2>&1"
+        "costeff latency {output} --config {params.config} > {log} 2>&1"
