@@ -27,5 +27,5 @@ rule all:
         all_points,
         f"{ROOT}/all-points.parquet",
         f"{ROOT}/index.html",
-        all_latencies,
+        f"{ROOT}/latency.parquet",
         all_histories,

@@ -126,12 +126,12 @@ def replay(task: str, seed: int = 0, config: ConfigOption = DEFAULT) -> None:
 
 
 @app.command()
-def latency(task: str, out: Path, seed: int = 0, config: ConfigOption = DEFAULT) -> None:
-    """Measures the wall-clock of every contestant's early-exit engine on a task, beside the teacher's."""
+def latency(out: Path, config: ConfigOption = DEFAULT) -> None:
+    """Measures the wall-clock of every contestant's early exits beside the teacher's, on all tasks; run it alone."""
     with heavy_imports():
         from bench.runs.clock import measure_latency
 
-    measure_latency(settings_file.load(config), task, seed, out)
+    measure_latency(settings_file.load(config), out)
 
 
 @app.command()

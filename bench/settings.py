@@ -107,10 +107,12 @@ class Thresholds(Section):
 
 
 class Latency(Section):
-    """The wall-clock of the early-exit engine beside the teacher's."""
+    """The wall-clock of the early-exit engine beside the teacher's, for the first seed of every task."""
 
-    examples: int = Field(64, ge=1, description="Examples at batch 32; batch 1 uses a quarter of them.")
-    rounds: int = Field(3, ge=1, description="Interleaved repetitions; the median ratio counts.")
+    examples: int = Field(
+        64, ge=1, description="Validation examples at batch 32, at even steps through the lengths; half as many at 1."
+    )
+    rounds: int = Field(3, ge=1, description="Interleaved repetitions; the median ratio counts, quartiles are kept.")
     speedups: list[float] = Field([1, 2, 4, 8], description="Points measured: the best at these FLOPs speed-ups.")
 
 

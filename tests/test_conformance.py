@@ -17,7 +17,8 @@ import yaml
 import baselines
 import costeff
 from bench.artefacts import Costs, Trace
-from bench.choosing.policies import Policy, policy_for, replay, replay_many, rule
+from bench.choosing.deciding import rule
+from bench.choosing.policies import Policy, policy_for, replay, replay_many
 from bench.context import load_model, task_data
 from bench.encoder.backbones import tokenizer
 from bench.measuring import engine

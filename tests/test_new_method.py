@@ -1,16 +1,28 @@
 """A contestant outside the repository's packages gets its row in every table and its line in every figure."""
 
+import shutil
+
+import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from bench.artefacts import Costs, Trace
+from bench.context import load_model, task_data
+from bench.encoder import backbones
+from bench.errors import UserError
+from bench.measuring.engine import run
+from bench.method import contestant
 from bench.reporting.everything import write_everything
-from bench.runs.clock import measure_latency
+from bench.runs.clock import left_at, measure_latency, operation, spread
 from bench.runs.collect import collect
 from bench.runs.plan import runs
 from bench.runs.produce import produce
 from bench.runs.replay import replay
 from bench.settings import Settings, check
-from bench.store import read_json, run_folder, write_parquet
+from bench.store import RunKey, read_json, run_folder, write_parquet
+from bench.tasks.catalogue import TASKS
+from bench.tasks.examples import Examples
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +42,7 @@ def settings(tiny_settings, tmp_path_factory) -> Settings:
     for planned in runs(settings):
         produce(settings, planned.key)
     replay(settings, "sst2", 0)
-    measure_latency(settings, "sst2", 0, settings.root / "latency" / "sst2" / "seed0.parquet")
+    measure_latency(settings, settings.root / "latency.parquet")
     write_parquet(settings.root / "all-points.parquet", collect(settings))
     list(write_everything(settings))
     return settings
@@ -45,13 +57,80 @@ def test_it_is_in_every_table_and_on_the_page(settings):
     assert (settings.root / "figures" / "frontier-sst2.png").is_file()
 
 
+def validation(settings: Settings) -> Examples:
+    tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
+    return task_data(settings, TASKS["sst2"], tokenizer).splits["validation"]
+
+
 def test_its_points_have_speedups_and_measured_latencies(settings):
     points = pd.read_parquet(settings.root / "all-points.parquet")
     own = points[(points["method"] == "every-other") & (points["split"] == "validation")]
     full = own[own["kind"] == "static"].iloc[0]
     assert full["speedup"] == pytest.approx(2, rel=0.05)  # two layers of four
-    assert full["latency_1"] > 0 and full["latency_32"] > 0
+    for size in (1, 32):
+        low, middle, high = (full[f"latency_{size}{end}"] for end in ("_low", "", "_high"))
+        assert 0 < low <= middle <= high and full[f"promised_{size}"] == pytest.approx(2, rel=0.05)
+    assert full["p95_1"] > 0 and full["reference_p95_1"] > 0 and np.isnan(full["p95_32"])
     assert own[own["kind"] == "fixed_exit"]["speedup"].max() > 3  # one layer of four
+
+
+def test_time_and_promise_are_of_the_same_examples(settings):
+    timed = pd.read_parquet(settings.root / "latency.parquet")
+    assert timed["hardware"].nunique() == 1 and timed["hardware"].str.contains("thread").all()
+    assert set(timed["method"]) == {"teacher", "every-other"}  # and not the one that failed
+    lengths = validation(settings).lengths
+    for _, row in timed.iterrows():
+        chosen = spread(lengths, {1: 4, 32: 8}[row["batch_size"]])
+        assert row["examples"] == len(chosen)
+        folder = run_folder(settings, RunKey("sst2", row["method"], row["variant"], 0))
+        teacher = Costs.load(run_folder(settings, RunKey("sst2", "teacher", "full", 0)) / "costs.json")
+        points = pd.read_parquet(folder / "points.parquet")
+        same = (points["kind"] == row["kind"]) & (points["point"] == row["point"]) & (points["split"] == "validation")
+        method = contestant(settings, row["method"], "sst2")
+        left = left_at(points[same].iloc[0].to_dict(), Trace.load(folder / "trace-validation.parquet"), method)[chosen]
+        spent = Costs.load(folder / "costs.json").mean_flops(left, lengths[chosen])
+        assert row["promised"] == pytest.approx(teacher.flops(lengths[chosen])[-1].mean() / spent)
+        if row["method"] == "teacher":
+            assert row["speedup"] == row["promised"] == 1
+
+
+def test_the_engine_leaves_where_the_points_were_replayed(settings):
+    """Static, fixed exits, uniform and per-exit thresholds alike."""
+    folder = run_folder(settings, RunKey("sst2", "every-other", "half", 0))
+    points = pd.read_parquet(folder / "points.parquet").query("split == 'validation'")
+    method, trace = contestant(settings, "every-other", "sst2"), Trace.load(folder / "trace-validation.parquet")
+    model = load_model(folder, torch.device("cpu"))
+    for kind, rows in points.groupby("kind"):
+        for point in rows.iloc[[0, len(rows) // 2, -1]].to_dict("records"):
+            for size in (1, 32):
+                found = run(model, validation(settings), operation(point, method), size).exits
+                assert (found != left_at(point, trace, method)).mean() < 0.02, kind  # a near tie may round either way
+
+
+def test_what_is_missing_is_left_out(settings, tmp_path):
+    results = tmp_path / "results"
+    shutil.copytree(settings.root, results / settings.profile)
+    fewer = settings.model_copy(update={"results": results})
+    shutil.rmtree(run_folder(fewer, RunKey("sst2", "every-other", "half", 0)) / "model")
+    measure_latency(fewer, tmp_path / "one.parquet")
+    assert set(pd.read_parquet(tmp_path / "one.parquet")["method"]) == {"teacher"}
+    shutil.rmtree(run_folder(fewer, RunKey("sst2", "every-other", "half", 0)))
+    measure_latency(fewer, tmp_path / "one.parquet")
+    assert set(pd.read_parquet(tmp_path / "one.parquet")["method"]) == {"teacher"}
+    shutil.rmtree(run_folder(fewer, RunKey("sst2", "teacher", "full", 0)))
+    measure_latency(fewer, tmp_path / "none.parquet")
+    assert len(pd.read_parquet(tmp_path / "none.parquet")) == 0
+
+
+def test_times_of_two_machines_are_refused(settings, tmp_path):
+    results = tmp_path / "results"
+    shutil.copytree(settings.root, results / settings.profile)
+    elsewhere = settings.model_copy(update={"results": results})
+    timed = pd.read_parquet(elsewhere.root / "latency.parquet")
+    timed.loc[0, "hardware"] = "another"
+    write_parquet(elsewhere.root / "latency.parquet", timed)
+    with pytest.raises(UserError, match="different machines"):
+        collect(elsewhere)
 
 
 def test_a_training_that_fails_is_a_row_with_its_reason(settings):

@@ -10,9 +10,7 @@ there (`policy_for`).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -232,8 +230,3 @@ def leaves_now(policy: Policy, logits: NDArray[np.floating], knob: ArrayLike) ->
         return np.zeros(logits.shape[1], dtype=bool)
     knobs = np.asarray(knob, dtype=np.float64)
     return policy.leaves(policy.statistic(logits)[e], knobs if knobs.ndim == 0 else knobs[e])
-
-
-def rule(policy: Policy, knob: ArrayLike) -> Callable[[NDArray[np.floating]], NDArray[np.bool_]]:
-    """`leaves_now` at one operating point: what the early-exit engine is handed."""
-    return partial(leaves_now, policy, knob=knob)

@@ -4,22 +4,27 @@ It makes the same decisions as a replay of the trace (the tests hold it to that)
 promised in FLOPs is worth on a clock.
 """
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from bench.encoder import Cascade, Encoder
-from bench.measuring.recording import model_inputs
+from bench.measuring.deployed import Batch, DeployedCascade, DeployedEncoder, deploy
 from bench.tasks.batches import length_batches
 from bench.tasks.examples import Examples
 
-Leaves = Callable[[NDArray[np.floating]], NDArray[np.bool_]]
-"""An exit rule at its knob: who leaves at the exit just computed, bool [B], from the logits so far [e + 1, B, C]."""
+Leaves = Callable[[Sequence[NDArray[np.floating]]], NDArray[np.bool_]]
+"""An exit rule at its knob: who leaves at the exit just computed, bool [B], from the logits [B, C] of all so far.
+
+It is asked at every exit but the last, with the rows that are still there."""
+
+
+def never(seen: Sequence[NDArray[np.floating]]) -> NDArray[np.bool_]:
+    """The rule of a model that answers at full depth."""
+    return np.zeros(len(seen[-1]), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -30,68 +35,47 @@ class EngineResult:
     """[N] 0-based exit each example left at."""
     logits: NDArray[np.float32]
     """[N, C] the answer given there."""
-    seconds: float
-    """Wall-clock of all batches, padding them not included."""
 
 
 def run(model: Encoder | Cascade, examples: Examples, leaves: Leaves, batch_size: int) -> EngineResult:
-    """Answer `examples`, each at the first exit at which the rule lets it go."""
+    """Answer `examples` with the deployed form of `model`, each at the first exit at which the rule lets it go."""
+    deployed = deploy(model)
     batches = length_batches(examples.lengths, batch_size, None)
-    inputs = [model_inputs(examples, positions, model.device) for positions in batches]
-    model.eval()
-    start = time.perf_counter()
-    answers = [answer(model, batch, leaves) for batch in inputs]
-    seconds = time.perf_counter() - start
+    with torch.inference_mode():
+        answers = [answer(deployed, Batch.of(examples, positions, model.device), leaves) for positions in batches]
     order = np.argsort(np.concatenate(batches))
     exits, logits = (np.concatenate(parts)[order] for parts in zip(*answers, strict=True))
-    return EngineResult(exits, logits, seconds)
+    return EngineResult(exits, logits)
 
 
-@torch.inference_mode()
 def answer(
-    model: Encoder | Cascade, batch: dict[str, Tensor], leaves: Leaves
+    model: DeployedEncoder | DeployedCascade, batch: Batch, leaves: Leaves
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Exits [B] (0-based) and logits [B, C] of a batch of `model_inputs`; the model is in evaluation mode."""
+    """Exits [B] (0-based) and logits [B, C] of a batch; to be called in inference mode.
+
+    The last answer is on the host when this returns: a clock around it reads what was done, on a GPU too.
+    """
     last = model.exit_count - 1
-    state = model.begin(**batch)
-    rows = np.arange(len(batch["input_ids"]))  # who is still here
+    going = model.begin(batch)
+    rows = np.arange(len(batch.lengths))  # who is still here
     seen: list[NDArray[np.float32]] = []  # their logits [rows, C] at each exit so far
     exits = np.full(len(rows), last)
     order, answers = [], []  # who left, and with what
-    for e in range(last + 1):
-        state, tensor = model.advance(state, e)
-        logits = tensor.float().cpu().numpy()
+    for e in range(last):
+        logits = going.advance(e).cpu().numpy()
         seen.append(logits)
-        leaving = leaves(np.stack(seen)) if e < last else np.ones(len(rows), dtype=bool)
+        leaving = leaves(seen)
         if not leaving.any():
             continue
         exits[rows[leaving]] = e
         order.append(rows[leaving])
         answers.append(logits[leaving])
-        rows, seen = rows[~leaving], [each[~leaving] for each in seen]
-        if not len(rows):
+        staying = np.flatnonzero(~leaving)
+        if not len(staying):
             break
-        state = _keep(state, ~leaving)
+        rows, seen = rows[staying], [each[staying] for each in seen]
+        going.keep(staying)
+    else:
+        order.append(rows)
+        answers.append(going.advance(last).cpu().numpy())
     return exits, np.concatenate(answers)[np.argsort(np.concatenate(order))]
-
-
-def _keep(state: dict[str, Tensor], staying: NDArray[np.bool_]) -> dict[str, Tensor]:
-    """The state of the rows that stay, cut to the longest of them; all tensors of a state are [B, n, ...]."""
-    mask = state["mask"]
-    index = torch.as_tensor(np.flatnonzero(staying), device=mask.device)
-    longest = int(mask[index].sum(1).max())
-    return {name: tensor[:, :longest][index] for name, tensor in state.items()}
-
-
-def synchronize(device: torch.device) -> None:
-    """Wait for queued GPU work, so that a clock reads what was done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def plain_pass(model: Encoder | Cascade, batches: Sequence[dict[str, Tensor]]) -> None:
-    """Every batch through the whole model, no early exit, the model being in evaluation mode."""
-    with torch.inference_mode():
-        for batch in batches:
-            model(**batch)
-    synchronize(model.device)

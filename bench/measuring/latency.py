@@ -1,86 +1,72 @@
-"""Wall-clock of the early-exit engine against a reference model's plain pass, on the machine at hand.
+"""Wall-clock of early exit on the machine at hand.
 
-All take turns in every round, so that a machine that slows down slows them alike; the speed-up is the median
-over rounds of reference seconds / engine seconds.
+All contestants, the reference among them, go through the same engine in the same deployed form. They take turns in
+every round, in an order drawn anew for each, so that a machine that slows down, or heats up, favours nobody.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from torch import Tensor
+import torch
+from numpy.typing import NDArray
 
-from bench.encoder import Cascade, Encoder
 from bench.errors import UserError
-from bench.measuring.engine import Leaves, answer, plain_pass, synchronize
-from bench.measuring.recording import model_inputs
+from bench.measuring.deployed import Batch, DeployedCascade, DeployedEncoder
+from bench.measuring.engine import Leaves, answer, never
 from bench.tasks.batches import length_batches
 from bench.tasks.examples import Examples
 
 
 @dataclass(frozen=True)
-class Latency:
-    """What one operating point took at one batch size."""
+class Operated:
+    """A model, deployed, and the rule it is operated with."""
 
-    batch_size: int
-    speedup: float
-    """Median over rounds of reference seconds / engine seconds."""
-    seconds: float
-    """Median over rounds of the engine's time for all examples."""
-    reference_seconds: float
-    """The same for the reference's plain pass."""
+    model: DeployedEncoder | DeployedCascade
+    leaves: Leaves = never
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one contestant took at one batch size."""
+
+    seconds: NDArray[np.float64]
+    """[R] for all examples, in each round."""
+    slowest: NDArray[np.float64]
+    """[R] the 95th percentile of the seconds of one batch."""
 
 
 def measure(
-    model: Encoder | Cascade,
-    operated: Sequence[Leaves],
-    reference: Encoder | Cascade,
-    examples: Examples,
-    *,
-    batch_size: int,
-    rounds: int,
-) -> list[Latency]:
-    """Time `model` under each exit rule of `operated`, and the `reference`, over all of `examples`.
+    contestants: Sequence[Operated], examples: Examples, *, batch_size: int, rounds: int, seed: int
+) -> list[Timing]:
+    """Time every contestant over all of `examples`, once a round.
 
-    A round is one pass of the reference and one of each operating point, after a warm-up. All get the same
-    batches, of similar length and padded before the clock starts. UserError where the two models are on
-    different devices or there is nothing to time.
+    All get the same batches, of similar length and padded before the clock starts; each begins with one example that
+    is not timed, which brings its weights into the cache. UserError where contestants are on different devices or
+    there is nothing to time.
     """
-    if model.device != reference.device:
-        raise UserError(f"latency: the model is on {model.device}, its reference on {reference.device}; move one")
-    if rounds < 1 or not len(examples):
+    devices = {contestant.model.device for contestant in contestants}
+    if len(devices) > 1:
+        raise UserError(f"latency: models are on {' and '.join(sorted(map(str, devices)))}; move them to one")
+    if rounds < 1 or not len(examples) or not contestants:
         raise UserError(f"latency: {rounds} rounds over {len(examples)} examples; ask for at least one of each")
-    model.eval()
-    reference.eval()
-    batches = [
-        model_inputs(examples, positions, model.device)
-        for positions in length_batches(examples.lengths, batch_size, None)
-    ]
-
-    def passes(batches: list) -> Iterator[float]:
-        yield _seconds(plain_pass, reference, batches)
-        for leaves in operated:
-            yield _seconds(_engine_pass, model, batches, leaves)
-
-    list(passes(batches[:: max(1, len(batches) // 4)]))  # warm-up: a few of all lengths
-    times = np.array([list(passes(batches)) for _ in range(rounds)])
-    speedups = np.median(times[:, :1] / times[:, 1:], axis=0)
-    reference_seconds, *seconds = np.median(times, axis=0)
-    return [
-        Latency(batch_size, float(speedup), float(own), float(reference_seconds))
-        for speedup, own in zip(speedups, seconds, strict=True)
-    ]
+    device, rng = devices.pop(), np.random.default_rng(seed)
+    batches = [Batch.of(examples, each, device) for each in length_batches(examples.lengths, batch_size, None)]
+    first = batches[len(batches) // 2].take(np.array([0]))
+    times = np.empty((rounds, len(contestants), len(batches)))
+    with torch.inference_mode(), torch.autocast(device.type, enabled=False):
+        answer(contestants[0].model, batches[0], never)  # memory for the largest tensors is there from now on
+        for own in times:
+            for position in rng.permutation(len(contestants)):
+                one = contestants[position]
+                answer(one.model, first, one.leaves)
+                own[position] = [_seconds(one, batch) for batch in batches]
+    slowest = np.percentile(times, 95, axis=2)
+    return [Timing(times[:, i].sum(axis=1), slowest[:, i]) for i in range(len(contestants))]
 
 
-def _engine_pass(model: Encoder | Cascade, batches: Sequence[dict[str, Tensor]], leaves: Leaves) -> None:
-    for batch in batches:
-        answer(model, batch, leaves)
-    synchronize(model.device)
-
-
-def _seconds(work: Callable[..., None], *arguments: Any) -> float:
+def _seconds(one: Operated, batch: Batch) -> float:
     start = time.perf_counter()
-    work(*arguments)
+    answer(one.model, batch, one.leaves)
     return time.perf_counter() - start

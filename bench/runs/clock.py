@@ -1,65 +1,187 @@
-"""The clock: what every contestant's early exit is worth on the machine at hand."""
+"""The clock: what every contestant's early exit is worth on the machine at hand, beside what its FLOPs promise."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from transformers.utils import logging as transformers_log
 
+from bench.artefacts import Costs, Trace
 from bench.choosing.budgets import POINT, RUN, at_budget, static_rows
-from bench.choosing.policies import policy_for, rule
+from bench.choosing.deciding import fixed, rule
+from bench.choosing.policies import policy_for, replay
 from bench.context import load_model, pick_device, task_data
 from bench.encoder import backbones
-from bench.measuring import latency
-from bench.measuring.engine import Leaves
+from bench.errors import UserError
+from bench.measuring.deployed import DeployedCascade, DeployedEncoder, deploy
+from bench.measuring.engine import Leaves, never
+from bench.measuring.latency import Operated, Timing, measure
 from bench.method import Method, contestant
-from bench.runs.collect import collect_task
+from bench.runs.collect import collect_task, operated
+from bench.runs.produce import hardware
 from bench.settings import Settings
-from bench.store import RunKey, run_folder, write_parquet
+from bench.store import RunKey, read_json, run_folder, write_parquet
 from bench.tasks.catalogue import TASKS
+from bench.tasks.examples import Examples
+
+log = logging.getLogger(__name__)
+
+COLUMNS = [
+    *RUN, "operated", "batch_size", "examples", "promised", "speedup", "speedup_low", "speedup_high", "seconds",
+    "reference_seconds", "p95_seconds", "reference_p95_seconds", "hardware", "torch",
+]  # fmt: skip
 
 
-def measure_latency(settings: Settings, task: str, seed: int, out: Path) -> None:
-    """Wall-clock of every contestant's engine at its best points for the settings' speed-ups, beside the reference's.
+def measure_latency(settings: Settings, out: Path) -> None:
+    """Times, for the first seed of every task, every run at its best points for the settings' speed-ups.
 
-    Writes one row a run, point and batch size: `speedup` is the reference's time over the engine's. Should run alone.
+    Writes one row a run, point and batch size. `promised` is the FLOPs speed-up over exactly the timed examples;
+    `speedup` the median over rounds of the reference's time over the engine's, `speedup_low` and `speedup_high` their
+    quartiles; `seconds` are medians for all examples; `p95_seconds` are of one example at batch 1. All times are of
+    this process, which should run alone. A run that is missing or failed has no row.
     """
     transformers_log.set_verbosity_error()
     transformers_log.disable_progress_bar()
     torch.set_num_threads(settings.training.threads)
     device = pick_device(settings)
-    reference = load_model(run_folder(settings, RunKey(task, settings.reference, "full", seed)), device)
+    place = ", ".join(hardware(device.type == "cpu").values())
+    rows: list[dict[str, Any]] = []
+    for task in settings.tasks:
+        began, before = time.monotonic(), len(rows)
+        try:
+            rows += _task(settings, task, settings.seeds_of(task)[0], device)
+        except UserError as error:
+            log.warning("%s is not timed: %s", task, error)
+        log.info("%s: %d times in %.1f s", task, len(rows) - before, time.monotonic() - began)
+    machine = {"hardware": f"{place}, {torch.get_num_threads()} thread(s)", "torch": torch.__version__}
+    write_parquet(out, pd.DataFrame(rows).assign(**machine).reindex(columns=COLUMNS))
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A trained run on the clock."""
+
+    model: DeployedEncoder | DeployedCascade
+    trace: Trace
+    costs: Costs
+    method: Method
+
+
+def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
+    """The rows of one task. UserError where its reference or its text is not there."""
+    reference = RunKey(task, settings.reference, "full", seed)
+    facts = run_folder(settings, reference) / "run.json"
+    if not facts.is_file() or read_json(facts)["status"] != "ok":
+        raise UserError(f"its reference, {reference.path}, failed or is not there")
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
-    splits = task_data(settings, TASKS[task], tokenizer).splits
-    examples = splits["validation"].take(range(min(len(splits["validation"]), settings.latency.examples)))
-    sizes = {1: examples.take(range(max(1, len(examples) // 4))), 32: examples}
-    chosen = _to_be_timed(collect_task(settings, task, seed), settings.latency.speedups)
-    rows = []
-    for (name, variant), points_of_run in chosen.groupby(["method", "variant"], sort=False):
-        model = load_model(run_folder(settings, RunKey(task, name, variant, seed)), device)
-        method = contestant(settings, name, task)
-        operated = [operation(point, method) for point in points_of_run.to_dict("records")]
-        identities = points_of_run[POINT].to_dict("records")
-        for batch_size, some in sizes.items():
-            timed = latency.measure(
-                model, operated, reference, some, batch_size=batch_size, rounds=settings.latency.rounds
-            )
-            rows += [identity | asdict(found) for identity, found in zip(identities, timed, strict=True)]
-    write_parquet(out, pd.DataFrame(rows))
+    examples = task_data(settings, TASKS[task], tokenizer).splits["validation"]
+    runs = {reference: _load(settings, reference, examples, device)}
+    full = runs[reference]
+    table = collect_task(settings, task, seed)
+    points = to_be_timed(table.assign(operated=operated(table)), settings.latency.speedups)
+    timed: list[tuple[dict[str, Any], _Run]] = []
+    for name, variant in dict.fromkeys(zip(points["method"], points["variant"], strict=True)):
+        key = RunKey(task, name, variant, seed)
+        try:
+            runs[key] = runs.get(key) or _load(settings, key, examples, device)
+        except UserError as error:
+            log.warning("%s is not timed: %s", key.path, error)
+            continue
+        own = points[(points["method"] == name) & (points["variant"] == variant)]
+        timed += [(point, runs[key]) for point in own.to_dict("records")]
+    for batch_size, count in ((1, max(1, settings.latency.examples // 2)), (32, settings.latency.examples)):
+        chosen = spread(examples.lengths, count)
+        lengths = examples.lengths[chosen]
+        found = _measure(timed, full, examples, chosen, batch_size, settings.latency.rounds)
+        promise = full.costs.flops(lengths)[-1].sum()
+        for (point, run), (own_time, reference_time) in zip(timed, found, strict=True):
+            left = left_at(point, run.trace, run.method)[chosen]
+            ratios = reference_time.seconds / own_time.seconds
+            low, middle, high = np.percentile(ratios, [25, 50, 75])
+            yield {name: point[name] for name in (*RUN, "operated")} | {
+                "batch_size": batch_size,
+                "examples": len(chosen),
+                "promised": promise / run.costs.flops(lengths)[left, np.arange(len(chosen))].sum(),
+                "speedup": middle,
+                "speedup_low": low,
+                "speedup_high": high,
+                "seconds": np.median(own_time.seconds),
+                "reference_seconds": np.median(reference_time.seconds),
+                "p95_seconds": np.median(own_time.slowest) if batch_size == 1 else np.nan,
+                "reference_p95_seconds": np.median(reference_time.slowest) if batch_size == 1 else np.nan,
+            }
 
 
-def operation(point: dict, method: Method) -> Leaves:
+def _measure(
+    timed: list[tuple[dict[str, Any], _Run]],
+    full: _Run,
+    examples: Examples,
+    chosen: NDArray[np.int64],
+    batch_size: int,
+    rounds: int,
+) -> list[tuple[Timing, Timing]]:
+    """For each point its time and the reference's; points of one rule that do the same work are timed once."""
+    contestants = {(id(full), "none", b""): Operated(full.model)}
+    kinds = []
+    for point, run in timed:
+        left = left_at(point, run.trace, run.method)[chosen]
+        # Full depth without a rule is the same work for every run that asks none.
+        work = b"" if point["kind"] == "static" else left.tobytes()
+        kinds.append((id(run), str(point["policy"]), work))
+        contestants.setdefault(kinds[-1], Operated(run.model, operation(point, run.method)))
+    found = measure(
+        list(contestants.values()), examples.take(chosen), batch_size=batch_size, rounds=rounds, seed=len(chosen)
+    )
+    times = dict(zip(contestants, found, strict=True))
+    return [(times[kind], found[0]) for kind in kinds]
+
+
+def _load(settings: Settings, key: RunKey, examples: Examples, device: torch.device) -> _Run:
+    """UserError where an artefact is missing or broken, or the trace is of other examples."""
+    folder = run_folder(settings, key)
+    trace = Trace.load(folder / "trace-validation.parquet")
+    if not (np.array_equal(trace.idx, examples.idx) and np.array_equal(trace.lengths, examples.lengths)):
+        raise UserError(f"{folder / 'trace-validation.parquet'}: not of these examples; run it again")
+    costs = Costs.load(folder / "costs.json")
+    return _Run(deploy(load_model(folder, device)), trace, costs, contestant(settings, key.method, key.task))
+
+
+def spread(lengths: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Positions of `count` examples at even steps through the lengths, so that few stand for all."""
+    order = np.argsort(lengths, kind="stable")
+    count = min(count, len(order))
+    return order[(np.arange(count) * 2 + 1) * len(order) // (2 * count)]
+
+
+def operation(point: dict[str, Any], method: Method) -> Leaves:
     """The exit rule that the row `point` of a points table was replayed with."""
+    if point["kind"] == "static":
+        return never
+    if point["kind"] == "fixed_exit":
+        return fixed(int(point["exit"]) - 1)
     knob = point["thresholds"] if len(point["thresholds"]) else point["knob"]
     return rule(policy_for(point["policy"], method.task, method.exit_start()), knob)
 
 
-def _to_be_timed(table: pd.DataFrame, speedups: Sequence[float]) -> pd.DataFrame:
-    """Of each run the points that tables show: the best at each speed-up, and full depth."""
+def left_at(point: dict[str, Any], trace: Trace, method: Method) -> NDArray[np.int64]:
+    """[N] the 0-based exit at which the row `point` lets each example of a trace go."""
+    if point["kind"] in ("static", "fixed_exit"):
+        return np.full(len(trace.idx), (int(point["exit"]) or len(trace.logits)) - 1)
+    knob = point["thresholds"] if len(point["thresholds"]) else point["knob"]
+    return replay(policy_for(point["policy"], method.task, method.exit_start()), trace.logits, knob)
+
+
+def to_be_timed(table: pd.DataFrame, speedups: list[float]) -> pd.DataFrame:
+    """Of each run the points that tables show: the best at each speed-up, fixed exits among them, and full depth."""
     found = [at_budget(table, speedup, by=tuple(RUN)) for speedup in speedups]
     rows = pd.concat([static_rows(table), *found], ignore_index=True)
-    return rows[rows["score"].notna() & (rows["kind"] != "fixed_exit")].drop_duplicates(POINT)
+    return rows[rows["score"].notna()].drop_duplicates(POINT)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from bench.choosing.budgets import RUN
 from bench.errors import UserError
 from bench.method import contestant
 from bench.runs.identity import Identities
@@ -34,9 +35,9 @@ def collect(settings: Settings) -> pd.DataFrame:
 
 
 def collect_task(settings: Settings, task: str, seed: int) -> pd.DataFrame:
-    """The same for one task and seed, without what is only known once latencies are measured."""
-    keys = [planned.key for planned in runs(settings)]
-    return _united(settings, [key for key in keys if key.task == task and key.seed == seed])
+    """The same for the runs of one task and seed that are there, without what the clock adds."""
+    keys = [planned.key for planned in runs(settings) if planned.key.task == task and planned.key.seed == seed]
+    return _united(settings, [key for key in keys if (run_folder(settings, key) / "run.json").is_file()])
 
 
 def failures(settings: Settings) -> list[str]:
@@ -85,7 +86,7 @@ def _run(settings: Settings, key: RunKey, identities: Identities, known: dict[tu
 
 def _with_speedups(table: pd.DataFrame, reference: str) -> pd.DataFrame:
     """`speedup` and `speedup_128`: the reference's full-depth FLOPs, same task, seed and split, over the point's."""
-    columns = ["kind", "split", "flops", "flops_128"]
+    columns = ["kind", "split", "policy", "flops", "flops_128"]
     table = table.reindex(columns=[*table.columns, *(name for name in columns if name not in table)])
     index = ["task", "seed", "split"]
     full = table[(table["method"] == reference) & (table["kind"] == "static")]
@@ -98,19 +99,35 @@ def _with_speedups(table: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 
 def _with_latencies(table: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    """`latency_1` and `latency_32`: the measured speed-up over the reference at that batch size, where measured."""
-    keys = ["task", "method", "variant", "seed", "kind", "point"]
-    files = [
-        settings.root / "latency" / task / f"seed{seed}.parquet"
-        for task in settings.tasks
-        for seed in settings.seeds_of(task)
-    ]
-    found = [frame for file in files if file.is_file() and len(frame := pd.read_parquet(file))]
-    if not found:
-        return table.assign(latency_1=float("nan"), latency_32=float("nan"))
-    wide = pd.concat(found).pivot_table(index=keys, columns="batch_size", values="speedup")
-    wide.columns = pd.Index([f"latency_{size}" for size in wide.columns])
-    return table.join(wide, on=keys)
+    """What the clock says of a point at batch 1 and 32, NaN where it was not timed.
+
+    `latency_*` is the measured speed-up over the reference (median over rounds; `_low`, `_high` its quartiles),
+    `promised_*` that of the FLOPs over the same examples, `p95_*` and `reference_p95_*` seconds of one answer. A time
+    is of what was done, not of a row's number: points made anew find theirs.
+    """
+    names = {"speedup": "latency_{}", "speedup_low": "latency_{}_low", "speedup_high": "latency_{}_high"}
+    names |= {"promised": "promised_{}", "p95_seconds": "p95_{}", "reference_p95_seconds": "reference_p95_{}"}
+    file, keys = settings.root / "latency.parquet", [*RUN, "operated"]
+    timed = pd.read_parquet(file) if file.is_file() else pd.DataFrame(columns=[*keys, *names, "batch_size"])
+    if timed.get("hardware", pd.Series(dtype=str)).nunique() > 1:
+        raise UserError(f"{file}: times of different machines cannot be compared; delete it and run again")
+    table = table.assign(operated=operated(table))
+    for size in (1, 32):
+        own = timed[timed["batch_size"] == size].set_index(keys)[list(names)].astype(float)
+        table = table.join(own.set_axis([name.format(size) for name in names.values()], axis=1), on=keys)
+    return table.drop(columns="operated")
+
+
+def operated(points: pd.DataFrame) -> pd.Series:
+    """How each row of a points table was operated, in words that do not change when points are made anew."""
+
+    def words(row: dict[str, Any]) -> str:
+        if not isinstance(row.get("kind"), str):
+            return "failed"
+        thresholds = [repr(float(value)) for value in row["thresholds"]]
+        return " ".join([row["kind"], str(row["policy"]), str(row["exit"]), repr(float(row["knob"])), *thresholds])
+
+    return pd.Series([words(row) for row in points.to_dict("records")], index=points.index, dtype=str)
 
 
 def bring_up_to_date(settings: Settings) -> bool:

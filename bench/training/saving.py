@@ -6,7 +6,7 @@ import json
 import random
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
     tensors = {"random.cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
-    name, keys, *rest = np.random.get_state(legacy=True)  # type: ignore[misc]
+    name, keys, *rest = cast(tuple, np.random.get_state(legacy=True))
     return tensors, {"python": random.getstate(), "numpy": [name, keys.tolist(), *rest]}
 
 

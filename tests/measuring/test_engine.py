@@ -5,10 +5,13 @@ import pytest
 import torch
 from toys import cascade, encoder, examples
 
-from bench.choosing.policies import Agreement, Confidence, Entropy, FullDepth, Patience, Policy, replay, rule
+from bench.choosing.deciding import rule
+from bench.choosing.policies import Agreement, Confidence, Entropy, FullDepth, Patience, Policy, replay
 from bench.errors import UserError
+from bench.measuring import latency
+from bench.measuring.deployed import Pass, deploy
 from bench.measuring.engine import run
-from bench.measuring.latency import measure
+from bench.measuring.latency import Operated, measure
 from bench.measuring.recording import record
 
 POLICIES = [
@@ -59,22 +62,28 @@ def test_the_engine_does_what_the_replay_says(kind, policy, batch_size):
         result = run(model, data, rule(policy, knob), batch_size)
         np.testing.assert_array_equal(result.exits, expected)
         answers = trace.logits[expected, np.arange(len(data))]
-        np.testing.assert_allclose(result.logits, answers, atol=1e-5)
+        np.testing.assert_allclose(result.logits, answers, atol=1e-5, rtol=1e-5)
         np.testing.assert_array_equal(result.logits.argmax(-1), answers.argmax(-1))
         parted |= set(expected.tolist())
     if able and policy.name != "none":
         assert len(parted) > 1, "no knob parted the examples: the test shows nothing"
 
 
-def test_rows_that_left_are_not_computed_and_padding_shrinks_with_them():
+def test_rows_that_left_are_not_computed_and_padding_shrinks_with_them(monkeypatch):
     model, data = encoder(), examples(60)
     statistic = Entropy().statistic(record(model, data, 32).logits)
     knob = np.median(statistic[0]) + 1e-6
     # Only short examples stay beyond the first exit.
     data = data.take(np.flatnonzero((statistic[0] < knob) | (data.lengths <= 12))[:32])
     shapes = []
-    for layer in model.layers:
-        layer.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape[:2])))
+    attend = Pass._attend
+
+    def spy(self, projected):
+        assert len(projected) == self.rows * self.width
+        shapes.append((self.rows, self.width))
+        return attend(self, projected)
+
+    monkeypatch.setattr(Pass, "_attend", spy)
     exits = run(model, data, rule(Entropy(), knob), 32).exits
     assert shapes == [((exits >= e).sum(), data.lengths[exits >= e].max()) for e in range(exits.max() + 1)]
     assert shapes[1][0] < shapes[0][0] and shapes[1][1] <= 12 < shapes[0][1]
@@ -82,19 +91,36 @@ def test_rows_that_left_are_not_computed_and_padding_shrinks_with_them():
 
 def test_early_exit_shows_on_the_clock():
     deep = {"heads": [4] * 12, "ffn": [64] * 12, "exits": list(range(1, 13))}
-    model, reference = encoder(**deep), encoder(**deep | {"exits": [12]})
+    model, reference = deploy(encoder(**deep)), deploy(encoder(**deep | {"exits": [12]}))
     everyone, no_one = np.inf, -1.0
-    operated = [rule(Entropy(), everyone), rule(Entropy(), no_one)]
+    contestants = [Operated(reference), *(Operated(model, rule(Entropy(), knob)) for knob in (everyone, no_one))]
     for batch_size in (1, 32):
-        first, last = measure(model, operated, reference, examples(16), batch_size=batch_size, rounds=3)
-        assert first.batch_size == last.batch_size == batch_size
-        assert first.speedup > 1.5 and first.speedup > 1.5 * last.speedup
-        assert 0 < first.seconds < last.seconds and first.reference_seconds == last.reference_seconds
+        full, first, last = measure(contestants, examples(16), batch_size=batch_size, rounds=5, seed=0)
+        assert full.seconds.shape == first.slowest.shape == (5,)
+        assert np.median(full.seconds / first.seconds) > 1.5 and np.median(last.seconds / first.seconds) > 1.5
+        for timing in (full, first, last):
+            assert (timing.slowest > 0).all() and (timing.slowest <= timing.seconds).all()
+
+
+def test_every_round_has_an_order_of_its_own(monkeypatch):
+    asked = []
+    monkeypatch.setattr(latency, "answer", lambda model, batch, leaves: asked.append((leaves, len(batch.lengths))))
+    marks = [lambda seen, i=i: seen for i in range(5)]
+    model = deploy(encoder())
+    measure([Operated(model, mark) for mark in marks], examples(3), batch_size=1, rounds=6, seed=0)
+    passes = [marks.index(leaves) for leaves, _ in asked[1:]]
+    order = [passes[i] for i in range(0, len(passes), 4)]  # one example to warm up, three that are timed
+    assert all(passes[i : i + 4] == [one] * 4 for i, one in zip(range(0, len(passes), 4), order, strict=True))
+    rounds = [tuple(order[i : i + 5]) for i in range(0, 30, 5)]
+    assert all(sorted(each) == [0, 1, 2, 3, 4] for each in rounds) and len(set(rounds)) > 3
 
 
 def test_latency_needs_something_to_time():
+    model = Operated(deploy(encoder()))
     with pytest.raises(UserError, match="0 rounds"):
-        measure(encoder(), [rule(Entropy(), 0.1)], encoder(), examples(4), batch_size=1, rounds=0)
-    elsewhere = encoder().to(torch.device("meta"))
-    with pytest.raises(UserError, match="meta"):
-        measure(encoder(), [rule(Entropy(), 0.1)], elsewhere, examples(4), batch_size=1, rounds=1)
+        measure([model], examples(4), batch_size=1, rounds=0, seed=0)
+    with pytest.raises(UserError, match="0 examples"):
+        measure([model], examples(4).take([]), batch_size=1, rounds=1, seed=0)
+    elsewhere = Operated(deploy(encoder().to(torch.device("meta"))))
+    with pytest.raises(UserError, match="cpu and meta"):
+        measure([model, elsewhere], examples(4), batch_size=1, rounds=1, seed=0)

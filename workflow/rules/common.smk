@@ -111,16 +111,9 @@ def points_path(task, seed):
 all_points = [points_path(task, seed) for task in SETTINGS.tasks for seed in SETTINGS.seeds_of(task)]
 
 # Latency is a property of the machine and the model's shape: the first seed of each task is timed.
-all_latencies = [f"{ROOT}/latency/{task}/seed{SETTINGS.seeds_of(task)[0]}.parquet" for task in SETTINGS.tasks]
-
-
-def timed_runs(wildcards):
-    """What the timed models were asked, as hashes."""
-    return [
-        hash_
-        for key, hash_ in ASKED.items()
-        if key.task == wildcards.task and key.seed == int(wildcards.seed)
-    ]
+timed = {task: SETTINGS.seeds_of(task)[0] for task in SETTINGS.tasks}
+timed_points = [points_path(task, seed) for task, seed in timed.items()]
+timed_runs = [hash_ for key, hash_ in ASKED.items() if key.seed == timed[key.task]]
 
 
 def study_settings(wildcards):

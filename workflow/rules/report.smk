@@ -5,7 +5,7 @@ rule collect:
     input:
         facts=[facts_of(run.key) for run in PLANNED],
         points=all_points,
-        latencies=all_latencies,
+        latency=f"{ROOT}/latency.parquet",
     output:
         f"{ROOT}/all-points.parquet",
     log:

@@ -51,13 +51,13 @@ rule replay:
 rule latency:
     # All cores, so that nothing else runs beside a clock. Other thresholds of the same models are not timed anew.
     input:
-        lambda wildcards: ancient(points_path(wildcards.task, wildcards.seed)),
+        ancient(timed_points),
     output:
-        f"{ROOT}/latency/{{task}}/seed{{seed}}.parquet",
+        f"{ROOT}/latency.parquet",
     log:
-        f"{ROOT}/logs/latency/{{task}}/seed{{seed}}.log",
+        f"{ROOT}/logs/latency.log",
     benchmark:
-        f"{ROOT}/benchmarks/latency/{{task}}/seed{{seed}}.jsonl"
+        f"{ROOT}/benchmarks/latency.jsonl"
     conda:
         "../../environment.yml"
     threads: workflow.resource_settings.cores or 1
@@ -69,5 +69,4 @@ rule latency:
         asked=timed_runs,
         config=EFFECTIVE,
     shell:
-        "costeff latency {wildcards.task} {output:q} --seed {wildcards.seed}"
-        " --config {params.config:q} > {log:q} 2>&1"
+        "costeff latency {output:q} --config {params.config:q} > {log:q} 2>&1"

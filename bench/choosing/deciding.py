@@ -1,0 +1,88 @@
+"""An exit rule as the early-exit engine asks it: exit after exit, for those who are still there.
+
+The decisions are the replay's. For a single example NumPy's calls would cost as much as a slender layer, so its
+statistic is computed in Python's floats, and where that lies too near the knob to be sure of the last bits, in
+the replay's own arithmetic.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from bench.choosing.policies import Agreement, Confidence, Entropy, Patience, Policy, leaves_now
+
+Leaves = Callable[[Sequence[NDArray[np.floating]]], NDArray[np.bool_]]
+"""Who leaves at the exit just computed, not the last: bool [B], from the logits [B, C] of all exits so far."""
+
+_NEAR = 1e-9
+"""Two correct ways to a statistic in float64 do not differ by this much."""
+_STAYS, _GOES = np.array([False]), np.array([True])
+
+
+def rule(policy: Policy, knob: ArrayLike) -> Leaves:
+    """The rule at one operating point: a scalar knob, or a vector of one an exit."""
+    alone = _ALONE.get(type(policy))
+    knobs = np.asarray(knob, dtype=np.float64)
+    knob_of = knobs.tolist().__getitem__ if knobs.ndim else lambda _, same=float(knobs): same
+
+    def leaves(seen: Sequence[NDArray[np.floating]]) -> NDArray[np.bool_]:
+        e = len(seen) - 1
+        if e < policy.earliest:
+            return np.zeros(len(seen[0]), dtype=bool)
+        if alone is not None and len(seen[0]) == 1:
+            goes = alone(policy, seen, knob_of(e))
+            if goes is not None:
+                return _GOES if goes else _STAYS
+        return leaves_now(policy, np.stack(seen), knobs)
+
+    return leaves
+
+
+def fixed(exit_index: int) -> Leaves:
+    """Everyone leaves at this exit (0-based)."""
+    return lambda seen: np.full(len(seen[0]), len(seen) > exit_index)
+
+
+def _entropy(policy: Policy, seen: Sequence[NDArray[np.floating]], knob: float) -> bool | None:
+    values = seen[-1][0].tolist()
+    largest = max(values)
+    shifted = [value - largest for value in values]
+    weights = [math.exp(value) for value in shifted]
+    total = sum(weights)
+    statistic = math.log(total) - sum(map(float.__mul__, weights, shifted)) / total
+    # Rounding may take a certain answer's entropy below 0, where the replay's stays at 0.
+    return None if abs(statistic - knob) < _NEAR or statistic < _NEAR else statistic < knob
+
+
+def _confidence(policy: Policy, seen: Sequence[NDArray[np.floating]], knob: float) -> bool | None:
+    values = seen[-1][0].tolist()
+    largest = max(values)
+    statistic = 1 / sum([math.exp(value - largest) for value in values])
+    return None if abs(statistic - knob) < _NEAR else statistic > knob
+
+
+def _patience(policy: Policy, seen: Sequence[NDArray[np.floating]], knob: float) -> bool:
+    prediction, repeated = seen[-1].argmax(), 0
+    for earlier in reversed(seen[policy.exit_start - 1 : -1]):
+        if earlier.argmax() != prediction:
+            break
+        repeated += 1
+    return 0 < knob <= repeated
+
+
+def _agreement(policy: Any, seen: Sequence[NDArray[np.floating]], knob: float) -> bool:
+    values = [float(logits[0, 0]) for logits in seen[-1 - policy.run :]]
+    return all(abs(later - earlier) < knob for earlier, later in pairwise(values))
+
+
+_ALONE: dict[type[Policy], Callable[[Any, Sequence[NDArray[np.floating]], float], bool | None]] = {
+    Entropy: _entropy,
+    Confidence: _confidence,
+    Patience: _patience,
+    Agreement: _agreement,
+}
+"""Whether a single example leaves; None where only the replay's arithmetic can tell."""
