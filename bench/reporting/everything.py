@@ -34,9 +34,9 @@ def write_everything(settings: Settings) -> Iterator[str]:
     made = tables(points, roles, missing=missing, sweeps=settings.root / "sweeps")
     for table in made:
         table.write(settings.root / "tables")
-    for left_out in figures.write_all(points, settings.root, roles, published=read_published() if papers else None):
-        yield f"no figure {left_out.name}: {left_out.reason}"
-    written = page.write(points, settings.root, made, roles, missing=missing)
+    skipped = figures.write_all(points, settings.root, roles, published=read_published() if papers else None)
+    yield from (f"no figure {each.name}: {each.reason}" for each in skipped)
+    written = page.write(points, settings.root, made, roles, missing=missing, skipped=skipped)
     yield f"wrote tables, figures and {written}"
 
 

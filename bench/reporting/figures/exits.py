@@ -57,7 +57,9 @@ def score_per_exit(points: pd.DataFrame, roles: Roles) -> Figure:
         raise Absent("no method with more than one exit")
     single = rows[(rows["kind"] == "static") & ~rows["method"].isin(exits["method"].unique())]
     looks, tasks = marks(points, roles), task_order(exits)
-    figure, grid = panels(len(tasks))
+    many = len(exits.drop_duplicates(["method", "variant"])) > 6
+    columns = 2 if many else 3
+    figure, grid = panels(len(tasks), columns=columns, height=2.5 if many else 1.75)
     for axes, task in zip(grid, tasks, strict=True):
         for method, line, mean in _by_layers(exits[exits["task"] == task], looks):
             mark = looks[method]
@@ -72,7 +74,7 @@ def score_per_exit(points: pd.DataFrame, roles: Roles) -> Figure:
         axes.set_ylim(*padded([100 * y for line in axes.get_lines() for y in np.atleast_1d(line.get_ydata()) / 100]))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         axes.set_title(task_title(task), loc="left")
-    label_outer(grid, "layers run", "score × 100")
+    label_outer(grid, "layers run", "score × 100", columns=columns)
     legend_below(figure, [*_variant_handles(exits, points, looks), *method_handles(single, looks)], columns=4)
     return figure
 

@@ -68,7 +68,7 @@ def frontier(
         rows = front[front["method"] == method]
         curve = task_curve(rows, resamples or Resamples(None))
         _curve(axes, curve, looks[method], drawstyle="steps-post")
-        _own_points(axes, rows, looks[method], several=curve.seeds > 1)
+        _own_points(axes, rows, looks[method], several=curve.seeds > 1, many=len(drawn) > _FEW)
         names += _names(rows, looks[method], variant_names(points))
         scores += [*(100 * rows["score"]), *(100 * curve.low), *(100 * curve.high)]
     axes.plot(full, top_score, **looks[roles.reference].dots, markersize=8, zorder=6)
@@ -139,14 +139,18 @@ def _curve(axes: Axes, curve: Curve, mark: Mark, *, drawstyle: str) -> None:
     axes.plot([curve.cost[-1]] * 2, [low[-1], high[-1]], color=mark.colour, linewidth=0.9, alpha=0.45, zorder=3)
 
 
-def _own_points(axes: Axes, rows: pd.DataFrame, mark: Mark, *, several: bool) -> None:
-    """The chosen points of every seed, small; hollow and faint where they give one answer to all."""
+def _own_points(axes: Axes, rows: pd.DataFrame, mark: Mark, *, several: bool, many: bool) -> None:
+    """The chosen points of every seed, small; hollow and faint where they give one answer to all.
+
+    Where many methods have several seeds each, their bands say it and the points would hide the lines.
+    """
     constant = is_constant(rows)
     plain, alike = rows[~constant], rows[constant]
-    axes.plot(
-        plain["flops"], 100 * plain["score"], **mark.dots, markeredgewidth=0.5 if mark.marker == "x" else 0, zorder=3,
-        markersize=2.4, alpha=0.4 if several else 0.8,
-    )  # fmt: skip
+    if not (several and many):
+        axes.plot(
+            plain["flops"], 100 * plain["score"], **mark.dots, markeredgewidth=0.5 if mark.marker == "x" else 0,
+            zorder=3, markersize=2.4, alpha=0.4 if several else 0.8,
+        )  # fmt: skip
     hollow = {**mark.dots, "markerfacecolor": "none", "markeredgewidth": 0.6, "markersize": 3}
     axes.plot(alike["flops"], 100 * alike["score"], **hollow, alpha=0.45, zorder=3)
 
@@ -294,5 +298,6 @@ def score_against_parameters(points: pd.DataFrame, roles: Roles) -> Figure:
     axes.set_ylabel("mean score × 100")
     axes.set_title(f"Full depth, mean of {tasks} task{'s' * (tasks > 1)}", loc="left")
     legend_below(figure, [_handle(looks[method]) for method in present], columns=5 if len(present) > _FEW else 3)
-    place(axes, labels, np.column_stack([table["parameters"], 100 * table["score"]]))
+    edges = [table["score"] + sign * table["spread"].fillna(0) for sign in (-1, 0, 1)]
+    place(axes, labels, np.vstack([np.column_stack([table["parameters"], 100 * edge]) for edge in edges]))
     return figure
