@@ -16,12 +16,24 @@ from bench.settings import Settings
 from bench.store import read_json, run_folder
 
 
+_COLUMNS = (
+    "kind", "point", "policy", "knob", "thresholds", "exit", "split", "score", "metric", "matthews", "accuracy", "f1",
+    "pearson", "spearman", "examples", "flops", "flops_128", "speedup", "speedup_128", "mean_exit", "mean_layers",
+    "exits", "parameters", "parameters_encoder", "on_frontier",
+)  # fmt: skip
+
+
 def read_points(settings: Settings) -> pd.DataFrame:
     """all-points.parquet of the profile. Raises UserError where it is not there yet."""
     path = settings.root / "all-points.parquet"
     if not path.is_file():
         raise UserError(f"{path} is not there yet; run the workflow (snakemake --cores all) first")
-    return pd.read_parquet(path)
+    return complete(pd.read_parquet(path))
+
+
+def complete(points: pd.DataFrame) -> pd.DataFrame:
+    """`points` with every column of an operating point, empty where nothing was measured: all runs may have failed."""
+    return points.reindex(columns=[*points, *(name for name in _COLUMNS if name not in points)])
 
 
 def write_everything(settings: Settings) -> Iterator[str]:

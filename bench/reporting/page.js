@@ -157,7 +157,7 @@ function draw() {
     title: { text: `<b>${task.title}</b>, ${control.split.value}`, x: 0, xref: "paper", xanchor: "left", font: { size: 16 } },
     font: { family: "system-ui, 'Segoe UI', 'DejaVu Sans', Arial, sans-serif", color: "#1f2328", size: 13 },
     xaxis: {
-      title: { text: AXES[cost], standoff: 12 }, type: cost === "mean_exit" ? "linear" : "log", gridcolor: "#e6eaee", zeroline: false, linecolor: "#57606a",
+      title: { text: narrow ? control.x.selectedOptions[0].text : AXES[cost], standoff: 12 }, type: cost === "mean_exit" ? "linear" : "log", gridcolor: "#e6eaee", zeroline: false, linecolor: "#57606a",
       ticks: "outside", tickformat: ratio ? "~g" : cost === "mean_exit" ? "" : "~s", ticksuffix: ratio ? "×" : "", dtick: ratio ? Math.log10(2) : cost === "mean_exit" ? undefined : "D2", nticks: 10,
       uirevision: `${task.id} ${cost}`,
     },

@@ -208,8 +208,9 @@ def frontier_average(points: pd.DataFrame, roles: Roles, *, resamples: Resamples
     """All tasks: the mean score at matched speed-ups, with the teacher and the best constant as controls."""
     if points["task"].nunique() < 2:
         raise Absent("one task only: its own frontier says it all")
-    if len(succeeded(points)) and set(points["task"]) - set(teacher_rows(points, reference=roles.reference)["task"]):
-        raise Absent("no run of the teacher on some task")
+    orphaned = set(points["task"]) - set(teacher_rows(points, reference=roles.reference)["task"])
+    if orphaned:
+        raise Absent(f"no run of the teacher on {', '.join(sorted(map(task_title, orphaned)))}")
     curves = average_curves(points, roles, resamples=resamples)
     looks = marks(points, roles)
     drawn = [method for method in looks if method in set(curves["method"]) and method != roles.reference]
