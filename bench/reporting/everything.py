@@ -15,7 +15,6 @@ from bench.runs.plan import Planned, runs
 from bench.settings import Settings
 from bench.store import read_json, run_folder
 
-
 _COLUMNS = (
     "kind", "point", "policy", "knob", "thresholds", "exit", "split", "score", "metric", "matthews", "accuracy", "f1",
     "pearson", "spearman", "examples", "flops", "flops_128", "speedup", "speedup_128", "mean_exit", "mean_layers",

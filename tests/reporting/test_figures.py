@@ -15,8 +15,8 @@ from bench.choosing.roles import Roles
 from bench.reporting import figures
 from bench.reporting.figures import sweeps
 from bench.reporting.figures.comparisons import ablation_differences
-from bench.reporting.figures.drawing import Absent, marks
 from bench.reporting.figures.curves import Resamples, average_curves
+from bench.reporting.figures.drawing import Absent, marks
 from bench.reporting.figures.exits import mean_exit_by_difficulty, near_twice
 from bench.reporting.published import read_published
 from bench.reporting.tables.table import display_names, variant_names

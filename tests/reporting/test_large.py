@@ -1,4 +1,4 @@
-"""As large as a profile gets: twelve methods beside the teacher, twelve exits, five seeds. All of it can be told apart."""
+"""As large as a profile gets, twelve methods beside the teacher, twelve exits, five seeds: all can be told apart."""
 
 from itertools import combinations
 from pathlib import Path
@@ -9,7 +9,8 @@ import pytest
 import synthetic
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
+from matplotlib.transforms import Bbox
 
 from bench.choosing.roles import Roles
 from bench.reporting import figures
@@ -67,7 +68,7 @@ def test_nothing_leaves_the_canvas_and_the_plots_keep_most_of_it(drawn: dict[str
         box, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
         assert max(-box.x0, -box.y0, box.x1 - width, box.y1 - height) < 0.02, name
         share = sum(np.prod(axes.get_position().size) for axes in figure.axes)
-        assert share > 0.33, f"{name}: its axes have {100 * share:.0f} % of the picture"
+        assert share > 0.25, f"{name}: its axes have {100 * share:.0f} % of the picture"
 
 
 def test_the_legend_names_every_method_and_covers_none_of_the_axes(
@@ -88,17 +89,16 @@ def test_names_of_variants_lie_inside_and_not_on_each_other(drawn: dict[str, Fig
         inside = axes.get_window_extent()
         # The title and the upper axis's name are placed by the axes, not by points.
         labels = [t for t in axes.texts if isinstance(t, Annotation) and t.xycoords == "data"]
-        assert {label.get_text() for label in labels} >= {"2x", "4x", "8x", "4L-312", "6L-768"}
-        boxes = [Annotation.get_window_extent(label) for label in labels]
-        for label, box in zip(labels, boxes, strict=True):
-            if label.arrow_patch is None:
-                assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
-        assert [pair for pair in combinations(boxes, 2) if overlap(*pair) > 1] == [] or any(
-            label.arrow_patch for label in labels
-        )
+        assert len(labels) > 5
+        if name == "parameters":
+            assert {label.get_text() for label in labels} >= {"2x", "4x", "8x", "4L-312", "6L-768"}
+        boxes = [Text.get_window_extent(label) for label in labels]
+        for box in boxes:
+            assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1, name
+        assert [pair for pair in combinations(boxes, 2) if overlap(*pair) > 1] == [], name
 
 
-def overlap(a, b) -> float:
+def overlap(a: Bbox, b: Bbox) -> float:
     return max(0, min(a.x1, b.x1) - max(a.x0, b.x0)) * max(0, min(a.y1, b.y1) - max(a.y0, b.y0))
 
 

@@ -51,23 +51,23 @@ class Resamples:
 
     def scores(self, rows: pd.DataFrame) -> Floats | None:
         """[R, P] of P operating points of one task, method and seed; None where the traces were not kept."""
+        if self.runs is None:
+            return None
         keys = list(rows[[*POINT, "split"]].itertuples(index=False, name=None))
         missing = rows[[key not in self._known for key in keys]].drop_duplicates(POINT)
         if len(missing):
             try:
-                made = self._made(missing)
+                made = self._made(missing, self.runs)
             except UserError:
                 return None
             named = missing[[*POINT, "split"]].itertuples(index=False, name=None)
             self._known.update(zip(named, made.T, strict=True))
         return np.column_stack([self._known[key] for key in keys])
 
-    def _made(self, rows: pd.DataFrame) -> Floats:
-        if self.runs is None:
-            raise UserError("no traces were kept")
+    def _made(self, rows: pd.DataFrame, runs: Path) -> Floats:
         traces, answers = {}, []
         for _, row in rows.iterrows():
-            path = run_folder(row, self.runs) / f"trace-{row['split']}.parquet"
+            path = run_folder(row, runs) / f"trace-{row['split']}.parquet"
             trace = traces[path] = traces.get(path) or Trace.load(path)
             answers.append(predicted(row, trace))
         labels = next(iter(traces.values())).labels

@@ -257,7 +257,8 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """Write <folder>/<name>.png and .pdf without dates or versions: the same drawing is the same file.
 
     The picture has a palette of 256 colours, chosen so that rare ones keep their own: no channel of a pixel was off
-    by more than 18 of 255 levels, in 40 % of the bytes. Each file is drawn once: `Figure.savefig` draws once more to find the layout, which is settled.
+    by more than 18 of 255 levels, in 40 % of the bytes. Each file is drawn once: `Figure.savefig` would draw once
+    more to find the layout, which is settled.
     """
     folder.mkdir(parents=True, exist_ok=True)
     png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"

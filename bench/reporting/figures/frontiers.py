@@ -1,6 +1,6 @@
 """Frontiers: what score a method keeps at what cost, on one task and averaged over tasks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
