@@ -65,7 +65,8 @@ class Resamples:
         return np.column_stack([self._known[key] for key in keys])
 
     def _made(self, rows: pd.DataFrame, runs: Path) -> Floats:
-        traces, answers = {}, []
+        traces: dict[Path, Trace] = {}
+        answers = []
         for _, row in rows.iterrows():
             path = run_folder(row, runs) / f"trace-{row['split']}.parquet"
             trace = traces[path] = traces.get(path) or Trace.load(path)

@@ -186,7 +186,7 @@ def legend_below(figure: Figure, handles: Sequence[Any], *, columns: int = 4, no
     note: a line of small print above the entries.
     """
     renderer = FigureCanvasAgg(figure).get_renderer()
-    words = {"title": note, "title_fontsize": 6.5, "alignment": "left"} if note else {}
+    words: dict[str, Any] = {"title": note, "title_fontsize": 6.5, "alignment": "left"} if note else {}
     for ncols in range(max(1, min(columns, len(handles))), 0, -1):
         legend = figure.legend(
             handles=handles, loc="outside lower center", ncols=ncols, columnspacing=1.4, labelspacing=0.35, **words
