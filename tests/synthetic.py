@@ -36,6 +36,7 @@ class Contestant:
     exits: tuple[int, ...]
     width: float
     skill: float
+    layers: int = LAYERS
 
 
 CONTESTANTS = (
@@ -48,6 +49,32 @@ CONTESTANTS = (
     Contestant("tinybert", "2", "TinyBERT-style (w/o DA), 2 layers", "none", (2,), 0.5, 0.9),
     Contestant("cascadebert", "2+6", "CascadeBERT-style 2+6", "confidence", (2, 8), 1.0, 0.95),
 )
+
+
+def deep_contestants(exits: int = 12) -> tuple[Contestant, ...]:
+    """Twelve methods of `exits` layers beside the teacher, some of several variants: as large as a profile gets."""
+    every, half = tuple(range(1, exits + 1)), exits // 2
+    made = [
+        ("teacher", "base", "Teacher", "none", (exits,), 1.0, 1.0),
+        *(("cut", str(k), f"Cut at depth {k}", "none", (k,), 1.0, 0.9) for k in range(2, exits, 2)),
+        ("finetuned-long", "base", "Fine-tuned longer", "none", (exits,), 1.0, 1.02),
+        ("assistant", "full", "COST-EFF's assistant", "entropy", every, 1.0, 0.99),
+        ("costeff", "2x", "COST-EFF 2x", "entropy", every, 0.5, 0.97),
+        ("costeff", "4x", "COST-EFF 4x", "entropy", every, 0.25, 0.92),
+        ("costeff", "8x", "COST-EFF 8x", "entropy", every, 0.12, 0.85),
+        ("distilbert", "half", "DistilBERT-style (task text), 6 layers", "none", (half,), 1.0, 0.93),
+        ("tinybert", "4", "TinyBERT 4L-312 (w/o DA)", "none", (4,), 0.4, 0.88),
+        ("tinybert", "6", "TinyBERT 6L-768 (w/o DA)", "none", (6,), 1.0, 0.95),
+        ("pabee", "base", "PABEE", "patience", every, 1.0, 0.95),
+        ("cascadebert", "2+12", "CascadeBERT (truncated small member) 2+12", "confidence", (2, 14), 1.0, 0.95),
+        ("cascadebert", "4+12", "CascadeBERT (truncated small member) 4+12", "confidence", (4, 16), 1.0, 0.97),
+        ("own-entropy", "base", "A method of one's own with a long name", "entropy", every, 0.8, 0.93),
+        ("berxit", "base", "BERxiT", "confidence", every, 1.0, 0.94),
+        ("elasticbert", "base", "ElasticBERT", "entropy", every, 1.0, 0.98),
+        ("cofi", "60", "CoFi 60 %", "none", (exits,), 0.4, 0.94),
+        ("cofi", "95", "CoFi 95 %", "none", (exits,), 0.08, 0.86),
+    ]
+    return tuple(Contestant(*each, layers=exits) for each in made)
 
 
 @dataclass(frozen=True)
@@ -68,6 +95,7 @@ def write_results(
     examples: int = 240,
     profile: str = "sketch",
     source: str = "sketch (generated)",
+    contestants: tuple[Contestant, ...] = CONTESTANTS,
 ) -> Path:
     """Write results/<profile>/ under `root` (all-points.parquet, traces, points); returns that folder."""
     results = root / "results" / profile
@@ -77,7 +105,7 @@ def write_results(
         splits = (*SPLITS, *each.splits.keys() & {"validation_mismatched", "test_mismatched"})
         texts = {split: _text(each, split, examples) for split in sorted(splits)}
         for seed in seeds:
-            for contestant in CONTESTANTS:
+            for contestant in contestants:
                 run = {"task": name, "method": contestant.method, "variant": contestant.variant}
                 run |= {"label": contestant.label, "seed": seed}
                 if (name, contestant.method, contestant.variant, seed) == FAILED:
@@ -121,8 +149,10 @@ def _logits(each: Task, contestant: Contestant, text: Text, seed: int) -> NDArra
     """[E, N, C]: a signal that grows with depth and skill, shrinks with difficulty; shared and own noise."""
     key = sum(map(ord, contestant.method + contestant.variant))
     rng = np.random.default_rng([seed, key, len(text.idx)])
-    layers = np.minimum(np.array(contestant.exits) - (2 if contestant.exits == (2, 8) else 0), LAYERS).clip(1)
-    signal = 3.2 * contestant.skill * (layers / LAYERS) ** 0.5
+    # A cascade's second member begins anew.
+    again = contestant.exits[0] if max(contestant.exits) > contestant.layers else 0
+    layers = np.minimum(np.array(contestant.exits) - again, contestant.layers).clip(1)
+    signal = 3.2 * contestant.skill * (layers / contestant.layers) ** 0.5
     noise = 0.8 * text.noise + 0.6 * rng.normal(size=(len(layers), *text.noise.shape))
     if each.regression:
         target = text.labels[:, None] + noise * (0.4 + text.difficulty[:, None] / signal[:, None, None])
@@ -195,8 +225,8 @@ def _points(
             }
             rows.append({**full, **zero, **_scored(each, control), "flops": 0.0, "flops_128": 0.0, "exits": []})
     points = pd.DataFrame(rows).assign(exit_start=1)
-    points["parameters"] = int(12e6 + 10e6 * contestant.width * max(contestant.exits) / LAYERS)
-    points["parameters_encoder"] = int(10e6 * contestant.width * max(contestant.exits) / LAYERS)
+    points["parameters"] = int(12e6 + 10e6 * contestant.width * max(contestant.exits) / contestant.layers)
+    points["parameters_encoder"] = int(10e6 * contestant.width * max(contestant.exits) / contestant.layers)
     chosen_on = points[(points["split"] == "calibration") & (points["kind"] != "control")]
     best = moocore.is_nondominated(np.column_stack([chosen_on["flops"], -chosen_on["score"]]))
     keys = set(chosen_on.loc[best, ["kind", "point"]].itertuples(index=False, name=None))

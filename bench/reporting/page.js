@@ -23,7 +23,13 @@ for (const table of document.querySelectorAll("details.table table")) {
 
 // ---- the interactive frontier -----------------------------------------------------------------------------------
 
-const data = JSON.parse(document.getElementById("data").textContent);
+// Points and library lie in the page as gzip.
+async function unpacked(id) {
+  const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (each) => each.charCodeAt(0));
+  return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+}
+
+let data;
 const control = Object.fromEntries(["task", "x", "y", "split", "which"].map((id) => [id, document.getElementById(id)]));
 const plot = document.getElementById("plot");
 const AXES = {
@@ -129,19 +135,19 @@ function traces() {
 function draw() {
   const { task, average } = chosen();
   const cost = control.x.value;
-  const control = data.control[control.split.value][task.id];
+  const constant = data.control[control.split.value][task.id];
   const ranks = control.y.value === "score";
   const made = traces();
   const shapes = [], annotations = [];
-  if (ranks && control !== undefined && control !== null) {
+  if (ranks && constant !== undefined && constant !== null) {
     const seen = made.filter((trace) => trace.visible === true).flatMap((trace) => trace.y).filter((y) => y !== null);
     const [low, high] = [Math.min(...seen), Math.max(...seen)];
     // A best constant far below the points is only named: its line would squeeze them.
-    const far = 100 * control < low - 0.6 * (high - low);
-    const text = `best constant ${(100 * control).toFixed(1)}`;
+    const far = 100 * constant < low - 0.6 * (high - low);
+    const text = `best constant ${(100 * constant).toFixed(1)}`;
     const words = { xref: "paper", x: 0.005, showarrow: false, xanchor: "left", yanchor: "bottom", font: { color: "#5f5f5f", size: 12 } };
-    annotations.push(far ? { ...words, text: `${text} ↓`, yref: "paper", y: 0 } : { ...words, text, y: 100 * control });
-    if (!far) shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: 100 * control, y1: 100 * control, line: { color: "#767676", width: 1, dash: "dot" } });
+    annotations.push(far ? { ...words, text: `${text} ↓`, yref: "paper", y: 0 } : { ...words, text, y: 100 * constant });
+    if (!far) shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: 100 * constant, y1: 100 * constant, line: { color: "#767676", width: 1, dash: "dot" } });
   }
   const metric = ranks ? (average ? "mean score" : data.metrics[task.metric]) : data.metrics[control.y.value];
   const ratio = cost === "speedup";
@@ -151,7 +157,7 @@ function draw() {
     title: { text: `<b>${task.title}</b>, ${control.split.value}`, x: 0, xref: "paper", xanchor: "left", font: { size: 16 } },
     font: { family: "system-ui, 'Segoe UI', 'DejaVu Sans', Arial, sans-serif", color: "#1f2328", size: 13 },
     xaxis: {
-      title: { text: AXES[cost], standoff: 12 }, type: cost === "mean_exit" ? "linear" : "log", gridcolor: "#e6eaee", zeroline: false, linecolor: "#57606a",
+      title: { text: narrow ? control.x.selectedOptions[0].text : AXES[cost], standoff: 12 }, type: cost === "mean_exit" ? "linear" : "log", gridcolor: "#e6eaee", zeroline: false, linecolor: "#57606a",
       ticks: "outside", tickformat: ratio ? "~g" : cost === "mean_exit" ? "" : "~s", ticksuffix: ratio ? "×" : "", dtick: ratio ? Math.log10(2) : cost === "mean_exit" ? undefined : "D2", nticks: 10,
       uirevision: `${task.id} ${cost}`,
     },
@@ -167,16 +173,31 @@ function draw() {
   document.getElementById("status").textContent = `${task.title}: ${count} points on ${control.split.value}, ${how}.`;
 }
 
-fill(control.task, data.tasks.map((task) => [task.id, task.title]));
-fill(control.split, data.splits.map((split) => [split, capital(split)]));
-offerMetrics();
-draw();
-document.getElementById("controls").addEventListener("change", () => { offerMetrics(); draw(); });
-let wide = plot.clientWidth >= 700;
-window.addEventListener("resize", () => { // the legend's place depends on the width
-  if ((plot.clientWidth >= 700) !== wide) { wide = !wide; draw(); }
-});
+async function start() {
+  data = JSON.parse(await unpacked("data"));
+  if (!data.tasks.length) {
+    document.getElementById("status").textContent = "No run has an operating point: see the failed runs.";
+    plot.hidden = true;
+    return;
+  }
+  const library = document.createElement("script");
+  library.textContent = await unpacked("plotly");
+  document.head.append(library);
+  fill(control.task, data.tasks.map((task) => [task.id, task.title]));
+  fill(control.split, data.splits.map((split) => [split, capital(split)]));
+  offerMetrics();
+  draw();
+  document.getElementById("controls").addEventListener("change", () => { offerMetrics(); draw(); });
+  let wide = plot.clientWidth >= 700;
+  window.addEventListener("resize", () => { // the legend's place depends on the width
+    if ((plot.clientWidth >= 700) !== wide) { wide = !wide; draw(); }
+  });
+}
+
 for (const image of document.querySelectorAll("figure img")) {
   const widen = () => image.closest("figure").classList.toggle("wide", image.naturalWidth > 1000);
   image.complete ? widen() : image.addEventListener("load", widen);
 }
+start().catch((error) => {
+  document.getElementById("status").textContent = `The plot needs a browser of 2023 or later (${error.message}); tables and figures hold the same results.`;
+});

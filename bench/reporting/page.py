@@ -1,6 +1,7 @@
 """The results page: one HTML file with all tables and figures and an interactive frontier, for offline use."""
 
 import base64
+import gzip
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 import jinja2
 import numpy as np
 import pandas as pd
-from plotly.offline import get_plotlyjs
 
 from bench.choosing.budgets import (
     POINT,
@@ -21,7 +21,7 @@ from bench.choosing.budgets import (
     selection_split,
 )
 from bench.choosing.roles import Roles
-from bench.reporting.figures import describe, drawn
+from bench.reporting.figures import Skipped, describe, drawn
 from bench.reporting.figures.drawing import METRIC_TITLES, Absent, marks, task_order, task_title
 from bench.reporting.figures.frontiers import average_curves
 from bench.reporting.tables import Table
@@ -33,6 +33,8 @@ _SYMBOLS = {
     "<": "triangle-left", ">": "triangle-right", "s": "square", "*": "star", "x": "x-thin-open",
 }  # fmt: skip
 _DASHES = {"-": "solid", "--": "dash", "-.": "dashdot"}
+# See vendored/README.md.
+_LIBRARY = Path(__file__).parent / "vendored" / "plotly-basic.min.js"
 _MEASURES = (
     "score", *METRIC_TITLES, "flops", "flops_128", "speedup", "speedup_128", "mean_exit", "parameters",
     "knob", "latency_1", "latency_32",
@@ -50,10 +52,13 @@ def write(
     roles: Roles,
     *,
     missing: Mapping[str, Sequence[str]] | None = None,
+    skipped: Sequence[Skipped] = (),
 ) -> Path:
     """Write <results>/index.html from the points, the tables, and what lies in <results>/{figures,runs}.
 
     points: all-points.parquet. results: results/<profile>. missing: task -> the splits that its source does not have.
+    skipped: figures that have no data, which the page names with their reasons. A table called "verdicts" has a
+    section of its own above the others.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -67,10 +72,12 @@ def write(
         protocol=common_notes(points, missing or {}),
         facts=facts(results / "runs"),
         failures=failures(points).assign(title=lambda rows: rows["task"].map(task_title)).to_dict("records"),
-        tables=[_table(table) for table in tables],
+        tables=[_table(table) for table in tables if table.name != "verdicts"],
+        verdicts=[_table(table) for table in tables if table.name == "verdicts"],
         figures=[_figure(path) for path in drawn(results / "figures")],
-        data=_script_safe(explorer(points, roles)),
-        plotly=get_plotlyjs(),
+        skipped=[(describe(each.name)[0], each.reason) for each in skipped],
+        data=_packed(json.dumps(explorer(points, roles), separators=(",", ":"), allow_nan=False)),
+        plotly=_packed(_LIBRARY.read_text(encoding="utf-8")),
     )
     path = results / "index.html"
     part = path.with_name("index.html.part")
@@ -141,7 +148,7 @@ def explorer(points: pd.DataFrame, roles: Roles) -> dict[str, Any]:
                 "name": mark.name,
                 "colour": mark.colour,
                 "symbol": _SYMBOLS[mark.marker],
-                "dash": _DASHES.get(mark.line, "dot"),
+                "dash": _dash(mark.line),
                 "hidden": method in roles.ablations,
                 "reference": method == roles.reference,
             }
@@ -154,6 +161,11 @@ def explorer(points: pd.DataFrame, roles: Roles) -> dict[str, Any]:
             for split in splits
         },
     }
+
+
+def _dash(line: Any) -> str:
+    """A line style in Plotly's words: by name, or as lengths of strokes and gaps in pixels."""
+    return _DASHES[line] if isinstance(line, str) else ",".join(f"{1.6 * length:g}px" for length in line[1])
 
 
 def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
@@ -196,9 +208,9 @@ def _number(value: float) -> float | None:
     return float(f"{value:.5g}") if np.isfinite(value) else None
 
 
-def _script_safe(data: dict[str, Any]) -> str:
-    """JSON that may stand inside a script element."""
-    return json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+def _packed(text: str) -> str:
+    """gzip in base64, which the page unpacks itself: a third of the bytes, and safe inside a script element."""
+    return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode("ascii")
 
 
 def _table(table: Table) -> dict[str, Any]:

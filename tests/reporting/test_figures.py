@@ -10,14 +10,14 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from synthetic import ROLES
 
-from bench.choosing.budgets import RUN, at_budget
+from bench.choosing.budgets import RUN, at_budget, operating_points
 from bench.choosing.roles import Roles
 from bench.reporting import figures
 from bench.reporting.figures import sweeps
 from bench.reporting.figures.comparisons import ablation_differences
+from bench.reporting.figures.curves import Resamples, average_curves
 from bench.reporting.figures.drawing import Absent, marks
 from bench.reporting.figures.exits import mean_exit_by_difficulty, near_twice
-from bench.reporting.figures.frontiers import average_curves
 from bench.reporting.published import read_published
 from bench.reporting.tables.table import display_names, variant_names
 
@@ -41,7 +41,7 @@ def study() -> optuna.Study:
         heads, rank = trial.suggest_int("heads", 2, 8), trial.suggest_int("rank", 64, 384, step=64)
         return 0.6 + 0.05 * np.log(heads) + 0.0001 * rank, 1e8 * heads, 1e6 * heads + 3e4 * rank
 
-    study.optimize(objective, n_trials=12)
+    study.optimize(objective, n_trials=20)
     return study
 
 
@@ -82,7 +82,9 @@ def test_figures_are_listed_in_reading_order_with_words(drawn: Path) -> None:
 def test_the_same_points_give_the_same_bytes(some: pd.DataFrame, results: Path, drawn: Path, tmp_path: Path) -> None:
     shuffled = some[some["task"].isin(TASKS)].sample(frac=1.0, random_state=3)
     again = {
-        "frontier-mnli": figures.frontier(shuffled, "mnli", ROLES, runs=results / "runs", published=read_published()),
+        "frontier-mnli": figures.frontier(
+            shuffled, "mnli", ROLES, resamples=Resamples(results / "runs"), published=read_published()
+        ),
         "exits-difficulty": figures.exit_against_difficulty(shuffled, ROLES, runs=results / "runs"),
         "ablations": figures.ablation_bars(shuffled, ROLES),
     }
@@ -94,8 +96,8 @@ def test_the_same_points_give_the_same_bytes(some: pd.DataFrame, results: Path, 
 def test_nothing_leaves_the_canvas(points: pd.DataFrame, results: Path, study: optuna.Study) -> None:
     one_seed = points[(points["seed"] == 1) & points["task"].isin(TASKS)]
     all_drawn = {
-        "frontier with a band": figures.frontier(one_seed, "cola", ROLES, runs=results / "runs"),
-        "average": figures.frontier_average(one_seed, ROLES),
+        "frontier with a band": figures.frontier(one_seed, "cola", ROLES, resamples=Resamples(results / "runs")),
+        "average": figures.frontier_average(one_seed, ROLES, resamples=Resamples(results / "runs")),
         "parameters": figures.score_against_parameters(one_seed, ROLES),
         "latency": figures.promised_against_measured(one_seed, ROLES),
         "exits": figures.score_per_exit(one_seed, ROLES),
@@ -172,6 +174,38 @@ def test_exits_by_difficulty_add_up_to_the_mean_exit_of_the_point(some: pd.DataF
     assert set(table["difficulty"]) == {1, 2, 3}
 
 
+def test_exits_are_shown_at_the_point_nearest_to_twice_the_speed(points: pd.DataFrame) -> None:
+    ruled = operating_points(ROLES.contestants(points))
+    ruled = ruled[ruled["kind"].isin(["uniform", "per_exit"]) & ruled["score"].notna()]
+    shown = near_twice(points, ROLES, split="calibration").set_index(RUN)["speedup"]
+    for run, group in ruled[ruled["split"] == "calibration"].groupby(RUN):
+        ratios = np.exp(np.log(group["speedup"] / 2).abs())
+        if ratios.min() > 1.25:
+            assert run not in shown.index
+        else:
+            assert max(shown[run] / 2, 2 / shown[run]) == pytest.approx(ratios.min())
+    assert len(shown) < ruled.drop_duplicates(RUN).shape[0], "COST-EFF 4x never comes near"
+
+
+def test_a_model_that_is_never_near_is_named_and_not_drawn(some: pd.DataFrame) -> None:
+    figure = figures.exit_histogram(some, ROLES)
+    assert "COST-EFF 4x" in figure.legends[0].get_title().get_text()
+    assert not any("COST-EFF 4x" in label.get_text() for axes in figure.axes for label in axes.get_yticklabels())
+    assert any(text.get_text().endswith("×") for axes in figure.axes for text in axes.texts)
+
+
+def test_the_clock_is_drawn_with_its_quartiles_against_the_timed_examples_promise(some: pd.DataFrame) -> None:
+    timed = some.drop(columns="latency_32").assign(
+        promised_1=some["speedup"] * 1.5, latency_1_low=some["latency_1"] * 0.9, latency_1_high=some["latency_1"] * 1.2
+    )
+    (axes,) = figures.promised_against_measured(timed, ROLES).axes
+    rows = timed[(timed["method"] == "pabee") & (timed["split"] == "validation") & timed["latency_1"].notna()]
+    place = list(dict.fromkeys(marks(timed, ROLES))).index("pabee")
+    dots, bars = axes.get_lines()[1 + place], axes.collections[1 + place].get_segments()
+    np.testing.assert_allclose(dots.get_xdata(), rows["promised_1"])
+    np.testing.assert_allclose([bar[:, 1] for bar in bars], rows[["latency_1_low", "latency_1_high"]])
+
+
 def test_an_ablation_that_loses_three_points_shows_three_points(some: pd.DataFrame) -> None:
     full = some[some["method"] == "costeff"]
     worse = full.assign(method="costeff-worse", score=full["score"] - 0.03, label=full["label"] + ", worse")
@@ -209,3 +243,10 @@ def test_a_study_of_one_trial_has_no_landscape(study: optuna.Study) -> None:
     for draw in (sweeps.landscape, sweeps.pareto_front, sweeps.importances):
         with pytest.raises(Absent, match="1 finished trial"):
             draw(alone)
+
+
+def test_importances_want_ten_trials_a_ratio(study: optuna.Study) -> None:
+    few = optuna.create_study(directions=study.directions)
+    few.add_trials(study.trials[:19])
+    with pytest.raises(Absent, match=r"20 finished trials \(10 a ratio\), there are 19"):
+        sweeps.importances(few)

@@ -1,6 +1,8 @@
 """The results page: one file that holds everything, safely and without the network."""
 
 import base64
+import gzip
+import hashlib
 import json
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,7 +13,7 @@ from synthetic import REASON, ROLES
 
 from bench.choosing.budgets import chosen_frontier
 from bench.reporting import figures, page
-from bench.reporting.tables import tables
+from bench.reporting.tables import Table, tables
 
 TASKS = ("cola", "rte")
 
@@ -44,6 +46,10 @@ class Reader(HTMLParser):
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for name, attributes in self.elements if name == tag]
+
+
+def unpacked(text: str) -> str:
+    return gzip.decompress(base64.b64decode(text)).decode()
 
 
 @pytest.fixture(scope="module")
@@ -88,8 +94,14 @@ def test_it_needs_no_other_file(reader: Reader, folder: Path) -> None:
     for tag, attributes in reader.elements:
         for name in ("src", "href", "data", "action"):
             assert (attributes.get(name) or "#").startswith(("#", "data:")), (tag, attributes)
-    assert (folder / "index.html").stat().st_size < 12e6
-    assert "Plotly" in reader.scripts[1]
+    assert (folder / "index.html").stat().st_size < 1.2e6
+    library = unpacked(reader.scripts[1])
+    assert library.startswith("/**\n* plotly.js (basic - minified)")
+    vendored = Path(page.__file__).parent / "vendored"
+    notes = (vendored / "README.md").read_text()
+    assert hashlib.sha256(library.encode()).hexdigest() in notes
+    assert library.split("(basic - minified) v")[1].split()[0] in notes
+    assert "MIT License" in (vendored / "plotly-LICENSE.txt").read_text()
 
 
 def test_it_shows_every_table_and_figure(some: pd.DataFrame, folder: Path, text: str, reader: Reader) -> None:
@@ -119,7 +131,7 @@ def test_it_says_how_the_numbers_came_to_be(text: str) -> None:
 
 
 def test_the_explorer_marks_the_chosen_frontier(some: pd.DataFrame, reader: Reader) -> None:
-    data = json.loads(reader.scripts[0])
+    data = json.loads(unpacked(reader.scripts[0]))
     assert [task["id"] for task in data["tasks"]] == ["average", "cola", "rte"]
     assert data["splits"] == ["validation", "calibration"]
     front = chosen_frontier(some)
@@ -171,4 +183,18 @@ def test_nothing_drawn_and_one_task_is_still_a_page(some: pd.DataFrame, tmp_path
     one = some[some["task"] == "cola"]
     reader = Reader(page.write(one, tmp_path, tables(one, ROLES), ROLES).read_text(encoding="utf-8"))
     assert reader.all("img") == []
-    assert [task["id"] for task in json.loads(reader.scripts[0])["tasks"]] == ["cola"]
+    assert [task["id"] for task in json.loads(unpacked(reader.scripts[0]))["tasks"]] == ["cola"]
+
+
+def test_verdicts_stand_above_the_other_tables(some: pd.DataFrame, tmp_path: Path) -> None:
+    values = pd.DataFrame({"a": ["COST-EFF"], "verdict": ["better"]})
+    table = Table("verdicts", "Who is better", values, {}, notes=["Holm-corrected."])
+    text = page.write(some, tmp_path, [*tables(some, ROLES), table], ROLES).read_text(encoding="utf-8")
+    assert text.index('<section id="verdicts"') < text.index('id="table-verdicts"') < text.index('<section id="tables"')
+    assert text.count('id="table-verdicts"') == 1
+
+
+def test_figures_without_data_are_named_with_their_reasons(some: pd.DataFrame, tmp_path: Path) -> None:
+    skipped = [figures.Skipped("latency", "no latency was measured")]
+    text = page.write(some, tmp_path, [], ROLES, skipped=skipped).read_text(encoding="utf-8")
+    assert "Promised and measured speed-up: no latency was measured" in text

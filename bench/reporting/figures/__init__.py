@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from bench.choosing.roles import Roles
 from bench.reporting.figures.comparisons import ablation_bars, promised_against_measured
+from bench.reporting.figures.curves import Resamples
 from bench.reporting.figures.drawing import Absent, save, task_order, task_title
 from bench.reporting.figures.exits import exit_against_difficulty, exit_histogram, score_per_exit
 from bench.reporting.figures.frontiers import frontier, frontier_average, score_against_parameters
@@ -40,14 +41,19 @@ _CAPTIONS = {
     "frontier-average": (
         "Frontier, mean of all tasks",
         "Mean score over tasks at matched speed-ups: at each budget every task gives the point chosen for it on "
-        "the selection split, read on validation. A method is drawn where it has a point on every task.",
+        "the selection split, read on validation, mean over seeds. A method is drawn where it has a point on every "
+        "task. Band: one standard deviation over seeds of the mean over tasks to either side where every task has "
+        "several seeds, else a 95 % bootstrap over examples. Faint: one answer for all examples on half of the "
+        "tasks or more.",
     ),
     "frontier-": (
         "Frontier, {rest}",
-        "Score against mean FLOPs an example; points chosen on the selection split, shown on validation. With "
-        "several seeds the line is their median attainment surface and small marks are the seeds' own points; "
-        "with one seed the band is a 95 % bootstrap over examples. Lines across are the teacher and the control "
-        "class; hollow marks are what others reported.",
+        "Score against mean FLOPs an example; points chosen on the selection split and shown as they are on "
+        "validation, so a line may go down. With several seeds the line is the mean over seeds at each cost, from "
+        "where every seed has a point, and the band one standard deviation over seeds to either side (small marks: "
+        "each seed's points); with one seed the band is a 95 % bootstrap over examples. Faint and hollow: points "
+        "that give every example the same answer. Lines across are the teacher and the best constant answer; "
+        "clear hollow marks are what others reported.",
     ),
     "parameters": (
         "Score against parameters",
@@ -56,8 +62,8 @@ _CAPTIONS = {
     ),
     "latency": (
         "Promised and measured speed-up",
-        "Speed-up on a clock against speed-up in FLOPs, both over the teacher. On the dashed diagonal a promise "
-        "is kept in full; below it part of the saving is lost.",
+        "Speed-up on a clock (median; bar: quartiles, where they were kept) against speed-up in FLOPs, both over "
+        "the teacher. On the dashed diagonal a promise is kept in full; below it part of the saving is lost.",
     ),
     "exits-score": (
         "Score of each exit",
@@ -65,13 +71,16 @@ _CAPTIONS = {
     ),
     "exits-histogram": (
         "Who leaves where",
-        "Share of validation examples that leaves at each exit, at the operating point chosen for about 2× fewer "
-        "FLOPs.",
+        "Share of validation examples that leaves at each exit, at the operating point nearest to 2× fewer FLOPs "
+        "on the selection split; beside each bar the speed-up that it reached on validation. Models without a "
+        "point within 25 % of 2× are left out.",
     ),
     "exits-difficulty": (
         "Do easy examples leave early?",
         "Mean exit of the examples of each difficulty, which the generated text knows by construction, at the "
-        "operating point chosen for about 2× fewer FLOPs. A rising line is an exit rule that tells easy from hard.",
+        "operating point nearest to 2× fewer FLOPs on the selection split; the legend says what speed-ups were "
+        "reached on validation. A rising line is an exit rule that tells easy from hard. Models without a point "
+        "within 25 % of 2× are left out.",
     ),
     "ablations": (
         "Ablations",
@@ -145,9 +154,12 @@ def _plan(
 ) -> dict[str, Callable[[], Figure]]:
     """Every figure that could be drawn, by file name, in the order in which they are read."""
     runs = results / "runs"
-    plan: dict[str, Callable[[], Figure]] = {"frontier-average": partial(frontier_average, points, roles)}
+    resamples = Resamples(runs)
+    plan: dict[str, Callable[[], Figure]] = {
+        "frontier-average": partial(frontier_average, points, roles, resamples=resamples)
+    }
     for task in task_order(points):
-        plan[f"frontier-{task}"] = partial(frontier, points, task, roles, runs=runs, published=published)
+        plan[f"frontier-{task}"] = partial(frontier, points, task, roles, resamples=resamples, published=published)
     plan["parameters"] = partial(score_against_parameters, points, roles)
     plan["latency"] = partial(promised_against_measured, points, roles)
     plan["exits-score"] = partial(score_per_exit, points, roles)

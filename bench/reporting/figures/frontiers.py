@@ -1,6 +1,6 @@
 """Frontiers: what score a method keeps at what cost, on one task and averaged over tasks."""
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,22 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.choosing.budgets import (
-    POINT,
-    TOLERANCE,
-    chosen_frontier,
-    control_rows,
-    selection_split,
-    succeeded,
-    teacher_rows,
-)
+from bench.choosing.budgets import chosen_frontier, control_rows, succeeded, teacher_rows
 from bench.choosing.roles import Roles
-from bench.choosing.statistics import attainment, frontier_band
-from bench.errors import UserError
+from bench.reporting.figures.curves import Curve, Resamples, average_curves, is_constant, task_curve
 from bench.reporting.figures.drawing import (
     COLUMN,
     GREY,
     INK,
+    PAGE,
     Absent,
     Mark,
     count_axis,
@@ -38,11 +30,11 @@ from bench.reporting.figures.drawing import (
     styled,
     task_title,
 )
+from bench.reporting.figures.labels import Label, place
 from bench.reporting.tables.table import variant_names
 
-RESAMPLES = 500
-# Budgets of the averaged frontier, from 1x to the fastest point.
-STEPS = 61
+# So many methods fit a figure of a column and a half; more have a whole page's width.
+_FEW = 6
 
 
 @styled
@@ -51,36 +43,38 @@ def frontier(
     task: str,
     roles: Roles,
     *,
-    runs: Path | None = None,
+    resamples: Resamples | None = None,
     published: pd.DataFrame | None = None,
 ) -> Figure:
     """One task: score against mean FLOPs an example, one staircase a method over all its variants.
 
-    Points are chosen on the selection split and shown on validation. With several seeds the line is their
-    median attainment surface and small marks are the seeds' own points; with one seed it is that frontier, in a
-    95 % bootstrap band over examples where `runs` (results/<profile>/runs) has the traces. `published` (rows of
-    `bench.reporting.published`) adds hollow marks at the reported speed-ups.
+    Points are chosen on the selection split and shown on validation, lines and bands as `task_curve` has them;
+    small marks are the chosen points of every seed, faint and hollow where they answer all examples alike.
+    `published` (rows of `bench.reporting.published`) adds hollow marks at the reported speed-ups.
     """
     shown = roles.contestants(points[points["task"] == task])
     looks = marks(points, roles)
-    front = chosen_frontier(shown)
     teacher = teacher_rows(shown, reference=roles.reference)
-    if front.empty or teacher.empty:
-        raise Absent("no run of the teacher on this task" if teacher.empty else "no operating point on this task")
-    full = float(teacher["flops"].mean())
-    figure = new_figure(COLUMN * 1.5, 2.8)
-    axes = figure.add_subplot()
+    if teacher.empty:
+        raise Absent("no run of the teacher on this task")
+    front = chosen_frontier(shown).dropna(subset=["score"])
     drawn = [method for method in looks if method in set(front["method"]) and method != roles.reference]
-    names = variant_names(points)
+    if not drawn:
+        raise Absent("the teacher is alone on this task")
+    full, top_score = float(teacher["flops"].mean()), 100 * float(teacher["score"].mean())
+    figure, axes = _canvas(len(drawn))
+    scores, names = [top_score], []
     for method in drawn:
         rows = front[front["method"] == method]
-        _staircase(axes, shown, rows, looks[method], runs)
-        _name_variants(axes, rows, looks[method], names)
-    axes.plot(full, 100 * teacher["score"].mean(), **looks[roles.reference].dots, markersize=8, zorder=6)
+        curve = task_curve(rows, resamples or Resamples(None))
+        _curve(axes, curve, looks[method], drawstyle="steps-post")
+        _own_points(axes, rows, looks[method], several=curve.seeds > 1, many=len(drawn) > _FEW)
+        names += _names(rows, looks[method], variant_names(points))
+        scores += [*(100 * rows["score"]), *(100 * curve.low), *(100 * curve.high)]
+    axes.plot(full, top_score, **looks[roles.reference].dots, markersize=8, zorder=6)
     metric = str(teacher["metric"].iloc[0])
     reported = _published(axes, published, task, metric, full, looks)
-    scores = [*(100 * front["score"]), *reported]
-    _controls(axes, scores, 100 * float(teacher["score"].mean()), 100 * control_rows(shown)["score"].mean())
+    _controls(axes, [*scores, *reported], top_score, 100 * control_rows(shown)["score"].mean())
     axes.set_xscale("log")
     low, high = min(front["flops"].min(), full), max(front["flops"].max(), full)
     axes.set_xlim(low / 1.12, high * 1.12)
@@ -92,18 +86,17 @@ def frontier(
     _head(axes, top, task_title(task))
     handles = [_handle(looks[roles.reference]), *(_handle(looks[method]) for method in drawn)]
     if reported:
-        hollow = Line2D(
-            [],
-            [],
-            linestyle="none",
-            marker="D",
-            color=INK,
-            markerfacecolor="none",
-            label="hollow: as reported",
-        )
-        handles.append(hollow)
-    legend_below(figure, handles, columns=3)
+        handles.append(_hollow("hollow: as reported", INK, 1.0))
+    if is_constant(front).any():
+        handles.append(_hollow("faint: one answer for all", GREY, 0.5))
+    legend_below(figure, handles, columns=5 if len(drawn) > _FEW else 3)
+    place(axes, names, np.column_stack([front["flops"], 100 * front["score"]]))
     return figure
+
+
+def _canvas(methods: int) -> tuple[Figure, Axes]:
+    figure = new_figure(*((PAGE, 3.7) if methods > _FEW else (COLUMN * 1.5, 2.8)))
+    return figure, figure.add_subplot()
 
 
 def _head(axes: Axes, top: Any, title: str) -> None:
@@ -119,53 +112,55 @@ def _handle(mark: Mark) -> Line2D:
     return Line2D([], [], color=mark.colour, marker=mark.marker, linestyle=line, label=mark.name)
 
 
-def _staircase(axes: Axes, points: pd.DataFrame, rows: pd.DataFrame, mark: Mark, runs: Path | None) -> None:
-    """The line of one method on one task, and what is known of its spread."""
-    task, method, seeds = str(rows["task"].iloc[0]), str(rows["method"].iloc[0]), rows["seed"].unique()
-    surface = attainment(points, task, method)
-    line: dict[str, Any] = {"color": mark.colour, "linestyle": mark.line, "drawstyle": "steps-post"}
-    several = len(seeds) > 1
-    axes.plot(
-        surface.flops, 100 * surface.score, **line, zorder=4,
-        marker=mark.marker if several or len(surface.flops) == 1 else "", markersize=4,
-        markevery=_every(surface.flops),
+def _hollow(label: str, colour: str, alpha: float) -> Line2D:
+    return Line2D(
+        [], [], linestyle="none", marker="D", color=colour, markerfacecolor="none", alpha=alpha, label=label
     )  # fmt: skip
+
+
+def _curve(axes: Axes, curve: Curve, mark: Mark, *, drawstyle: str) -> None:
+    """A method's line and band; where it answers all examples alike both are faint."""
+    step = "post" if drawstyle == "steps-post" else None
+    line: dict[str, Any] = {"color": mark.colour, "linestyle": mark.line, "drawstyle": drawstyle, "zorder": 4}
+    every = max(1, len(curve.cost) // 10)
+    axes.plot(curve.cost, 100 * curve.score, **line, alpha=0.3 if curve.constant.any() else 1)
+    if curve.constant.any():
+        axes.plot(curve.cost, np.where(curve.constant, np.nan, 100 * curve.score), **line)
     axes.plot(
-        rows["flops"], 100 * rows["score"], **mark.dots, markeredgewidth=0, zorder=3,
-        markersize=2.6 if several else 3.2, alpha=0.45 if several else 1,
+        curve.cost[~curve.constant], 100 * curve.score[~curve.constant], **mark.dots, markersize=4, zorder=4.5,
+        markevery=every, markeredgewidth=0.8 if mark.marker == "x" else 0,
     )  # fmt: skip
-    if not several and runs is not None:
-        try:
-            band = frontier_band(points, runs, task, method, int(seeds[0]), resamples=RESAMPLES)
-        except UserError:  # the traces were not kept
-            return
-        band = band.sort_values("flops")
-        axes.fill_between(
-            band["flops"],
-            100 * band["low"],
-            100 * band["high"],
-            step="post",
-            color=mark.colour,
-            alpha=0.10,
-            linewidth=0,
-        )
+    if not np.isfinite(curve.low).any():
+        return
+    low, high = 100 * curve.low, 100 * curve.high
+    if len(curve.cost) > 1:
+        axes.fill_between(curve.cost, low, high, step=step, color=mark.colour, alpha=0.09, linewidth=0, zorder=1.5)
+    # A staircase's last step has no width, a lone point none at all.
+    axes.plot([curve.cost[-1]] * 2, [low[-1], high[-1]], color=mark.colour, linewidth=0.9, alpha=0.45, zorder=3)
 
 
-def _every(values: np.ndarray) -> int:
-    """One marker in so many, so that a line carries about a dozen."""
-    return max(1, len(values) // 12)
+def _own_points(axes: Axes, rows: pd.DataFrame, mark: Mark, *, several: bool, many: bool) -> None:
+    """The chosen points of every seed, small; hollow and faint where they give one answer to all.
 
-
-def _name_variants(axes: Axes, rows: pd.DataFrame, mark: Mark, names: dict[tuple[str, str], str]) -> None:
-    """Each variant's name above its best points, where the method has more than one variant."""
-    best = rows.sort_values("score", ascending=False).drop_duplicates(["variant", "seed"])
-    best = best.groupby(["method", "variant"]).agg(flops=("flops", "mean"), score=("score", "max"))
-    for (method, variant), row in best.iterrows():
-        axes.annotate(
-            names[(method, variant)], (row["flops"], 100 * row["score"]), xytext=(0, 4.5), ha="center",
-            textcoords="offset points", fontsize=6.5, fontweight="bold", color=mark.colour,
-            path_effects=halo(), zorder=7,
+    Where many methods have several seeds each, their bands say it and the points would hide the lines.
+    """
+    constant = is_constant(rows)
+    plain, alike = rows[~constant], rows[constant]
+    if not (several and many):
+        axes.plot(
+            plain["flops"], 100 * plain["score"], **mark.dots, markeredgewidth=0.5 if mark.marker == "x" else 0,
+            zorder=3, markersize=2.4, alpha=0.4 if several else 0.8,
         )  # fmt: skip
+    hollow = {**mark.dots, "markerfacecolor": "none", "markeredgewidth": 0.6, "markersize": 3}
+    axes.plot(alike["flops"], 100 * alike["score"], **hollow, alpha=0.45, zorder=3)
+
+
+def _names(rows: pd.DataFrame, mark: Mark, names: Mapping[tuple[str, str], str]) -> list[Label]:
+    """Each variant's name at its best point (mean over seeds), where the method has more than one variant."""
+    rows = rows[~is_constant(rows)]
+    best = rows.sort_values("score", ascending=False).drop_duplicates(["variant", "seed"])
+    best = best.groupby(["method", "variant"])[["flops", "score"]].mean()
+    return [Label(row["flops"], 100 * row["score"], names[key], mark.colour) for key, row in best.iterrows()]
 
 
 def _published(
@@ -184,7 +179,10 @@ def _published(
 
 
 def _controls(axes: Axes, scores: list[float], teacher: float, control: float) -> None:
-    """Lines of the teacher and the best constant; a control far below the data is only named."""
+    """Lines of the teacher and the best constant; a control far below the data is only named.
+
+    scores: 0 to 100, all that the axis has to hold, the edges of the bands among them.
+    """
     low, high = padded([*scores, teacher])
     far = np.isfinite(control) and control < low - 0.45 * (high - low)
     if np.isfinite(control) and not far:
@@ -205,57 +203,30 @@ def _controls(axes: Axes, scores: list[float], teacher: float, control: float) -
         axes.text(0.012, control, f"best constant {control:.1f}", color=GREY, va="bottom", **text)
 
 
-def average_curves(points: pd.DataFrame, roles: Roles, *, split: str = "validation") -> pd.DataFrame:
-    """The score of each method averaged over all tasks at matched speed-ups, one row a (method, budget).
-
-    At each budget every task gives the score of the point that `at_budget` chooses there (mean over seeds). A
-    method has a row only where it has a point on every task. Columns: method, budget, score, speedup and
-    speedup_128 (what the chosen points reach on `split`, harmonic means), and the means over tasks of mean_exit,
-    parameters, flops and flops_128.
-    """
-    shown = roles.contestants(points)
-    run = ["task", "method", "seed"]
-    chosen = chosen_frontier(shown, split=selection_split(points))[[*POINT, "speedup"]]
-    chosen = chosen.rename(columns={"speedup": "reached"}).dropna(subset=["reached"])
-    rows = chosen.merge(chosen_frontier(shown, split=split).dropna(subset=["score"]), on=POINT)
-    if rows.empty:
-        raise Absent("no operating point with a known speed-up")
-    budgets = np.geomspace(1.0, max(float(rows["reached"].max()), 1.01), STEPS)
-    # Scores rise along a frontier as speed-ups fall, so the best within a budget is the first to reach it.
-    asked = rows[run].drop_duplicates().merge(pd.DataFrame({"budget": budgets}), how="cross")
-    asked["least"] = asked["budget"] * (1 - TOLERANCE)
-    rows = pd.merge_asof(
-        asked.sort_values("least"), rows.sort_values("reached"), left_on="least", right_on="reached", by=run,
-        direction="forward",
-    ).dropna(subset=["score"])  # fmt: skip
-    rows = rows.assign(share=1 / rows["speedup"], share_128=1 / rows["speedup_128"])
-    values = ["score", "mean_exit", "parameters", "flops", "flops_128", "share", "share_128"]
-    grouped = rows.groupby(["method", "budget", "task"])[values].mean().groupby(["method", "budget"])
-    table = grouped.mean()[grouped.size() == shown["task"].nunique()].reset_index()
-    return table.assign(speedup=1 / table.pop("share"), speedup_128=1 / table.pop("share_128"))
-
-
 @styled
-def frontier_average(points: pd.DataFrame, roles: Roles) -> Figure:
+def frontier_average(points: pd.DataFrame, roles: Roles, *, resamples: Resamples | None = None) -> Figure:
     """All tasks: the mean score at matched speed-ups, with the teacher and the best constant as controls."""
     if points["task"].nunique() < 2:
         raise Absent("one task only: its own frontier says it all")
-    curves = average_curves(points, roles)
-    if curves.empty:
-        raise Absent("no method has a point on every task")
+    orphaned = set(points["task"]) - set(teacher_rows(points, reference=roles.reference)["task"])
+    if orphaned:
+        raise Absent(f"no run of the teacher on {', '.join(sorted(map(task_title, orphaned)))}")
+    curves = average_curves(points, roles, resamples=resamples)
     looks = marks(points, roles)
-    figure = new_figure(COLUMN * 1.5, 2.8)
-    axes = figure.add_subplot()
     drawn = [method for method in looks if method in set(curves["method"]) and method != roles.reference]
+    if not drawn:
+        raise Absent("no method beside the teacher has a point on every task")
+    figure, axes = _canvas(len(drawn))
+    scores: list[float] = []
     for method in drawn:
-        rows, mark = curves[curves["method"] == method].sort_values("budget"), looks[method]
-        axes.plot(
-            1 / rows["budget"], 100 * rows["score"], color=mark.colour, linestyle=mark.line,
-            marker=mark.marker, markevery=max(1, len(rows) // 6), zorder=4,
-        )  # fmt: skip
+        rows = curves[curves["method"] == method].sort_values("budget", ascending=False)
+        score, edges, alike = rows["score"].to_numpy(), rows[["low", "high"]].to_numpy(), rows["constant"].to_numpy()
+        curve = Curve(1 / rows["budget"].to_numpy(), score, *edges.T, alike >= 0.5, 0)
+        _curve(axes, curve, looks[method], drawstyle="default")
+        scores += [*(100 * score), *(100 * edges.ravel())]
     teacher = 100 * _task_mean(teacher_rows(points, reference=roles.reference))
     axes.plot(1.0, teacher, **looks[roles.reference].dots, markersize=8, zorder=6)
-    _controls(axes, list(100 * curves["score"]), teacher, 100 * _task_mean(control_rows(points)))
+    _controls(axes, scores, teacher, 100 * _task_mean(control_rows(points)))
     low = float(1 / curves["budget"].max())
     axes.set_xscale("log")
     axes.set_xlim(low / 1.06, 1.06)
@@ -267,7 +238,8 @@ def frontier_average(points: pd.DataFrame, roles: Roles) -> Figure:
     top = axes.secondary_xaxis("top", functions=(lambda x: 1 / np.maximum(x, 1e-9),) * 2)
     ratio_axis(top.xaxis, 1.0, 1 / low)
     _head(axes, top, f"Mean of {points['task'].nunique()} tasks")
-    legend_below(figure, [_handle(looks[roles.reference]), *(_handle(looks[method]) for method in drawn)], columns=3)
+    handles = [_handle(looks[roles.reference]), *(_handle(looks[method]) for method in drawn)]
+    legend_below(figure, handles, columns=5 if len(drawn) > _FEW else 3)
     return figure
 
 
@@ -297,8 +269,9 @@ def score_against_parameters(points: pd.DataFrame, roles: Roles) -> Figure:
     )
     if table.empty:
         raise Absent("no variant has a score on every task")
-    figure = new_figure(COLUMN * 1.5, 2.6)
-    axes = figure.add_subplot()
+    present = [method for method in looks if method in table.index.get_level_values("method")]
+    figure, axes = _canvas(len(present))
+    labels: list[Label] = []
     for method, mark in looks.items():
         group = table[table.index.get_level_values("method") == method].sort_values("parameters")
         if group.empty:
@@ -315,16 +288,17 @@ def score_against_parameters(points: pd.DataFrame, roles: Roles) -> Figure:
             group["parameters"], 100 * group["score"], yerr=100 * group["spread"].fillna(0), **mark.dots,
             markersize=8 if mark.marker == "*" else 5, elinewidth=0.8, capsize=1.5, zorder=4,
         )  # fmt: skip
-        for (_, variant), row in group.iterrows():
-            axes.annotate(
-                names[(method, variant)], (row["parameters"], 100 * row["score"]), xytext=(5, 4),
-                textcoords="offset points", fontsize=6.5, color=mark.colour, path_effects=halo(), zorder=6,
-            )  # fmt: skip
+        labels += [
+            Label(row["parameters"], 100 * row["score"], names[(method, variant)], mark.colour)
+            for (_, variant), row in group.iterrows()
+        ]
     axes.set_xscale("log")
     axes.set_xlim(table["parameters"].min() / 1.12, table["parameters"].max() * 1.12)
     count_axis(axes.xaxis)
     axes.set_xlabel("parameters, embeddings included")
     axes.set_ylabel("mean score × 100")
     axes.set_title(f"Full depth, mean of {tasks} task{'s' * (tasks > 1)}", loc="left")
-    legend_below(figure, [_handle(looks[m]) for m in looks if m in table.index.get_level_values("method")], columns=3)
+    legend_below(figure, [_handle(looks[method]) for method in present], columns=5 if len(present) > _FEW else 3)
+    edges = [table["score"] + sign * table["spread"].fillna(0) for sign in (-1, 0, 1)]
+    place(axes, labels, np.vstack([np.column_stack([table["parameters"], 100 * edge]) for edge in edges]))
     return figure

@@ -1,0 +1,80 @@
+"""Names beside their points that lie neither on each other nor outside the plot."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from numpy.typing import NDArray
+
+from bench.reporting.figures.drawing import halo, settle
+
+SIZE = 6.5
+# Directions around a point, the preferred first, and distances in points; a name farther than the first distance
+# has a thin line to its point.
+_AROUND = ((0, 1), (1, 0), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+_DISTANCES = (4.5, 11.0, 18.0, 26.0, 36.0)
+
+
+class Label(NamedTuple):
+    """A name for a point of the plot, in its coordinates."""
+
+    x: float
+    y: float
+    text: str
+    colour: str
+
+
+def place(axes: Axes, labels: Sequence[Label], avoid: NDArray[np.float64] | None = None) -> None:
+    """Write each label at the best free place around its point.
+
+    avoid: [N, 2] other points, which a label rather does not cover. Settles the layout of the whole figure: call
+    this last. Where there is no free place at all, the one with the least overlap is taken.
+    """
+    figure = axes.get_figure()
+    settle(figure)
+    renderer, scale = FigureCanvasAgg(figure).get_renderer(), figure.dpi / 72
+    inside = axes.get_window_extent(renderer)
+    frame = np.array([inside.x0, inside.y0, inside.x1, inside.y1])
+    points = axes.transData.transform(np.array([[label.x, label.y] for label in labels if label.text] or [[1.0, 1.0]]))
+    dots = np.vstack([points, axes.transData.transform(avoid)]) if avoid is not None and len(avoid) else points
+    taken: list[NDArray[np.float64]] = []
+    for label in [label for label in labels if label.text]:
+        anchor = axes.transData.transform((label.x, label.y))
+        words: dict[str, Any] = {"fontsize": SIZE, "fontweight": "bold", "ha": "center", "va": "center"}
+        measured = axes.text(label.x, label.y, label.text, **words)
+        extent = measured.get_window_extent(renderer)
+        measured.remove()
+        size = np.array([extent.width, extent.height])
+        offsets = [(np.array(way) * (far * scale + size / 2), far) for far in _DISTANCES for way in _AROUND]
+        boxes = np.array([np.concatenate([anchor + o - size / 2, anchor + o + size / 2]) for o, _ in offsets])
+        costs = [_cost(box, frame, taken, dots) + 0.01 * rank for rank, box in enumerate(boxes)]
+        best = int(np.argmin(costs))
+        offset, far = offsets[best]
+        line = {"arrowstyle": "-", "linewidth": 0.5, "color": label.colour, "shrinkA": 0, "shrinkB": 1}
+        axes.annotate(
+            label.text, (label.x, label.y), xytext=tuple(offset / scale), textcoords="offset points",
+            color=label.colour, path_effects=halo(), zorder=7, arrowprops=line if far > _DISTANCES[0] else None,
+            **words,
+        )  # fmt: skip
+        taken.append(boxes[best])
+
+
+def _cost(
+    box: NDArray[np.float64],
+    frame: NDArray[np.float64],
+    taken: list[NDArray[np.float64]],
+    dots: NDArray[np.float64],
+) -> float:
+    """What speaks against a place: 1,000 for a label all covered or all outside, a little for each point covered."""
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    overlap = sum(_shared(box, other) for other in taken) + area - _shared(box, frame)
+    covered = (dots > box[:2] - 1).all(axis=1) & (dots < box[2:] + 1).all(axis=1)
+    return float(1000 * overlap / area + 0.05 * covered.sum())
+
+
+def _shared(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """The area that two boxes (left, bottom, right, top) have in common."""
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    return float(np.prod(sides)) if (sides > 0).all() else 0.0
