@@ -113,7 +113,7 @@ class Latency(Section):
 
 
 class Comparison(Section):
-    """How two contestants are compared: a bootstrap over seeds and examples, corrected for the number of comparisons."""
+    """How contestants are compared: a bootstrap over seeds and examples, corrected for the number of comparisons."""
 
     margin: float = Field(1.0, ge=0, description="Points (of 100) within which contestants are called equal.")
     level: float = Field(0.95, gt=0.5, lt=1, description="Confidence of all the verdicts of a table together.")

@@ -8,8 +8,7 @@ import pandas as pd
 
 from bench.choosing.roles import Roles
 from bench.errors import UserError
-from bench.reporting import figures, page
-from bench.reporting.published import read_published
+from bench.reporting.published import for_figures, read_published
 from bench.reporting.tables import tables
 from bench.runs.plan import Planned, runs
 from bench.settings import Settings
@@ -26,15 +25,20 @@ def read_points(settings: Settings) -> pd.DataFrame:
 
 def write_everything(settings: Settings) -> Iterator[str]:
     """Writes <root>/{tables,figures,index.html}; yields what was left out and why, then what was written."""
+    from bench.reporting import figures, page  # seconds of imports that `costeff compare` need not wait for
+
     points = read_points(settings)
     missing = {planned.key.task: _missing(settings, planned) for planned in runs(settings)}
     roles = Roles(settings.reference, settings.depth_reference, settings.ablations)
     # Published points stand beside measured ones only where text and backbone are the papers'.
     papers = settings.data.source != "sketch" and "bert-base-uncased" in settings.backbone.name
-    made = tables(points, roles, missing=missing, sweeps=settings.root / "sweeps")
+    folders = {name: settings.root / name for name in ("sweeps", "runs")}
+    made = tables(points, roles, missing=missing, comparison=settings.comparison, **folders)
     for table in made:
         table.write(settings.root / "tables")
-    for left_out in figures.write_all(points, settings.root, roles, published=read_published() if papers else None):
+    for left_out in figures.write_all(
+        points, settings.root, roles, published=for_figures(read_published()) if papers else None
+    ):
         yield f"no figure {left_out.name}: {left_out.reason}"
     written = page.write(points, settings.root, made, roles, missing=missing)
     yield f"wrote tables, figures and {written}"

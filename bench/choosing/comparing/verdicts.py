@@ -157,7 +157,8 @@ def compare(
     the average over all tasks where there are several (only that one where not `single_tasks`, if it can be had).
     Columns: a, b, budget, task, metric, score_a, score_b, speedup_a, speedup_b (reached on validation; geometric
     means), those of `judged`, and note. Where both sides use the same points as at the budget before, the row is left
-    out: it is the same comparison. `attrs["comparisons"]` is the number that was corrected for. UserError for an unknown method.
+    out: it is the same comparison. `attrs["comparisons"]` is the number that was corrected for. UserError for an
+    unknown method.
     """
     known = list(dict.fromkeys(points["method"]))
     for method in dict.fromkeys(name for pair in pairs for name in pair):
