@@ -84,30 +84,6 @@ def at_budget(
     return rows.assign(budget=float(speedup))
 
 
-def at_quality(
-    points: pd.DataFrame,
-    share: float,
-    *,
-    reference: str = "teacher",
-    split: str = "validation",
-    by: tuple[str, ...] = GROUP,
-) -> pd.DataFrame:
-    """TEMP"""
-    usable = operating_points(points)
-    sel = selection_split(points)
-    key = ["task", "seed"]
-    t = teacher_rows(points, reference=reference, split=sel).set_index(key)["score"].rename("t")
-    c = control_rows(points, split=sel).set_index(key)["score"].rename("c")
-    u = usable.join(t, on=key).join(c, on=key)
-    ok = (u["score"] >= u["c"] + share * (u["t"] - u["c"])) & (usable["split"] == sel)
-    u2 = usable.assign(score=usable["score"])
-    fast = usable[ok].sort_values("speedup", ascending=False).drop_duplicates(list(by))
-    cand = pd.Series(usable.index.isin(fast.index), index=usable.index)
-    return _with_reasons(points, best(u2, cand, split=split, by=by), by, f"no point keeps {share:.0%}").assign(
-        quality=share
-    )
-
-
 def best(
     usable: pd.DataFrame, candidates: pd.Series, *, split: str = "validation", by: tuple[str, ...] = GROUP
 ) -> pd.DataFrame:
