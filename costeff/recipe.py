@@ -58,6 +58,7 @@ class Assistant(Method):
     """
 
     Options = AssistantOptions
+    policy = "entropy"
 
     def variants(self) -> Sequence[str]:
         return ["full"]

@@ -175,6 +175,7 @@ def _points(
                 | {
                     "split": split,
                     "examples": len(left),
+                    "constant": bool((predicted == predicted[0]).all()),
                     "flops": per_exit[left, np.arange(len(left))].mean(),
                     "flops_128": at_128[left, np.arange(len(left))].mean(),
                     "mean_exit": left.mean() + 1,
@@ -190,9 +191,10 @@ def _points(
                 "policy": "none",
                 "split": split,
                 "examples": len(text.idx),
+                "constant": True,
             }
             rows.append({**full, **zero, **_scored(each, control), "flops": 0.0, "flops_128": 0.0, "exits": []})
-    points = pd.DataFrame(rows)
+    points = pd.DataFrame(rows).assign(exit_start=1)
     points["parameters"] = int(12e6 + 10e6 * contestant.width * max(contestant.exits) / LAYERS)
     points["parameters_encoder"] = int(10e6 * contestant.width * max(contestant.exits) / LAYERS)
     chosen_on = points[(points["split"] == "calibration") & (points["kind"] != "control")]

@@ -13,7 +13,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.artefacts import Trace
-from bench.choosing.frontier import nondominated
 from bench.choosing.policies import policy_for, replay
 from bench.errors import UserError
 from bench.tasks.catalogue import task as task_named
@@ -21,9 +20,9 @@ from bench.tasks.catalogue import task as task_named
 RUN = ["task", "method", "variant", "seed"]
 POINT = [*RUN, "kind", "point"]
 GROUP = ("task", "method", "seed")
-OPERATED = ("static", "uniform", "per_exit")
-# Of points that are equal the simplest is kept: the order of a run's points table.
+# What a model may be operated at. Of points that are equal the simplest is kept: the order of a run's points table.
 SIMPLICITY = {"static": 0, "fixed_exit": 1, "uniform": 2, "per_exit": 3}
+_ROUNDING = 1e-12
 TOLERANCE = 0.02
 """A budget may be missed by this much: exit heads cost up to 2 % on short texts, and half the layers count as 2x."""
 
@@ -51,19 +50,9 @@ def selection_split(points: pd.DataFrame) -> str:
 
 
 def operating_points(points: pd.DataFrame) -> pd.DataFrame:
-    """The rows a method may be operated at: swept thresholds and the full-depth prediction.
-
-    Where a run has exits but no rule to leave by (a cascade on STS-B), its fixed exits stand in as static
-    points. `exit_start` (the first exit that its rule may use, 1-based) is added: the replay needs it.
-    """
+    """The rows a method may be operated at: full depth, a fixed exit, its rule with one knob or one an exit."""
     points = succeeded(points)
-    run = [points[column] for column in RUN]
-    fixed = points["exit"].where(points["kind"] == "fixed_exit").groupby(run)
-    points = points.assign(exit_start=fixed.transform("min").fillna(1).astype(int))
-    ruled = points["kind"].isin(["uniform", "per_exit"]).groupby(run).transform("any")
-    # The last fixed exit is the static row again.
-    earlier = (points["kind"] == "fixed_exit") & (points["exit"] < fixed.transform("max"))
-    return points[points["kind"].isin(OPERATED) | (earlier & ~ruled)]
+    return points[points["kind"].isin(list(SIMPLICITY))]
 
 
 def at_budget(
@@ -85,17 +74,21 @@ def at_budget(
 
 
 def best(
-    usable: pd.DataFrame, candidates: pd.Series, *, split: str = "validation", by: tuple[str, ...] = GROUP
+    usable: pd.DataFrame,
+    candidates: pd.Series,
+    *,
+    split: str = "validation",
+    by: tuple[str, ...] = GROUP,
+    order: tuple[str, str] = ("score", "speedup"),
 ) -> pd.DataFrame:
-    """Of each group's candidates the one with the best score, and of that operating point the row on `split`.
+    """Of each group's candidates the best by `order`, and of that operating point the row on `split`.
 
     usable: rows of `operating_points`; candidates: a mask of it, rows of the selection split.
     """
     keys = list(by)
     chosen = usable[candidates & usable["score"].notna()]
     chosen = chosen.assign(rank=chosen["kind"].map(SIMPLICITY))
-    order = ["score", "speedup", "variant", "rank", "point"]
-    chosen = chosen.sort_values(order, ascending=[False, False, True, True, True]).drop_duplicates(keys)
+    chosen = chosen.sort_values([*order, "variant", "rank", "point"], ascending=[False, False, True, True, True]).drop_duplicates(keys)
     chosen = chosen[[*POINT, "score", "speedup"]]
     chosen = chosen.set_axis([*POINT, "selected_score", "selected_speedup"], axis=1)
     reported = usable[usable["split"] == split]
@@ -115,21 +108,65 @@ def _with_reasons(points: pd.DataFrame, chosen: pd.DataFrame, by: tuple[str, ...
     return rows.sort_values(keys, ignore_index=True)
 
 
+def at_quality(
+    points: pd.DataFrame,
+    share: float,
+    *,
+    reference: str = "teacher",
+    split: str = "validation",
+    by: tuple[str, ...] = GROUP,
+) -> pd.DataFrame:
+    """The cheapest operating point that keeps `share` (such as 0.99) of the reference's gain over the control.
+
+    The rule of fixed quality (MLPerf Inference, Reddi et al., 2020, section 3: a target of 99 % of the reference's
+    quality, then speed), with the gain in place of the score, for a constant answer already scores. Among the points
+    of a group whose score on the selection split is at least control + share x (reference - control) there, the
+    one with the highest speed-up is taken, ties to the better one, and its row on `split` is returned with `share`,
+    `selected_score`, `selected_speedup` and `kept`, the share that it keeps on `split`. Groups without such a point
+    keep a row with NaN scores whose `reason` says why.
+    """
+    selected = selection_split(points)
+    usable = operating_points(points)
+    floor, gain = _gain(usable, points, reference, selected)
+    enough = (usable["score"] >= floor + share * gain - _ROUNDING) & (usable["split"] == selected) & (gain > 0)
+    chosen = best(usable, enough, split=split, by=by, order=("speedup", "score"))
+    rows = _with_reasons(points, chosen, by, f"no point keeps {share:.0%} of the gain")
+    floor, gain = _gain(rows, points, reference, split)
+    without = ~(_gain(rows, points, reference, selected)[1] > 0) & rows["reason"].str.startswith("no point")
+    rows["reason"] = rows["reason"].where(~without, f"{reference} gains nothing over the control")
+    return rows.assign(share=float(share), kept=((rows["score"] - floor) / gain).where(gain > 0))
+
+
+def _gain(
+    rows: pd.DataFrame, points: pd.DataFrame, reference: str, split: str
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Of each row's task and seed on `split`: the control's score, and the reference's gain over it; NaN if unknown."""
+    keys = ["task", "seed"]
+    control = control_rows(points, split=split).set_index(keys)["score"]
+    teacher = teacher_rows(points, reference=reference, split=split).set_index(keys)["score"]
+    index = pd.MultiIndex.from_frame(rows[keys])
+    floor = control.reindex(index).to_numpy(dtype=np.float64)
+    return floor, teacher.reindex(index).to_numpy(dtype=np.float64) - floor
+
+
 def chosen_frontier(points: pd.DataFrame, *, split: str = "validation", by: tuple[str, ...] = GROUP) -> pd.DataFrame:
     """The frontier of each group: points not dominated on the selection split (score up, FLOPs down).
 
     Their rows on `split` are returned, cheapest first; there they need not form a frontier, and are not
     filtered again. Of points that are equal on the selection split the simplest is kept.
     """
+    keys = list(by)
     usable = operating_points(points)
     selected = usable[(usable["split"] == selection_split(points)) & usable["score"].notna()]
     selected = selected.assign(rank=selected["kind"].map(SIMPLICITY))
-    selected = selected.sort_values([*RUN, "rank", "point"]).drop_duplicates([*by, "score", "flops"])
-    keep = pd.Series(False, index=selected.index)
-    for _, group in selected.groupby(list(by), sort=False):
-        keep[group.index] = nondominated(group["score"], group["flops"])
+    order = [*keys, "flops", "score", *RUN, "rank", "point"]
+    order = list(dict.fromkeys(order))
+    selected = selected.sort_values(order, ascending=[name != "score" for name in order])
+    # Cheapest first, a point is on the frontier if its score is above that of all before it.
+    before = selected.groupby(keys, sort=False)["score"].cummax().groupby([selected[key] for key in keys]).shift()
+    kept = selected.loc[~(selected["score"] <= before), POINT]
     reported = usable[usable["split"] == split]
-    frontier = selected.loc[keep, POINT].merge(reported, on=POINT, how="inner", validate="one_to_one")
+    frontier = kept.merge(reported, on=POINT, how="inner", validate="one_to_one")
     return frontier.sort_values([*by, "flops", "score"], ignore_index=True)
 
 

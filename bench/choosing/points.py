@@ -60,8 +60,9 @@ def build(
     traces: by split; splits whose labels are hidden are left out. grid: how many knobs are tried for kind
     "uniform" (of knobs that send everyone of the selection split to the same exits, the strictest stays).
     vectors: thresholds one an exit, kind "per_exit". selection: the split on which `on_frontier` is judged.
-    control: adds the best constant answer (for the reference's run). UserError where `selection` is not
-    among the labelled traces.
+    control: adds the best constant answer (for the reference's run). Column `exit_start`: the first exit that
+    the model's rule may use, 1-based; no point uses one below it. UserError where `selection` is not among the
+    labelled traces.
     """
     labelled = {split: trace for split, trace in traces.items() if len(trace.labels) and trace.labels.min() >= 0}
     if selection not in labelled:
@@ -83,6 +84,7 @@ def build(
         "variant": run.variant,
         "label": run.label,
         "seed": run.seed,
+        "exit_start": min(policy.exit_start, len(costs.layers)),
     }
     return pd.concat([pd.DataFrame(identity, index=table.index), table], axis=1)
 
@@ -142,15 +144,20 @@ def predictions(trace: Trace, task: Task) -> NDArray:
 
 
 def evaluate(exits: NDArray[np.int64], trace: Trace, costs: Costs, task: Task) -> pd.DataFrame:
-    """Scores and costs of who-left-where: 0-based exits [K, N] -> K rows."""
+    """Scores and costs of who-left-where: 0-based exits [K, N] -> K rows.
+
+    `constant`: every example of the trace gets one and the same answer.
+    """
     count = len(trace.lengths)
-    measured = scores(task, predictions(trace, task)[exits, np.arange(count)], trace.labels)
+    predicted = predictions(trace, task)[exits, np.arange(count)]
+    measured = scores(task, predicted, trace.labels)
     depth = len(trace.logits)
     shares = np.stack([(exits == e).mean(axis=1) for e in range(depth)], axis=1)
     table = pd.DataFrame({"score": measured[task.metrics[0]]})
     table["metric"] = task.metrics[0]
     for metric in METRICS:
         table[metric] = measured.get(metric, np.nan)
+    table["constant"] = (predicted == predicted[:, :1]).all(axis=1)
     table["examples"] = count
     table["flops"] = costs.mean_flops(exits, trace.lengths)
     table["flops_128"] = shares @ costs.flops(128).astype(np.float64)
@@ -170,6 +177,7 @@ def _control(split: str, trace: Trace, costs: Costs, task: Task, chosen_on: Arra
         "score": measured[task.metrics[0]],
         "metric": task.metrics[0],
         **{metric: measured.get(metric, float("nan")) for metric in METRICS},
+        "constant": True,
         "examples": len(trace.labels),
         **dict.fromkeys(("flops", "flops_128", "mean_exit", "mean_layers"), 0.0),
         "exits": [0.0] * len(costs.layers),

@@ -1,6 +1,16 @@
-"""One threshold an exit, found by Optuna on the calibration trace, without a forward pass."""
+"""One threshold an exit, searched for on the selection split's trace, without a forward pass.
 
-from dataclasses import dataclass
+Of the knobs in a policy's range only those matter at an exit that let another set of examples go: the space is finite.
+A small one is tried whole. In others a direct search comes first: from every corner ("all leave at exit k") and uniform
+knobs a coordinate ascent of score + weight x halvings of the cost, for a dozen weights, then a Pareto local search,
+which changes one knob of each non-dominated vector until that finds nothing new. All knobs of an exit are judged at
+once: in the order in which they leave there, examples change the sums that a score is made of. Optuna's NSGA-II starts
+from what was found and samples on.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
 import optuna
@@ -12,9 +22,26 @@ from optuna.trial import Trial
 from bench.artefacts import Costs, Trace
 from bench.choosing.frontier import nondominated
 from bench.choosing.points import predictions
-from bench.choosing.policies import Policy, replay_many
+from bench.choosing.policies import Policy
 from bench.tasks.catalogue import Task
-from bench.tasks.scores import scores
+from bench.tasks.scores import METRICS
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Found = tuple[Ints, Floats, Floats]
+"""Choices [K, F], their scores and their mean FLOPs [K]."""
+
+# Weights of the ascent: the score, as a fraction, that a halving of the cost may take; the first takes nothing.
+_WEIGHTS = np.concatenate([[0.0], np.geomspace(0.004, 0.6, 11)])
+_STARTS, _SWEEPS = 16, 6
+# Vectors whose neighbours the local search looks at in one round, and its rounds.
+_VECTORS, _ROUNDS = 64, 20
+# Vectors x examples of a space that is tried whole: some tenth of a second.
+_WHOLE = 2_000_000
+# Examples that the direct search reads; what it proposes is judged on all.
+_EXAMPLES = 4_000
+# Vectors x examples held at once.
+_BLOCK = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -27,7 +54,10 @@ class ThresholdStudy:
     Empty where fewer than two exits have a choice: the uniform thresholds are all there is then.
     """
     trials: pd.DataFrame
-    """One row a trial: number, origin (uniform, sampled), threshold_1 .., score, flops, on_frontier."""
+    """One row a vector tried: number, origin, threshold_1 .., score, flops, on_frontier.
+
+    origin: corner, uniform (leaves as one knob for all does), search (the direct one), sampled (Optuna's).
+    """
 
 
 def per_exit(
@@ -36,71 +66,280 @@ def per_exit(
     """Search one threshold an exit for (score up, mean FLOPs at true lengths down) on `trace`.
 
     Each exit that any knob can use picks one of the `grid` knobs of the policy's range (patience: a number of
-    exits from 1 to E, its own at each exit); the others, and the last, keep the strictest. The non-dominated
-    uniform thresholds of that grid are tried first, then `trials` sampled ones, so the result is never below
-    the uniform frontier. Deterministic by `seed`.
+    exits from 1 to E, its own at each exit); the others, and the last, keep the strictest. trials: what Optuna
+    samples after the direct search, where the space is too large to be tried whole. At every cost the result is at
+    least as good as each corner and each uniform knob. Deterministic by `seed`.
     """
-    exits, count, outputs = trace.logits.shape
-    knobs = policy.knobs(grid, exits, outputs)
-    free = range(policy.earliest, exits - 1)
-    statistic, answers = policy.statistic(trace.logits), predictions(trace, task)
-    flops, examples = costs.flops(trace.lengths), np.arange(count)
+    space = _Space.of(policy, trace, costs, task, grid)
+    if policy.name == "none" or len(space.free) < 2:
+        return ThresholdStudy([], _table([], space))
+    uniform = space.uniform[_front(*space.judged(space.uniform))]
+    known = [("corner", space.corners()), ("uniform", uniform)]
+    start = np.unique(np.concatenate([choices for _, choices in known]), axis=0)
+    whole = space.size * len(trace.labels) <= _WHOLE
+    proposed = space.everything() if whole else _search(space.some(seed), start)
+    proposed = proposed[_front(*space.judged(proposed))]
+    known.append(("search", proposed))
+    if trials and not whole:
+        known.append(("sampled", _sampled(space, proposed, trials, seed)))
+    table = _table(known, space)
+    best = table[table["on_frontier"]].drop_duplicates(["score", "flops"]).sort_values("flops", kind="stable")
+    return ThresholdStudy(best.filter(like="threshold_").to_numpy().tolist(), table)
 
-    def vectors_of(choices: NDArray[np.int64]) -> NDArray[np.float64]:
-        """[K, free exits] positions on the grid -> [K, E] thresholds."""
-        vectors = np.full((len(choices), exits), knobs[-1])
-        vectors[:, free.start : free.stop] = knobs[choices]
+
+@dataclass(frozen=True)
+class _Space:
+    """What may be chosen: at each of the F free exits a level, 0 the loosest; choices are [K, F].
+
+    A level stands for all knobs that let the same examples go at its exit: for the loosest of the range where all
+    go, so that all do on any split, else for the strictest of them.
+    """
+
+    task: Task
+    knobs: Floats
+    """[G] loosest first."""
+    free: Ints
+    """[F] 0-based exits that have a choice."""
+    levels: list[Ints]
+    """Of each free exit: the positions of its levels' knobs, loosest first."""
+    uniform: Ints
+    """[U, F] the choices that leave as one knob for all exits does, loosest first."""
+    ranks: Ints
+    """[F, N] how many levels of an exit let an example go: it leaves at those below that."""
+    answers: NDArray
+    """[E, N]"""
+    labels: NDArray
+    flops: Floats
+    """[E, N]"""
+
+    @classmethod
+    def of(cls, policy: Policy, trace: Trace, costs: Costs, task: Task, grid: int) -> Self:
+        exits, count, outputs = trace.logits.shape
+        knobs = policy.knobs(grid, exits, outputs)
+        free = np.arange(policy.earliest, exits - 1)
+        statistic = policy.statistic(trace.logits)
+        levels, ranks = [], np.zeros((len(free), count), dtype=np.int64)
+        level_of = np.zeros((len(knobs), len(free)), dtype=np.int64)
+        for f, e in enumerate(free):
+            passing = np.zeros(count, dtype=np.int64)  # how many knobs let an example go; the strictest never does
+            for knob in knobs:
+                passing += policy.leaves(statistic[e], knob)
+            ends = np.unique([*passing[passing > 0], len(knobs)])
+            strictest = ends - 1
+            strictest[0] *= (passing < ends[0]).any()
+            levels.append(strictest)
+            ranks[f] = np.searchsorted(ends, passing, side="right")
+            level_of[:, f] = np.searchsorted(ends, np.arange(len(knobs)), side="right")
+        flops = costs.flops(trace.lengths).astype(np.float64)
+        uniform = np.unique(level_of, axis=0)
+        return cls(task, knobs, free, levels, uniform, ranks, predictions(trace, task), trace.labels, flops)
+
+    def some(self, seed: int) -> Self:
+        """The same choices on a sample of the examples, where there are many."""
+        count = len(self.labels)
+        if count <= _EXAMPLES:
+            return self
+        drawn = np.sort(np.random.default_rng(seed).choice(count, _EXAMPLES, replace=False))
+        answers, flops = self.answers[:, drawn], self.flops[:, drawn]
+        return replace(self, ranks=self.ranks[:, drawn], answers=answers, labels=self.labels[drawn], flops=flops)
+
+    @property
+    def size(self) -> float:
+        """How many choices there are."""
+        return float(np.prod([float(len(levels)) for levels in self.levels]))
+
+    def everything(self) -> Ints:
+        return np.indices([len(levels) for levels in self.levels]).reshape(len(self.free), -1).T
+
+    def corners(self) -> Ints:
+        """[F + 1, F] strictest before exit k, loosest at k; and full depth for all."""
+        strictest = np.array([len(levels) - 1 for levels in self.levels])
+        return np.where(np.eye(len(self.free) + 1, len(self.free), dtype=bool), 0, strictest)
+
+    def vectors(self, choices: Ints) -> Floats:
+        """[K, E] thresholds."""
+        vectors = np.full((len(choices), len(self.answers)), self.knobs[-1])
+        for f, e in enumerate(self.free):
+            vectors[:, e] = self.knobs[self.levels[f][choices[:, f]]]
         return vectors
 
-    def judged(choices: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    def left(self, choices: Ints, without: int | None = None) -> Ints:
+        """[K, N] 0-based exits; `without`: as if nobody left at that free exit."""
+        left = np.full((len(choices), len(self.labels)), len(self.answers) - 1)
+        for f in reversed(range(len(self.free))):  # from the back, so that the earliest exit wins
+            if f != without:
+                left[choices[:, f, None] < self.ranks[f]] = self.free[f]
+        return left
+
+    def judged(self, choices: Ints) -> tuple[Floats, Floats]:
         """Score and mean FLOPs [K]; an undefined score is as bad as a score can be."""
-        left = replay_many(policy, statistic, vectors_of(choices))
-        score = scores(task, answers[left, examples], trace.labels)[task.metrics[0]]
-        return np.nan_to_num(score, nan=-1.0), flops[left, examples].mean(axis=1)
-
-    if policy.name == "none" or len(free) < 2:
-        return ThresholdStudy([], _table(np.empty((0, exits)), np.empty(0), np.empty(0), 0))
-
-    uniform = np.repeat(np.arange(len(knobs))[:, None], len(free), axis=1)
-    uniform = uniform[_first_of_equals(*judged(uniform))]
-    study = _study(seed)
-    space = {f"exit_{e + 1}": IntDistribution(0, len(knobs) - 1) for e in free}
-    for choice in uniform:
-        study.enqueue_trial(dict(zip(space, map(int, choice), strict=True)))
-
-    def objective(trial: Trial) -> tuple[float, float]:
-        choice = [trial.suggest_int(name, 0, each.high) for name, each in space.items()]
-        [score], [cost] = judged(np.array([choice]))
-        return float(score), float(cost)
-
-    study.optimize(objective, n_trials=len(uniform) + trials)
-    tried = np.array([[trial.params[name] for name in space] for trial in study.trials])
-    score, cost = np.array([trial.values for trial in study.trials]).T
-    vectors = vectors_of(tried)
-    table = _table(vectors, score, cost, len(uniform))
-    best = table[table["on_frontier"]].drop_duplicates(["score", "flops"]).sort_values("flops", kind="stable")
-    return ThresholdStudy(vectors[best.index].tolist(), table)
+        examples, parts = np.arange(len(self.labels)), []
+        for block in _blocks(choices, len(examples)):
+            left = self.left(block)
+            measured = METRICS[self.task.metrics[0]](self.answers[left, examples], self.labels)
+            parts.append((np.nan_to_num(measured, nan=-1.0), self.flops[left, examples].mean(axis=1)))
+        score, flops = zip(*parts, strict=True)
+        return np.concatenate(score), np.concatenate(flops)
 
 
-def _study(seed: int) -> optuna.Study:
+class _Neighbours:
+    """The score and cost of all choices that differ from given ones at one exit, from sums over examples.
+
+    Accuracy, F1, Matthews and Pearson are functions of sums. Other metrics rank no neighbours: accuracy (regression:
+    Pearson) does so in their place.
+    """
+
+    def __init__(self, space: _Space) -> None:
+        self.space = space
+        metric, answers, labels = space.task.metrics[0], space.answers, space.labels
+        if space.task.regression:
+            true = labels.astype(np.float64) - labels.mean(dtype=np.float64)
+            values = answers.astype(np.float64) - answers.mean(dtype=np.float64)
+            summed = [values, values**2, values * true]
+            self.score = _correlation(len(labels), float((true**2).sum()))
+        elif metric in ("f1", "matthews"):
+            summed = [(answers == 1) & (labels == 1), answers == 1]
+            self.score = (_f1 if metric == "f1" else _matthews)(len(labels), float((labels == 1).sum()))
+        else:
+            summed = [answers == labels]
+            self.score = lambda sums: np.asarray(sums[..., 0] / len(labels))
+        self.values = np.stack([np.asarray(each, dtype=np.float64) for each in (*summed, space.flops)], axis=-1)
+        self.order = np.argsort(-space.ranks, axis=1, kind="stable")
+        self.leaving = [
+            np.searchsorted(np.sort(-ranks), -np.arange(len(levels)))
+            for ranks, levels in zip(space.ranks, space.levels, strict=True)
+        ]
+        """Of each free exit: how many examples each level lets go."""
+
+    def at(self, choices: Ints, f: int) -> tuple[Floats, Floats]:
+        """Scores and mean FLOPs [K, L] of `choices` with each of the L levels of free exit `f` in turn."""
+        space, examples = self.space, np.arange(len(self.space.labels))
+        parts = []
+        for block in _blocks(choices, len(examples) * self.values.shape[-1]):
+            left = space.left(block, without=f)
+            without = self.values[left, examples]
+            change = np.where((left > space.free[f])[..., None], self.values[space.free[f]] - without, 0.0)
+            change = np.cumsum(change[:, self.order[f]], axis=1)
+            change = np.concatenate([np.zeros_like(change[:, :1]), change], axis=1)[:, self.leaving[f]]
+            parts.append(without.sum(axis=1)[:, None] + change)
+        sums = np.concatenate(parts)
+        return self.score(sums[..., :-1]), sums[..., -1] / len(examples)
+
+    def best(self, choices: Ints, f: int) -> tuple[Found, Floats, Floats]:
+        """The non-dominated ones of `at(choices, f)`, and all of it."""
+        score, cost = self.at(choices, f)
+        kept = _front(score.ravel(), cost.ravel())
+        row, level = np.divmod(kept, score.shape[1])
+        changed = choices[row]
+        changed[:, f] = level
+        return (changed, score.ravel()[kept], cost.ravel()[kept]), score, cost
+
+
+def _f1(count: int, actual: float) -> Callable[[Floats], Floats]:
+    return lambda sums: _ratio(2 * sums[..., 0], sums[..., 1] + actual)
+
+
+def _matthews(count: int, actual: float) -> Callable[[Floats], Floats]:
+    def score(sums: Floats) -> Floats:
+        hits, guessed = sums[..., 0], sums[..., 1]
+        spread = np.sqrt(guessed * (count - guessed) * actual * (count - actual))
+        return _ratio(hits * count - guessed * actual, spread)
+
+    return score
+
+
+def _correlation(count: int, spread: float) -> Callable[[Floats], Floats]:
+    def score(sums: Floats) -> Floats:
+        variance = sums[..., 1] - sums[..., 0] ** 2 / count
+        constant = variance <= 1e-12 * sums[..., 1]  # but for rounding
+        return _ratio(sums[..., 2], np.sqrt(np.where(constant, 0.0, variance) * spread))
+
+    return score
+
+
+def _ratio(over: Floats, under: Floats) -> Floats:
+    return np.divide(over, under, out=np.zeros_like(over), where=under > 0)
+
+
+def _search(space: _Space, start: Ints) -> Ints:
+    """The non-dominated choices of a coordinate ascent from `start` and a local search from where it ends."""
+    neighbours = _Neighbours(space)
+    found = _merged((start, *space.judged(start)))
+    states = np.repeat(_spread(start, _STARTS), len(_WEIGHTS), axis=0)
+    weights, full = np.tile(_WEIGHTS, len(states) // len(_WEIGHTS))[:, None], space.flops[-1].mean()
+    for _ in range(_SWEEPS):
+        before = states.copy()
+        for f in range(len(space.free)):
+            better, score, cost = neighbours.best(states, f)
+            states[:, f] = np.argmax(score + weights * np.log2(full / cost), axis=1)  # of equals the cheapest
+            found = _merged(found, better)
+        if (states == before).all():
+            break
+    seen: set[bytes] = set()
+    for _ in range(_ROUNDS):
+        new = _spread(np.array([c for c in found[0] if c.tobytes() not in seen], dtype=np.int64), _VECTORS)
+        if not len(new):
+            break
+        seen.update(choice.tobytes() for choice in new)
+        found = _merged(found, *(neighbours.best(new, f)[0] for f in range(len(space.free))))
+    return found[0]
+
+
+def _merged(*found: Found) -> Found:
+    choices, score, cost = (np.concatenate(each) for each in zip(*found, strict=True))
+    kept = _front(score, cost)
+    return choices[kept], score[kept], cost[kept]
+
+
+def _front(score: Floats, cost: Floats) -> Ints:
+    """Positions of the non-dominated points, cheapest first, the first of those that are equal."""
+    order = np.lexsort([-score, cost])
+    risen = np.maximum.accumulate(score[order])
+    return np.asarray(order[np.concatenate([[True], risen[1:] > risen[:-1]])])
+
+
+def _spread(rows: Ints, most: int) -> Ints:
+    """At most `most` rows, evenly spread, both ends among them."""
+    if len(rows) <= most:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
+
+
+def _blocks(choices: Ints, numbers: int) -> list[Ints]:
+    """`choices` in parts that need no more than `_BLOCK` numbers, `numbers` a choice."""
+    step = max(1, _BLOCK // numbers)
+    return [choices[i : i + step] for i in range(0, len(choices), step)]
+
+
+def _sampled(space: _Space, start: Ints, trials: int, seed: int) -> Ints:
+    """[trials, F] what NSGA-II samples when corners and `start` are its first generations."""
     # Measured on 6 exits: NSGA-II with a population of 20 dominates as much as TPE, thirty times as fast.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
-    return optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
+    names = [f"exit_{e + 1}" for e in space.free]
+    ranges = [IntDistribution(0, len(levels) - 1) for levels in space.levels]
+    start = np.concatenate([space.corners(), _spread(start, _VECTORS)])
+    for choice in start:
+        study.enqueue_trial(dict(zip(names, map(int, choice), strict=True)))
+    tried = []
+
+    def objective(trial: Trial) -> tuple[float, float]:
+        choice = [trial.suggest_int(name, 0, each.high) for name, each in zip(names, ranges, strict=True)]
+        [score], [cost] = space.judged(np.array([choice]))
+        tried.append(choice)
+        return float(score), float(cost)
+
+    study.optimize(objective, n_trials=len(start) + trials)
+    return np.array(tried[len(start) :])
 
 
-def _first_of_equals(score: NDArray[np.float64], flops: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Positions of the non-dominated points, one of those that score and cost the same."""
-    best = np.flatnonzero(nondominated(score, flops))
-    _, first = np.unique(np.column_stack([score, flops])[best], axis=0, return_index=True)
-    return best[np.sort(first)]
-
-
-def _table(
-    vectors: NDArray[np.float64], score: NDArray[np.float64], flops: NDArray[np.float64], uniform: int
-) -> pd.DataFrame:
-    """One row a trial, in order; the first `uniform` of them were enqueued."""
-    table = pd.DataFrame(vectors, columns=[f"threshold_{e + 1}" for e in range(vectors.shape[1])])
+def _table(known: list[tuple[str, Ints]], space: _Space) -> pd.DataFrame:
+    """One row a vector, in order, judged."""
+    choices = np.concatenate([np.empty((0, len(space.free)), dtype=np.int64), *(each for _, each in known)])
+    columns = [f"threshold_{e + 1}" for e in range(len(space.answers))]
+    table = pd.DataFrame(space.vectors(choices), columns=columns)
     table.insert(0, "number", np.arange(len(table)))
-    table.insert(1, "origin", np.where(np.arange(len(table)) < uniform, "uniform", "sampled"))
-    return table.assign(score=score, flops=flops, on_frontier=nondominated(score, flops))
+    table.insert(1, "origin", [origin for origin, each in known for _ in each])
+    score, cost = space.judged(choices) if len(choices) else (np.empty(0), np.empty(0))
+    return table.assign(score=score, flops=cost, on_frontier=nondominated(score, cost))

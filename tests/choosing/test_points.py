@@ -21,7 +21,7 @@ from bench.tasks.catalogue import task
 RUN = RunName("sst2", "costeff", "2x", "COST-EFF 2x", 3)
 COLUMNS = """
 task method variant label seed split kind point policy knob thresholds exit score metric matthews accuracy f1
-pearson spearman examples flops flops_128 mean_exit mean_layers exits parameters parameters_encoder
+pearson spearman constant exit_start examples flops flops_128 mean_exit mean_layers exits parameters parameters_encoder
 on_frontier
 """
 

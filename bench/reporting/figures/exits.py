@@ -106,15 +106,13 @@ def near_twice(points: pd.DataFrame, roles: Roles, split: str = "validation") ->
     The best on the selection split among those at least `NEAR` times cheaper; a run that never gets there gives
     its cheapest point.
     """
-    # The fixed exits stay until the choice is made: they tell `operating_points` where a rule may start.
     swept = roles.contestants(points)
-    swept = swept[swept["kind"].isin([*_RULED, "fixed_exit"])]
+    swept = swept[swept["kind"].isin(_RULED)]
     ruled = operating_points(swept)
-    ruled = ruled[ruled["kind"].isin(_RULED)]
     if ruled.empty:
         raise Absent("no method with an exit rule")
     chosen = at_budget(swept, NEAR, split=split, by=tuple(RUN))
-    chosen = chosen[chosen["kind"].isin(_RULED) & chosen["score"].notna()]
+    chosen = chosen[chosen["score"].notna()]
     selected = ruled[ruled["split"] == selection_split(points)]
     left_over = selected.merge(chosen[RUN], on=RUN, how="left", indicator=True)
     left_over = left_over[left_over.pop("_merge") == "left_only"].sort_values("speedup", ascending=False)
