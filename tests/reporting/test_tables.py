@@ -76,7 +76,7 @@ def test_csv_markdown_and_latex_agree(made):
         plain = values_of(table.csv())
         assert len(plain) == len(printed)
         for name, form in table.formats.items():
-            numbers = [cell.split(" ±")[0].rstrip("†") for cell in printed[name]]
+            numbers = [cell.split(" ±")[0].rstrip("†‡*") for cell in printed[name]]
             assert numbers == ["–" if pd.isna(v) else form(v) for v in plain[name].astype(float)], (
                 table.name,
                 name,

@@ -108,7 +108,7 @@ def judged(estimates: Sequence[Estimate | None], comparison: Comparison) -> pd.D
         [(np.nan, np.nan, np.nan, 0) if each is None else (each.difference, each.error, each.freedom, each.seeds)
          for each in estimates],
         columns=["difference", "error", "freedom", "seeds"],
-    )  # fmt: skip
+    ).astype({"difference": float, "error": float, "freedom": float, "seeds": int})  # fmt: skip
     made = table[table["difference"].notna()]
     with np.errstate(divide="ignore", invalid="ignore"):
         ratio = np.where(made["difference"] == 0, 0.0, np.abs(made["difference"]) / made["error"])
