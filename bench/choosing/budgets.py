@@ -88,7 +88,9 @@ def best(
     keys = list(by)
     chosen = usable[candidates & usable["score"].notna()]
     chosen = chosen.assign(rank=chosen["kind"].map(SIMPLICITY))
-    chosen = chosen.sort_values([*order, "variant", "rank", "point"], ascending=[False, False, True, True, True]).drop_duplicates(keys)
+    chosen = chosen.sort_values(
+        [*order, "variant", "rank", "point"], ascending=[False, False, True, True, True]
+    ).drop_duplicates(keys)
     chosen = chosen[[*POINT, "score", "speedup"]]
     chosen = chosen.set_axis([*POINT, "selected_score", "selected_speedup"], axis=1)
     reported = usable[usable["split"] == split]

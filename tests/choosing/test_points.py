@@ -175,3 +175,26 @@ def test_hypervolume_is_score_times_halvings():
     assert hypervolume([0.9, 0.7, 0.6], [50, 25, 30], teacher_flops=100, floor=0.5) == pytest.approx(0.4 + 0.2)
     assert hypervolume([0.9, 0.4, np.nan], [200, 25, 25], teacher_flops=100, floor=0.5) == 0
     assert hypervolume([], [], teacher_flops=100, floor=0.5) == 0
+
+
+@pytest.mark.parametrize("policy", [Entropy(exit_start=3), Patience(exit_start=3), FullDepth()], ids=str)
+def test_no_point_uses_an_exit_below_the_first_allowed(costs, policy):
+    table = build_learned(costs, policy, vectors=[[0.5] * 5], control=True)
+    shares = np.array(table.loc[table["kind"] != "control", "exits"].tolist())
+    assert (shares[:, : policy.exit_start - 1] == 0).all()
+    assert (table["exit_start"] == policy.exit_start).all()
+
+
+@pytest.mark.parametrize("name", ["sst2", "stsb"])
+def test_points_that_give_one_answer_to_all_say_so(costs, name):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(5, 40, task(name).outputs))
+    logits[1] = logits[1, :1]
+    logits[2, 1:] = logits[2, :1]
+    logits[2, 0] = -logits[2, 0]
+    labels = rng.uniform(0, 5, 40) if name == "stsb" else rng.integers(2, size=40)
+    kept = trace(logits, labels)
+    table = build(RUN, {"calibration": kept}, costs, FullDepth(), task(name), grid=9, control=True)
+    fixed = table[table["kind"] == "fixed_exit"].set_index("exit")["constant"]
+    assert fixed.tolist() == [False, True, False, False, False]
+    assert table.loc[table["kind"] == "control", "constant"].all()

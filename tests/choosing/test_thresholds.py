@@ -1,13 +1,29 @@
-"""One threshold an exit: never worse than one for all, and the same on every run."""
+"""One threshold an exit: never worse than a corner, than one for all or than all there are; the same on every run."""
+
+from fractions import Fraction
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from toys import encoder, learned, trace
 
+from bench.artefacts import Costs, Trace
+from bench.choosing import thresholds
 from bench.choosing.frontier import hypervolume
 from bench.choosing.points import evaluate
-from bench.choosing.policies import Agreement, Confidence, Entropy, FullDepth, Patience, replay_many
+from bench.choosing.policies import (
+    Agreement,
+    Confidence,
+    Entropy,
+    FullDepth,
+    Patience,
+    Policy,
+    policy_for,
+    replay_many,
+)
 from bench.choosing.thresholds import per_exit
 from bench.measuring.counting import measure
 from bench.tasks.catalogue import task
@@ -58,6 +74,7 @@ def test_trials_replay_to_what_the_table_says(costs):
     np.testing.assert_array_equal(again["score"], found.trials["score"])
     np.testing.assert_array_equal(again["flops"], found.trials["flops"])
     assert (found.trials["origin"] == "sampled").sum() == TRIALS
+    assert not (study(costs, Patience()).trials["origin"] == "sampled").any()  # 24 vectors: all were tried
 
 
 def test_regression_searches_tolerances(costs):
@@ -73,3 +90,99 @@ def test_regression_searches_tolerances(costs):
 def test_nothing_to_search_is_an_empty_study(costs, policy, exits):
     found = study(costs, policy, data=trace(learned().logits[:exits], learned().labels))
     assert found.vectors == [] and found.trials.empty
+
+
+@st.composite
+def small_cases(draw) -> tuple[Policy, str, Trace, Costs]:
+    """A rule, a task whose metric is of any kind, few examples and exits; costs that grow with depth and length."""
+    name = draw(st.sampled_from(["sst2", "mrpc", "cola", "mnli", "stsb"]))
+    exits, count = draw(st.integers(3, 5)), draw(st.integers(2, 9))
+    rng = np.random.default_rng(draw(st.integers(0, 10**6)))
+    outputs = task(name).outputs
+    logits = np.round(rng.normal(size=(exits, count, outputs)) * draw(st.sampled_from([0.1, 2, 50])), 1)
+    labels = rng.uniform(0, 5, count).astype(np.float32) if name == "stsb" else rng.integers(outputs, size=count)
+    policy = policy_for(draw(st.sampled_from(["entropy", "confidence", "patience"])), task(name), 1)
+    if draw(st.booleans()) and policy.earliest < exits - 3:
+        policy = type(policy)(exit_start=2)
+    steps = np.cumsum(rng.integers(1, 5, exits)).tolist()
+    costs = Costs(7, 5, tuple(steps), tuple((Fraction(0), Fraction(step), Fraction(0)) for step in steps))
+    return policy, name, trace(logits, labels, rng.integers(3, 30, count)), costs
+
+
+def attained(policy: Policy, name: str, data: Trace, costs: Costs, vectors) -> np.ndarray:
+    """[K, 2] score and cost of thresholds on a trace."""
+    table = evaluate(replay_many(policy, data.logits, vectors), data, costs, task(name))
+    return table[["score", "flops"]].to_numpy()
+
+
+def nothing_beats(found: np.ndarray, others: np.ndarray) -> bool:
+    return all(((found[:, 0] >= s - 1e-12) & (found[:, 1] <= c * (1 + 1e-12))).any() for s, c in others)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@given(case=small_cases(), grid=st.integers(2, 5), trials=st.integers(0, 4))
+@settings(max_examples=60, deadline=None)
+def test_nothing_in_the_space_beats_what_is_found(case, grid, trials, whole):
+    policy, name, data, costs = case
+    exits, _, outputs = data.logits.shape
+    knobs = policy.knobs(grid, exits, outputs)
+    free = range(policy.earliest, exits - 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(thresholds, "_WHOLE", 2_000_000 if whole else 0)
+        result = per_exit(policy, data, costs, task(name), grid=grid, trials=trials, seed=0)
+    if len(free) < 2:
+        assert result.vectors == []
+        return
+    found = attained(policy, name, data, costs, result.vectors)
+    corners = np.full((exits, exits), knobs[-1])
+    for k in free:
+        corners[k, k] = knobs[0]
+    assert nothing_beats(found, attained(policy, name, data, costs, corners))
+    assert nothing_beats(found, attained(policy, name, data, costs, knobs))
+    if whole:
+        every = np.full((len(knobs) ** len(free), exits), knobs[-1])
+        every[:, free.start : free.stop] = list(product(knobs, repeat=len(free)))
+        assert nothing_beats(found, attained(policy, name, data, costs, every))
+
+
+@given(case=small_cases(), grid=st.integers(2, 12), seed=st.integers(0, 10**6))
+@settings(max_examples=60, deadline=None)
+def test_all_knobs_of_an_exit_at_once_are_judged_as_one_at_a_time(case, grid, seed):
+    policy, name, data, costs = case
+    space = thresholds._Space.of(policy, data, costs, task(name), grid)
+    rng = np.random.default_rng(seed)
+    choices = np.stack([rng.integers(len(levels), size=3) for levels in space.levels], axis=1)
+    np.testing.assert_array_equal(space.left(choices), replay_many(policy, data.logits, space.vectors(choices)))
+    for f, levels in enumerate(space.levels):
+        score, cost = thresholds._Neighbours(space).at(choices, f)
+        for level in range(len(levels)):
+            changed = choices.copy()
+            changed[:, f] = level
+            judged = space.judged(changed)
+            np.testing.assert_allclose(score[:, level], judged[0], atol=1e-6 if name == "stsb" else 1e-12)
+            np.testing.assert_allclose(cost[:, level], judged[1])
+
+
+@pytest.mark.parametrize(
+    ("policy", "name"), [(Entropy(), "sst2"), (Confidence(), "cola"), (Patience(), "mrpc")], ids=str
+)
+def test_with_eleven_free_exits_no_change_of_one_knob_helps(policy, name):
+    data = learned(count=40, exits=12)
+    costs = Costs(7, 5, tuple(range(1, 13)), tuple((Fraction(0), Fraction(n), Fraction(0)) for n in range(1, 13)))
+    result = per_exit(policy, data, costs, task(name), grid=10, trials=20, seed=0)
+    found = attained(policy, name, data, costs, result.vectors)
+    knobs = policy.knobs(10, 12, 2)
+    for vector in result.vectors:
+        for e in range(policy.earliest, 11):
+            others = np.repeat([vector], len(knobs), axis=0)
+            others[:, e] = knobs
+            assert nothing_beats(found, attained(policy, name, data, costs, others))
+
+
+def test_many_examples_are_searched_by_a_sample_and_judged_in_full(monkeypatch, costs):
+    monkeypatch.setattr(thresholds, "_EXAMPLES", 50)
+    found, data = study(costs), learned()
+    assert nothing_beats(
+        attained(Entropy(), "sst2", data, costs, found.vectors),
+        attained(Entropy(), "sst2", data, costs, Entropy().knobs(GRID, 5, 2)),
+    )
