@@ -210,18 +210,32 @@ def report(config: ConfigOption = DEFAULT) -> None:
 @app.command()
 def compare(
     a: str,
-    b: str,
+    others: Annotated[list[str] | None, typer.Argument(help="The rivals; default: every other contestant.")] = None,
     config: ConfigOption = DEFAULT,
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of the validation examples.")] = 10_000,
+    speedup: Annotated[
+        list[float] | None, typer.Option(help="Compare at least this many times cheaper; may be given several times.")
+    ] = None,
 ) -> None:
-    """Prints whether contestants A and B differ at the same budgets: a paired bootstrap over examples."""
-    from bench.choosing.statistics import compare as verdicts
+    """Says whether contestant A is better than others, worse, equal or not decided, at the same budgets."""
+    from bench.choosing.comparing.resampling import Resamples
+    from bench.choosing.comparing.verdicts import BUDGETS
+    from bench.choosing.comparing.verdicts import compare as verdicts
+    from bench.reporting.tables.comparisons import FORMATS, how, printed
+    from bench.reporting.tables.table import Table, display_names
     from bench.store import read_points
 
     settings = settings_file.load(config)
-    table = verdicts(read_points(settings), settings.root / "runs", a, b, resamples=resamples)
-    typer.echo(table.drop(columns=["a", "b"]).to_markdown(index=False, floatfmt=".3f"))
-    typer.echo(f"\nscores on validation at equal FLOPs speed-ups; difference is {a} - {b} with its 95 % interval")
+    points = read_points(settings)
+    rivals = others or [method for method in dict.fromkeys(points["method"]) if method != a]
+    resamples = Resamples(settings.root / "runs", resamples=settings.comparison.resamples)
+    pairs = [(a, rival) for rival in rivals]
+    found = verdicts(points, pairs, resamples, settings.comparison, budgets=tuple(speedup or BUDGETS))
+    names = display_names(points)
+    values = printed(found, names).drop(columns="A")
+    said = f"{names[a]} (A) minus B on validation, both at least so many times cheaper than the teacher"
+    typer.echo(
+        Table("compare", said, values, FORMATS, notes=[how(settings.comparison, found.attrs["comparisons"])]).markdown()
+    )
 
 
 @app.command()

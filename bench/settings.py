@@ -116,6 +116,14 @@ class Latency(Section):
     speedups: list[float] = Field([1, 2, 4, 8], description="Points measured: the best at these FLOPs speed-ups.")
 
 
+class Comparison(Section):
+    """How contestants are compared: a bootstrap over seeds and examples, corrected for the number of comparisons."""
+
+    margin: float = Field(1.0, ge=0, description="Points (of 100) within which contestants are called equal.")
+    level: float = Field(0.95, gt=0.5, lt=1, description="Confidence of all the verdicts of a table together.")
+    resamples: int = Field(2_000, ge=100, description="Bootstrap resamples; only their deviation is used.")
+
+
 class RatioStudy(Section):
     """The Optuna study over pruning ratios of one method."""
 
@@ -185,6 +193,7 @@ class Settings(Section):
     training: Training = Field(Training(), description="How everything trains.")
     thresholds: Thresholds = Field(Thresholds(), description="The exit-threshold sweep.")
     latency: Latency = Field(Latency(), description="The latency measurement.")
+    comparison: Comparison = Field(Comparison(), description="What is called better, worse or equal.")
     contestants: dict[Name, Contestant] = Field(min_length=1, description="The methods, by the names tables use.")
     reference: Name = Field("teacher", description="The contestant whose full depth is speed-up 1.")
     depth_reference: Name | None = Field(None, description="The contestant of depth-cut models, for the ELUE score.")

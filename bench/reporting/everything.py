@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import pandas as pd
+
 from bench.choosing.roles import Roles
 from bench.reporting import figures, page
-from bench.reporting.published import read_published
+from bench.reporting.published import for_figures, read_published
 from bench.reporting.tables import tables
-from bench.runs.plan import Planned, runs
 from bench.settings import Settings
-from bench.store import read_json, read_points, run_folder
+from bench.store import read_json, read_points
 
 _COLUMNS = (
     "kind", "point", "policy", "knob", "thresholds", "exit", "split", "score", "metric", "matthews", "accuracy", "f1",
@@ -26,19 +27,22 @@ def complete(points: pd.DataFrame) -> pd.DataFrame:
 
 def write_everything(settings: Settings) -> Iterator[str]:
     """Writes <root>/{tables,figures,index.html}; yields what was left out and why, then what was written."""
-    points = complete(read_points(settings))
-    missing = {planned.key.task: _missing(settings, planned) for planned in runs(settings)}
+    points, missing = complete(read_points(settings)), _missing_splits(settings)
     roles = Roles(settings.reference, settings.depth_reference, settings.ablations)
     # Published points stand beside measured ones only where text and backbone are the papers'.
     papers = settings.data.source != "sketch" and "bert-base-uncased" in settings.backbone.name
-    made = tables(points, roles, missing=missing, sweeps=settings.root / "sweeps")
+    folders = {name: settings.root / name for name in ("sweeps", "runs")}
+    made = tables(points, roles, missing=missing, comparison=settings.comparison, **folders)
     for table in made:
         table.write(settings.root / "tables")
-    skipped = figures.write_all(points, settings.root, roles, published=read_published() if papers else None)
+    published = for_figures(read_published()) if papers else None
+    skipped = figures.write_all(points, settings.root, roles, published=published)
     yield from (f"no figure {each.name}: {each.reason}" for each in skipped)
     written = page.write(points, settings.root, made, roles, missing=missing, skipped=skipped)
     yield f"wrote tables, figures and {written}"
 
 
-def _missing(settings: Settings, planned: Planned) -> list[str]:
-    return read_json(run_folder(settings, planned.key) / "run.json").get("data", {}).get("missing_splits", [])
+def _missing_splits(settings: Settings) -> dict[str, list[str]]:
+    """Task -> the splits that its source does not have, as its runs found."""
+    facts = [read_json(path) for path in sorted(settings.root.glob("runs/*/*/*/*/run.json"))]
+    return {run["key"]["task"]: run["data"]["missing_splits"] for run in facts if "data" in run}

@@ -4,6 +4,9 @@
 re-implements the system (empty: none does), `task` one of the catalogue, "mnli-mm" for the mismatched half,
 "average", or empty for a row that only states a cost; `metric` is "unstated" where the source does not say
 which of a task's two it printed.
+
+Costs: `flops` are 2 x multiply-adds; where a source counts multiply-adds they are doubled and its notes say so.
+`speedup` is what the source prints, and `speedup_of` what it counts: FLOPs, saved layers, or time on some machine.
 """
 
 from pathlib import Path
@@ -34,6 +37,7 @@ class Published(BaseModel):
     flops: int | None = Field(gt=0)
     length: int | None = Field(gt=0)
     speedup: float | None = Field(gt=0)
+    speedup_of: Literal["flops", "layers", "time", ""]
     source: str = Field(min_length=1)
     notes: str
 
@@ -43,16 +47,20 @@ class Published(BaseModel):
             raise ValueError(f"unknown task {self.task!r}")
         if (self.score is None) != (self.task == ""):
             raise ValueError("a score needs a task, and a row without one states a cost only")
+        if (self.speedup_of == "") != (self.speedup in (None, 1.0)):
+            raise ValueError("a speed-up other than 1 needs speedup_of, what it counts, and nothing else does")
         return self
 
 
 def read_published(path: Path = PATH) -> pd.DataFrame:
     """Every published number, checked; UserError that names the line of the first bad one.
 
-    `speedup` is filled from FLOPs where a source prints those of its BERT-base too.
+    Where a source prints no speed-up but the FLOPs of its BERT-base too, `speedup` is their ratio, and `computed` says
+    so. `flops_speedup` is what a FLOPs axis may show: that ratio, else a printed one of FLOPs or layers; NaN where a
+    source has neither (a time on some machine is not comparable).
     """
     raw = pd.read_csv(path, dtype=str, keep_default_na=False)
-    text = {"system", "method", "task", "metric", "split", "source", "notes"}
+    text = {"system", "method", "task", "metric", "split", "speedup_of", "source", "notes"}
     rows = []
     for line, row in enumerate(raw.to_dict("records"), start=2):
         cells = {str(k): v if k in text else (v or None) for k, v in row.items()}
@@ -67,4 +75,16 @@ def read_published(path: Path = PATH) -> pd.DataFrame:
     # One document may hold several tables over the same BERT-base.
     document = table["source"].str.split(",").str[0]
     base = table["flops"].where(table["speedup"] == 1.0).groupby(document).transform("first")
-    return table.assign(speedup=table["speedup"].fillna(base / table["flops"]))
+    ratio = base / table["flops"]
+    printed = table["speedup"].where(table["speedup_of"] != "time")
+    return table.assign(
+        speedup=table["speedup"].fillna(ratio),
+        computed=table["speedup"].isna() & ratio.notna(),
+        flops_speedup=ratio.fillna(printed),
+    )
+
+
+def for_figures(published: pd.DataFrame) -> pd.DataFrame:
+    """The rows that may stand on an axis of FLOPs speed-ups, with the speed-up that belongs there."""
+    known = published[published["flops_speedup"].notna()]
+    return known.assign(speedup=known["flops_speedup"])

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 
 from bench.artefacts import Trace
 from bench.choosing import budgets, statistics
+from bench.choosing.comparing.resampling import resampled
 from bench.errors import UserError
 from bench.tasks.catalogue import TASKS, task
 from bench.tasks.scores import scores
@@ -84,7 +85,7 @@ def test_bootstrap_of_every_metric_matches_scoring_the_resample(name):
     labels = rng.uniform(0, 5, 60) if each.regression else rng.integers(len(each.labels), size=60)
     flips = rng.random((2, 60)) < 0.3
     answers = labels + rng.normal(size=(2, 60)) if each.regression else np.where(flips, 0, labels)
-    got = statistics.resampled(each.metrics[0], list(answers), labels, resamples=5, seed=11)
+    got = resampled(each.metrics[0], list(answers), labels, resamples=5, seed=11)
     drawn = np.random.default_rng(11).integers(60, size=(5, 60))
     expected = [scores(each, answers[:, rows], labels[rows])[each.metrics[0]] for rows in drawn]
     np.testing.assert_allclose(got, expected, atol=1e-9)
@@ -96,7 +97,7 @@ def test_bootstrap_interval_holds_the_observed_score(seed, skill):
     rng = np.random.default_rng(seed)
     labels = rng.integers(2, size=200)
     answers = np.where(rng.random(200) < skill, labels, 1 - labels)
-    spread = statistics.resampled("accuracy", [answers], labels, resamples=500)
+    spread = resampled("accuracy", [answers], labels, resamples=500)
     low, high = np.percentile(spread, [2.5, 97.5])
     assert low <= (answers == labels).mean() <= high
 
@@ -105,43 +106,10 @@ def test_bootstrap_interval_covers_the_truth_about_95_times_in_100():
     covered = 0
     for seed in range(300):
         correct = np.random.default_rng(seed).random(300) < 0.8
-        spread = statistics.resampled("accuracy", [correct], np.ones(300), resamples=400, seed=seed)
+        spread = resampled("accuracy", [correct], np.ones(300), resamples=400, seed=seed)
         low, high = np.percentile(spread, [2.5, 97.5])
         covered += low <= 0.8 <= high
     assert 0.91 <= covered / 300 <= 0.985
-
-
-def test_a_method_compared_with_itself_shows_no_difference(points, results):
-    table = statistics.compare(points, results / "runs", "costeff", "costeff", resamples=300)
-    compared = table[table["seeds"] > 0]
-    assert len(compared) and compared["verdict"].eq("no difference shown").all()
-    assert compared[["difference", "low", "high"]].eq(0).all().all()
-
-
-def test_compare_is_antisymmetric_and_calls_a_difference_only_outside_zero(points, results):
-    one = statistics.compare(points, results / "runs", "costeff", "cut", resamples=500)
-    other = statistics.compare(points, results / "runs", "cut", "costeff", resamples=500)
-    np.testing.assert_allclose(one["low"], -other["high"], atol=1e-12)
-    assert list(one["verdict"]) == list(other["verdict"]) or one["verdict"].str.contains("not comparable").any()
-    called = one["verdict"].str.endswith("is better")
-    assert called.any()
-    assert (called == ((one["low"] > 0) | (one["high"] < 0))).all()
-
-
-def test_compare_says_why_it_cannot(points, results):
-    table = statistics.compare(points, results / "runs", "teacher", "costeff", budgets=[4.0], resamples=50)
-    assert table["verdict"].eq("not comparable: teacher: no point at 4x").all()
-    with pytest.raises(UserError, match="no method 'nobody'"):
-        statistics.compare(points, results / "runs", "nobody", "costeff")
-
-
-def test_compare_refuses_traces_of_different_examples(points, tmp_path):
-    results = synthetic.write_results(tmp_path, tasks=("rte",), seeds=(2,))
-    path = results / "runs" / "rte" / "teacher" / "base" / "seed2" / "trace-validation.parquet"
-    trace = Trace.load(path)
-    Trace(trace.idx + 1, trace.labels, trace.lengths, trace.difficulty, trace.logits).save(path)
-    with pytest.raises(UserError, match="different examples"):
-        statistics.compare(synthetic.read_points(results), results / "runs", "teacher", "pabee", resamples=10)
 
 
 def test_frontier_band_contains_its_frontier_and_narrows_with_level(points, results):
@@ -191,9 +159,10 @@ def test_summary_of_controls(points):
     assert ("rte", "tinybert", 1) in summary.index and np.isnan(summary.loc[("rte", "tinybert", 1), "score_2x"])
 
 
-def test_score_kept_is_one_for_the_teacher(points):
-    kept = statistics.score_kept(points, 1.0).query("method == 'teacher'")
-    np.testing.assert_allclose(kept["kept"], 1.0)
+def test_the_teacher_keeps_all_of_its_gain(points):
+    own = statistics.gains(budgets.at_budget(points, 1.0), points).query("method == 'teacher'")
+    np.testing.assert_allclose(own["gain"], own["teacher_gain"])
+    assert statistics.kept(own["gain"], own["teacher_gain"]) == pytest.approx(1)
 
 
 def test_median_attainment_lies_between_the_seeds(points):
@@ -207,8 +176,8 @@ def test_median_attainment_lies_between_the_seeds(points):
     assert statistics.attainment(points, "mnli", "nobody").seeds == 0
 
 
-def test_over_seeds_counts_the_known():
-    rows = pd.DataFrame({"m": ["a", "a", "b"], "score": [1.0, 3.0, np.nan]})
-    table = statistics.over_seeds(rows, ["m"], ["score"]).set_index("m")
-    assert table.loc["a", "score"] == 2 and table.loc["a", "score_std"] == pytest.approx(2**0.5)
-    assert table.loc["b", "seeds"] == 0
+def test_what_is_kept_is_a_ratio_of_sums():
+    assert statistics.kept([0.5, 0.0], [0.5, 0.5]) == 0.5
+    # A mean of ratios would say 5.25.
+    assert statistics.kept([0.25, 0.1], [0.5, 0.01]) == pytest.approx(0.35 / 0.51)
+    assert np.isnan(statistics.kept([0.1], [0.0])) and np.isnan(statistics.kept([np.nan], [0.5]))

@@ -5,11 +5,15 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.choosing.comparing.resampling import Resamples
 from bench.choosing.roles import Roles
-from bench.reporting.tables.details import ablations as ablation_table
-from bench.reporting.tables.details import frontier, per_exit, ratios, thresholds
-from bench.reporting.tables.main import common_notes, main, paper
+from bench.reporting.tables.comparisons import ablations, verdicts
+from bench.reporting.tables.details import per_exit, ratios, thresholds
+from bench.reporting.tables.main import MISMATCHED, Evidence, common_notes, main
+from bench.reporting.tables.paper import paper
+from bench.reporting.tables.summaries import frontier, quality
 from bench.reporting.tables.table import Table
+from bench.settings import Comparison
 
 __all__ = ["Table", "tables"]
 
@@ -20,21 +24,43 @@ def tables(
     *,
     missing: Mapping[str, Sequence[str]] | None = None,
     sweeps: Path | None = None,
+    runs: Path | None = None,
+    comparison: Comparison | None = None,
 ) -> list[Table]:
     """All tables of one profile.
 
-    points: all-points.parquet. missing: task -> the splits that its source does not have. sweeps:
-    results/<profile>/sweeps.
+    points: all-points.parquet. missing: task -> the splits that its source does not have. sweeps, runs:
+    results/<profile>/{sweeps,runs}; without the runs' traces no difference has an interval. comparison: what is called
+    equal.
     """
+    points = points.reindex(columns=list(dict.fromkeys([*points, *_NEEDED])))
     notes = common_notes(points, missing or {})
+    evidence = _evidence(runs, comparison or Comparison())
     made = [
-        main(points, notes, roles),
+        main(points, notes, roles, evidence=evidence),
+        verdicts(points, notes, roles, evidence),
         paper(points, notes),
         frontier(points, notes, roles),
+        quality(points, notes, roles),
         per_exit(points, notes),
         thresholds(points, notes),
     ]
     if roles.ablations:
-        made.append(ablation_table(points, notes, roles.ablations))
+        made.append(ablations(points, notes, roles.ablations, evidence))
     trials = ratios(sweeps, notes) if sweeps else None
     return [*made, trials] if trials else made
+
+
+def _evidence(runs: Path | None, comparison: Comparison) -> Evidence | None:
+    if runs is None or not any(runs.glob("*/*/*/*/trace-validation.parquet")):
+        return None
+    splits = ("validation", MISMATCHED)
+    return Evidence(comparison, {s: Resamples(runs, resamples=comparison.resamples, split=s) for s in splits})
+
+
+# What a table of nothing but failed runs lacks.
+_NEEDED = (
+    *("task", "method", "variant", "label", "seed", "status", "reason", "profile", "source", "selection"),
+    *("split", "kind", "point", "policy", "knob", "thresholds", "exit", "score", "metric", "examples", "constant"),
+    *("flops", "flops_128", "speedup", "speedup_128", "parameters", "latency_1", "latency_32"),
+)

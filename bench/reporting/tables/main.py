@@ -1,43 +1,64 @@
-"""The main table (methods x tasks at matched budgets) and the paper's numbers beside ours."""
+"""The main table: methods x tasks, at least so many times cheaper than the teacher."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench.choosing.budgets import (
-    at_budget,
-    best,
-    control_rows,
-    failures,
-    operating_points,
-    selection_split,
-    teacher_rows,
-)
+from bench.choosing.budgets import POINT, at_budget, control_rows, failures, selection_split, teacher_rows
+from bench.choosing.comparing.resampling import Point, Resamples, records
+from bench.choosing.comparing.seeds import over_seeds, over_tasks
+from bench.choosing.comparing.verdicts import Estimate, average, estimate, judged
 from bench.choosing.roles import Roles
-from bench.reporting.published import MISMATCHED, read_published
-from bench.reporting.tables.table import (
-    Format,
-    Table,
-    amount,
-    display_names,
-    score,
-    speedup,
-)
+from bench.errors import UserError
+from bench.reporting.tables.table import Format, Table, amount, display_names, score, shown, speedup
+from bench.settings import Comparison
 from bench.tasks.catalogue import TASKS
 
 BUDGETS = (1.0, 2.0, 4.0, 8.0)
 WITHOUT = "wnli"
-FIXED_EXIT = "†"
-# A measured point stands beside a published one if their speed-ups differ by no more than this factor.
-NEAR = 1.15
-RELATIVE = "percent_of_bert_base"
+FIXED_EXIT, CONSTANT = "†", "‡"
+MISMATCHED = "validation_mismatched"
+OTHER_HALF = "MNLI-mm"
+COSTS = {"Parameters": "parameters", "FLOPs": "flops", "FLOPs at 128": "flops_128"}
+SPEEDUPS = {"Speed-up": "speedup", "Measured, batch 1": "latency_1", "Measured, batch 32": "latency_32"}
 
 
 def tasks_of(points: pd.DataFrame) -> list[str]:
-    """The tasks of the points, in the catalogue's order."""
-    return [name for name in TASKS if name in set(points["task"])]
+    """The tasks of the points, in the catalogue's order; those it does not know at its end."""
+    found = list(dict.fromkeys(points["task"]))
+    return [*(name for name in TASKS if name in found), *(name for name in found if name not in TASKS)]
+
+
+def title_of(task: str) -> str:
+    return TASKS[task].title if task in TASKS else task
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What tells chance from difference: resamples of both validation splits, and the margins."""
+
+    comparison: Comparison
+    splits: Mapping[str, Resamples]
+
+
+@dataclass
+class _Line:
+    """A method in a block: its chosen rows by column of scores, and the printed cells."""
+
+    block: str
+    method: str
+    cells: dict[str, Any]
+    rows: dict[str, list[Point]]
+    note: str = ""
+    repeats: str = ""
+
+    @property
+    def barred(self) -> set[str]:
+        """The columns where this line must not be bold: one answer to everybody."""
+        return {name for name in self.cells if CONSTANT in str(self.cells.get(f"{name} mark", ""))}
 
 
 def main(
@@ -46,112 +67,212 @@ def main(
     roles: Roles,
     *,
     budgets: Sequence[float] = BUDGETS,
+    evidence: Evidence | None = None,
 ) -> Table:
     """Score of every method on every task at matched speed-ups; controls first, failed runs last."""
     names, tasks = display_names(points), tasks_of(points)
+    halves = "mnli" in tasks and points["split"].eq(MISMATCHED).any()
     compared = points[~points["method"].isin([*roles.ablations, roles.reference])]
-    teacher = _both_halves(teacher_rows, points, reference=roles.reference)
-    rows = [
-        _row("control", "Best constant", _both_halves(control_rows, points), tasks),
-        _row("control", names.get(roles.reference, roles.reference), teacher, tasks),
-    ]
-    order = [method for method in dict.fromkeys(points["method"]) if method in set(compared["method"])]
+    control = _line("control", "Best constant", _both_halves(control_rows, points, halves), points, tasks)
+    teacher = _both_halves(teacher_rows, points, halves, reference=roles.reference)
+    lines = [control, _line("control", names.get(roles.reference, roles.reference), teacher, points, tasks)]
+    control.cells = {name: value for name, value in control.cells.items() if name not in {*COSTS, *SPEEDUPS}}
+    before: dict[str, _Line] = {}
     for budget in budgets:
-        reported = _both_halves(at_budget, compared, speedup=budget)
-        for method in order:
-            rows.append(_row(f"{budget:g}x", names[method], reported[reported["method"] == method], tasks))
+        reported = _both_halves(at_budget, compared, halves, speedup=budget)
+        for method in dict.fromkeys(compared["method"]):
+            rows = reported[reported["method"] == method]
+            line = _line(f"at least {budget:g}x", names.get(method, method), rows, points, tasks)
+            if method in before and _same(before[method].rows, line.rows):
+                line.repeats = before[method].repeats or before[method].block.removeprefix("at least ")
+            before[method] = line
+            lines.append(line)
+    scored = [title_of(name) for name in tasks]
+    if halves:
+        scored.insert(scored.index("MNLI") + 1, OTHER_HALF)
+    averages = {"Average": [title_of(name) for name in tasks]}
+    if WITHOUT in tasks and len(tasks) > 1:
+        averages["w/o WNLI"] = [title_of(name) for name in tasks if name != WITHOUT]
+    strong = _bold(lines, scored, averages, control, evidence)
+    printed = [_printed(line) for line in lines]
     for run in failures(points).to_dict("records"):
-        reason = f"{run['reason']} ({TASKS[run['task']].title}, seed {run['seed']})"
-        rows.append({"Speed-up asked": "failed", "Method": run["label"], "Note": reason})
-    scored = [TASKS[name].title for name in tasks]
-    if "mnli" in tasks and points["split"].eq("validation_mismatched").any():
-        scored.insert(scored.index("MNLI") + 1, "MNLI-mm")
-    averages = ["Average", "w/o WNLI"] if WITHOUT in tasks else ["Average"]
+        reason = f"{run['reason']} ({title_of(run['task'])}, seed {run['seed']})"
+        printed.append({"Speed-up asked": "failed", "Method": run["label"], "Note": reason})
     formats: dict[str, Format] = dict.fromkeys([*scored, *averages], score)
-    formats |= {"Parameters": amount, "FLOPs": amount, "FLOPs at 128": amount}
-    formats |= dict.fromkeys(["Speed-up", "Measured, batch 1", "Measured, batch 32"], speedup)
-    values = _ordered(pd.DataFrame(rows), ["Speed-up asked", "Method", *formats, "Chosen", "Note"])
+    formats |= dict.fromkeys(COSTS, amount) | dict.fromkeys(SPEEDUPS, speedup)
+    values = ordered(pd.DataFrame(printed), ["Speed-up asked", "Method", *formats, "Chosen", "Note"])
     return Table(
         "main",
-        "Scores on validation at matched speed-ups over the teacher",
+        "Scores on validation, at least so many times cheaper than the teacher",
         values,
         formats,
-        notes=[
-            *notes,
-            "Each method uses the best of its variants and thresholds on the selection split that is at "
-            "least this many times cheaper than the teacher (2 % less is let pass: half the layers and an exit head "
-            "count as 2x); the speed-up reached on validation is printed.",
-            "Averages are over the tasks' ranking metrics, MNLI counted once (matched), and are left out "
-            "where a task is missing. Parameters and FLOPs are means, speed-ups geometric means over tasks; "
-            "measured speed-ups over the tasks whose chosen point was timed.",
-            f"{FIXED_EXIT}: no exit rule there, a fixed exit of the model. Bold: the best of its block.",
-        ],
-        bold=[*scored, *averages],
-        within=["Speed-up asked"],
-        contenders=~values["Speed-up asked"].isin(["control", "failed"]),
+        notes=[*notes, *_notes(values, evidence)],
+        bold=strong.reindex(values.index, fill_value=False),
     )
 
 
-def _both_halves(choose: Any, points: pd.DataFrame, **arguments: Any) -> pd.DataFrame:
+def _notes(values: pd.DataFrame, evidence: Evidence | None) -> list[str]:
+    how = "as they are printed"
+    if evidence:
+        how = (
+            f"by a bootstrap over seeds and examples at {evidence.comparison.level:.0%}, corrected (Holm) for the "
+            "methods of the block"
+        )
+    said = [
+        "At least 2x: each method uses the best of its variants and thresholds on the selection split that is at "
+        "least this many times cheaper than the teacher (2 % less is let pass: half the layers and an exit head "
+        "count as 2x); it may be much cheaper, and the speed-up reached on validation is printed.",
+        "Seeds are averaged within a task, then tasks; an average's ± is the root of the sum of the tasks' squared "
+        "deviations over their number, and is left out where a task has one seed. Averages are over the tasks' "
+        "ranking metrics, MNLI counted once (matched), and are left out where a task is missing. Parameters and FLOPs "
+        "are means, speed-ups geometric means, over seeds and then over the tasks with a point; measured speed-ups "
+        "over the tasks whose chosen point was timed.",
+        f"Bold: the best of its block and all that cannot be told from it ({how}); nothing below the best constant, "
+        "and nobody who is alone.",
+    ]
+    marks = "".join(values[[name for name in values if str(name).endswith(" mark")]].fillna("").sum().astype(str))
+    if FIXED_EXIT in marks:
+        said.append(
+            f"{FIXED_EXIT}: everybody leaves at one exit of the model (an average: on one of its tasks at least)."
+        )
+    if CONSTANT in marks:
+        said.append(
+            f"{CONSTANT}: one and the same answer to every example (an average: on one of its tasks); never bold."
+        )
+    if values["Chosen"].astype(str).str.startswith("as at").any():
+        said.append('"As at 2x": the same points as in that block; there they compete with the numbers printed above.')
+    return said
+
+
+def _both_halves(choose: Callable[..., pd.DataFrame], points: pd.DataFrame, halves: bool, **how: Any) -> pd.DataFrame:
     """The chosen rows on validation, and as `mismatched` the same points' score on MNLI's other half."""
-    rows = choose(points, split="validation", **arguments)
-    if not points["split"].eq("validation_mismatched").any():
+    rows = choose(points, split="validation", **how)
+    if not halves:
         return rows.assign(mismatched=np.nan)
     keys = [key for key in ("task", "method", "seed") if key in rows]
-    other = choose(points, split="validation_mismatched", **arguments)[[*keys, "score"]]
+    other = choose(points, split=MISMATCHED, **how)[[*keys, "score"]]
     return rows.merge(other.rename(columns={"score": "mismatched"}), on=keys, how="left")
 
 
-def _row(block: str, name: str, rows: pd.DataFrame, tasks: Sequence[str]) -> dict[str, Any]:
+def _line(block: str, name: str, rows: pd.DataFrame, points: pd.DataFrame, tasks: Sequence[str]) -> _Line:
     """One line of the main table from the reported rows of a method, one a (task, seed)."""
-    line: dict[str, Any] = {"Speed-up asked": block, "Method": name}
-    wide = rows.pivot(index="seed", columns="task", values="score").reindex(columns=list(tasks)) * 100
-    for task in tasks:
-        title, of_task = TASKS[task].title, rows[rows["task"] == task]
-        line |= _spread(title, wide[task])
-        line[f"{title} mark"] = FIXED_EXIT if of_task["kind"].eq("fixed_exit").any() else ""
-        if task == "mnli":
-            line |= _spread("MNLI-mm", of_task["mismatched"] * 100)
-    line |= _spread("Average", wide.mean(axis=1, skipna=False))
-    line |= _spread("w/o WNLI", wide.drop(columns=WITHOUT, errors="ignore").mean(axis=1, skipna=False))
-    known = rows[rows["score"].notna()]
-    if block != "control" or known["flops"].gt(0).any():
-        line |= {"Parameters": known["parameters"].mean(), "FLOPs": known["flops"].mean()}
-        line |= {"FLOPs at 128": known["flops_128"].mean(), "Speed-up": geometric(known["speedup"])}
-        line["Measured, batch 1"] = geometric(known["latency_1"])
-        line["Measured, batch 32"] = geometric(known["latency_32"])
-    line["Chosen"] = ", ".join(dict.fromkeys(known["variant"])) if block != "control" else ""
-    line["Note"] = _missing(rows)
-    return line
+    rows = rows.assign(method=name)
+    rows = rows.assign(score=rows["score"].astype(float) * 100, mismatched=rows["mismatched"].astype(float) * 100)
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *COSTS.values(), *SPEEDUPS.values(), "constant"])))
+    ratios = list(SPEEDUPS.values())
+    by_task = over_seeds(rows, ["method", "task"], ["score", "mismatched", *COSTS.values()], ratios=ratios)
+    cells: dict[str, Any] = {}
+    found: dict[str, list[Point]] = {}
+    for task, of_task in by_task.set_index("task").iterrows():
+        its = rows[rows["task"] == task]
+        for title, column in (
+            (title_of(str(task)), "score"),
+            *([(OTHER_HALF, "mismatched")] if task == "mnli" else []),
+        ):
+            cells |= {title: of_task[column], f"{title} std": of_task[f"{column}_std"], f"{title} mark": _mark(its)}
+            found[title] = [{**row, "score": row[column] / 100} for row in records(its)]
+    for title, counted in (("Average", tasks), ("w/o WNLI", [task for task in tasks if task != WITHOUT])):
+        means = over_tasks(by_task, ["method"], ["score"], counted)
+        marks = {mark for task in counted for mark in str(cells.get(f"{title_of(task)} mark", ""))}
+        cells |= {title: means["score"].squeeze(), f"{title} std": means["score_std"].squeeze()} if len(means) else {}
+        cells[f"{title} mark"] = "".join(sorted(marks))
+    known = by_task[by_task["score"].notna()]
+    cells |= {title: known[column].mean() for title, column in COSTS.items()}
+    shares = over_seeds(known.assign(all=0), ["all"], ["score"], ratios=ratios) if len(known) else None
+    cells |= {title: shares[column].item() if shares is not None else np.nan for title, column in SPEEDUPS.items()}
+    usable = rows[rows["score"].notna()]
+    cells["Chosen"] = ", ".join(dict.fromkeys(usable["variant"].astype(str))) if block != "control" else ""
+    return _Line(block, name, cells, found, note=missing(rows, points))
 
 
-def _spread(title: str, values: pd.Series) -> dict[str, float]:
-    return {title: values.mean(), f"{title} std": values.std(ddof=1)}
+def _mark(rows: pd.DataFrame) -> str:
+    fixed, constant = rows["kind"].eq("fixed_exit").any(), rows["constant"].eq(True).any()
+    return FIXED_EXIT * bool(fixed) + CONSTANT * bool(constant)
 
 
-def geometric(ratios: pd.Series) -> float:
-    """Geometric mean of those that are known; NaN for none."""
-    known = ratios.dropna().astype(float)
-    return float(np.exp(np.log(known).mean())) if len(known) else float("nan")
+def _same(before: Mapping[str, Sequence[Point]], now: Mapping[str, Sequence[Point]]) -> bool:
+    """Whether both have the same operating points everywhere, and at least one."""
+
+    def used(rows: Mapping[str, Sequence[Point]]) -> dict[str, list[Any]]:
+        return {title: [tuple(row[n] for n in POINT) if row["score"] == row["score"] else None for row in each]
+                for title, each in rows.items()}  # fmt: skip
+
+    return used(before) == used(now) and any(any(each) for each in used(now).values())
 
 
-def _missing(rows: pd.DataFrame) -> str:
-    """Why cells are empty or rest on fewer seeds, reasons first."""
-    lost = rows[rows["score"].isna()]
-    if lost.empty:
-        return ""
+def _printed(line: _Line) -> dict[str, Any]:
+    head = {"Speed-up asked": line.block, "Method": line.method}
+    if line.repeats:
+        return {**head, "Chosen": f"as at {line.repeats}"}
+    return {**head, **line.cells, "Note": line.note}
+
+
+def _bold(
+    lines: Sequence[_Line],
+    scored: Sequence[str],
+    averages: Mapping[str, Sequence[str]],
+    control: _Line,
+    evidence: Evidence | None,
+) -> pd.DataFrame:
+    """Which cells are the best of their block or cannot be told from it."""
+    result = pd.DataFrame(False, index=range(len(lines)), columns=[*scored, *averages])
+    if evidence:
+        for split, resamples in evidence.splits.items():
+            titles = [title for title in scored if (title == OTHER_HALF) == (split == MISMATCHED)]
+            every = (row for line in lines[2:] for title in titles for row in line.rows.get(title, []))
+            resamples.prepare(row for row in every if row["score"] == row["score"])
+    for block in dict.fromkeys(line.block for line in lines[2:]):
+        rivals = [at for at, line in enumerate(lines) if line.block == block]
+        for title in result:
+            known = [at for at in rivals if not pd.isna(lines[at].cells.get(title, np.nan))]
+            floor = control.cells.get(title, np.nan)
+            able = [at for at in known if title not in lines[at].barred and not lines[at].cells[title] < floor]
+            if len(known) < 2 or not able:
+                continue
+            best = max(able, key=lambda at: lines[at].cells[title])
+            parts = averages.get(title, [title])
+            gaps = [_gap(lines[best], lines[at], parts, evidence) for at in able]
+            low = judged(gaps, evidence.comparison)["low"] if evidence else [np.nan] * len(able)
+            for at, least in zip(able, low, strict=True):
+                # Without traces equal as printed is equal.
+                as_printed = shown(score, lines[at].cells[title]) == shown(score, lines[best].cells[title])
+                result.at[at, title] = at == best or (as_printed if pd.isna(least) else least <= 0)
+            result.loc[[at for at in rivals if lines[at].repeats], title] = False
+    return result
+
+
+def _gap(best: _Line, other: _Line, parts: Sequence[str], evidence: Evidence | None) -> Estimate | None:
+    """How far `best` is above `other`; None for itself, and where traces are missing."""
+    if best is other or evidence is None:
+        return None
+    try:
+        found = []
+        for title in parts:
+            resamples = evidence.splits[MISMATCHED if title == OTHER_HALF else "validation"]
+            found.append(estimate(best.rows.get(title, []), other.rows.get(title, []), resamples))
+        return average(found)
+    except UserError:
+        return None
+
+
+def missing(rows: pd.DataFrame, points: pd.DataFrame) -> str:
+    """Why cells are empty or rest on fewer seeds than others have, reasons first."""
+    lost = rows.loc[rows["score"].isna(), ["task", "seed", "reason"]] if "reason" in rows else rows.iloc[:0]
+    planned = points[["task", "seed"]].drop_duplicates()
+    absent = planned.merge(rows[["task", "seed"]].drop_duplicates(), how="left", indicator=True)
+    absent = absent.loc[absent["_merge"] == "left_only", ["task", "seed"]].assign(reason="no run")
     parts = []
-    for reason, of_reason in lost.groupby("reason", sort=False):
+    for reason, of_reason in pd.concat([lost, absent]).groupby("reason", sort=False):
         where = []
         for task, of_task in of_reason.groupby("task", sort=False):
-            partly = len(of_task) < (rows["task"] == task).sum()
+            partly = len(of_task) < (planned["task"] == task).sum()
             seeds = f" (seed {', '.join(str(seed) for seed in of_task['seed'])})" if partly else ""
-            where.append(TASKS[str(task)].title + seeds)
+            where.append(title_of(str(task)) + seeds)
         parts.append(f"{reason}: {', '.join(where)}")
     return "; ".join(parts)
 
 
-def _ordered(values: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
+def ordered(values: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
     """The named columns in order, each with its companions; deviations that nobody has and empty marks go."""
     keep = []
     for name in columns:
@@ -163,115 +284,39 @@ def _ordered(values: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
     return values.reindex(columns=keep)
 
 
-def paper(points: pd.DataFrame, notes: Sequence[str]) -> Table:
-    """Published rows, each above the nearest measured point of the method that re-implements it."""
-    published = read_published()
-    published = published[published["score"].notna()]
-    # A system that its source shows at several settings has a line each.
-    published.loc[published["metric"] == RELATIVE, "task"] = RELATIVE
-    published["line"] = published.groupby(["source", "system", "task"]).cumcount()
-    comparable = points["source"].str.contains("GLUE").all()
-    usable, names = operating_points(points), display_names(points)
-    tasks = [*(t for t in TASKS if t in set(published["task"])), "average", RELATIVE]
-    tasks.insert(tasks.index("mnli") + 1, MISMATCHED)
-    titles = {name: TASKS[name].title if name in TASKS else name for name in tasks}
-    titles |= {MISMATCHED: "MNLI-mm", "average": "Average", RELATIVE: "% of BERT-base"}
-    rows: list[dict[str, Any]] = []
-    for (source, system, _), group in published.groupby(["source", "system", "line"], sort=False):
-        first = group.iloc[0]
-        cells = {titles[task]: value for task, value in zip(group["task"], group["score"], strict=True)}
-        split = {"dev": "validation (dev)", "": "not stated"}.get(first["split"], first["split"])
-        costs = {
-            "Parameters": first["parameters"],
-            "FLOPs": first["flops"],
-            "Speed-up": group["speedup"].mean(),
-        }
-        cited = {"Split": split, "Source": _cite(str(source), group)}
-        rows.append({"System": system, "Kind": "as reported", **cells, **costs, **cited})
-        measured = _measured(points, usable, group)
-        if measured.empty:
-            continue
-        own = {"System": names.get(first["method"], first["method"]), "Split": "validation"}
-        ours = {titles[str(task)]: value for task, value in measured["score"].items()}
-        costs = {"Parameters": measured["parameters"].mean(), "FLOPs": measured["flops"].mean()}
-        costs |= {"Speed-up": geometric(measured["speedup"]), "Source": measured["source"].iloc[0]}
-        rows.append({**own, "Kind": "measured", **ours, **costs})
-        if comparable:
-            rows.append({**own, "Kind": "difference", **{title: ours[title] - cells[title] for title in ours}})
-    formats: dict[str, Format] = {titles[task]: score for task in tasks}
-    formats |= {titles[RELATIVE]: score, "Parameters": amount, "FLOPs": amount, "Speed-up": speedup}
-    values = _ordered(pd.DataFrame(rows), ["System", "Kind", "Split", *formats, "Source"])
-    return Table(
-        "paper",
-        "Published numbers (as reported) beside the nearest measured points",
-        values,
-        formats,
-        notes=[
-            *notes,
-            'Rows "as reported" are copied from their source, with its own split, metric, teacher and way of '
-            "counting costs; none of them was measured here.",
-            f"Measured: the best point on the selection split whose speed-up is within {NEAR - 1:.0%} of the "
-            "published one, in the published metric (the ranking metric where the source names none).",
-            "Difference: measured minus reported; splits differ, and backbones where the profile has its own."
-            if comparable
-            else "No differences are given: the measured text is not GLUE.",
-        ],
-    )
-
-
-def _cite(source: str, group: pd.DataFrame) -> str:
-    """The source, and what holds for the whole line only (a threshold, a way of counting)."""
-    shared = set.intersection(*(set(notes.split("; ")) for notes in group["notes"]))
-    return "; ".join([source, *sorted(shared - {""})])
-
-
-def _measured(points: pd.DataFrame, usable: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """Nearest measured points of a published line, indexed by its tasks; scores x 100, means over seeds."""
-    found = {}
-    selected = selection_split(points)
-    for row in published[published["task"].isin([*TASKS, MISMATCHED])].to_dict("records"):
-        split = "validation_mismatched" if row["task"] == MISMATCHED else "validation"
-        task = "mnli" if row["task"] == MISMATCHED else row["task"]
-        ours = usable[(usable["method"] == row["method"]) & (usable["task"] == task)]
-        near = ours["speedup"].between(row["speedup"] / NEAR, row["speedup"] * NEAR)
-        near &= ours["split"] == selected
-        if not near.any():
-            continue
-        chosen = best(ours, near, split=split)
-        if chosen.empty:
-            continue
-        metric = row["metric"] if row["metric"] in chosen and chosen[row["metric"]].notna().all() else "score"
-        means = chosen[["parameters", "flops", "speedup"]].astype(float).mean()
-        found[row["task"]] = {
-            "score": 100 * chosen[metric].mean(),
-            **means,
-            "source": chosen["source"].iloc[0],
-        }
-    return pd.DataFrame.from_dict(found, orient="index")
-
-
 def common_notes(points: pd.DataFrame, missing: Mapping[str, Sequence[str]]) -> list[str]:
-    """What every table says: data, selection, seeds, FLOPs convention, missing splits."""
+    """What every table says: data, selection, each task's seeds, FLOPs convention, missing splits."""
     sources: dict[str, list[str]] = {}
     for task in tasks_of(points):
         of_task = points.loc[points["task"] == task, "source"].dropna().unique()
-        sources.setdefault(" and ".join(map(str, of_task)), []).append(TASKS[task].title)
+        sources.setdefault(" and ".join(map(str, of_task)) or "not known", []).append(title_of(task))
     several = "; ".join(f"{source}: {', '.join(titles)}" for source, titles in sources.items())
-    seeds = sorted(int(seed) for seed in points["seed"].unique())
     split = selection_split(points)
     same = " (the papers' protocol: chosen and reported on the same examples)" if split == "validation" else ""
     notes = [
-        f"Data: {several if len(sources) > 1 else next(iter(sources))}. "
-        f"Profile: {', '.join(map(str, points['profile'].unique()))}.",
+        f"Data: {several if len(sources) > 1 else next(iter(sources), 'none')}. "
+        f"Profile: {', '.join(map(str, points['profile'].dropna().unique()))}.",
         f"Chosen on {split}, reported on validation{same}.",
-        f"Seeds: {', '.join(map(str, seeds))}; ± is the sample deviation over seeds."
-        if len(seeds) > 1
-        else f"One seed ({seeds[0]}): no deviation can be given.",
+        _seeds(points),
         "FLOPs are 2 x the multiply-adds of matrix products, mean over the examples' true lengths; "
         '"at 128" counts every example at length 128. Scores are x 100.',
     ]
     if missing:
-        named = {TASKS[task].title: ", ".join(splits) for task, splits in missing.items() if splits}
+        named = {title_of(task): ", ".join(splits) for task, splits in missing.items() if splits}
         lost = "; ".join(f"{title}: {splits}" for title, splits in named.items())
         notes += [f"Splits that the source does not have: {lost}."] if lost else []
     return notes
+
+
+def _seeds(points: pd.DataFrame) -> str:
+    by_task: dict[tuple[int, ...], list[str]] = {}
+    for task in tasks_of(points):
+        seeds = sorted(int(seed) for seed in points.loc[points["task"] == task, "seed"].unique())
+        by_task.setdefault(tuple(seeds), []).append(title_of(task))
+    groups = [", ".join(map(str, seeds)) for seeds in by_task]
+    if len(by_task) > 1:
+        groups = [f"{group} ({', '.join(titles)})" for group, titles in zip(groups, by_task.values(), strict=True)]
+    if all(len(seeds) < 2 for seeds in by_task):
+        return f"One seed ({'; '.join(groups)}): no deviation can be given."
+    counts = ", ".join(f"{title} {len(seeds)}" for seeds, titles in by_task.items() for title in titles)
+    return f"Seeds: {'; '.join(groups)}; ± is the sample deviation over seeds. Seeds of each task: {counts}."

@@ -3,11 +3,12 @@
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
 from tabulate import tabulate
+
+from bench.reporting.tables import latex
 
 NONE = "–"
 _CSV = "%.6g"
@@ -56,7 +57,7 @@ class Table:
     """Values with a way to print each column.
 
     A numeric column "X" may have a companion "X std" (printed as ± behind it) and "X mark" (printed as it
-    stands behind the value; a marked value is never bold). The CSV has them as columns of their own.
+    stands behind the value). The CSV has them as columns of their own.
     """
 
     name: str
@@ -66,12 +67,8 @@ class Table:
     formats: dict[str, Format]
     """How numeric columns are printed; the others are text."""
     notes: Sequence[str] = ()
-    bold: Sequence[str] = ()
-    """Columns of which the highest printed value is bold."""
-    within: Sequence[str] = ()
-    """The best is sought among the rows that agree in these columns; in all rows where none are named."""
-    contenders: pd.Series | None = None
-    """Rows that may be bold; None for all."""
+    bold: pd.DataFrame | None = None
+    """Which cells are bold: a mask with the index of the values and some of their columns."""
 
     @property
     def columns(self) -> list[str]:
@@ -91,29 +88,22 @@ class Table:
             deviations = self.values.get(f"{name} std", blank)
             marks = self.values.get(f"{name} mark", blank)
             cells[name] = [_cell(form, *each) for each in zip(column, deviations, marks, strict=True)]
-        return pd.DataFrame(cells, index=self.values.index)
+        return pd.DataFrame(cells, index=self.values.index, columns=self.columns, dtype=object)
 
     def is_bold(self) -> pd.DataFrame:
         """Which printed cells are bold."""
         result = pd.DataFrame(False, index=self.values.index, columns=self.columns)
-        allowed = self.contenders if self.contenders is not None else pd.Series(True, index=self.values.index)
-        for name in self.bold:
-            able = allowed & self.values[name].notna()
-            if f"{name} mark" in self.values:
-                able &= self.values[f"{name} mark"].fillna("") == ""
-            # Equal as printed is equal.
-            number = self.values[name].where(able).map(partial(_rounded, self.formats[name]), na_action="ignore")
-            groups = [self.values[key] for key in self.within] or [pd.Series(0, index=number.index)]
-            highest = number.groupby(groups, dropna=False).transform("max")
-            # A lone contender has beaten nobody.
-            rivals = number.groupby(groups, dropna=False).transform("count")
-            result[name] = able & (number == highest) & (rivals > 1)
+        if self.bold is not None:
+            result[list(self.bold)] = self.bold
         return result
 
     def csv(self) -> str:
-        """The caption and notes as # lines, then plain numbers."""
-        lines = "".join(f"# {line}\n" for line in (self.caption, *self.notes))
-        return lines + self.values.to_csv(index=False, float_format=_CSV)
+        """Plain numbers; the caption and the notes lie beside them (`said`)."""
+        return self.values.to_csv(index=False, float_format=_CSV)
+
+    def said(self) -> str:
+        """The caption and the notes, a line each."""
+        return "".join(f"{line}\n" for line in (self.caption, *self.notes))
 
     def markdown(self) -> str:
         cells = self.printed().map(lambda text: text.replace("|", r"\|"))
@@ -125,36 +115,16 @@ class Table:
         return "\n\n".join(part for part in (f"**{self.caption}**", body if len(cells) else "", notes) if part) + "\n"
 
     def latex(self) -> str:
-        """A table environment for the packages booktabs and graphicx."""
-        cells = self.printed().map(escape)
-        cells = cells.where(~self.is_bold(), r"\textbf{" + cells + "}")
-        align = "".join("l" if self._is_text(name) else "r" for name in self.columns)
-        rows = [" & ".join(row) + r" \\" for row in cells.values.tolist()]
-        head = " & ".join(map(escape, self.columns)) + r" \\"
-        notes = [r"\par\smallskip\footnotesize " + escape(" ".join(self.notes))] if self.notes else []
-        lines = [
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{escape(self.caption)}}}",
-            rf"\label{{tab:{self.name}}}",
-            r"\resizebox{\textwidth}{!}{%",
-            rf"\begin{{tabular}}{{{align}}}",
-            r"\toprule",
-            head,
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}}",
-            *notes,
-            r"\end{table}",
-        ]
-        return "\n".join(lines) + "\n"
+        """What a page of LaTeX includes, see `bench.reporting.tables.latex`."""
+        texts = [name for name in self.columns if name not in self.formats]
+        return latex.document(self.name, self.caption, self.printed(), self.is_bold(), texts, self.notes)
 
     def write(self, folder: Path) -> list[Path]:
-        """<name>.csv, <name>.md and <name>.tex under `folder`."""
+        """<name>.csv with <name>.notes.txt beside it, <name>.md and <name>.tex under `folder`."""
         folder.mkdir(parents=True, exist_ok=True)
         written = []
-        for ending, text in ((".csv", self.csv()), (".md", self.markdown()), (".tex", self.latex())):
+        texts = {".csv": self.csv(), ".notes.txt": self.said(), ".md": self.markdown(), ".tex": self.latex()}
+        for ending, text in texts.items():
             path = folder / f"{self.name}{ending}"
             path.write_text(text, encoding="utf-8")
             written.append(path)
@@ -164,48 +134,16 @@ class Table:
         return name not in self.formats
 
 
-def _shown(form: Format, value: float) -> str:
+def shown(form: Format, value: float) -> str:
     """A number as it is in the CSV, printed: both then round the same way."""
     return form(float(_CSV % value))
-
-
-def _rounded(form: Format, value: float) -> float:
-    """The number that is printed, without its unit."""
-    return float(_shown(form, value).split(" ")[0].rstrip("x"))
 
 
 def _cell(form: Format, value: float, deviation: float | None, mark: str | None) -> str:
     if pd.isna(value):
         return NONE
-    spread = f" ±{_shown(form, deviation).lstrip('+')}" if deviation is not None and not pd.isna(deviation) else ""
-    return _shown(form, value) + spread + (mark if isinstance(mark, str) else "")
-
-
-_LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "{": r"\{",
-        "}": r"\}",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "±": r"$\pm$",
-        "×": r"$\times$",
-        "–": "--",
-        "†": r"$^\dagger$",
-        "<": r"$<$",
-        ">": r"$>$",
-    }
-)
-
-
-def escape(text: str) -> str:
-    """Text as LaTeX prints it."""
-    return text.translate(_LATEX)
+    spread = f" ±{shown(form, deviation).lstrip('+')}" if deviation is not None and not pd.isna(deviation) else ""
+    return shown(form, value) + spread + (mark if isinstance(mark, str) else "")
 
 
 def display_names(points: pd.DataFrame) -> dict[str, str]:

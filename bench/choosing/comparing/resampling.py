@@ -1,0 +1,164 @@
+"""The bootstrap over examples, and the resampled scores of a profile's operating points."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+
+from bench.artefacts import Trace
+from bench.choosing.budgets import POINT, RUN, predicted, run_folder
+from bench.errors import UserError
+
+# Resamples are drawn and multiplied in blocks of this many numbers (float64: 80 MB).
+_BLOCK = 10_000_000
+
+Floats = NDArray[np.float64]
+Point = Mapping[str, Any]
+"""A row of `at_budget` or `operating_points`."""
+
+
+class Resamples:
+    """Scores of operating points on bootstrap resamples of the validation examples.
+
+    All points of a task meet the same resamples, so any two of them are paired. Nothing is read before it is asked for.
+    """
+
+    def __init__(self, runs: Path, *, resamples: int, seed: int = 0, split: str = "validation") -> None:
+        """runs: results/<profile>/runs, where the traces lie."""
+        self.runs, self.resamples, self.seed, self.split = runs, resamples, seed, split
+        self._scores: dict[tuple[Any, ...], Floats] = {}
+        self._examples: dict[str, tuple[NDArray[np.int64], Path]] = {}
+        self._problems: dict[Path, str] = {}
+
+    def of(self, rows: Sequence[Point]) -> Floats:
+        """[R, P] scores of P points of one task.
+
+        UserError where a trace is missing or was recorded on other examples than the task's first.
+        """
+        self.prepare(rows)
+        for row in rows:
+            if (problem := self._problems.get(_folder(row, self.runs))) is not None:
+                raise UserError(problem)
+        return np.column_stack([self._scores[_key(row)] for row in rows])
+
+    def prepare(self, rows: Iterable[Point]) -> None:
+        """Resample all these points at once, which is many times faster than one after the other."""
+        fresh = {_key(row): row for row in rows if _key(row) not in self._scores}
+        for task in dict.fromkeys(key[0] for key in fresh):
+            of_task = {key: row for key, row in fresh.items() if key[0] == task}
+            answers, labels = {}, np.array([])
+            trace, at = None, None
+            for key, row in sorted(of_task.items(), key=lambda item: str(item[0])):
+                folder = _folder(row, self.runs)
+                if folder != at:
+                    trace, at = self._trace(folder, task), folder
+                if trace is not None:
+                    labels, answers[key] = trace.labels, predicted(pd.Series(row), trace)
+            keys, metric = list(answers), next(iter(of_task.values()))["metric"]
+            block = max(1, 2 * _BLOCK // max(len(labels), 1))
+            for few in (keys[start : start + block] for start in range(0, len(keys), block)):
+                predictions = [answers[key] for key in few]
+                scores = resampled(metric, predictions, labels, resamples=self.resamples, seed=self.seed)
+                self._scores |= dict(zip(few, scores.T.copy(), strict=True))
+
+    def _trace(self, folder: Path, task: str) -> Trace | None:
+        """The trace of a run, or None: why is then in `_problems`."""
+        if folder in self._problems:
+            return None
+        try:
+            trace = Trace.load(folder / f"trace-{self.split}.parquet")
+        except UserError as error:
+            self._problems[folder] = str(error)
+            return None
+        idx, first = self._examples.setdefault(task, (trace.idx, folder))
+        if np.array_equal(idx, trace.idx):
+            return trace
+        self._problems[folder] = (
+            f"{first} and {folder} were traced on different examples: run both with the same data settings"
+        )
+        return None
+
+
+def records(rows: pd.DataFrame) -> list[Point]:
+    """The rows as mappings, which are read much faster than rows of a frame."""
+    return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
+
+
+def _key(row: Point) -> tuple[Any, ...]:
+    return tuple(row[name] for name in POINT)
+
+
+def _folder(row: Point, runs: Path) -> Path:
+    return run_folder(pd.Series({name: row[name] for name in RUN}), runs)
+
+
+def resampled(
+    metric: str,
+    predictions: Sequence[ArrayLike],
+    labels: ArrayLike,
+    *,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> Floats:
+    """Scores [R, P] of P predictions [N] on R bootstrap resamples of the N examples, shared by all of them.
+
+    metric: accuracy, f1 (of class 1), matthews (two classes) or pearson; undefined cases are 0.
+    Every metric is a function of weighted sums over examples, so a block of resamples is one matrix product.
+    """
+    if metric not in _SUMS:
+        raise UserError(f"no bootstrap for the metric {metric!r}: choose one of {', '.join(_SUMS)}")
+    true = np.asarray(labels, float)
+    predicted = np.stack([np.asarray(each, float) for each in predictions])
+    terms, finish = _SUMS[metric]
+    columns = terms(predicted, true)
+    rng = np.random.default_rng(seed)
+    block = max(1, _BLOCK // len(true))
+    scores = []
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        drawn = rng.integers(len(true), size=(size, len(true))) + np.arange(size)[:, None] * len(true)
+        weights = np.bincount(drawn.ravel(), minlength=size * len(true)).reshape(size, -1).astype(float)
+        scores.append(finish(*(weights @ each.T / len(true) for each in columns)))
+    return np.concatenate(scores)
+
+
+def _accuracy_sums(x: Floats, y: Floats) -> tuple[Floats, ...]:
+    return ((x == y).astype(float),)
+
+
+def _count_sums(x: Floats, y: Floats) -> tuple[Floats, ...]:
+    guessed, actual = (x == 1).astype(float), (y == 1).astype(float)
+    return guessed * actual, guessed, actual[None]
+
+
+def _moment_sums(x: Floats, y: Floats) -> tuple[Floats, ...]:
+    # Centred first: variances of resamples are then differences of small numbers.
+    x, y = x - x.mean(axis=1, keepdims=True), y - y.mean()
+    return x, y[None], x * x, (y * y)[None], x * y
+
+
+def _f1(hits: Floats, guessed: Floats, actual: Floats) -> Floats:
+    return _ratio(2 * hits, guessed + actual)
+
+
+def _matthews(hits: Floats, guessed: Floats, actual: Floats) -> Floats:
+    return _ratio(hits - guessed * actual, np.sqrt(guessed * (1 - guessed) * actual * (1 - actual)))
+
+
+def _pearson(x: Floats, y: Floats, xx: Floats, yy: Floats, xy: Floats) -> Floats:
+    return np.clip(_ratio(xy - x * y, np.sqrt(np.maximum((xx - x * x) * (yy - y * y), 0))), -1, 1)
+
+
+def _ratio(over: Floats, under: Floats) -> Floats:
+    return np.divide(over, under, out=np.zeros(over.shape), where=under > 1e-12)
+
+
+_SUMS: dict[str, tuple[Callable[[Floats, Floats], tuple[Floats, ...]], Callable[..., Floats]]] = {
+    "accuracy": (_accuracy_sums, lambda correct: correct),
+    "f1": (_count_sums, _f1),
+    "matthews": (_count_sums, _matthews),
+    "pearson": (_moment_sums, _pearson),
+}

@@ -1,0 +1,194 @@
+"""What may be said of differences: every pair of methods, and every ablation against its full method."""
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from bench.choosing.budgets import failures, succeeded
+from bench.choosing.comparing.resampling import records
+from bench.choosing.comparing.verdicts import ALL, ONE_SEED, Estimate, average, compare, estimate, judged
+from bench.choosing.roles import Roles
+from bench.errors import UserError
+from bench.reporting.tables.main import Evidence, tasks_of, title_of
+from bench.reporting.tables.table import Format, Table, difference, display_names, score, speedup
+from bench.settings import Comparison
+
+BUDGETS = (1.0, 2.0, 4.0, 8.0)
+FORMATS: dict[str, Format] = {
+    **dict.fromkeys(["Score A", "Score B"], score),
+    **dict.fromkeys(["Speed-up A", "Speed-up B"], speedup),
+    **dict.fromkeys(["Difference", "Low", "High"], difference),
+}
+NO_TRACES = "No traces here: differences have neither an interval nor a verdict."
+
+
+def how(comparison: Comparison, comparisons: int) -> str:
+    """What the words of a table of verdicts mean."""
+    return (
+        f"Interval and verdict: seeds and examples resampled together ({comparison.resamples} times, paired), "
+        f"corrected for the {comparisons} comparisons of this table (Holm, {comparison.level:.0%} for all together). "
+        f"Better, worse: the interval excludes 0. Equal: all of it lies within {comparison.margin:g} points of 0. "
+        "Not decided: neither. With one seed the interval covers the examples only."
+    )
+
+
+def verdicts(
+    points: pd.DataFrame,
+    notes: Sequence[str],
+    roles: Roles,
+    evidence: Evidence | None,
+    *,
+    budgets: Sequence[float] = BUDGETS,
+) -> Table:
+    """Every pair of contestants, at least so many times cheaper than the teacher, on the average over tasks."""
+    names = display_names(points)
+    left_out = {roles.reference, *roles.ablations}
+    methods = [method for method in dict.fromkeys(points["method"]) if method not in left_out]
+    columns = ["A", "B", "At least", *FORMATS, "Verdict", "Note"]
+    table, said = pd.DataFrame(columns=columns), [NO_TRACES]
+    if evidence:
+        pairs = list(combinations(methods, 2))
+        found = compare(
+            points, pairs, evidence.splits["validation"], evidence.comparison, budgets=budgets, single_tasks=False
+        )
+        table = printed(found, names).reindex(columns=columns)
+        said = [
+            "A minus B on the average over tasks, each at its best point on the selection split that is at least so "
+            "many times cheaper than the teacher; the speed-ups that both really reached stand beside it. Where both "
+            "have the same points as at a smaller speed-up, the comparison is not made again. Pairs on single tasks: "
+            "`costeff compare`.",
+            how(evidence.comparison, found.attrs["comparisons"]),
+        ]
+    return Table("verdicts", "Better, worse, equal or not decided", table, FORMATS, notes=[*notes, *said])
+
+
+def printed(found: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
+    """The rows of `compare` as tables show them: scores x 100."""
+    return pd.DataFrame(
+        {
+            "A": found["a"].map(lambda method: names.get(method, method)),
+            "B": found["b"].map(lambda method: names.get(method, method)),
+            "At least": found["budget"].map(lambda budget: f"{budget:g}x"),
+            "Task": found["task"].map(title_of),
+            **{f"Score {side.upper()}": found[f"score_{side}"].astype(float) * 100 for side in "ab"},
+            **{f"Speed-up {side.upper()}": found[f"speedup_{side}"].astype(float) for side in "ab"},
+            **{name.capitalize(): found[name].astype(float) * 100 for name in ("difference", "low", "high")},
+            "Verdict": found["verdict"],
+            "Note": found["note"],
+        }
+    )
+
+
+def ablations(
+    points: pd.DataFrame, notes: Sequence[str], ablations: Mapping[str, str], evidence: Evidence | None = None
+) -> Table:
+    """What each ablation changes: its score minus the full method's at the same exit, variant and seed."""
+    rows = succeeded(points)
+    rows = rows[(rows["split"] == "validation") & rows["kind"].isin(["fixed_exit", "static"])]
+    rows = rows.assign(place=rows["exit"].where(rows["kind"] == "fixed_exit", 0), exit_start=1)
+    names = display_names(points)
+    exits: set[int] = set()
+    lines: list[dict[str, Any]] = []
+    estimates: dict[str, list[Estimate | None]] = {"All exits": [], "Full depth": []}
+    for name, full in ablations.items():
+        for variant in dict.fromkeys(points.loc[points["method"] == name, "variant"]):
+            both = rows[rows["method"].isin([name, full]) & (rows["variant"] == variant)]
+            label = points.loc[(points["method"] == name) & (points["variant"] == variant), "label"].iloc[0]
+            head = {"Ablation": label, "Full method": names.get(full, full), "Variant": variant}
+            tasks = tasks_of(points[(points["method"] == name) & (points["variant"] == variant)])
+            made: list[tuple[dict[str, Any], dict[str, Estimate | None]]] = []
+            for task in tasks:
+                of_task = both[both["task"] == task]
+                sides = [of_task[of_task["method"] == method] for method in (name, full)]
+                pairs = sides[0].merge(sides[1], on=["seed", "place", "kind"], suffixes=("", "_full"))
+                if pairs.empty:
+                    why = _why(points, task, name, full, variant)
+                    made.append(({**head, "Task": title_of(task), "Note": why}, dict.fromkeys(estimates)))
+                    continue
+                gaps = 100 * (pairs["score"] - pairs["score_full"])
+                line = {**head, "Task": title_of(task)}
+                at_exits = gaps[pairs["kind"] == "fixed_exit"].groupby(pairs["place"].astype(int)).mean()
+                exits |= set(at_exits.index)
+                line |= {f"Exit {e}": value for e, value in at_exits.items()}
+                found: dict[str, Estimate | None] = {}
+                for column, kind in (("All exits", "fixed_exit"), ("Full depth", "static")):
+                    of_seed = gaps[pairs["kind"] == kind].groupby(pairs["seed"]).mean()
+                    line |= {column: of_seed.mean(), f"{column} std": of_seed.std(ddof=1)}
+                    found[column], note = _estimate([side[side["kind"] == kind] for side in sides], evidence)
+                    line["Note"] = note
+                made.append((line, found))
+            if len(made) > 1 and all("Full depth" in line for line, _ in made):
+                made.append(_average(made))
+            for line, found in made:
+                lines.append(line)
+                for column, one in found.items():
+                    estimates[column].append(one)
+    table = pd.DataFrame(lines)
+    said = [NO_TRACES]
+    shown: dict[str, Format] = {f"Exit {e}": difference for e in sorted(exits)}
+    order = list(shown)
+    if evidence and len(table):
+        both = judged([*estimates["All exits"], *estimates["Full depth"]], evidence.comparison)
+        for column, part in zip(estimates, (both.iloc[: len(table)], both.iloc[len(table) :]), strict=True):
+            table[f"{column}, low"], table[f"{column}, high"] = (part[e].to_numpy(float) * 100 for e in ("low", "high"))
+            table[f"{column}, verdict"] = part["verdict"].where(part["difference"].notna(), "").to_numpy()
+        said = [how(evidence.comparison, int(both["difference"].notna().sum()))]
+    for column in estimates:
+        shown |= dict.fromkeys([column, f"{column}, low", f"{column}, high"] if evidence else [column], difference)
+        order += (
+            [column, f"{column} std"] if table.get(f"{column} std", pd.Series(dtype=float)).notna().any() else [column]
+        )
+        order += [f"{column}, low", f"{column}, high", f"{column}, verdict"] if evidence else []
+    values = table.reindex(columns=["Ablation", "Full method", "Variant", "Task", *order, "Note"])
+    return Table(
+        "ablations",
+        "Ablations: change of the score against the full method, points on validation",
+        values,
+        shown,
+        notes=[
+            *notes,
+            "Ablation minus full method at the same exit, variant and seed; all exits: the mean of these. Seeds are "
+            "averaged within a task, then tasks.",
+            *said,
+        ],
+    )
+
+
+def _estimate(sides: Sequence[pd.DataFrame], evidence: Evidence | None) -> tuple[Estimate | None, str]:
+    """The difference of two sides with its error, and a note on it."""
+    if evidence is None:
+        return None, ""
+    try:
+        made = estimate(records(sides[0]), records(sides[1]), evidence.splits["validation"])
+    except UserError as error:
+        return None, str(error) if len(sides[0]) and len(sides[1]) else ""
+    return made, ONE_SEED if made.seeds == 1 else ""
+
+
+def _average(
+    made: Sequence[tuple[dict[str, Any], dict[str, Estimate | None]]],
+) -> tuple[dict[str, Any], dict[str, Estimate | None]]:
+    """The line of all tasks from the lines of each."""
+    lines = pd.DataFrame([line for line, _ in made])
+    numbers = lines.select_dtypes("number").columns
+    means = {name: lines[name].mean(skipna=False) for name in numbers if not name.endswith(" std")}
+    for name in (name for name in numbers if name.endswith(" std")):
+        means[name] = (lines[name] ** 2).sum(skipna=False) ** 0.5 / len(lines)
+    found = {}
+    for column in made[0][1]:
+        parts = [each[column] for _, each in made]
+        found[column] = average([part for part in parts if part]) if all(parts) else None
+    notes = list(dict.fromkeys(note for note in lines["Note"] if note))
+    first = made[0][0]
+    head = {name: first[name] for name in ("Ablation", "Full method", "Variant")}
+    return {**head, "Task": ALL, **means, "Note": "; ".join(notes)}, found
+
+
+def _why(points: pd.DataFrame, task: str, name: str, full: str, variant: str) -> str:
+    """Why an ablation has nothing to be compared with on a task."""
+    failed = failures(points)
+    failed = failed[(failed["task"] == task) & failed["method"].isin([name, full]) & (failed["variant"] == variant)]
+    reasons = [f"{row.method}, seed {row.seed}, failed: {row.reason}" for row in failed.itertuples()]
+    return "; ".join(reasons) or "no variant and seed in common with the full method"

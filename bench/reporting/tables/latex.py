@@ -1,0 +1,179 @@
+"""Tables that fit a page of LaTeX, however long or wide they are.
+
+The files want the packages booktabs, longtable, array and pdflscape, and pages like those of the article class or
+wider. A table breaks over pages. It is set as large as fits the width: normal, small, scriptsize or tiny, then the same
+on a page turned by 90 degrees; what is wider still is continued in a second table under the same first columns. Long
+texts are wrapped.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+
+import pandas as pd
+
+# Widths in points. The article class at 10 pt has lines of 345 and columns of 550.
+_UPRIGHT, _TURNED = 340.0, 540.0
+# Size, mean width of a character (of bold digits, measured with Computer Modern), space between two columns.
+_SIZES = (("normalsize", 5.6, 12.0), ("small", 5.1, 8.0), ("scriptsize", 4.2, 6.0), ("tiny", 3.55, 4.0))
+# Texts longer than this are wrapped, to lines of at least so many characters.
+_WRAPPED = 24
+_TRANSLATED = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        "&": r"\&",
+        "%": r"\%",
+        "$": r"\$",
+        "#": r"\#",
+        "_": r"\_",
+        "{": r"\{",
+        "}": r"\}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "±": r"$\pm$",
+        "×": r"$\times$",
+        "–": "--",
+        "†": r"$^\dagger$",
+        "‡": r"$^\ddagger$",
+        "<": r"$<$",
+        ">": r"$>$",
+        "≥": r"$\geq$",
+    }
+)
+
+
+def escape(text: str) -> str:
+    """Text as LaTeX prints it; what pdfLaTeX's usual fonts do not have is left out."""
+    written = text.translate(_TRANSLATED)
+    return "".join(letter for letter in written if ord(letter) < 0x250)
+
+
+def document(
+    name: str, caption: str, cells: pd.DataFrame, bold: pd.DataFrame, texts: Sequence[str], notes: Sequence[str]
+) -> str:
+    """The table as LaTeX: printed cells, a mask of those that are bold, and the columns that are text.
+
+    The texts before the first number are repeated where the table is continued.
+    """
+    heads = list(takewhile(lambda column: column in texts, cells))
+    columns = [_Column(str(column), [*cells[column]], column in texts) for column in cells]
+    parts, look = _laid_out(columns, len(heads))
+    written = [
+        _part(
+            part, look, caption if at == 0 else f"{caption} (continued)", name if at == 0 else f"{name}-{at + 1}", bold
+        )
+        for at, part in enumerate(parts)
+        if len(cells)
+    ]
+    size = look.size if written else "footnotesize"
+    note = [rf"\noindent\footnotesize {escape(' '.join(notes))}\par"] if notes else []
+    empty = [] if written else [rf"\noindent {escape(caption)}: no rows.\par"]
+    lines = [
+        r"\begingroup",
+        rf"\{size}\setlength{{\tabcolsep}}{{{look.gap / 2:g}pt}}",
+        r"\setlength{\LTcapwidth}{\linewidth}",
+    ]
+    lines += [*empty, *written, *note, r"\endgroup"]
+    return "\n".join([r"\begin{landscape}", *lines, r"\end{landscape}"] if look.turned else lines) + "\n"
+
+
+@dataclass(frozen=True)
+class _Column:
+    name: str
+    cells: Sequence[str]
+    text: bool
+
+    @property
+    def longest(self) -> int:
+        return max(map(len, self.cells), default=0)
+
+    @property
+    def least(self) -> int:
+        """Characters of its narrowest form: titles break between words, texts after so many characters."""
+        title = max(map(len, self.name.split()), default=0)
+        return max(title, min(self.longest, _WRAPPED) if self.text else self.longest)
+
+    @property
+    def wrapped(self) -> bool:
+        return self.text and self.longest > _WRAPPED
+
+
+@dataclass(frozen=True)
+class _Look:
+    size: str
+    letter: float
+    gap: float
+    turned: bool
+
+    @property
+    def line(self) -> float:
+        return _TURNED if self.turned else _UPRIGHT
+
+    def width(self, columns: Sequence[_Column]) -> float:
+        return sum(column.least * self.letter + self.gap for column in columns)
+
+
+def _laid_out(columns: Sequence[_Column], heads: int) -> tuple[list[list[_Column]], _Look]:
+    """The columns of each part of the table, and the largest look in which they fit."""
+    looks = [_Look(*size, turned) for turned in (False, True) for size in _SIZES]
+    for look in looks:
+        if look.width(columns) <= look.line:
+            return [list(columns)], look
+    first, parts = list(columns[:heads]), [list(columns[:heads])]
+    for column in columns[heads:]:
+        if len(parts[-1]) > heads and look.width([*parts[-1], column]) > look.line:
+            parts.append(list(first))
+        parts[-1].append(column)
+    return parts, look
+
+
+def _part(columns: Sequence[_Column], look: _Look, caption: str, label: str, bold: pd.DataFrame) -> str:
+    """One longtable."""
+    wrapped = sum(column.wrapped for column in columns)
+    extra = max(look.line - look.width(columns), 0.0) / wrapped if wrapped else 0.0
+    align = "".join(_alignment(column, look, extra) for column in columns)
+    head = " & ".join(_title(column) for column in columns) + r" \\"
+    rows = []
+    for at, row in zip(bold.index, zip(*(column.cells for column in columns), strict=True), strict=True):
+        texts = [_broken(cell) if column.wrapped else escape(cell) for cell, column in zip(row, columns, strict=True)]
+        strong = [bool(bold.at[at, column.name]) for column in columns]
+        written = [rf"\textbf{{{text}}}" if b else text for text, b in zip(texts, strong, strict=True)]
+        rows.append(" & ".join(written) + r" \\")
+    return "\n".join(
+        [
+            rf"\begin{{longtable}}{{{align}}}",
+            rf"\caption{{{escape(caption)}}}\label{{tab:{label}}}\\",
+            r"\toprule",
+            head,
+            r"\midrule",
+            r"\endfirsthead",
+            r"\toprule",
+            head,
+            r"\midrule",
+            r"\endhead",
+            r"\bottomrule",
+            r"\endfoot",
+            *rows,
+            r"\end{longtable}",
+        ]
+    )
+
+
+def _broken(text: str) -> str:
+    """A text that may be broken within a path too."""
+    return escape(text).replace("/", r"/\allowbreak{}")
+
+
+def _alignment(column: _Column, look: _Look, extra: float) -> str:
+    if not column.wrapped:
+        return "l" if column.text else "r"
+    width = min(column.least * look.letter + extra, column.longest * look.letter)
+    return rf">{{\raggedright\arraybackslash}}p{{{width:.0f}pt}}"
+
+
+def _title(column: _Column) -> str:
+    """The title, on several lines where it is wider than what stands below it."""
+    words = [escape(word) for word in column.name.split()]
+    if len(column.name) <= max(column.least, 1) or column.wrapped:
+        return " ".join(words)
+    return rf"\shortstack[{'l' if column.text else 'r'}]{{" + r"\\".join(words) + "}"

@@ -1,0 +1,110 @@
+"""The papers' numbers, as reported, beside the nearest points measured here."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from bench.choosing.budgets import best, operating_points, selection_split
+from bench.choosing.comparing.seeds import geometric
+from bench.reporting.published import MISMATCHED, read_published
+from bench.reporting.tables.main import ordered
+from bench.reporting.tables.table import Format, Table, amount, display_names, score, speedup
+from bench.tasks.catalogue import TASKS
+
+# A measured point stands beside a published one if their speed-ups differ by no more than this factor.
+NEAR = 1.15
+RELATIVE = "percent_of_bert_base"
+COMPUTED = "*"
+
+
+def paper(points: pd.DataFrame, notes: Sequence[str]) -> Table:
+    """Published rows, each above the nearest measured point of the method that re-implements it."""
+    published = read_published()
+    published = published[published["score"].notna()]
+    # A system that its source shows at several settings has a line each.
+    published.loc[published["metric"] == RELATIVE, "task"] = RELATIVE
+    published["line"] = published.groupby(["source", "system", "task"]).cumcount()
+    comparable = points["source"].dropna().astype(str).str.contains("GLUE").all()
+    usable, names = operating_points(points), display_names(points)
+    tasks = [*(t for t in TASKS if t in set(published["task"])), "average", RELATIVE]
+    tasks.insert(tasks.index("mnli") + 1, MISMATCHED)
+    titles = {name: TASKS[name].title if name in TASKS else name for name in tasks}
+    titles |= {MISMATCHED: "MNLI-mm", "average": "Average", RELATIVE: "% of BERT-base"}
+    rows: list[dict[str, Any]] = []
+    for (source, system, _), group in published.groupby(["source", "system", "line"], sort=False):
+        first = group.iloc[0]
+        cells = {titles[task]: value for task, value in zip(group["task"], group["score"], strict=True)}
+        split = {"dev": "validation (dev)", "": "not stated"}.get(first["split"], first["split"])
+        costs = {
+            "Parameters": first["parameters"],
+            "FLOPs": first["flops"],
+            "Speed-up": group["speedup"].mean(),
+            "Speed-up mark": COMPUTED if group["computed"].any() else "",
+        }
+        counted = first["speedup_of"] or ("flops" if first["computed"] else "")
+        costs["Counts"] = {"flops": "FLOPs"}.get(counted, counted)
+        cited = {"Split": split, "Source": _cite(str(source), group)}
+        rows.append({"System": system, "Kind": "as reported", **cells, **costs, **cited})
+        measured = _measured(points, usable, group)
+        if measured.empty:
+            continue
+        own = {"System": names.get(first["method"], first["method"]), "Split": "validation"}
+        ours = {titles[str(task)]: value for task, value in measured["score"].items()}
+        costs = {"Parameters": measured["parameters"].mean(), "FLOPs": measured["flops"].mean()}
+        costs |= {"Speed-up": geometric(measured["speedup"]), "Source": measured["source"].iloc[0]}
+        rows.append({**own, "Kind": "measured", **ours, **costs})
+        if comparable:
+            rows.append({**own, "Kind": "difference", **{title: ours[title] - cells[title] for title in ours}})
+    formats: dict[str, Format] = {titles[task]: score for task in tasks}
+    formats |= {titles[RELATIVE]: score, "Parameters": amount, "FLOPs": amount, "Speed-up": speedup}
+    values = ordered(pd.DataFrame(rows), ["System", "Kind", "Split", *formats, "Counts", "Source"])
+    return Table(
+        "paper",
+        "Published numbers (as reported) beside the nearest measured points",
+        values,
+        formats,
+        notes=[
+            *notes,
+            'Rows "as reported" are copied from their source, with its own split, metric, teacher and way of '
+            "counting costs; none of them was measured here. Speed-ups are the printed ones and count what stands "
+            f"beside them; {COMPUTED}: computed here from the printed FLOPs.",
+            f"Measured: the best point on the selection split whose FLOPs speed-up is within {NEAR - 1:.0%} of the "
+            "published one (else its speed-up in layers; a measured time has no match), in the published metric (the "
+            "ranking metric where the source names none).",
+            "Difference: measured minus reported; splits differ, and backbones where the profile has its own."
+            if comparable
+            else "No differences are given: the measured text is not GLUE.",
+        ],
+    )
+
+
+def _cite(source: str, group: pd.DataFrame) -> str:
+    """The source, and what holds for the whole line only (a threshold, a way of counting)."""
+    shared = set.intersection(*(set(notes.split("; ")) for notes in group["notes"]))
+    return "; ".join([source, *sorted(shared - {""})])
+
+
+def _measured(points: pd.DataFrame, usable: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
+    """Nearest measured points of a published line, indexed by its tasks; scores x 100, means over seeds."""
+    found = {}
+    selected = selection_split(points)
+    for row in published[published["task"].isin([*TASKS, MISMATCHED])].to_dict("records"):
+        split = "validation_mismatched" if row["task"] == MISMATCHED else "validation"
+        task = "mnli" if row["task"] == MISMATCHED else row["task"]
+        ours = usable[(usable["method"] == row["method"]) & (usable["task"] == task)]
+        near = ours["speedup"].between(row["flops_speedup"] / NEAR, row["flops_speedup"] * NEAR)
+        near &= ours["split"] == selected
+        if not near.any():
+            continue
+        chosen = best(ours, near, split=split)
+        if chosen.empty:
+            continue
+        metric = row["metric"] if row["metric"] in chosen and chosen[row["metric"]].notna().all() else "score"
+        means = chosen[["parameters", "flops", "speedup"]].astype(float).mean()
+        found[row["task"]] = {
+            "score": 100 * chosen[metric].mean(),
+            **means,
+            "source": chosen["source"].iloc[0],
+        }
+    return pd.DataFrame.from_dict(found, orient="index")

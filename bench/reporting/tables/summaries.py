@@ -1,0 +1,173 @@
+"""Methods in few numbers: frontiers, the gain kept at a cost, and the cost kept at a gain."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.choosing.budgets import at_quality, failures
+from bench.choosing.comparing.seeds import over_seeds, over_tasks
+from bench.choosing.comparing.verdicts import ALL
+from bench.choosing.roles import Roles
+from bench.choosing.statistics import BUDGETS, frontier_summary, gains, kept
+from bench.reporting.tables.details import with_failures
+from bench.reporting.tables.main import tasks_of, title_of
+from bench.reporting.tables.table import (
+    Format,
+    Table,
+    difference,
+    display_names,
+    fraction,
+    percent,
+    score,
+    speedup,
+    whole,
+)
+
+SEED = ["task", "method", "seed"]
+SHARES = (0.99, 0.97, 0.95)
+KEPT = (
+    "Kept: (score - best constant) / (teacher - best constant), each averaged over seeds and then over tasks before "
+    "the one is divided by the other."
+)
+
+
+def frontier(
+    points: pd.DataFrame,
+    notes: Sequence[str],
+    roles: Roles,
+    *,
+    budgets: Sequence[float] = BUDGETS,
+) -> Table:
+    """Hypervolume, ELUE score, score and gain kept of every method, a task at a time and on average."""
+    summary = frontier_summary(points, roles, budgets=budgets)
+    names, tasks = display_names(points), tasks_of(points)
+    scores = {f"score_{budget:g}x": f"Score at {budget:g}x" for budget in budgets}
+    gained = [f"{kind}_{budget:g}x" for budget in budgets for kind in ("gain", "teacher_gain")]
+    means = _with_average(
+        summary, ["points", "hypervolume", "elue", *scores, *gained], tasks, list(dict.fromkeys(points["method"]))
+    )
+    formats: dict[str, Format] = {"Points": whole, "Hypervolume": fraction, "ELUE": difference}
+    lines = []
+    for row in means.to_dict("records"):
+        line: dict[str, Any] = {"Task": row["shown"], "Method": names.get(row["method"], row["method"])}
+        line |= {"Points": row["points"], "Hypervolume": row["hypervolume"], "Hypervolume std": row["hypervolume_std"]}
+        line |= {"ELUE": row["elue"] * 100, "ELUE std": row["elue_std"] * 100}
+        for budget in budgets:
+            line[f"Score at {budget:g}x"] = row[f"score_{budget:g}x"] * 100
+            line[f"Kept at {budget:g}x"] = 100 * kept(row[f"gain_{budget:g}x"], row[f"teacher_gain_{budget:g}x"])
+        lines.append(line)
+    for budget in budgets:
+        formats |= {f"Score at {budget:g}x": score, f"Kept at {budget:g}x": percent}
+    values = with_failures(pd.DataFrame(lines), points, ["Task", "Method", *formats], "Method")
+    return Table(
+        "frontier",
+        "Frontiers in one number: hypervolume, ELUE score, score kept at a budget",
+        values,
+        formats,
+        notes=[
+            *notes,
+            "Frontiers are chosen on the selection split and read on validation. Seeds are averaged within a task, "
+            "then tasks; an average is left out where a task has none.",
+            "Hypervolume: area of (score as a fraction) x (doublings of the FLOPs speed-up) above the "
+            "reference point (control score, the teacher's FLOPs); the teacher itself has 0.",
+            "ELUE: mean over a frontier's points of the score minus that of the depth-cut reference "
+            f"({names.get(roles.depth_reference or '', 'not in this profile')}, the teacher as its full depth) at "
+            "the same FLOPs, linear in log FLOPs, clamped outside its range.",
+            f"Score and gain kept by the point that is at least so many times cheaper than the teacher. {KEPT}",
+            *_no_gain(summary, tasks, [f"teacher_gain_{budget:g}x" for budget in budgets]),
+        ],
+    )
+
+
+def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares: Sequence[float] = SHARES) -> Table:
+    """How fast a method is that must keep so much of the teacher's gain, a task at a time and on average."""
+    names, tasks = display_names(points), tasks_of(points)
+    formats: dict[str, Format] = {}
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    every = []
+    for share in shares:
+        fast, really = f"Speed-up at {share:.0%}", f"Kept at {share:.0%}"
+        formats |= {fast: speedup, really: percent}
+        rows = at_quality(points, share, reference=roles.reference)
+        rows = gains(rows[rows["method"] != roles.reference], points, reference=roles.reference)
+        every.append(rows)
+        failed = failures(points).set_index(SEED).index
+        lost = rows[rows["score"].isna() & ~pd.MultiIndex.from_frame(rows[SEED]).isin(failed)]
+        # A method keeps a quality where every seed does: those that do would speak too well of it alone.
+        cells = pd.MultiIndex.from_frame(rows[["task", "method"]])
+        reached = rows.assign(speedup=rows["speedup"].where(~cells.isin(pd.MultiIndex.from_frame(lost[SEED[:2]]))))
+        means = _with_average(
+            reached, ["gain", "teacher_gain"], tasks, list(dict.fromkeys(points["method"])), ratios=["speedup"]
+        )
+        for row in means.to_dict("records"):
+            head = {"Task": row["shown"], "Method": names.get(row["method"], row["method"])}
+            line = lines.setdefault((row["shown"], row["method"]), head)
+            if pd.notna(row["speedup"]):
+                line |= {fast: row["speedup"], really: 100 * kept(row["gain"], row["teacher_gain"])}
+                continue
+            its = lost[lost["method"] == row["method"]]
+            if row["shown"] == ALL:
+                where = ", ".join(title_of(task) for task in dict.fromkeys(its["task"]))
+            else:
+                seeds = its.loc[its["task"] == row["task"], "seed"]
+                every_seed = len(seeds) == ((rows["method"] == row["method"]) & (rows["task"] == row["task"])).sum()
+                where = "" if seeds.empty else "any seed" if every_seed else f"seed {', '.join(map(str, seeds))}"
+            if where:
+                line["Note"] = "; ".join(
+                    filter(
+                        None,
+                        [
+                            line.get("Note"),
+                            f"{share:.0%} not kept by {where}"
+                            if row["shown"] != ALL
+                            else f"{share:.0%} not kept on {where}",
+                        ],
+                    )
+                )
+    values = with_failures(pd.DataFrame(list(lines.values())), points, ["Task", "Method", *formats], "Method")
+    listed = ", ".join(f"{share:.0%}" for share in shares)
+    return Table(
+        "quality",
+        f"Cost at a quality: the speed-up that keeps {listed} of the teacher's gain",
+        values,
+        formats,
+        notes=[
+            *notes,
+            f"Of a method's points that keep at least {listed} of the teacher's gain over the best constant on the "
+            "selection split the cheapest is taken, on every task and seed; its speed-up (geometric means) and what it "
+            "keeps are read on validation. It counts where every seed has such a point, and the average where every "
+            "task has.",
+            KEPT,
+            *_no_gain(pd.concat(every), tasks, ["teacher_gain"]),
+        ],
+    )
+
+
+def _with_average(
+    rows: pd.DataFrame,
+    values: Sequence[str],
+    tasks: Sequence[str],
+    methods: Sequence[str],
+    *,
+    ratios: Sequence[str] = (),
+) -> pd.DataFrame:
+    """Means over seeds and, where there are several tasks, over these; `shown` is the task as it is printed."""
+    means = over_seeds(rows, ["task", "method"], list(values), ratios=ratios)
+    means["shown"] = means["task"].map(title_of)
+    if len(tasks) > 1:
+        average = over_tasks(means, ["method"], list(values), tasks, ratios=ratios)
+        means = pd.concat([means, average.assign(task=ALL, shown=ALL)], ignore_index=True)
+    places = {name: at for at, name in enumerate([*tasks, ALL])}
+    ranks = {method: at for at, method in enumerate(methods)}
+    return means.sort_values(["task", "method"], key=lambda c: c.map(places | ranks), ignore_index=True)
+
+
+def _no_gain(rows: pd.DataFrame, tasks: Sequence[str], columns: Sequence[str]) -> list[str]:
+    """A note on the tasks where the teacher is not above the best constant."""
+    if rows.empty:
+        return []
+    means = rows.groupby("task")[list(columns)].mean().max(axis=1)
+    none = [title_of(task) for task in tasks if task in means.index and not np.isnan(means[task]) and means[task] <= 0]
+    return [f"The teacher gains nothing over the best constant on {', '.join(none)}."] if none else []
