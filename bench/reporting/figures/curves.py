@@ -106,7 +106,7 @@ def task_curve(rows: pd.DataFrame, resamples: Resamples) -> Curve:
         low, high = mean - deviation, mean + deviation
     elif (drawn := resamples.scores(groups[0])) is not None:
         low, high = np.percentile(drawn[:, at[0]], [2.5, 97.5], axis=0)
-    return Curve(costs, mean, low, high, constant.all(axis=0), len(groups))
+    return Curve(costs, mean, low, high, np.asarray(constant.all(axis=0)), len(groups))
 
 
 def average_curves(

@@ -1,7 +1,7 @@
 """Frontiers: what score a method keeps at what cost, on one task and averaged over tasks."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -120,7 +120,7 @@ def _hollow(label: str, colour: str, alpha: float) -> Line2D:
 
 def _curve(axes: Axes, curve: Curve, mark: Mark, *, drawstyle: str) -> None:
     """A method's line and band; where it answers all examples alike both are faint."""
-    step = "post" if drawstyle == "steps-post" else None
+    step: Literal["post"] | None = "post" if drawstyle == "steps-post" else None
     line: dict[str, Any] = {"color": mark.colour, "linestyle": mark.line, "drawstyle": drawstyle, "zorder": 4}
     every = max(1, len(curve.cost) // 10)
     axes.plot(curve.cost, 100 * curve.score, **line, alpha=0.3 if curve.constant.any() else 1)
@@ -221,7 +221,8 @@ def frontier_average(points: pd.DataFrame, roles: Roles, *, resamples: Resamples
     for method in drawn:
         rows = curves[curves["method"] == method].sort_values("budget", ascending=False)
         score, edges, alike = rows["score"].to_numpy(), rows[["low", "high"]].to_numpy(), rows["constant"].to_numpy()
-        curve = Curve(1 / rows["budget"].to_numpy(), score, *edges.T, alike >= 0.5, 0)
+        low, high = edges.T
+        curve = Curve(1 / rows["budget"].to_numpy(), score, low, high, alike >= 0.5, 0)
         _curve(axes, curve, looks[method], drawstyle="default")
         scores += [*(100 * score), *(100 * edges.ravel())]
     teacher = 100 * _task_mean(teacher_rows(points, reference=roles.reference))

@@ -32,7 +32,8 @@ def place(axes: Axes, labels: Sequence[Label], avoid: NDArray[np.float64] | None
     avoid: [N, 2] other points, which a label rather does not cover. Settles the layout of the whole figure: call
     this last. Where there is no free place at all, the one with the least overlap is taken.
     """
-    figure = axes.get_figure()
+    figure = axes.get_figure(root=True)
+    assert figure is not None
     settle(figure)
     renderer, scale = FigureCanvasAgg(figure).get_renderer(), figure.dpi / 72
     inside = axes.get_window_extent(renderer)
