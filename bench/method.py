@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import UserError
 from bench.settings import Settings, explain
-from bench.tasks.catalogue import TASKS, Task
+from bench.tasks.catalogue import Task
+from bench.tasks.catalogue import task as task_named
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -94,4 +95,4 @@ def contestant(settings: Settings, name: str, task: str) -> Method:
         options = found.Options.model_validate(entry.options_for(task))
     except ValidationError as error:
         raise UserError(f"contestants.{name}.options ({task}): {explain(error)}") from None
-    return found(name, TASKS[task], options, settings)
+    return found(name, task_named(task, settings.own_tasks), options, settings)

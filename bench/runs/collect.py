@@ -18,7 +18,7 @@ def collect(settings: Settings) -> pd.DataFrame:
     table = _united(settings, [planned.key for planned in runs(settings)])
     table = _with_latencies(table, settings)
     table.insert(0, "profile", settings.profile)
-    table["source"] = [settings.data.of(task).title for task in table["task"]]
+    table["source"] = [settings.source_of(task) for task in table["task"]]
     return table
 
 

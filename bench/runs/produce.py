@@ -30,7 +30,7 @@ from bench.runs.collect import collect_task
 from bench.runs.provenance import describe
 from bench.settings import Settings
 from bench.store import RunKey, run_folder, state_folder, write_json, write_parquet
-from bench.tasks.catalogue import TASKS
+from bench.tasks.catalogue import task as task_named
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +90,7 @@ def measure_latency(settings: Settings, task: str, seed: int, out: Path) -> None
     device = pick_device(settings)
     reference = load_model(run_folder(settings, RunKey(task, settings.reference, "full", seed)), device)
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
-    splits = task_data(settings, TASKS[task], tokenizer).splits
+    splits = task_data(settings, task_named(task, settings.own_tasks), tokenizer).splits
     examples = splits["validation"].take(range(min(len(splits["validation"]), settings.latency.examples)))
     sizes = {1: examples.take(range(max(1, len(examples) // 4))), 32: examples}
     chosen = _to_be_timed(collect_task(settings, task, seed), settings.latency.speedups)
