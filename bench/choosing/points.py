@@ -15,9 +15,7 @@ from bench.choosing.frontier import nondominated
 from bench.choosing.policies import Policy, replay_many
 from bench.errors import UserError
 from bench.tasks.catalogue import Task
-from bench.tasks.scores import constant, scores
-
-METRICS = ("matthews", "accuracy", "f1", "pearson", "spearman")
+from bench.tasks.scores import METRICS, constant, hidden, scores
 
 # Predictions scored at once: 200 thresholds on QQP's 40,000 examples come in two blocks of 32 MB an array.
 _BLOCK = 4_000_000
@@ -63,7 +61,7 @@ def build(
     control: adds the best constant answer (for the reference's run). UserError where `selection` is not
     among the labelled traces.
     """
-    labelled = {split: trace for split, trace in traces.items() if len(trace.labels) and trace.labels.min() >= 0}
+    labelled = {split: trace for split, trace in traces.items() if len(trace.labels) and not hidden(trace.labels)}
     if selection not in labelled:
         raise UserError(f"{run.task} {run.method} {run.variant}: no labelled trace of the split '{selection}'")
     kinds = _kinds(policy, labelled[selection], grid, vectors)
