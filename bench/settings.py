@@ -254,6 +254,9 @@ class Settings(Section):
     def _tasks(self) -> Settings:
         if len(set(self.tasks)) != len(self.tasks):
             raise ValueError("tasks: a task is named twice")
+        for task in self.own_tasks:
+            if task in (*GLUE, "average"):
+                raise ValueError(f"own_tasks.{task}: the name is taken; choose another")
         known = (*GLUE, *self.own_tasks)
         named: dict[str, Iterable[str]] = {"tasks": self.tasks, "more_seeds": self.more_seeds}
         named |= {"data.tasks": self.data.tasks}
@@ -263,9 +266,6 @@ class Settings(Section):
             for task in tasks:
                 if task not in known:
                     raise ValueError(f"{key}: unknown task {task!r}; the tasks are {', '.join(known)}")
-        for task in self.own_tasks:
-            if task in (*GLUE, "average"):
-                raise ValueError(f"own_tasks.{task}: the name is taken; choose another")
         for task in dict.fromkeys((*self.tasks, *self.data.tasks)):
             try:
                 data = self.data.of(task)
