@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from pydantic import Field
-from sklearn.model_selection import KFold
 from torch import Tensor
 
 from baselines.finetuned import supervised
@@ -24,6 +23,7 @@ from bench.measuring.recording import record
 from bench.method import Method, Needed, Options
 from bench.settings import Settings
 from bench.tasks.catalogue import Task
+from bench.tasks.groups import folds
 from bench.training.loop import Loss, Plan
 from bench.training.losses import hidden_loss, task_loss
 from bench.training.targets import FrozenTeacher
@@ -51,11 +51,11 @@ class CascadeBert(Method):
 
     The paper's loss CE(small) + CE(big) + lambda DAR(small) has no term that joins the members, so the big
     member is the fine-tuned teacher, and only the small one is trained here. An example is easy, for DAR, if
-    a small model fine-tuned on the other folds gets it right (the paper's ensemble has seen what it judges:
-    on small tasks nearly everything would be easy). Without a pre-trained small checkpoint the small member
-    is the backbone's first layers, first taught the pre-trained backbone's last hidden states on the task's
-    text (no label takes part, so the folds stay honest); tables say so. Regression has no confidence: there
-    both members are static points.
+    a small model fine-tuned on the other folds gets it right; no fold shares a text with another (the paper's
+    ensemble has seen what it judges: on small tasks nearly everything would be easy). Without a pre-trained
+    small checkpoint the small member is the backbone's first layers, first taught the pre-trained backbone's
+    last hidden states on the task's text (no label takes part, so the folds stay honest); tables say so.
+    Regression has no confidence: there both members are static points.
     """
 
     Options = CascadeBertOptions
@@ -132,15 +132,16 @@ class CascadeBert(Method):
     def _easy(self, context: Context, start: Encoder) -> NDArray[np.bool_]:
         """[N] which training examples are got right by `start` fine-tuned on the other folds."""
         options, train = self.options, context.train
-        if len(train) < options.folds:
-            raise UserError(
-                f"contestants.{self.name}.options.folds: {options.folds} of {len(train)} examples; use fewer"
-            )
+        groups = np.arange(len(train)) if train.groups is None else train.groups
+        try:
+            parts = folds(groups, options.folds, context.seed)
+        except UserError as error:
+            raise UserError(f"contestants.{self.name}.options.folds: {error}") from None
         plan = self._plan(options.fold_epochs)
         easy = np.zeros(len(train), dtype=bool)
-        folds = KFold(options.folds, shuffle=True, random_state=context.seed).split(train.labels)
-        for number, (others, fold) in enumerate(folds, start=1):
+        for number, fold in enumerate(parts, start=1):
             model = copy.deepcopy(start)
+            others = np.setdiff1d(np.arange(len(train)), fold)
             context.fit(model, supervised, plan, f"fold-{number}", train=train.take(others))
             trace = record(model, train.take(fold), self.settings.training.eval_batch_size)
             easy[fold] = predictions(trace, self.task)[-1] == trace.labels

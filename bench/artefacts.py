@@ -34,7 +34,7 @@ class Trace:
     idx: NDArray[np.int64]
     """[N] the source's own row numbers."""
     labels: NDArray[Any]
-    """[N] int64 class ids, or float32 values for regression; -1 where hidden."""
+    """[N] int64 class ids, or float32 values for regression; -1, or NaN for regression, where hidden."""
     lengths: NDArray[np.int64]
     """[N] tokens of each example, special ones included."""
     difficulty: NDArray[np.int64] | None

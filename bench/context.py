@@ -157,20 +157,7 @@ class Context:
 def task_data(settings: Settings, task: Task, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     """The splits of a task as these settings want them."""
     data = settings.data.of(task.name)
-    prepared = prepare(
-        task,
-        tokenizer,
-        source=data.source,
-        path=data.path,
-        revision=data.revision,
-        seed=data.seed,
-        data_seed=data.seed,
-        max_train=data.max_train,
-        max_eval=data.max_eval,
-        calibration=data.calibration,
-        max_length=data.max_length,
-        sketch_sizes=data.sketch.model_dump(),
-    )
+    prepared = prepare(task, tokenizer, data, settings.selection)
     if data.test:
         return prepared
     kept = {split: examples for split, examples in prepared.splits.items() if not split.startswith("test")}
@@ -179,19 +166,7 @@ def task_data(settings: Settings, task: Task, tokenizer: PreTrainedTokenizerBase
 
 def data_fingerprint(settings: Settings, task: Task) -> str:
     """A short hash of the text, labels and order of the splits of a task as these settings want them."""
-    data = settings.data.of(task.name)
-    return fingerprint_of(
-        task,
-        source=data.source,
-        path=data.path,
-        revision=data.revision,
-        seed=data.seed,
-        data_seed=data.seed,
-        max_train=data.max_train,
-        max_eval=data.max_eval,
-        calibration=data.calibration,
-        sketch_sizes=data.sketch.model_dump(),
-    )
+    return fingerprint_of(task, settings.data.of(task.name), settings.selection)
 
 
 def load_model(folder: Path, device: torch.device) -> Any:

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bench.errors import UserError
 from bench.settings import Settings, explain
 from bench.store import RunKey
-from bench.tasks.catalogue import TASKS, Task
+from bench.tasks.catalogue import Task
+from bench.tasks.catalogue import task as task_named
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -115,8 +116,6 @@ def contestant(settings: Settings, name: str, task: str) -> Method:
     """The contestant `name` of the settings, on one task. Raises UserError where it cannot be found or set up."""
     if name not in settings.contestants:
         raise UserError(f"unknown contestant {name!r}; there are {', '.join(settings.contestants)}")
-    if task not in TASKS:
-        raise UserError(f"unknown task {task!r}; the tasks are {', '.join(settings.tasks)}")
     entry = settings.contestants[name]
     module, _, attribute = entry.method.partition(":")
     for folder in (
@@ -135,4 +134,4 @@ def contestant(settings: Settings, name: str, task: str) -> Method:
         options = found.Options.model_validate(entry.options_for(task))
     except ValidationError as error:
         raise UserError(f"contestants.{name}.options ({task}): {explain(error)}") from None
-    return found(name, TASKS[task], options, settings)
+    return found(name, task_named(task, settings.own_tasks), options, settings)

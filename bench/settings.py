@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +23,11 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _part(key: str, value: int | float) -> None:
+    if value < 0 or (isinstance(value, float) and not 0 < value < 1):
+        raise ValueError(f"{key} = {value}: a whole count, or a fraction between 0 and 1")
+
+
 class SketchSizes(Section):
     """How many examples the generator makes of each task."""
 
@@ -35,7 +40,9 @@ class Data(Section):
     """Where the text comes from and how much of it is used."""
 
     source: Literal["sketch", "folder", "hub"] = Field("sketch", description="Generated, a folder, or the Hub.")
-    path: Path | None = Field(None, description="The folder, in the layout of the Hub's nyu-mll/glue (source: folder).")
+    path: Path | None = Field(
+        None, description="The folder, laid out as the Hub's nyu-mll/glue or as GLUE's own site (source: folder)."
+    )
     revision: str = Field(
         "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
         description="Commit of nyu-mll/glue on the Hub (source: hub).",
@@ -44,7 +51,9 @@ class Data(Section):
     seed: int = Field(0, ge=0, description="Seed of the sketch, of the calibration part and of the caps.")
     sketch: SketchSizes = Field(SketchSizes(), description="Sizes of the generated tasks (source: sketch).")
     calibration: int | float = Field(
-        0.1, gt=0, description="Part of train set apart for every choice: a count, or a fraction below 1."
+        0.1,
+        ge=0,
+        description="Part of train set apart for every choice, if that is calibration: a count, or a fraction below 1.",
     )
     max_train: int | None = Field(None, ge=32, description="Most training examples of a task (a seeded sample).")
     max_eval: int | None = Field(None, ge=16, description="Most examples of calibration and of each validation split.")
@@ -54,14 +63,11 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Data:
-        if isinstance(self.calibration, float) and not 0 < self.calibration < 1:
-            raise ValueError(f"calibration = {self.calibration}: a whole count, or a fraction between 0 and 1")
+        _part("calibration", self.calibration)
         if self.source == "folder" and self.path is None:
             raise ValueError("path is missing: source: folder needs the folder's name")
         if self.source != "folder" and self.path is not None:
             raise ValueError(f"path = {self.path} goes with source: folder, not source: {self.source}")
-        for task in self.tasks:
-            _known_task(task)
         return self
 
     def of(self, task: str) -> Data:
@@ -72,6 +78,81 @@ class Data(Section):
     def title(self) -> str:
         """What a table calls the text."""
         return self.note or {"sketch": "sketch (generated)", "folder": "GLUE (folder)", "hub": "GLUE"}[self.source]
+
+
+CLASS_METRICS = ("accuracy", "balanced_accuracy", "f1", "f1_macro", "matthews")
+"""Metrics of classes that a task of one's own may name; f1 is of the second of two."""
+SCORE_METRICS = ("pearson", "spearman")
+"""The same of a regression."""
+
+
+class OwnTask(Section):
+    """A task of the profile's own: text in files beside it, or on the Hub."""
+
+    columns: list[str] = Field(min_length=1, max_length=2, description="One text column, or two for a pair.")
+    labels: list[str | int] | None = Field(
+        None, min_length=2, description="What the label column holds, one value a class, in the order of class ids."
+    )
+    range: tuple[float, float] | None = Field(None, description="Least and greatest label, for a regression.")
+    metrics: list[str] = Field(min_length=1, description="Metrics; the first ranks.")
+    files: dict[Literal["train", "validation", "test"], Path] = Field(
+        {}, description="CSV, TSV, JSON lines (.jsonl, .json) or parquet files; test may lack labels."
+    )
+    hub: str | None = Field(None, pattern=r"^[\w.-]+(/[\w.-]+)?$", description="owner/name on the Hub, for files.")
+    subset: str | None = Field(None, description="Which of several configurations that has.")
+    revision: str | None = Field(None, description="Commit on the Hub; null: its newest.")
+    label: str = Field("label", description="The label column.")
+    group: str | None = Field(None, description="A column: rows with one value of it are never parted by calibration.")
+    validation: int | float = Field(
+        0.1, description="Part of train set apart as validation where there is no such split: a count or a fraction."
+    )
+
+    @field_validator("labels", mode="before")
+    @classmethod
+    def _unquoted(cls, labels: Any) -> Any:
+        if isinstance(labels, list) and any(isinstance(label, bool) for label in labels):
+            raise ValueError("YAML reads yes, no, on, off, true and false as something else than words; quote them")
+        return labels
+
+    @model_validator(mode="after")
+    def _whole(self) -> OwnTask:
+        if (self.labels is None) == (self.range is None):
+            raise ValueError("either labels (classes) or range (a regression) is needed")
+        if self.range and not self.range[0] < self.range[1]:
+            raise ValueError(f"range = {list(self.range)}: the least label comes first")
+        for key, values in (("labels", self.labels or []), ("columns", self.columns), ("metrics", self.metrics)):
+            if len({str(value) for value in values}) < len(values):
+                raise ValueError(f"{key} = {values}: a value is named twice")
+        allowed = SCORE_METRICS if self.range else CLASS_METRICS
+        for metric in self.metrics:
+            if metric not in allowed:
+                raise ValueError(f"metrics: there is no {metric!r} here; choose from {', '.join(allowed)}")
+        if "f1" in self.metrics and self.labels and len(self.labels) != 2:
+            raise ValueError("metrics: f1 is of the second of two classes; of more take f1_macro")
+        if bool(self.files) == bool(self.hub):
+            raise ValueError("either files or hub says where the text is")
+        if not self.hub and (self.subset or self.revision):
+            raise ValueError("subset and revision go with hub")
+        if self.files and "train" not in self.files:
+            raise ValueError("files: train is missing")
+        for split, file in self.files.items():
+            if file.suffix not in (".csv", ".tsv", ".jsonl", ".json", ".parquet"):
+                raise ValueError(f"files.{split}: {file}: its name must end in .csv, .tsv, .jsonl, .json or .parquet")
+        if {self.label, self.group} & set(self.columns) or self.label == self.group:
+            raise ValueError("columns, label and group are different columns")
+        _part("validation", self.validation)
+        if not self.validation:
+            raise ValueError("validation = 0: results are reported on it")
+        return self
+
+    def within(self, folder: Path) -> OwnTask:
+        """This task with its files' names taken from `folder`, where they are relative."""
+        return self.model_copy(update={"files": {split: folder / file for split, file in self.files.items()}})
+
+    @property
+    def source(self) -> str:
+        """What a table calls the text."""
+        return f"{self.hub} (Hub)" if self.hub else "own files"
 
 
 class Backbone(Section):
@@ -134,11 +215,6 @@ class RatioStudy(Section):
     sampler: Literal["nsgaii", "tpe", "random"] = Field("nsgaii", description="Optuna's sampler.")
     seed: int = Field(0, ge=0, description="The sampler's seed is this plus the generation.")
 
-    @field_validator("tasks")
-    @classmethod
-    def _known(cls, tasks: list[str]) -> list[str]:
-        return [_known_task(task) for task in tasks]
-
     @model_validator(mode="after")
     def _parents(self) -> RatioStudy:
         if self.sampler == "nsgaii" and self.population < 2:
@@ -155,11 +231,6 @@ class Contestant(Section):
     )
     options: dict[str, Any] = Field({}, description="The method's own options.")
     tasks: dict[str, dict[str, Any]] = Field({}, description="Options with other values for a task, by its name.")
-
-    @field_validator("tasks")
-    @classmethod
-    def _known(cls, tasks: dict[str, Any]) -> dict[str, Any]:
-        return {_known_task(task): options for task, options in tasks.items()}
 
     def options_for(self, task: str) -> dict[str, Any]:
         """The options that hold for one task."""
@@ -189,6 +260,7 @@ class Settings(Section):
         description="Where checkpoints and thresholds are chosen; validation is the papers' protocol.",
     )
     data: Data = Field(Data(), description="The text.")
+    own_tasks: dict[Name, OwnTask] = Field({}, description="Tasks beside GLUE's, by the names that tables print.")
     backbone: Backbone = Field(description="The pre-trained encoder.")
     training: Training = Field(Training(), description="How everything trains.")
     thresholds: Thresholds = Field(Thresholds(), description="The exit-threshold sweep.")
@@ -200,12 +272,30 @@ class Settings(Section):
     ablations: dict[Name, Name] = Field({}, description="Ablation -> the full method it is compared with.")
     studies: list[RatioStudy] = Field([], description="Pruning-ratio studies.")
 
-    @field_validator("tasks")
-    @classmethod
-    def _known(cls, tasks: list[str]) -> list[str]:
-        if len(set(tasks)) != len(tasks):
-            raise ValueError("a task is named twice")
-        return [_known_task(task) for task in tasks]
+    @model_validator(mode="after")
+    def _tasks(self) -> Settings:
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ValueError("tasks: a task is named twice")
+        for task in self.own_tasks:
+            if task in (*GLUE, "average"):
+                raise ValueError(f"own_tasks.{task}: the name is taken; choose another")
+        known = (*GLUE, *self.own_tasks)
+        named: dict[str, Iterable[str]] = {"tasks": self.tasks, "more_seeds": self.more_seeds}
+        named |= {"data.tasks": self.data.tasks}
+        named |= {f"contestants.{name}.tasks": each.tasks for name, each in self.contestants.items()}
+        named |= {f"studies.{number}.tasks": study.tasks for number, study in enumerate(self.studies)}
+        for key, tasks in named.items():
+            for task in tasks:
+                if task not in known:
+                    raise ValueError(f"{key}: unknown task {task!r}; the tasks are {', '.join(known)}")
+        for task in dict.fromkeys((*self.tasks, *self.data.tasks)):
+            try:
+                data = self.data.of(task)
+            except ValidationError as error:
+                raise ValueError(f"data.tasks.{task}.{explain(error, Data)}") from None
+            if self.selection == "calibration" and task in self.tasks and not data.calibration:
+                raise ValueError(f"data.calibration = 0: {task} is chosen on it; or set selection: validation")
+        return self
 
     @model_validator(mode="after")
     def _names(self) -> Settings:
@@ -219,8 +309,6 @@ class Settings(Section):
             for name in names:
                 if name not in self.contestants:
                     raise ValueError(f"{key}: {name!r} is not a contestant; there are {', '.join(self.contestants)}")
-        for task in self.more_seeds:
-            _known_task(task)
         studied = [(study.method, task) for study in self.studies for task in study.tasks]
         for method, task in studied:
             if task not in self.tasks:
@@ -231,6 +319,10 @@ class Settings(Section):
 
     def seeds_of(self, task: str) -> list[int]:
         return list(dict.fromkeys([*self.seeds, *self.more_seeds.get(task, [])]))
+
+    def source_of(self, task: str) -> str:
+        """What a table calls the text of a task."""
+        return self.own_tasks[task].source if task in self.own_tasks else self.data.of(task).title
 
     @property
     def root(self) -> Path:
@@ -327,27 +419,20 @@ def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _known_task(task: str) -> str:
-    if task not in GLUE:
-        raise ValueError(f"unknown task {task!r}; the tasks are {', '.join(GLUE)}")
-    return task
-
-
-def explain(error: ValidationError) -> str:
-    """The first problem of a validation error, as one line."""
+def explain(error: ValidationError, section: type[BaseModel] | None = None) -> str:
+    """The first problem of a validation error of a section (default: the settings), as one line."""
     first, more = error.errors()[0], error.error_count() - 1
     key = ".".join(str(part) for part in first["loc"] if part != "function-after") or "settings"
     message = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        message = "no such key" + _allowed(first["loc"])
+        message = "no such key" + _allowed(first["loc"], section or Settings)
     elif first["type"] != "value_error" and first["type"] != "missing":
         message = f"{message}, not {first['input']!r}"
     return f"{key}: {message}" + (f" (and {more} more)" if more else "")
 
 
-def _allowed(loc: tuple[int | str, ...]) -> str:
-    """The keys of the section that `loc` ends in, where it is one of ours."""
-    model: Any = Settings
+def _allowed(loc: tuple[int | str, ...], model: Any) -> str:
+    """The keys of the section of `model` that `loc` ends in, where it is one of ours."""
     for part in loc[:-1]:
         field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
         if field is None:

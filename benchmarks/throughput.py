@@ -18,6 +18,7 @@ import torch
 from baselines.finetuned import supervised
 from bench.context import native_bfloat16
 from bench.encoder import Encoder, backbones
+from bench.settings import Data
 from bench.tasks.batches import collate
 from bench.tasks.catalogue import TASKS, Task
 from bench.tasks.examples import Examples
@@ -54,21 +55,9 @@ def main() -> None:
 
 
 def examples_of(task: Task, folder: Path | None, count: int) -> Examples:
-    data = prepare(
-        task,
-        backbones.tokenizer(BACKBONE),
-        source="folder" if folder else "sketch",
-        path=folder,
-        revision=None,
-        seed=0,
-        data_seed=0,
-        max_train=count,
-        max_eval=16,
-        calibration=16,
-        max_length=128,
-        sketch_sizes={"train": count + 16, "validation": 16, "test": 16},
-    )
-    return data.splits["train"]
+    text = {"source": "folder", "path": folder} if folder else {"sketch": {"train": count + 64, "validation": 16}}
+    data = Data.model_validate(text | {"max_train": count, "max_eval": 16, "calibration": 16})
+    return prepare(task, backbones.tokenizer(BACKBONE), data).splits["train"]
 
 
 def model_of(task: Task) -> Encoder:

@@ -15,9 +15,7 @@ from bench.choosing.frontier import nondominated
 from bench.choosing.policies import Policy, replay_many
 from bench.errors import UserError
 from bench.tasks.catalogue import Task
-from bench.tasks.scores import constant, scores
-
-METRICS = ("matthews", "accuracy", "f1", "pearson", "spearman")
+from bench.tasks.scores import METRICS, constant, hidden, scores
 
 # Predictions scored at once: 200 thresholds on QQP's 40,000 examples come in two blocks of 32 MB an array.
 _BLOCK = 4_000_000
@@ -171,7 +169,7 @@ def evaluate(exits: NDArray[np.int64], trace: Trace, costs: Costs, task: Task) -
 
 def labelled(trace: Trace) -> bool:
     """Whether a trace can be scored: a test split hides its labels."""
-    return bool(len(trace.labels)) and trace.labels.min() >= 0
+    return bool(len(trace.labels)) and not hidden(trace.labels)
 
 
 def full_depth(trace: Trace, costs: Costs, task: Task) -> pd.Series:

@@ -35,7 +35,9 @@ def write_submission(
     """
     if method not in set(points["method"]):
         raise UserError(f"no method {method!r} in the points; choose from {', '.join(points['method'].unique())}")
-    rows = points[points["method"] == method]
+    rows = points[(points["method"] == method) & points["task"].isin(list(TASKS))]
+    if rows.empty:
+        raise UserError(f"{method} was run on no task of GLUE; the server only takes predictions for GLUE")
     if not rows["source"].dropna().str.contains("GLUE").all():
         raise UserError(f"{method} was run on {rows['source'].iloc[0]}: the server only takes predictions for GLUE")
     seed = int(rows["seed"].min()) if seed is None else seed

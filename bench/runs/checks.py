@@ -32,8 +32,9 @@ def report(settings: Settings) -> Iterator[str]:
         data = task_data(settings, contestant(settings, settings.reference, task).task, tokenizer)
         sizes = ", ".join(f"{split} {len(examples)}" for split, examples in data.splits.items())
         count = sum(run.key.task == task for run in planned)
+        lost = f"; {data.left_out} training rows left out, beside calibration rows of their group" * bool(data.left_out)
         missing = f"; this source has no {', '.join(data.missing)}" if data.missing else ""
-        yield f"data {task}: {sizes}; {count} runs train on {len(data.splits['train'])} examples{missing}"
+        yield f"data {task}: {sizes}; {count} runs train on {len(data.splits['train'])} examples{lost}{missing}"
     yield "nothing is missing"
 
 

@@ -30,7 +30,7 @@ from bench.runs.collect import collect_task, operated
 from bench.runs.produce import hardware
 from bench.settings import Settings
 from bench.store import RunKey, read_json, run_folder, write_parquet
-from bench.tasks.catalogue import TASKS
+from bench.tasks.catalogue import task as task_named
 from bench.tasks.examples import Examples
 
 log = logging.getLogger(__name__)
@@ -83,7 +83,7 @@ def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Ite
     if not facts.is_file() or read_json(facts)["status"] != "ok":
         raise UserError(f"its reference, {reference.path}, failed or is not there")
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
-    examples = task_data(settings, TASKS[task], tokenizer).splits["validation"]
+    examples = task_data(settings, task_named(task, settings.own_tasks), tokenizer).splits["validation"]
     runs = {reference: _load(settings, reference, examples, device)}
     full = runs[reference]
     table = collect_task(settings, task, seed)

@@ -27,7 +27,7 @@ def collect(settings: Settings) -> pd.DataFrame:
     table = _united(settings, [planned.key for planned in runs(settings)])
     table = _with_latencies(table, settings)
     table.insert(0, "profile", settings.profile)
-    table["source"] = [settings.data.of(task).title for task in table["task"]]
+    table["source"] = [settings.source_of(task) for task in table["task"]]
     arithmetic = sorted(set(table["arithmetic"]) - {""})
     if settings.strict and len(arithmetic) > 1:
         raise UserError(f"strict: the runs were made with unlike arithmetic, {' and '.join(arithmetic)}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.errors import UserError
 from bench.method import Method, contestant
-from bench.settings import Settings
+from bench.settings import CLASS_METRICS, SCORE_METRICS, Settings
 from bench.store import RunKey
 
 
@@ -53,7 +53,8 @@ def summary(settings: Settings) -> Iterator[str]:
     """The plan in words, a line each: contestants, tasks, seeds, jobs."""
     planned = runs(settings)
     yield f"profile {settings.profile}: results go to {settings.root}"
-    yield f"text: {settings.data.title}; chosen on {settings.selection}, reported on validation"
+    texts = dict.fromkeys(settings.source_of(task) for task in settings.tasks)
+    yield f"text: {', '.join(texts)}; chosen on {settings.selection}, reported on validation"
     yield f"backbone: {settings.backbone.name}, exits look at {settings.backbone.pooling}"
     for name, entry in settings.contestants.items():
         variants = dict.fromkeys(run.key.variant for run in planned if run.key.method == name)
@@ -61,6 +62,8 @@ def summary(settings: Settings) -> Iterator[str]:
     for task in settings.tasks:
         count = sum(run.key.task == task for run in planned)
         yield f"task {task}: seeds {', '.join(map(str, settings.seeds_of(task)))}; {count} runs"
+    if settings.own_tasks:
+        yield f"metrics of own tasks: {', '.join(CLASS_METRICS)}; of a range {', '.join(SCORE_METRICS)}"
     for study in settings.studies:
         trials = study.generations * study.population
         yield f"study of {study.method}: {trials} trials ({study.sampler}) on {', '.join(study.tasks)}"

@@ -179,7 +179,7 @@ def describe(context: Context, method: Method, identity: Identity, began: float)
         "method": f"{type(method).__module__}:{type(method).__qualname__}, version {method.version}",
         "data": {
             "fingerprint": context.data.fingerprint,
-            "source": context.settings.data.of(context.key.task).title,
+            "source": context.settings.source_of(context.key.task),
             "missing_splits": list(context.data.missing),
             "examples": {split: len(examples) for split, examples in context.data.splits.items()},
         },

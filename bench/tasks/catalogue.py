@@ -1,15 +1,18 @@
-"""The nine GLUE tasks as data: columns, label words, metrics, splits and submission files."""
+"""Tasks as data: GLUE's nine, and those that a profile declares for text of its own."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 
 from bench.errors import UserError
+from bench.settings import OwnTask
+from bench.tasks.groups import Grouping, alike, nested, shared
 
-__all__ = ["TASKS", "Task", "task"]
+__all__ = ["ALIASES", "TASKS", "Task", "in_order", "task", "tasks_of", "title"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """One GLUE task, named and laid out as in the Hub's `nyu-mll/glue`."""
+    """One task; the nine of GLUE are named and laid out as in the Hub's `nyu-mll/glue`."""
 
     name: str
     title: str
@@ -20,14 +23,25 @@ class Task:
     """Class words in label order; empty for regression."""
     metrics: tuple[str, ...]
     """Metric names; the first one ranks."""
-    submission_files: tuple[str, ...]
+    grouping: Grouping = field(repr=False)
+    """Which rows of train hang together by their text, so that none is trained on where another is chosen on."""
+    submission_files: tuple[str, ...] = ()
     """File name the GLUE server expects for each of `test_splits`; the header is `index<tab>prediction`."""
-    submission_words: tuple[str, ...]
+    submission_words: tuple[str, ...] = ()
     """What such a file holds for each class; empty for regression (floats from 0 to 5)."""
     validation_splits: tuple[str, ...] = ("validation",)
     test_splits: tuple[str, ...] = ("test",)
     may_be_empty: tuple[str, ...] = ()
     """Columns in which the published data itself has empty texts."""
+    range: tuple[float, float] = (0.0, 5.0)
+    """Least and greatest label of a regression."""
+    own: OwnTask | None = None
+    """Where the text of a task of a profile's own comes from; None for GLUE's, whose source is the profile's."""
+
+    @property
+    def numbered(self) -> bool:
+        """Whether class ids themselves are valid labels in a file, as in GLUE's parquet files."""
+        return self.own is None
 
     @property
     def regression(self) -> bool:
@@ -55,6 +69,8 @@ _TASKS = (
         columns=("sentence",),
         labels=("unacceptable", "acceptable"),
         metrics=("matthews", "accuracy"),
+        # The same words, judged twice: 40 of 8,551 sentences.
+        grouping=shared("sentence"),
         submission_files=("CoLA.tsv",),
         submission_words=BINARY,
     ),
@@ -64,6 +80,8 @@ _TASKS = (
         columns=("sentence",),
         labels=("negative", "positive"),
         metrics=("accuracy",),
+        # Train holds the phrases of a sentence's parse tree, nine of each on average; validation holds sentences.
+        grouping=nested("sentence"),
         submission_files=("SST-2.tsv",),
         submission_words=BINARY,
     ),
@@ -73,6 +91,8 @@ _TASKS = (
         columns=("sentence1", "sentence2"),
         labels=("not_equivalent", "equivalent"),
         metrics=("f1", "accuracy"),
+        # A news sentence stands in several pairs: 14 % of train.
+        grouping=shared("sentence1", "sentence2"),
         submission_files=("MRPC.tsv",),
         submission_words=BINARY,
     ),
@@ -82,6 +102,8 @@ _TASKS = (
         columns=("question1", "question2"),
         labels=("not_duplicate", "duplicate"),
         metrics=("f1", "accuracy"),
+        # Questions are linked: where a is asked like b and b like c, a and c give each other away.
+        grouping=shared("question1", "question2"),
         submission_files=("QQP.tsv",),
         submission_words=BINARY,
         # Two training rows of the published data have no second question.
@@ -93,6 +115,8 @@ _TASKS = (
         columns=("sentence1", "sentence2"),
         labels=(),
         metrics=("pearson", "spearman"),
+        # Captions and headlines are paired several times: 23 % of train.
+        grouping=shared("sentence1", "sentence2"),
         submission_files=("STS-B.tsv",),
         submission_words=(),
     ),
@@ -102,6 +126,8 @@ _TASKS = (
         columns=("premise", "hypothesis"),
         labels=("entailment", "neutral", "contradiction"),
         metrics=("accuracy",),
+        # Each premise was given three hypotheses, one a label.
+        grouping=shared("premise"),
         submission_files=("MNLI-m.tsv", "MNLI-mm.tsv"),
         submission_words=("entailment", "neutral", "contradiction"),
         validation_splits=("validation_matched", "validation_mismatched"),
@@ -113,6 +139,8 @@ _TASKS = (
         columns=("question", "sentence"),
         labels=ENTAILMENT,
         metrics=("accuracy",),
+        # Paragraphs carry no mark; what shows of them are sentences and questions that stand in several pairs.
+        grouping=shared("question", "sentence"),
         submission_files=("QNLI.tsv",),
         submission_words=ENTAILMENT,
     ),
@@ -122,6 +150,8 @@ _TASKS = (
         columns=("sentence1", "sentence2"),
         labels=ENTAILMENT,
         metrics=("accuracy",),
+        # Passages are asked several hypotheses, and hypotheses of several passages: 31 % of train.
+        grouping=shared("sentence1", "sentence2"),
         submission_files=("RTE.tsv",),
         submission_words=ENTAILMENT,
     ),
@@ -131,16 +161,63 @@ _TASKS = (
         columns=("sentence1", "sentence2"),
         labels=("not_entailment", "entailment"),
         metrics=("accuracy",),
+        # A schema is one text with several readings of its pronoun: 93 % of train.
+        grouping=shared("sentence1", "sentence2"),
         submission_files=("WNLI.tsv",),
         submission_words=BINARY,
     ),
 )
 
 TASKS: dict[str, Task] = {each.name: each for each in _TASKS}
+"""GLUE's nine, in the order of tables."""
+
+ALIASES = {
+    "neg": "negative",
+    "pos": "positive",
+    "non_entailment": "not_entailment",
+    "no_entailment": "not_entailment",
+    "paraphrase": "equivalent",
+    "not_paraphrase": "not_equivalent",
+    "non_duplicate": "not_duplicate",
+    "grammatical": "acceptable",
+    "ungrammatical": "unacceptable",
+}
+"""Other words for GLUE's labels, in lower case with underscores."""
 
 
-def task(name: str) -> Task:
-    """Look a task up by name; UserError that names the allowed ones otherwise."""
-    if name not in TASKS:
-        raise UserError(f"unknown task {name!r}; choose from {', '.join(TASKS)}")
-    return TASKS[name]
+def tasks_of(own: Mapping[str, OwnTask]) -> dict[str, Task]:
+    """All tasks that a profile with these `own_tasks` knows, by name: GLUE's, then its own."""
+    return TASKS | {name: _own(name, declared) for name, declared in own.items()}
+
+
+def task(name: str, own: Mapping[str, OwnTask] | None = None) -> Task:
+    """Look a task up by name, among GLUE's and `own`; UserError that names the known ones otherwise."""
+    known = tasks_of(own or {})
+    if name not in known:
+        raise UserError(f"unknown task {name!r}; choose from {', '.join(known)}")
+    return known[name]
+
+
+def title(name: str) -> str:
+    """A task's name for tables and figures: "SST-2" for "sst2"; any other name is its own title."""
+    return TASKS[name].title if name in TASKS else name
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """The names in the order of tables, each once: GLUE's in the catalogue's order, then the others as they come."""
+    given = list(dict.fromkeys(names))
+    return [*(name for name in TASKS if name in given), *(name for name in given if name not in TASKS)]
+
+
+def _own(name: str, declared: OwnTask) -> Task:
+    columns = tuple(declared.columns)
+    return Task(
+        name=name,
+        title=name,
+        columns=columns,
+        labels=tuple(str(label) for label in declared.labels or ()),
+        metrics=tuple(declared.metrics),
+        grouping=alike(columns, "group" if declared.group else None),
+        range=declared.range or (0.0, 0.0),
+        own=declared,
+    )

@@ -17,14 +17,16 @@ class Examples:
     """One split, tokenised but not padded; a map-style data set for a torch DataLoader."""
 
     idx: NDArray[np.int64]
-    """[N] the source's own row numbers."""
+    """[N] row numbers in the source's split, from 0; those of a test split are the source's own."""
     labels: NDArray[Any]
-    """[N] int64 class ids, or float32 values for regression; -1 where hidden."""
+    """[N] int64 class ids, or float32 values for regression; -1, or NaN for regression, where hidden."""
     input_ids: list[list[int]]
     segments: list[list[int]]
     """0 for the first text and 1 for the second, one a token."""
     difficulty: NDArray[np.int64] | None = None
     """[N] 1 easy, 2 medium, 3 hard, where the source knows."""
+    groups: NDArray[np.int64] | None = None
+    """[N] equal for rows that hang together by their text (train and what is set apart from it); -1 for common ones."""
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -52,6 +54,7 @@ class Examples:
             input_ids=[self.input_ids[i] for i in chosen],
             segments=[self.segments[i] for i in chosen],
             difficulty=None if self.difficulty is None else self.difficulty[chosen],
+            groups=None if self.groups is None else self.groups[chosen],
         )
 
 
@@ -61,8 +64,11 @@ class TaskData:
 
     task: Task
     splits: dict[str, Examples]
-    """train, calibration, validation, test, and MNLI's validation_mismatched and test_mismatched."""
+    """train, calibration (where choices are made on it), validation, test, and MNLI's validation_mismatched and
+    test_mismatched."""
     missing: tuple[str, ...]
     """Names of the splits that the source does not have."""
     fingerprint: str
     """Short hash of the text, labels and order of train, calibration and the validation splits."""
+    left_out: int = 0
+    """Training rows in no split: they share a group with a row that was set apart."""

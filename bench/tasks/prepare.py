@@ -1,137 +1,126 @@
-"""From a task's name to tokenised splits: load, carve a calibration part, cap, tokenise, fingerprint."""
+"""From a task's name to tokenised splits: load, set a calibration part apart, cap, tokenise, fingerprint."""
+
+from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from bench.errors import UserError
-from bench.tasks.catalogue import Task
 from bench.tasks.examples import Examples, TaskData
-from bench.tasks.sources import Columns, Source, load
+from bench.tasks.groups import set_apart, spread
+from bench.tasks.sources import Columns, load
 
-__all__ = ["prepare"]
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from bench.settings import Data
+    from bench.tasks.catalogue import Task
+
+__all__ = ["Survey", "fingerprint_of", "prepare", "survey"]
+
+Selection = Literal["calibration", "validation"]
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What is known of a task's data without a tokenizer."""
+
+    fingerprint: str
+    """Short hash of the text, labels and order of train, calibration and the validation splits."""
+    sizes: dict[str, int]
+    """Split -> examples, in the order of `TaskData.splits`."""
+    missing: tuple[str, ...]
+    """Names of the splits that the source does not have."""
+    left_out: int
+    """Training rows in no split: they share a group with a row that was set apart."""
 
 
 def prepare(
-    task: Task,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    source: Source,
-    path: Path | None,
-    revision: str | None,
-    seed: int,
-    data_seed: int,
-    max_train: int | None,
-    max_eval: int | None,
-    calibration: int | float,
-    max_length: int | tuple[int, int],
-    sketch_sizes: Mapping[str, int],
+    task: Task, tokenizer: PreTrainedTokenizerBase, data: Data, selection: Selection = "calibration"
 ) -> TaskData:
     """Load a task and make it ready to train and measure on.
 
-    source, path, revision, seed, sketch_sizes: as in `load`.
-    data_seed: picks the calibration part and the capped samples, all stratified by class.
-    max_train, max_eval: most examples of train, and of calibration and each validation split; None for all.
-        Test is never capped.
-    calibration: how much of train is set apart before capping, as a count (int) or a fraction (float).
-    max_length: most tokens of an example, or (single sentence, pair).
-    UserError for bad data, and where calibration would leave nothing to train on.
+    data: the settings' section as it holds for this task. The calibration part is set apart by groups of the text
+    (`Task.grouping`) before anything is capped; with selection "validation" there is none. `data.max_train` caps
+    train, `data.max_eval` calibration and each validation split; test is never capped. All samples follow
+    `data.seed` and are stratified by label. UserError for bad data, and where calibration does not fit.
     """
-    columns, missing = _columns(
-        task, source, path, revision, seed, data_seed, max_train, max_eval, calibration, sketch_sizes
-    )
-    if isinstance(max_length, tuple):
-        max_length = max_length[len(task.columns) - 1]
-    order = [name for name in ("train", "calibration", *task.splits) if name in columns]
+    columns, known = _parted(task, data, selection)
+    length = data.max_length[len(task.columns) - 1]
     return TaskData(
         task=task,
-        splits={name: _tokenise(task, columns[name], tokenizer, max_length) for name in dict.fromkeys(order)},
-        missing=missing,
-        fingerprint=_fingerprint(task, columns),
+        splits={name: _tokenise(task, split, tokenizer, length) for name, split in columns.items()},
+        missing=known.missing,
+        fingerprint=known.fingerprint,
+        left_out=known.left_out,
     )
 
 
-def fingerprint_of(
-    task: Task,
-    *,
-    source: Source,
-    path: Path | None,
-    revision: str | None,
-    seed: int,
-    data_seed: int,
-    max_train: int | None,
-    max_eval: int | None,
-    calibration: int | float,
-    sketch_sizes: Mapping[str, int],
-) -> str:
-    """The fingerprint that `prepare` gives, without tokenising."""
-    columns, _ = _columns(task, source, path, revision, seed, data_seed, max_train, max_eval, calibration, sketch_sizes)
-    return _fingerprint(task, columns)
+def fingerprint_of(task: Task, data: Data, selection: Selection = "calibration") -> str:
+    """The fingerprint that `prepare` gives, without tokenising: the same for the same text, wherever it lies."""
+    return survey(task, data, selection).fingerprint
 
 
-def _columns(
-    task: Task,
-    source: Source,
-    path: Path | None,
-    revision: str | None,
-    seed: int,
-    data_seed: int,
-    max_train: int | None,
-    max_eval: int | None,
-    calibration: int | float,
-    sketch_sizes: Mapping[str, int],
-) -> tuple[dict[str, Columns], tuple[str, ...]]:
-    """The splits carved and capped, and the names of those that the source lacks."""
-    raw = load(task, source, path, revision, seed, sketch_sizes)
-    names = {ours: theirs for ours, theirs in task.splits.items() if theirs in raw.splits}
-    columns = {ours: raw.splits[theirs] for ours, theirs in names.items()}
-    columns["train"], columns["calibration"] = _carve(task, columns["train"], calibration, data_seed)
-    caps = {name: None if name.startswith("test") else max_eval for name in columns} | {"train": max_train}
-    capped = {name: _cap(split, caps[name], data_seed) for name, split in columns.items()}
-    return capped, tuple(ours for ours, theirs in task.splits.items() if theirs in raw.missing)
+def survey(task: Task, data: Data, selection: Selection = "calibration") -> Survey:
+    """What `prepare` would find, without tokenising; kept for this process. Arguments and errors as there."""
+    key = (task.name, repr(task.own), data.model_dump_json(), selection)
+    if key not in _KNOWN:
+        _KNOWN[key] = _parted(task, data, selection)[1]
+    return _KNOWN[key]
 
 
-def _carve(task: Task, train: Columns, calibration: int | float, data_seed: int) -> tuple[Columns, Columns]:
-    total = len(train["label"])
-    count = calibration if isinstance(calibration, int) else round(calibration * total)
-    if not 0 < count < total:
-        raise UserError(f"{task.name}: a calibration part of {calibration} does not fit {total} training rows")
-    chosen = _sample(train["label"], count, np.random.default_rng([data_seed, 0]))
-    held_out = _take(train, chosen)
-    # A text may occur twice in GLUE's train; its twin must not be trained on.
-    texts = list(zip(*(train[name] for name in task.columns), strict=True))
-    seen = {texts[i] for i in chosen}
-    rest = _take(train, np.array([i for i, text in enumerate(texts) if text not in seen], dtype=np.int64))
-    if not rest["label"]:
-        raise UserError(f"{task.name}: a calibration part of {calibration} leaves nothing to train on")
-    return rest, held_out
+_KNOWN: dict[tuple[str, ...], Survey] = {}
 
 
-def _cap(split: Columns, cap: int | None, data_seed: int) -> Columns:
+def _parted(task: Task, data: Data, selection: Selection) -> tuple[dict[str, Columns], Survey]:
+    raw = load(task, data)
+    columns = {ours: raw.splits[theirs] for ours, theirs in task.splits.items() if theirs in raw.splits}
+    groups = task.grouping(columns["train"])
+    for split in columns.values():
+        split.pop("group", None)
+    columns["train"]["group"] = groups.ids.tolist()
+    left_out = 0
+    parts: list[tuple[str, int | float, int]] = []
+    if "validation" not in columns and task.own:
+        parts.append(("validation", task.own.validation, 2))
+    if selection == "calibration":
+        parts.append(("calibration", data.calibration, 0))
+    for name, wanted, stream in parts:
+        train = columns["train"]
+        total = len(train["label"])
+        count = wanted if isinstance(wanted, int) else round(wanted * total)
+        try:
+            chosen, rest = set_apart(train["label"], groups, count, np.random.default_rng([data.seed, stream]))
+        except UserError as error:
+            raise UserError(f"{task.name}: a {name} part of {wanted} cannot be set apart from train: {error}") from None
+        columns[name], columns["train"] = _take(train, chosen), _take(train, rest)
+        groups = type(groups)(groups.ids[rest], groups.typical[rest])
+        left_out += total - len(chosen) - len(rest)
+    caps = {name: None if name.startswith("test") else data.max_eval for name in columns} | {"train": data.max_train}
+    order = [name for name in dict.fromkeys(("train", "calibration", *task.splits)) if name in columns]
+    columns = {name: _cap(columns[name], caps[name], data.seed) for name in order}
+    known = Survey(
+        fingerprint=_fingerprint(task, columns),
+        sizes={name: len(split["label"]) for name, split in columns.items()},
+        missing=tuple(ours for ours, theirs in task.splits.items() if theirs in raw.missing and ours not in columns),
+        left_out=left_out,
+    )
+    return columns, known
+
+
+def _cap(split: Columns, cap: int | None, seed: int) -> Columns:
     if cap is None or cap >= len(split["label"]):
         return split
-    return _take(split, _sample(split["label"], cap, np.random.default_rng([data_seed, 1])))
-
-
-def _sample(labels: list[float], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Sorted positions of a random sample with the labels' own proportions.
-
-    Systematic sampling: at equal steps through the rows shuffled and then sorted by label, which also serves
-    real-valued labels.
-    """
-    shuffled = rng.permutation(len(labels))
-    by_label = shuffled[np.argsort(np.asarray(labels)[shuffled], kind="stable")]
-    steps = ((np.arange(count) + rng.uniform()) * len(labels) / count).astype(np.int64)
-    return np.sort(by_label[steps])
+    return _take(split, np.sort(spread(split["label"], np.random.default_rng([seed, 1]))[:cap]))
 
 
 def _take(split: Columns, positions: NDArray[np.int64]) -> Columns:
-    return {name: [values[i] for i in positions] for name, values in split.items()}
+    return {name: [values[i] for i in positions.tolist()] for name, values in split.items()}
 
 
 def _tokenise(task: Task, split: Columns, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Examples:
@@ -143,19 +132,26 @@ def _tokenise(task: Task, split: Columns, tokenizer: PreTrainedTokenizerBase, ma
         return_token_type_ids=True,
         return_attention_mask=False,
     )
+
+    def known(name: str) -> NDArray[np.int64] | None:
+        return np.asarray(split[name], dtype=np.int64) if name in split else None
+
     return Examples(
         idx=np.asarray(split["idx"], dtype=np.int64),
         labels=np.asarray(split["label"], dtype=np.float32 if task.regression else np.int64),
         input_ids=encoded["input_ids"],
         segments=encoded["token_type_ids"],
-        difficulty=np.asarray(split["difficulty"], dtype=np.int64) if "difficulty" in split else None,
+        difficulty=known("difficulty"),
+        groups=known("group"),
     )
 
 
 def _fingerprint(task: Task, columns: dict[str, Columns]) -> str:
-    digest = hashlib.sha256(task.name.encode())
+    digest = hashlib.sha256(json.dumps([task.name, task.labels]).encode())
     for name in sorted(columns):
         if not name.startswith("test"):
-            kept = [name, *(columns[name][column] for column in (*task.columns, "label"))]
-            digest.update(json.dumps(kept).encode())
+            split = columns[name]
+            digest.update(json.dumps([name, split["idx"], *(split[column] for column in task.columns)]).encode())
+            # Labels as they are trained on: the same score may be written as 3.8 and as a float32 in a file.
+            digest.update(np.asarray(split["label"], dtype=np.float32).tobytes())
     return digest.hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""GLUE's metrics, computed for many rows of predictions at once.
+"""The metrics that a task may have, computed for many rows of predictions at once.
 
 A sweep scores hundreds of operating points on the same examples, so every metric works on the last axis and
 keeps the leading ones. Undefined cases follow scikit-learn: Matthews 0, F1 0; a constant prediction has
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bench.tasks.catalogue import Task
 
-__all__ = ["constant", "scores"]
+__all__ = ["METRICS", "constant", "hidden", "score", "scores"]
 
 Floats = NDArray[np.float64]
 
@@ -22,15 +22,26 @@ def scores(task: Task, predictions: ArrayLike, labels: ArrayLike) -> dict[str, F
 
     predictions: [..., N] class ids, or real values for regression; labels: [N].
     Returns metric name -> array of the predictions' leading shape, the ranking metric first.
-    ValueError for no examples, hidden labels (-1), or lengths that differ. NaN predictions of a regression
+    ValueError for no examples, hidden labels, or lengths that differ. NaN predictions of a regression
     give NaN.
     """
+    return {name: score(name, predictions, labels) for name in task.metrics}
+
+
+def score(metric: str, predictions: ArrayLike, labels: ArrayLike) -> Floats:
+    """One metric by its name; arguments, shape and errors as in `scores`."""
     predicted, true = np.asarray(predictions), np.asarray(labels)
     if true.ndim != 1 or predicted.ndim < 1 or predicted.shape[-1] != len(true):
         raise ValueError(f"predictions {predicted.shape} do not match labels {true.shape}")
-    if len(true) == 0 or true.min() < 0:
-        raise ValueError(f"{task.name}: no labels to score against")
-    return {name: METRICS[name](predicted, true) for name in task.metrics}
+    if len(true) == 0 or hidden(true):
+        raise ValueError("no labels to score against")
+    return METRICS[metric](predicted, true)
+
+
+def hidden(labels: ArrayLike) -> bool:
+    """Whether labels [N] are kept back, any of them: -1 for classes, NaN for real values."""
+    true = np.asarray(labels)
+    return bool(np.isnan(true).any() if true.dtype.kind == "f" else (true < 0).any())
 
 
 def constant(task: Task, chosen_on: ArrayLike, labels: ArrayLike) -> dict[str, float]:
@@ -54,15 +65,30 @@ def _accuracy(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floa
 
 def _f1(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floats:
     """F1 of class 1."""
-    hits, guessed, actual, _ = _counts(predicted, true)
-    return _ratio(2 * hits, guessed + actual)
+    guessed, actual = predicted == 1, true == 1
+    return _ratio(2 * (guessed & actual).sum(axis=-1), guessed.sum(axis=-1) + actual.sum())
+
+
+def _f1_macro(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floats:
+    """Mean F1 of the classes that the labels or the row's predictions have."""
+    hits, guessed, actual = _confusion(predicted, true)
+    present = (guessed + actual) > 0
+    return _ratio(_ratio(2 * hits, guessed + actual).sum(axis=-1), present.sum(axis=-1))
+
+
+def _balanced_accuracy(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floats:
+    """Mean recall of the classes that the labels have."""
+    hits, _, actual = _confusion(predicted, true)
+    return _ratio(_ratio(hits, actual).sum(axis=-1), (actual > 0).sum())
 
 
 def _matthews(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floats:
-    """Phi coefficient of class 1 against class 0."""
-    hits, guessed, actual, total = _counts(predicted, true)
-    covariance = hits * total - guessed * actual
-    return _ratio(covariance, np.sqrt(guessed * (total - guessed) * actual * (total - actual)))
+    """Phi coefficient of two classes, and its generalisation to more: Gorodkin's R_K (2004, eq. 8)."""
+    hits, guessed, actual = _confusion(predicted, true)
+    total = float(len(true))
+    covariance = hits.sum(axis=-1) * total - guessed @ actual
+    spread = (total**2 - (guessed**2).sum(axis=-1)) * (total**2 - (actual**2).sum())
+    return _ratio(covariance, np.sqrt(spread))
 
 
 def _pearson(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floats:
@@ -81,12 +107,18 @@ def _spearman(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floa
     return _pearson(rankdata(predicted, axis=-1), rankdata(true))
 
 
-def _counts(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> tuple[Floats, Floats, float, float]:
-    """True positives, predicted positives, actual positives and examples, for class 1."""
-    guessed, actual = predicted == 1, true == 1
-    hits = np.asarray((guessed & actual).sum(axis=-1), dtype=np.float64)
-    positives = np.asarray(guessed.sum(axis=-1), dtype=np.float64)
-    return hits, positives, float(actual.sum()), float(len(true))
+def _confusion(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> tuple[Floats, Floats, Floats]:
+    """Hits and predictions [..., C], and labels [C], of each class id up to the greatest that occurs."""
+    classes = range(1, int(max(predicted.max(), true.max())) + 1)
+    said = [predicted == each for each in classes]
+    right = [true == each for each in classes]
+    hits = [(a & b).sum(axis=-1) for a, b in zip(said, right, strict=True)]
+    guessed, actual = [a.sum(axis=-1) for a in said], [b.sum() for b in right]
+    # Class 0 is what remains.
+    hits.insert(0, (predicted == true).sum(axis=-1) - sum(hits))
+    guessed.insert(0, len(true) - sum(guessed) + np.zeros(predicted.shape[:-1]))
+    actual.insert(0, len(true) - sum(actual))
+    return np.stack(hits, axis=-1) * 1.0, np.stack(guessed, axis=-1) * 1.0, np.array(actual) * 1.0
 
 
 def _ratio(over: ArrayLike, under: ArrayLike) -> Floats:
@@ -96,9 +128,11 @@ def _ratio(over: ArrayLike, under: ArrayLike) -> Floats:
 
 
 METRICS: dict[str, Callable[[NDArray[np.generic], NDArray[np.generic]], Floats]] = {
-    "accuracy": _accuracy,
-    "f1": _f1,
     "matthews": _matthews,
+    "accuracy": _accuracy,
+    "balanced_accuracy": _balanced_accuracy,
+    "f1": _f1,
+    "f1_macro": _f1_macro,
     "pearson": _pearson,
     "spearman": _spearman,
 }

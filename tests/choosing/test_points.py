@@ -20,7 +20,8 @@ from bench.tasks.catalogue import task
 
 RUN = RunName("sst2", "costeff", "2x", "COST-EFF 2x", 3)
 COLUMNS = """
-task method variant label seed split kind point policy knob thresholds exit score metric matthews accuracy f1
+task method variant label seed split kind point policy knob thresholds exit
+score metric matthews accuracy balanced_accuracy f1 f1_macro
 pearson spearman constant exit_start examples flops flops_128 mean_exit mean_layers exits parameters parameters_encoder
 on_frontier
 """

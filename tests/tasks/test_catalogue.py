@@ -1,11 +1,12 @@
 import pytest
 
 from bench.errors import UserError
-from bench.tasks.catalogue import TASKS, task
+from bench.settings import GLUE, OwnTask
+from bench.tasks.catalogue import TASKS, in_order, task, tasks_of, title
 
 
 def test_the_nine_tasks_of_glue() -> None:
-    assert list(TASKS) == ["cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli"]
+    assert tuple(TASKS) == GLUE == ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
     assert task("mnli").labels == ("entailment", "neutral", "contradiction")
     assert {name: each.outputs for name, each in TASKS.items() if each.outputs != 2} == {"stsb": 1, "mnli": 3}
     assert [name for name, each in TASKS.items() if each.regression] == ["stsb"]
@@ -31,3 +32,20 @@ def test_split_names() -> None:
         "validation_mismatched": "validation_mismatched",
         "test_mismatched": "test_mismatched",
     }
+
+
+def test_own_tasks_are_looked_up_like_glues() -> None:
+    own = {"tickets": OwnTask(columns=["text"], labels=["bug", 2], metrics=["f1_macro"], files={"train": "a.csv"})}
+    assert list(tasks_of(own)) == [*GLUE, "tickets"]
+    found = task("tickets", own)
+    assert (found.title, found.labels, found.outputs, found.regression) == ("tickets", ("bug", "2"), 2, False)
+    assert found.submission_files == () and task("rte", own) is TASKS["rte"]
+    with pytest.raises(UserError, match=r"'tickets'; choose from cola, .*wnli$"):
+        task("tickets")
+    with pytest.raises(UserError, match=r"'ticket'; .*wnli, tickets$"):
+        task("ticket", own)
+
+
+def test_names_alone_give_titles_and_order() -> None:
+    assert [title(name) for name in ("sst2", "tickets")] == ["SST-2", "tickets"]
+    assert in_order(["news", "rte", "tickets", "cola", "rte"]) == ["cola", "rte", "news", "tickets"]

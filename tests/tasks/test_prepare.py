@@ -8,9 +8,11 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from bench.errors import UserError
+from bench.settings import Data
 from bench.tasks.catalogue import TASKS, task
 from bench.tasks.examples import Examples, TaskData
-from bench.tasks.prepare import prepare
+from bench.tasks.prepare import fingerprint_of, prepare, survey
+from bench.tasks.scores import hidden
 
 SIZES = {"train": 120, "validation": 60, "test": 30}
 
@@ -18,19 +20,9 @@ SIZES = {"train": 120, "validation": 60, "test": 30}
 @pytest.fixture
 def prepared(tokenizer: PreTrainedTokenizerFast) -> Callable[..., TaskData]:
     def make(name: str, **changes: Any) -> TaskData:
-        settings: dict[str, Any] = {
-            "source": "sketch",
-            "path": None,
-            "revision": None,
-            "seed": 0,
-            "data_seed": 0,
-            "max_train": None,
-            "max_eval": None,
-            "calibration": 30,
-            "max_length": 64,
-            "sketch_sizes": SIZES,
-        }
-        return prepare(task(name), tokenizer, **settings | changes)
+        selection = changes.pop("selection", "calibration")
+        given: dict[str, Any] = {"calibration": 30, "max_length": (64, 64), "sketch": SIZES}
+        return prepare(task(name), tokenizer, Data.model_validate(given | changes), selection)
 
     return make
 
@@ -46,27 +38,31 @@ def test_all_splits_of_every_task(prepared: Callable[..., TaskData], name: str) 
     assert set(data.splits) == {"train", "calibration", "validation", "test"} | extra
     assert data.missing == ()
     assert {key: len(split) for key, split in data.splits.items() if key not in extra} == {
-        "train": 90,
+        "train": 90 - data.left_out,
         "calibration": 30,
         "validation": 60,
         "test": 30,
     }
-    assert (data.splits["test"].labels == -1).all()
+    assert data.left_out <= 30
+    assert hidden(data.splits["test"].labels[:1]) and not hidden(data.splits["validation"].labels)
     assert data.splits["train"].labels.dtype == (np.float32 if name == "stsb" else np.int64)
-    assert not texts(data.splits["train"]) & texts(data.splits["calibration"])
+    train, held_out = data.splits["train"], data.splits["calibration"]
+    assert not texts(train) & texts(held_out)
+    assert not set(train.groups) & set(held_out.groups)
+    assert data.splits["validation"].groups is None
     assert sorted(set(data.splits["train"].difficulty)) == [1, 2, 3]
 
 
 def test_calibration_is_stratified_and_comes_before_caps(prepared: Callable[..., TaskData]) -> None:
     sizes = SIZES | {"train": 117}  # 39 of each class
-    data = prepared("mnli", sketch_sizes=sizes)
-    capped = prepared("mnli", sketch_sizes=sizes, max_train=12, max_eval=15)
-    assert Counter(data.splits["calibration"].labels) == {0: 10, 1: 10, 2: 10}
-    assert Counter(capped.splits["train"].labels) == {0: 4, 1: 4, 2: 4}
-    assert Counter(capped.splits["calibration"].labels) == {0: 5, 1: 5, 2: 5}
+    data = prepared("mnli", sketch=sizes)
+    capped = prepared("mnli", sketch=sizes, max_train=32, max_eval=16)
+    assert all(abs(count - 10) <= 2 for count in Counter(data.splits["calibration"].labels).values())
+    assert all(abs(count - 32 / 3) <= 2 for count in Counter(capped.splits["train"].labels).values())
+    assert len(capped.splits["calibration"]) == 16
     assert set(capped.splits["calibration"].idx) < set(data.splits["calibration"].idx)
     assert set(capped.splits["train"].idx) < set(data.splits["train"].idx)
-    assert len(capped.splits["validation"]) == len(capped.splits["validation_mismatched"]) == 15
+    assert len(capped.splits["validation"]) == len(capped.splits["validation_mismatched"]) == 16
     assert len(capped.splits["test"]) == 30
 
 
@@ -74,14 +70,36 @@ def test_calibration_as_a_fraction(prepared: Callable[..., TaskData]) -> None:
     assert len(prepared("rte", calibration=0.2).splits["calibration"]) == 24
 
 
-@pytest.mark.parametrize("calibration", [0, 0.0, 120, 1.0, -3])
+@pytest.mark.parametrize("calibration", [0, 120, 500])
 def test_calibration_that_does_not_fit(prepared: Callable[..., TaskData], calibration: float) -> None:
-    with pytest.raises(UserError, match="calibration"):
+    with pytest.raises(UserError, match=f"rte: a calibration part of {calibration} cannot be set apart from train"):
         prepared("rte", calibration=calibration)
 
 
-def test_data_seed_moves_calibration_and_nothing_else(prepared: Callable[..., TaskData]) -> None:
-    one, same, other = prepared("sst2"), prepared("sst2"), prepared("sst2", data_seed=1)
+@pytest.mark.parametrize("calibration", [0, 30])
+def test_nothing_is_set_apart_where_validation_chooses(prepared: Callable[..., TaskData], calibration: int) -> None:
+    data = prepared("rte", calibration=calibration, selection="validation")
+    assert set(data.splits) == {"train", "validation", "test"}
+    assert len(data.splits["train"]) == 120 and data.left_out == 0
+    assert data.fingerprint != prepared("rte").fingerprint
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_survey_is_what_prepare_finds(prepared: Callable[..., TaskData], name: str) -> None:
+    given = Data.model_validate({"calibration": 30, "max_length": (64, 64), "sketch": SIZES})
+    known, data = survey(task(name), given), prepared(name)
+    assert known.fingerprint == fingerprint_of(task(name), given) == data.fingerprint
+    assert known.sizes == {split: len(examples) for split, examples in data.splits.items()}
+    assert list(known.sizes) == list(data.splits)
+    assert (known.missing, known.left_out) == (data.missing, data.left_out)
+
+
+def test_the_seed_moves_calibration_and_nothing_else(
+    write: Callable[..., Path], prepared: Callable[..., TaskData]
+) -> None:
+    rows = {"sentence": [f"word {i}" for i in range(120)], "label": [0, 1] * 60}
+    path = write("sst2", train=rows, validation=rows)
+    one, same, other = (prepared("sst2", source="folder", path=path, seed=seed) for seed in (0, 0, 1))
     assert one.fingerprint == same.fingerprint != other.fingerprint
     assert one.splits["train"].input_ids == same.splits["train"].input_ids
     assert set(one.splits["calibration"].idx) != set(other.splits["calibration"].idx)

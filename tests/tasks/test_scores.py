@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, matthews_corrcoef
 
 from bench.tasks.catalogue import task
-from bench.tasks.scores import constant, scores
+from bench.tasks.scores import METRICS, constant, hidden, score, scores
 
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 30))
 
@@ -31,6 +31,32 @@ def test_binary_metrics_are_scikit_learns(drawn: tuple[np.ndarray, np.ndarray]) 
             assert cola["matthews"][row] == pytest.approx(matthews_corrcoef(labels, predicted))
             assert mrpc["f1"][row] == pytest.approx(f1_score(labels, predicted, zero_division=0))
             assert mrpc["accuracy"][row] == pytest.approx(accuracy_score(labels, predicted))
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows_and_labels(st.integers(0, 4), np.int64))
+def test_metrics_of_many_classes_are_scikit_learns(drawn: tuple[np.ndarray, np.ndarray]) -> None:
+    predictions, labels = drawn
+    ours = {name: score(name, predictions, labels) for name in ("matthews", "f1_macro", "balanced_accuracy")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for row, predicted in enumerate(predictions):
+            assert ours["matthews"][row] == pytest.approx(matthews_corrcoef(labels, predicted), abs=1e-12)
+            assert ours["f1_macro"][row] == pytest.approx(f1_score(labels, predicted, average="macro", zero_division=0))
+            assert ours["balanced_accuracy"][row] == pytest.approx(balanced_accuracy_score(labels, predicted))
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_every_metric_keeps_leading_axes_and_is_best_where_all_is_right(name: str) -> None:
+    labels = np.array([0, 1, 1, 0, 1, 0])
+    values = score(name, np.stack([labels, 1 - labels, np.roll(labels, 1)])[:, None], labels)
+    assert values.shape == (3, 1) and values[0, 0] == pytest.approx(1) and (values <= 1 + 1e-12).all()
+    assert score(name, labels, labels).shape == ()
+
+
+def test_hidden_labels() -> None:
+    assert hidden(np.array([0, -1])) and not hidden(np.array([0, 1]))
+    assert hidden(np.array([0.5, np.nan])) and not hidden(np.array([-1.0, 0.5]))
 
 
 @settings(max_examples=40, deadline=None)

@@ -1,0 +1,139 @@
+"""GLUE's text: the Hub's data set, its parquet files in a folder, or the TSV files of GLUE's own site."""
+
+import csv
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+from bench.errors import UserError
+from bench.tasks.catalogue import Task
+from bench.tasks.sources.rows import Columns, Piece, Read, first_line
+
+__all__ = ["folder_reader", "hub_reader", "parquet"]
+
+_PAIR = {"sentence1": "sentence1", "sentence2": "sentence2"}
+COLUMNS: dict[str, dict[str, str]] = {
+    "cola": {"sentence": "sentence"},
+    "sst2": {"sentence": "sentence"},
+    "mrpc": {"sentence1": "#1 String", "sentence2": "#2 String"},
+    "qqp": {"question1": "question1", "question2": "question2"},
+    "stsb": _PAIR,
+    "mnli": {"premise": "sentence1", "hypothesis": "sentence2"},
+    "qnli": {"question": "question", "sentence": "sentence"},
+    "rte": _PAIR,
+    "wnli": _PAIR,
+}
+"""Our text columns -> those of the site's files."""
+LABELS = {"mrpc": "Quality", "qqp": "is_duplicate", "stsb": "score", "mnli": "gold_label"}
+"""The site's label column, where it is not `label`."""
+_COLA = ("source", "label", "mark", "sentence")
+_MSR = {"train": "msr_paraphrase_train.txt", "test": "msr_paraphrase_test.txt"}
+
+
+def hub_reader(repository: str, subset: str | None, revision: str | None, label: str = "label") -> Read:
+    """Reads a data set of the Hub. UserError where it cannot be had."""
+    import datasets  # costs a second, so only where it is used
+
+    place = " ".join(name for name in (repository, subset) if name)
+    try:
+        loaded = datasets.load_dataset(*place.split(), revision=revision)
+    except Exception as error:  # the client raises anything from OSError to its own classes
+        raise UserError(f"cannot load {place} at {revision or 'its newest'}: {first_line(error)}") from error
+
+    def read(split: str) -> list[Piece]:
+        if split not in loaded:
+            return []
+        names = getattr(loaded[split].features.get(label), "names", None)
+        return [Piece(f"{place}/{split}", loaded[split].to_dict(), tuple(names or ()))]
+
+    return read
+
+
+def parquet(file: Path, label: str = "label") -> Piece:
+    """One parquet file, with the class words that `datasets` wrote into its metadata. UserError if unreadable."""
+    # Read with pyarrow itself: `datasets` would first copy every file into a cache keyed by path and time.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        opened = pq.ParquetFile(file)
+        columns = opened.read().to_pydict()
+        written = json.loads((opened.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+        names = written["info"]["features"][label].get("names") if written else None
+    except (OSError, pa.ArrowException) as error:
+        raise UserError(f"{file}: unreadable: {first_line(error)}") from error
+    except (KeyError, TypeError, ValueError, AttributeError):
+        names = None  # metadata of another kind says nothing about labels
+    return Piece(str(file), columns, tuple(names or ()))
+
+
+def folder_reader(task: Task, folder: Path) -> Read:
+    """Reads a task from a folder in either layout, whichever is there. UserError that shows both otherwise."""
+    hub, site = folder / task.name, folder / task.title
+    if any(hub.glob("*.parquet")):
+        return lambda split: [parquet(file) for file in sorted(hub.glob(f"{split}-*.parquet"))]
+    if any((site / name).is_file() for name in ("train.tsv", _MSR["train"])):
+        return lambda split: _site(task, site, split)
+    raise UserError(
+        f"{folder}: no text of {task.title}; looked for {task.name}/train-*.parquet, as on the Hub, "
+        f"and for {task.title}/train.tsv, as GLUE's own site ships it"
+    )
+
+
+def _site(task: Task, folder: Path, split: str) -> list[Piece]:
+    """A split of the site's files; MRPC's also where only Microsoft's two files and the list of dev pairs are there."""
+    name = split.replace("validation", "dev")
+    file = folder / f"{name}.tsv"
+    if file.is_file():
+        return [_tsv(task, file, split)]
+    if task.name != "mrpc":
+        return []
+    file, dev = folder / _MSR["test" if split == "test" else "train"], folder / "dev_ids.tsv"
+    if not file.is_file():
+        return []
+    if split == "test":
+        return [_tsv(task, file, split)]
+    if not dev.is_file():
+        raise UserError(f"{dev} is missing: it says which pairs of {file.name} are the validation part")
+    pairs = {tuple(row) for _, row in _table(dev, ("#1 ID", "#2 ID"))[1]}
+    if split == "train":
+        names, rows = _table(file)
+        pairs = {tuple(row[names.index(name)] for name in ("#1 ID", "#2 ID")) for _, row in rows} - pairs
+    return [_tsv(task, file, split, pairs)]
+
+
+def _table(file: Path, header: tuple[str, ...] = ()) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Column names, and the rows that are not blank, each with its line number. Quotes mean nothing here."""
+    try:
+        with file.open(encoding="utf-8-sig") as text:  # Microsoft's files begin with a byte-order mark
+            reader = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
+            names = list(header) or next(reader, [])
+            return names, [(reader.line_num, row) for row in reader if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{file}: unreadable: {first_line(error)}") from error
+
+
+def _tsv(task: Task, file: Path, split: str, pairs: Collection[tuple[str, ...]] | None = None) -> Piece:
+    """The columns of a file of the site; with `pairs` only the rows with these numbers of their two sentences."""
+    # CoLA's train and dev files have no header.
+    given, rows = _table(file, _COLA if task.name == "cola" and split != "test" else ())
+    wanted = dict(COLUMNS[task.name])
+    label = LABELS.get(task.name, "label")
+    if label in given or split not in task.test_splits:
+        wanted["label"] = label
+    if split in task.test_splits and given[:1] in (["index"], ["id"]):
+        wanted["idx"] = given[0]
+    for name in wanted.values():
+        if name not in given:
+            raise UserError(f"{file}: no column {name!r}; there are {', '.join(given) or 'none'}")
+    if pairs is not None:
+        first, second = given.index("#1 ID"), given.index("#2 ID")
+        rows = [(line, row) for line, row in rows if (row[first], row[second]) in pairs]
+    places = [given.index(name) for name in wanted.values()]
+    whole = [(line, row) for line, row in rows if max(places) < len(row)]
+    if len(whole) < len(rows) and task.name != "qqp":  # QQP's rows that break off are left out by everyone's loaders
+        line, row = next((line, row) for line, row in rows if max(places) >= len(row))
+        raise UserError(f"{file}: line {line}: the row breaks off after {row[-1]!r}")
+    columns: Columns = {name: [row[place] for _, row in whole] for name, place in zip(wanted, places, strict=True)}
+    lines = [line for line, _ in whole]
+    return Piece(str(file), columns, at=lambda row: f"line {lines[row]}")

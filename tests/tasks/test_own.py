@@ -1,0 +1,275 @@
+"""Tasks of a profile's own: what may be declared, every file format, and bad rows by file, row and column."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from transformers import PreTrainedTokenizerFast
+
+from bench.errors import UserError
+from bench.settings import CLASS_METRICS, SCORE_METRICS, Data, OwnTask, check, explain
+from bench.tasks.catalogue import Task, task
+from bench.tasks.prepare import prepare, survey
+from bench.tasks.scores import METRICS, hidden, scores
+from bench.tasks.sources import Raw, load
+
+Rows = dict[str, list[Any]]
+ROWS: Rows = {
+    "text": ["it, crashed", 'how "so" ?', "thanks\nall", "é"],
+    "label": ["bug", "question", "praise", "bug"],
+    "customer": ["x", "y", "x", "z"],
+}
+
+
+def save(file: Path, rows: Rows) -> None:
+    table = pd.DataFrame(rows)
+    if file.suffix == ".parquet":
+        table.to_parquet(file)
+    elif file.suffix in (".jsonl", ".json"):
+        file.write_text("".join(json.dumps(row) + "\n\n" for row in table.to_dict("records")), encoding="utf-8")
+    else:
+        table.to_csv(file, sep="," if file.suffix == ".csv" else "\t", index=False)
+
+
+@pytest.fixture
+def tickets(tmp_path: Path) -> Callable[..., Task]:
+    """`tickets(train=rows, ..., suffix=".csv", metrics=[...])`: a declared task whose files are written."""
+
+    def make(suffix: str = ".csv", train: Rows = ROWS, validation: Rows = ROWS, test: Rows | None = None, **own: Any):
+        given = {"train": train, "validation": validation} | ({"test": test} if test else {})
+        for split, rows in given.items():
+            save(tmp_path / f"{split}{suffix}", rows)
+        files = {split: f"{split}{suffix}" for split in given}
+        usual = {"columns": ["text"], "labels": ["bug", "question", "praise"], "metrics": ["f1_macro", "accuracy"]}
+        declared = OwnTask.model_validate(usual | {"files": files} | own)
+        return task("tickets", {"tickets": declared.within(tmp_path)})
+
+    return make
+
+
+def read(each: Task) -> Raw:
+    return load(each, Data())
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
+def test_every_format_gives_the_same_rows(tickets: Callable[..., Task], suffix: str) -> None:
+    raw = read(tickets(suffix, test={"text": ["one", "two"]}, group="customer"))
+    assert raw.splits["train"]["text"] == ROWS["text"]
+    assert raw.splits["train"]["label"] == [0, 1, 2, 0]
+    assert raw.splits["train"]["group"] == ["x", "y", "x", "z"]
+    assert raw.splits["test"]["label"] == [-1, -1] and raw.missing == ()
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
+@given(texts=st.lists(st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda t: t.strip()), min_size=2))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_survives_any_format(tickets: Callable[..., Task], suffix: str, texts: list[str]) -> None:
+    if suffix in (".csv", ".tsv"):
+        texts = [text.replace("\r", "").replace("\x00", "") or "x" for text in texts]
+    texts = [text if text.strip() else "x" for text in texts]
+    rows = {"text": texts, "label": ["bug"] * len(texts)}
+    assert read(tickets(suffix, train=rows)).splits["train"]["text"] == [text.strip() for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("labels", "written", "ids"),
+    [
+        ([1, 2, 3], [3, 1, 2], [2, 0, 1]),
+        ([1, 2, 3], ["3", "1.0", 2], [2, 0, 1]),
+        ([-1, 1], [1, -1], [1, 0]),
+        (["no", "yes"], ["Yes", "no"], [1, 0]),
+        (["true", "false"], [True, False], [0, 1]),
+    ],
+)
+def test_labels_are_words_or_numbers(
+    tickets: Callable[..., Task], labels: list[Any], written: list[Any], ids: list[int]
+) -> None:
+    rows = {"text": ["a"] * len(written), "label": written}
+    assert read(tickets(".jsonl", train=rows, validation=rows, labels=labels)).splits["train"]["label"] == ids
+
+
+def test_a_regression_may_reach_below_zero(tickets: Callable[..., Task], tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = {"text": [f"a {i}" for i in range(40)], "label": list(np.linspace(-1, 1, 40))}
+    each = tickets(".jsonl", rows, rows, {"text": ["a"]}, labels=None, range=[-1, 1], metrics=["spearman"])
+    data = prepare(each, tokenizer, Data(calibration=8))
+    labels = data.splits["validation"].labels
+    assert labels.dtype == np.float32 and not hidden(labels) and hidden(data.splits["test"].labels)
+    assert scores(each, labels, labels) == {"spearman": pytest.approx(1.0)}
+
+
+BAD = [
+    ({"text": ["a", ""], "label": ["bug", "bug"]}, "line 3: column 'text' is empty"),
+    ({"text": ["a", "b\nc", "d"], "label": ["bug", "bug", "bog"]}, "line 5: column 'label' is 'bog', none of bug, que"),
+    ({"text": ["a", "b"], "label": ["bug", ""]}, "line 3: column 'label' is missing"),
+    ({"text": ["a"]}, "no column 'label'; there are text"),
+    ({"words": ["a"], "label": ["bug"]}, "no column 'text'; there are label"),
+]
+
+
+@pytest.mark.parametrize(("rows", "line"), BAD)
+def test_bad_rows_are_named_by_file_line_and_column(tickets: Callable[..., Task], rows: Rows, line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read(tickets(train=rows))
+    assert f"train.csv: {line}" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "content", "line"),
+    [
+        (".csv", b"text,label\na,bug\nb,bug,more\n", "line 3: 3 columns, where the header has 2"),
+        (".csv", b'text,label\n"a\n,bug\n', "line 2: unexpected end of data"),
+        (".csv", b"text,label\n\xff\xfe,bug\n", "can't decode"),
+        (".csv", b"", "no column 'text'; there are none"),
+        (".csv", b"text,label\n", "no "),
+        (".jsonl", b'{"text": "a", "label": "bug"}\n{"text"\n', "line 2: not JSON"),
+        (".jsonl", b'["a"]\n', "line 1: an object with the columns' names is needed"),
+        (".jsonl", b'{"text": 3, "label": "bug"}\n', "line 1: column 'text' is not text (3)"),
+        (".jsonl", b'{"text": "a", "label": "bug"}\n{"label": "bug"}\n', "line 2: column 'text' is not text (None)"),
+        (".jsonl", b'{"text": "a", "label": {"b": 1}}\n', "line 1: column 'label' is {'b': 1}, none of"),
+        (".parquet", b"PAR1", "unreadable"),
+    ],
+)
+def test_broken_files_are_one_line(
+    tickets: Callable[..., Task], tmp_path: Path, suffix: str, content: bytes, line: str
+):
+    each = tickets(suffix)
+    (tmp_path / f"train{suffix}").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read(each)
+    assert f"train{suffix}: {line}" in str(caught.value).replace("'utf-8' codec ", "")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_absent_file_is_one_line(tickets: Callable[..., Task], tmp_path: Path) -> None:
+    each = tickets()
+    (tmp_path / "validation.csv").unlink()
+    with pytest.raises(UserError, match=r"validation\.csv: .*No such file"):
+        read(each)
+
+
+def test_a_long_text_is_no_error(tickets: Callable[..., Task]) -> None:
+    rows = {"text": ["word " * 60_000], "label": ["bug"]}
+    assert csv.field_size_limit() and len(read(tickets(train=rows)).splits["train"]["text"][0]) == 299_999
+
+
+def test_groups_are_not_parted(tickets: Callable[..., Task], tokenizer: PreTrainedTokenizerFast) -> None:
+    rows = {
+        "text": [f"number {i}" for i in range(200)],
+        "label": [ROWS["label"][i % 3] for i in range(200)],
+        "customer": [f"c{i // 5}" for i in range(200)],
+    }
+    data = prepare(tickets(train=rows, group="customer"), tokenizer, Data(calibration=20))
+    held_out = {row // 5 for row in data.splits["calibration"].idx}
+    assert len(data.splits["calibration"]) == 20 and len(held_out) >= 8
+    assert not held_out & {row // 5 for row in data.splits["train"].idx}
+    assert data.left_out == 200 - 20 - len(data.splits["train"])
+
+
+def test_validation_is_set_apart_where_there_is_none(tickets: Callable[..., Task], tmp_path: Path) -> None:
+    rows = {"text": [f"number {i}" for i in range(100)], "label": ROWS["label"] * 25}
+    each = tickets(train=rows)
+    declared = each.own.model_copy(update={"files": {"train": each.own.files["train"]}})
+    known = survey(task("tickets", {"tickets": declared}), Data(calibration=15))
+    assert known.sizes == {"train": 75, "calibration": 15, "validation": 10} and known.missing == ("test",)
+    chosen = survey(task("tickets", {"tickets": declared}), Data(calibration=15), "validation")
+    assert chosen.sizes == {"train": 90, "validation": 10}
+
+
+def test_the_hubs_names_are_matched(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["World", "Sports", "Business", "Sci/Tech"]
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+    rows = {"text": ["a", "b", "c", "d"], "label": [0, 1, 2, 3]}
+    made = datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows, features=features)})
+    asked = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or made)
+    labels = ["science", "world", "sports", "business"]
+    own = {"columns": ["text"], "metrics": ["accuracy"], "hub": "fancyzhx/ag_news"}
+    raw = read(task("news", {"news": OwnTask(labels=labels, **own)}))
+    assert raw.splits["train"]["label"] == [1, 2, 3, 0] and asked == [(("fancyzhx/ag_news",), {"revision": None})]
+    with pytest.raises(UserError, match=r"calls the labels World, Sports, Business, Sci/Tech; news knows a, b"):
+        read(task("news", {"news": OwnTask(labels=["a", "b", "c", "world"], **own)}))
+    assert read(task("news", {"news": OwnTask(labels=[0, 1, 2, 3], **own)})).splits["train"]["label"] == [0, 1, 2, 3]
+
+
+WRONG = [
+    ({"labels": None}, "either labels (classes) or range (a regression) is needed"),
+    ({"labels": None, "range": [5, 0], "metrics": ["pearson"]}, "range = [5.0, 0.0]: the least label comes first"),
+    ({"labels": None, "range": [0, 5]}, "there is no 'accuracy' here; choose from pearson, spearman"),
+    ({"metrics": ["f2"]}, "there is no 'f2' here; choose from accuracy, balanced_accuracy, f1, f1_macro, matthews"),
+    ({"labels": ["a", "b", "c"], "metrics": ["f1"]}, "f1 is of the second of two classes; of more take f1_macro"),
+    ({"labels": ["a", "a"]}, "labels = ['a', 'a']: a value is named twice"),
+    ({"labels": [True, False]}, "quote them"),
+    ({"files": {}}, "either files or hub says where the text is"),
+    ({"hub": "a/b"}, "either files or hub says where the text is"),
+    ({"files": {"validation": "a.csv"}}, "files: train is missing"),
+    ({"files": {"train": "a.xlsx"}}, "files.train: a.xlsx: its name must end in .csv, .tsv, .jsonl, .json or .parquet"),
+    ({"columns": ["a", "b", "c"]}, "columns: List should have at most 2 items"),
+    ({"columns": ["label"]}, "columns, label and group are different columns"),
+    ({"validation": 0}, "validation = 0"),
+    ({"validation": 1.5}, "validation = 1.5"),
+    ({"colour": 1}, "colour: no such key; there are columns, labels"),
+]
+
+
+@pytest.mark.parametrize(("changes", "line"), WRONG)
+def test_what_cannot_be_declared_is_one_line(changes: dict[str, Any], line: str) -> None:
+    usual = {"columns": ["text"], "labels": ["a", "b"], "metrics": ["accuracy"], "files": {"train": "a.csv"}}
+    with pytest.raises(ValidationError) as caught:
+        OwnTask.model_validate(usual | changes)
+    told = explain(caught.value, OwnTask)
+    assert line in told and "\n" not in told
+
+
+def profile(**changes: Any) -> dict[str, Any]:
+    own = {"columns": ["text"], "labels": ["a", "b"], "metrics": ["accuracy"], "files": {"train": "a.csv"}}
+    return {
+        "profile": "p",
+        "backbone": {"name": "b"},
+        "contestants": {"teacher": {"method": "m:M", "tasks": {"tickets": {}}}},
+        "own_tasks": {"tickets": own},
+        "tasks": ["tickets", "rte"],
+        "more_seeds": {"tickets": [1]},
+        "data": {"tasks": {"tickets": {"calibration": 20}}},
+        "studies": [{"method": "teacher", "tasks": ["tickets"]}],
+    } | changes
+
+
+def test_own_tasks_are_known_everywhere_in_a_profile() -> None:
+    known = check(profile(), "mine.yaml")
+    assert known.data.of("tickets").calibration == 20
+    assert [known.source_of(name) for name in known.tasks] == ["own files", "sketch (generated)"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"tasks": ["ticket"]}, "tasks: unknown task 'ticket'; the tasks are cola, "),
+        ({"data": {"tasks": {"ticket": {}}}}, "data.tasks: unknown task 'ticket'"),
+        ({"data": {"tasks": {"rte": {"calibratoin": 3}}}}, "data.tasks.rte.calibratoin: no such key; there are source"),
+        ({"data": {"tasks": {"rte": {"calibration": 0}}}}, "data.calibration = 0: rte is chosen on it"),
+        ({"more_seeds": {"x": [1]}}, "more_seeds: unknown task 'x'"),
+        (
+            {"contestants": {"teacher": {"method": "m:M", "tasks": {"x": {}}}}},
+            "contestants.teacher.tasks: unknown",
+        ),
+        ({"studies": [{"method": "teacher", "tasks": ["x"]}]}, "studies.0.tasks: unknown task 'x'"),
+        ({"own_tasks": profile()["own_tasks"] | {"rte": profile()["own_tasks"]["tickets"]}}, "own_tasks.rte: the name"),
+    ],
+)
+def test_a_wrong_name_in_a_profile_is_one_line(changes: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check(profile(**{"tasks": ["rte"], "more_seeds": {}, "studies": [], "data": {}} | changes), "mine.yaml")
+    assert line in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_the_metrics_that_may_be_named_are_those_that_there_are() -> None:
+    assert sorted((*CLASS_METRICS, *SCORE_METRICS)) == sorted(METRICS)
