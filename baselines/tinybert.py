@@ -78,6 +78,10 @@ class TinyBert(Method):
     def needs(self, variant: str) -> Sequence[Needed]:
         return [Needed(self.options.teacher, "full")]
 
+    def checkpoints(self, variant: str) -> Sequence[str]:
+        checkpoint = self.options.sizes[variant].checkpoint
+        return [checkpoint] if checkpoint else []
+
     def label(self, variant: str) -> str:
         size = self.options.sizes[variant]
         notes = [] if size.checkpoint else ["from backbone"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from bench.context import Context
+
+
+VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""Names of variants: they are folders, and parts of the workflow's paths."""
 
 
 class Options(BaseModel):
@@ -57,6 +62,17 @@ class Method:
         """The other contestants' models that `train` asks the context for."""
         return ()
 
+    def checkpoints(self, variant: str) -> Sequence[str]:
+        """The pre-trained checkpoints, besides the backbone, that `train` starts from.
+
+        Folders, or Hub ids, which may carry a commit (`owner/name@commit`).
+        """
+        return ()
+
+    def accepts(self, variant: str) -> bool:
+        """Whether it can train this variant; a method with a search space also accepts the points of that."""
+        return variant in self.variants()
+
     def label(self, variant: str) -> str:
         """What tables and figures print."""
         return f"{self.name} {variant}"
@@ -95,3 +111,13 @@ def contestant(settings: Settings, name: str, task: str) -> Method:
     except ValidationError as error:
         raise UserError(f"contestants.{name}.options ({task}): {explain(error)}") from None
     return found(name, TASKS[task], options, settings)
+
+
+def check_variants(method: Method) -> None:
+    """Raises UserError for a variant that cannot be the name of a folder, and for one that is there twice."""
+    where, variants = f"contestants.{method.name}.options ({method.task.name})", list(method.variants())
+    for variant in variants:
+        if not VARIANT.fullmatch(variant):
+            raise UserError(f"{where}: a variant named {variant!r}; use letters, digits, points, - and _, such as 2x")
+        if variants.count(variant) > 1:
+            raise UserError(f"{where}: the variant {variant} is there twice; remove one of the two")

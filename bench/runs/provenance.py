@@ -9,14 +9,12 @@ import platform
 import resource
 import subprocess
 import time
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.utils.hub import cached_file
 
-from bench.encoder.backbones import locate
+from bench.encoder import backbones
 
 if TYPE_CHECKING:
     from bench.context import Context
@@ -38,7 +36,7 @@ PACKAGES = (
 
 def describe(context: Context, method: Method, began: float) -> dict[str, Any]:
     """Everything one needs to make a run again or to doubt it. `began` is a time.monotonic()."""
-    wall = time.monotonic() - began
+    wall, backbone = time.monotonic() - began, context.settings.backbone
     return {
         "key": {
             "task": context.key.task,
@@ -55,7 +53,7 @@ def describe(context: Context, method: Method, began: float) -> dict[str, Any]:
             "missing_splits": list(context.data.missing),
             "examples": {split: len(examples) for split, examples in context.data.splits.items()},
         },
-        "backbone": {"name": context.settings.backbone.name, "sha256": backbone_hash(context.settings)},
+        "backbone": {"name": backbone.name, "sha256": backbones.digest(backbone.name, backbone.revision)},
         "code": code_version(),
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
         "hardware": hardware(context.machine.cpu)
@@ -86,28 +84,6 @@ def run_slice(settings: Settings, name: str, task: str) -> dict[str, Any]:
 def slice_hash(settings: Settings, name: str, task: str) -> str:
     """A short hash of `run_slice`: runs with equal hashes may be compared file by file."""
     return hashlib.sha256(json.dumps(run_slice(settings, name, task), sort_keys=True).encode()).hexdigest()[:16]
-
-
-@cache
-def _file_hash(path: str) -> str:
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def backbone_hash(settings: Settings) -> str:
-    """sha256 of the backbone's weight file, the empty string where it has none on this machine."""
-    name = locate(settings.backbone.name)
-    for file in ("model.safetensors", "pytorch_model.bin"):
-        path = cached_file(
-            name,
-            file,
-            revision=settings.backbone.revision,
-            local_files_only=True,
-            _raise_exceptions_for_missing_entries=False,
-        )
-        if path:
-            return _file_hash(path)
-    return ""
 
 
 def code_version() -> str:
