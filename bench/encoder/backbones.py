@@ -24,18 +24,19 @@ __all__ = ["check", "digest", "load", "shape_of", "tokenizer", "tokenizer_digest
 def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
     """The fast tokenizer that belongs to a checkpoint. Raises UserError where there is none or it is broken."""
     folder = find(name, revision)
-    if vocabulary.read(name, folder) is None:  # transformers would make one that knows no word
+    own = vocabulary.read(name, folder)
+    if own is None:  # transformers would make one that knows no word
         raise UserError(f"checkpoint {name}: no tokenizer in {folder} ({' or '.join(VOCABULARIES)}); add its files")
     try:
         found = AutoTokenizer.from_pretrained(folder)
-        marks = (found.cls_token_id, found.sep_token_id, found.unk_token_id)
     except Exception as error:  # the tokenizers library raises bare exceptions
         why = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"checkpoint {name}: its tokenizer cannot be loaded ({why[:200]}); download it again"
+            f"checkpoint {name}: its tokenizer cannot be loaded ({why[:200]}); add its files anew"
         ) from error
-    if None in marks:
-        raise UserError(f"checkpoint {name}: its tokenizer lacks [CLS], [SEP] or [UNK]; a BERT's tokenizer is needed")
+    for mark in (found.cls_token, found.sep_token, found.unk_token):  # one that is not there gets an id of its own
+        if mark is None or mark not in own:
+            raise UserError(f"checkpoint {name}: its vocabulary has no {mark or '[CLS], [SEP] or [UNK]'}; use a BERT's")
     return found
 
 
@@ -140,8 +141,8 @@ def check(
         )
     if pairs and segments == 1:
         raise UserError(
-            f"checkpoint {name}: config.json has type_vocab_size = 1, and pairs of sentences need 2 segments; leave their "
-            "tasks out, or use another checkpoint"
+            f"checkpoint {name}: config.json has type_vocab_size = 1, and pairs of sentences need 2 segments; leave "
+            "their tasks out, or use another checkpoint"
         )
     if words.pad_token_id is not None and words.pad_token_id != pad:
         raise UserError(

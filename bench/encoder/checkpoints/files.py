@@ -37,9 +37,7 @@ def find(name: str, revision: str | None = None) -> Path:
         path = _folder(name)
         if not path.is_dir():
             if name.startswith((".", "/", "~")) or path.exists():
-                raise UserError(
-                    f"checkpoint {name}: no such folder, so no config.json; name a checkpoint in the Hub's layout"
-                )
+                raise UserError(f"checkpoint {name}: no such folder, so no config.json; name one that has it")
             return _on_hub(name, revision)
     if revision:
         raise UserError(f"checkpoint {name}: a revision ({revision}) goes with a Hub id, not with a folder; remove it")

@@ -113,7 +113,7 @@ def read(name: str, folder: Path) -> Layout:
         kind = next(
             (kind for kind, sizes in _SIZES.items() if sizes["d"] in values and sizes["layers"] in values), None
         )
-    if kind not in _MODULES:
+    if not isinstance(kind, str) or kind not in _MODULES:
         raise _wrong(name, "model_type", kind, "bert and distilbert can be read")
     sizes = {letter: _count(name, values, key, letter == "S") for letter, key in _SIZES[kind].items()}
     if sizes["d"] % sizes["heads"]:
