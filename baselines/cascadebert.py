@@ -82,6 +82,9 @@ class CascadeBert(Method):
     def needs(self, variant: str) -> Sequence[Needed]:
         return [Needed(self.options.big, "full")]
 
+    def checkpoints(self, variant: str) -> Sequence[str]:
+        return [self.options.small] if self.options.small else []
+
     def label(self, variant: str) -> str:
         title = "CascadeBERT" + ("" if self.options.small else " (truncated small member)")
         title = self.titled(title, "cascadebert")

@@ -15,7 +15,7 @@ from baselines.finetuned import supervised
 from bench.context import Context
 from bench.encoder import Encoder, backbones
 from bench.encoder.cut import take_layers
-from bench.encoder.masked_lm import MaskedLM, with_head
+from bench.encoder.masked_lm import MaskedLM, has_head, with_head
 from bench.errors import UserError
 from bench.method import Method, Options
 from bench.training.loop import Plan
@@ -79,6 +79,7 @@ class DistilBert(Method):
         if self.options.depths:
             backbone = self.settings.backbone
             layers = backbones.shape_of(backbone.name, backbone.revision).layers
+            has_head(backbone.name, backbone.revision)  # a part of a head is refused
             for depth in self.options.depths:
                 if not 1 <= depth <= layers:
                     raise UserError(
@@ -90,6 +91,9 @@ class DistilBert(Method):
         """Not the other depths: another one more retrains nothing."""
         asked = super().asked(variant)
         return asked | {"depths": bool(asked["depths"])}
+
+    def checkpoints(self, variant: str) -> Sequence[str]:
+        return [self.options.checkpoint] if self.options.checkpoint else []
 
     def label(self, variant: str) -> str:
         if self.options.checkpoint:

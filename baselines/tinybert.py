@@ -83,6 +83,10 @@ class TinyBert(Method):
         asked = super().asked(variant)
         return asked | {"sizes": {variant: asked["sizes"][variant]}}
 
+    def checkpoints(self, variant: str) -> Sequence[str]:
+        checkpoint = self.options.sizes[variant].checkpoint
+        return [checkpoint] if checkpoint else []
+
     def label(self, variant: str) -> str:
         size = self.options.sizes[variant]
         notes = [] if size.checkpoint else ["from backbone"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from bench.context import Context
+
+
+VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""Names of variants: they are folders, and parts of the workflow's paths."""
 
 
 class Options(BaseModel):
@@ -65,13 +70,20 @@ class Method:
         """The runs that a run of this method needs: `needs` of the same task and seed."""
         return tuple(RunKey(key.task, need.contestant, need.variant, key.seed) for need in self.needs(key.variant))
 
-    def checkpoints(self, variant: str) -> Sequence[str]:
-        """The pre-trained checkpoints that a variant starts from beside the backbone."""
-        return ()
-
     def asked(self, variant: str) -> dict[str, Any]:
         """The options that a run of `variant` depends on; a change of one makes kept runs anew."""
         return self.options.model_dump(mode="json")
+
+    def checkpoints(self, variant: str) -> Sequence[str]:
+        """The pre-trained checkpoints, besides the backbone, that `train` starts from.
+
+        Folders, or Hub ids, which may carry a commit (`owner/name@commit`).
+        """
+        return ()
+
+    def accepts(self, variant: str) -> bool:
+        """Whether it can train this variant; a method with a search space also accepts the points of that."""
+        return variant in self.variants()
 
     def label(self, variant: str) -> str:
         """What tables and figures print."""
@@ -135,3 +147,13 @@ def contestant(settings: Settings, name: str, task: str) -> Method:
     except ValidationError as error:
         raise UserError(f"contestants.{name}.options ({task}): {explain(error)}") from None
     return found(name, task_named(task, settings.own_tasks), options, settings)
+
+
+def check_variants(method: Method) -> None:
+    """Raises UserError for a variant that cannot be the name of a folder, and for one that is there twice."""
+    where, variants = f"contestants.{method.name}.options ({method.task.name})", list(method.variants())
+    for variant in variants:
+        if not VARIANT.fullmatch(variant):
+            raise UserError(f"{where}: a variant named {variant!r}; use letters, digits, points, - and _, such as 2x")
+        if variants.count(variant) > 1:
+            raise UserError(f"{where}: the variant {variant} is there twice; remove one of the two")

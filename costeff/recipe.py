@@ -161,6 +161,13 @@ class CostEff(Method):
         for variant in self.variants():
             self._width(variant)
 
+    def accepts(self, variant: str) -> bool:
+        """A size of the options, or a point of the search space: h6-f768-r192, within the backbone's own width."""
+        if variant in self.options.sizes:
+            return True
+        width, full = _named_width(variant), self._full
+        return width is not None and width.heads <= full.heads and width.ffn <= full.ffn and width.rank <= full.rank
+
     def needs(self, variant: str) -> Sequence[Needed]:
         return [Needed(self._source, "full")]
 
@@ -254,9 +261,9 @@ class CostEff(Method):
 
     def _width(self, variant: str) -> Width:
         """The width of a named size, or of a name such as h6-f768-r192."""
-        explicit = re.fullmatch(r"h(\d+)-f(\d+)-r(\d+)", variant)
+        explicit = _named_width(variant)
         if explicit and variant not in self.options.sizes:
-            return Width(*(int(number) for number in explicit.groups()))
+            return explicit
         if variant not in self.options.sizes:
             raise UserError(f"{self.name}: unknown size {variant!r}; there are {', '.join(self.options.sizes)}")
         ratios = self.options.sizes[variant]
@@ -272,6 +279,12 @@ class CostEff(Method):
         heard = replace(distillation, hidden=True, prediction=True, exits=[-1] if kind == "last_exit" else None)
         size, bfloat16 = self.options.batch_size, context.machine.bfloat16
         return lambda model, chosen: taylor(model, heard.importance, context.train, chosen, size, bfloat16)
+
+
+def _named_width(variant: str) -> Width | None:
+    """The width that a name such as h6-f768-r192 says; each width has one name."""
+    found = re.fullmatch(r"h([1-9]\d*)-f([1-9]\d*)-r([1-9]\d*)", variant)
+    return Width(*(int(number) for number in found.groups())) if found else None
 
 
 def _schedule(options: CostEffOptions) -> Schedule:

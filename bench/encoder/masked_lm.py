@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 from functools import cache
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.activations import ACT2FN
 
 from bench.encoder import backbones
 from bench.encoder.model import Encoder
@@ -45,18 +45,19 @@ def with_head(encoder: Encoder, name: str, revision: str | None = None) -> Maske
     Where the checkpoint has none (sentence encoders are published without), the logits are hidden @ E^T +
     bias with the word embedding E and a bias of 0.
     """
-    source: Any = backbones.masked_lm(name, revision)
-    transform: nn.Module = nn.Identity()
-    bias = torch.zeros(encoder.config.vocab_size)
-    if source is not None and source.config.model_type == "bert":
-        transform, bias = source.cls.predictions.transform, source.cls.predictions.bias
-    elif source is not None:
-        transform = nn.Sequential(source.vocab_transform, source.activation, source.vocab_layer_norm)
-        bias = source.vocab_projector.bias
-    return MaskedLM(encoder, transform, bias).to(encoder.device)
+    weights = backbones.word_head(name, revision)
+    if weights is None:
+        return MaskedLM(encoder, nn.Identity(), torch.zeros(encoder.config.vocab_size)).to(encoder.device)
+    config, bias = encoder.config, weights.pop("bias")
+    with torch.device("meta"):  # nothing is drawn
+        dense, norm = nn.Linear(config.hidden_size, config.hidden_size), nn.LayerNorm(config.hidden_size)
+    norm.eps = config.layer_norm_eps
+    transform = nn.Sequential(dense, ACT2FN[config.hidden_act], norm)
+    transform.load_state_dict(weights, assign=True)
+    return MaskedLM(encoder, transform.requires_grad_(True), bias).to(encoder.device)
 
 
 @cache
 def has_head(name: str, revision: str | None = None) -> bool:
     """Whether the checkpoint holds a masked-language-modelling head."""
-    return backbones.masked_lm(name, revision) is not None
+    return backbones.has_word_head(name, revision)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -15,7 +15,11 @@ from bench.method import contestant
 from bench.runs.plan import Planned, runs, summary
 from bench.runs.ratios import history_file
 from bench.settings import Settings
-from bench.store import run_folder
+from bench.store import RunKey, run_folder
+from bench.tasks.catalogue import task as task_named
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 KEPT = 0.81
 """What a run keeps as a share of the backbone's float32 weights: the mean over the sketch profile's 133 runs."""
@@ -28,6 +32,7 @@ def report(settings: Settings) -> Iterator[str]:
     planned = runs(settings)
     yield check_room(settings, planned)
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
+    yield from check_checkpoints(settings, planned, tokenizer)
     for task in settings.tasks:
         data = task_data(settings, contestant(settings, settings.reference, task).task, tokenizer)
         sizes = ", ".join(f"{split} {len(examples)}" for split, examples in data.splits.items())
@@ -36,6 +41,27 @@ def report(settings: Settings) -> Iterator[str]:
         missing = f"; this source has no {', '.join(data.missing)}" if data.missing else ""
         yield f"data {task}: {sizes}; {count} runs train on {len(data.splits['train'])} examples{lost}{missing}"
     yield "nothing is missing"
+
+
+def check_checkpoints(
+    settings: Settings, planned: Sequence[Planned], tokenizer: PreTrainedTokenizerBase
+) -> Iterator[str]:
+    """Opens the backbone and every other checkpoint of the runs, a line each; raises UserError for what is wrong."""
+    backbone = settings.backbone
+    columns = {task: len(task_named(task, settings.own_tasks).columns) for task in settings.tasks}
+    longest = max(settings.data.of(task).max_length[count - 1] for task, count in columns.items())
+    pairs = max(columns.values()) > 1
+    yield backbones.check(backbone.name, backbone.revision, words=tokenizer, longest=longest, pairs=pairs)
+    others: dict[str, RunKey] = {}
+    for run in planned:
+        method = contestant(settings, run.key.method, run.key.task)
+        for name in method.checkpoints(run.key.variant):
+            others.setdefault(name, run.key)
+    for name, key in others.items():
+        try:
+            yield backbones.check(name, words=tokenizer, longest=longest, pairs=pairs)
+        except UserError as error:
+            raise UserError(f"contestants.{key.method} ({key.variant}): {error}") from None
 
 
 def check_room(settings: Settings, planned: Sequence[Planned]) -> str:

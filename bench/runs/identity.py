@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.context import data_fingerprint, machine_of, pick_device
-from bench.encoder.backbones import digest
+from bench.encoder import backbones
 from bench.errors import UserError
 from bench.method import contestant
 from bench.store import read_json
@@ -73,8 +73,12 @@ class Identities:
             "method": {"class": entry.method, "version": method.version, "options": method.asked(key.variant)},
             "selection": settings.selection,
             "data": {"fingerprint": self._data[key.task], "max_length": data.max_length[len(method.task.columns) - 1]},
-            "backbone": {"digest": digest(backbone.name, backbone.revision), "pooling": backbone.pooling},
-            "checkpoints": {name: digest(name) for name in method.checkpoints(key.variant)},
+            "backbone": {
+                "digest": backbones.digest(backbone.name, backbone.revision),
+                "tokenizer": backbones.tokenizer_digest(backbone.name, backbone.revision),
+                "pooling": backbone.pooling,
+            },
+            "checkpoints": {name: backbones.digest(name) for name in method.checkpoints(key.variant)},
             "needs": {f"{need.method}/{need.variant}": self.of(need).hash for need in method.needed(key)},
         }
         if settings.training.precision != "auto":  # a wish of the person's, not of the machine

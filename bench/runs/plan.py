@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bench.errors import UserError
-from bench.method import Method, contestant
+from bench.method import Method, check_variants, contestant
 from bench.settings import CLASS_METRICS, SCORE_METRICS, Settings
 from bench.store import RunKey
 
@@ -23,6 +23,7 @@ def methods(settings: Settings) -> dict[tuple[str, str], Method]:
     """(contestant, task) -> the method, checked. Raises UserError with the first thing that cannot work."""
     found = {(name, task): contestant(settings, name, task) for task in settings.tasks for name in settings.contestants}
     for method in found.values():
+        check_variants(method)
         method.check()
     return found
 

@@ -21,7 +21,7 @@ from PIL import Image
 
 from bench.choosing.roles import Roles
 from bench.reporting.tables.table import display_names
-from bench.tasks.catalogue import TASKS
+from bench.tasks.catalogue import TASKS, title
 
 P = ParamSpec("P")
 
@@ -130,7 +130,7 @@ def look(i: int) -> tuple[str, str, Any]:
 
 def task_title(task: str) -> str:
     """ "SST-2" for "sst2"; a name that is not in the catalogue stays as it is."""
-    return TASKS[task].title if task in TASKS else task
+    return title(task)
 
 
 def task_order(points: pd.DataFrame) -> list[str]:

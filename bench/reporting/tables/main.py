@@ -15,7 +15,7 @@ from bench.choosing.roles import Roles
 from bench.errors import UserError
 from bench.reporting.tables.table import Format, Table, amount, display_names, score, shown, speedup
 from bench.settings import Comparison
-from bench.tasks.catalogue import TASKS
+from bench.tasks.catalogue import TASKS, title
 
 BUDGETS = (1.0, 2.0, 4.0, 8.0)
 WITHOUT = "wnli"
@@ -33,7 +33,7 @@ def tasks_of(points: pd.DataFrame) -> list[str]:
 
 
 def title_of(task: str) -> str:
-    return TASKS[task].title if task in TASKS else task
+    return title(task)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,57 @@
+"""The vocabulary of a checkpoint, read from its files: what its ids mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.encoder.checkpoints.files import VOCABULARIES, read_json, refuse_stub
+from bench.errors import UserError
+
+
+def read(name: str, folder: Path) -> dict[str, int] | None:
+    """Token -> id; None where the checkpoint says nothing about it. Raises UserError for a broken file."""
+    whole, words = (folder / file for file in VOCABULARIES)
+    if whole.is_file():
+        values = read_json(name, whole)
+        model = values.get("model")
+        vocabulary = model.get("vocab") if isinstance(model, dict) else None
+        if not isinstance(vocabulary, dict) or not vocabulary:
+            raise UserError(
+                f"checkpoint {name}: {whole.name} has no model.vocab of tokens to ids; a WordPiece is needed"
+            )
+        added = values.get("added_tokens") or []
+        return vocabulary | {token["content"]: token["id"] for token in added if {"content", "id"} <= set(token)}
+    if not words.is_file():
+        return None
+    refuse_stub(name, words)
+    try:
+        tokens = words.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"checkpoint {name}: {words.name} is not UTF-8 text ({error}); download it again") from None
+    return {token.rstrip("\r"): number for number, token in enumerate(tokens) if token.rstrip("\r")}
+
+
+def check(name: str, folder: Path, layout: Mapping[str, Any], words: Mapping[str, int]) -> None:
+    """Raises UserError where ids of the tokenizer `words` (token -> id) are not a model's own.
+
+    `layout` is the model's shape. Every token of `words` must have a row in its embedding and, where the checkpoint
+    comes with a vocabulary, the same id there.
+    """
+    last, rows = max(words.values()), layout["vocab_size"]
+    if last >= rows:
+        token = next(token for token, number in words.items() if number == last)
+        raise UserError(
+            f"checkpoint {name}: its embedding has {rows} rows (vocab_size), and the backbone's tokenizer gives ids "
+            f"up to {last} ({token!r}); use the tokenizer of that vocabulary, or another checkpoint"
+        )
+    own = read(name, folder)
+    foreign = [] if own is None else [token for token, number in words.items() if own.get(token) != number]
+    if own is not None and foreign:
+        token = min(foreign, key=words.__getitem__)
+        raise UserError(
+            f"checkpoint {name}: its vocabulary is another than the backbone's tokenizer's: {token!r} is "
+            f"{own.get(token, 'unknown')} in one and {words[token]} in the other ({len(foreign)} tokens differ); use a "
+            "checkpoint of the backbone's vocabulary"
+        )

@@ -1,0 +1,101 @@
+"""The tensors in a checkpoint's files: names, shapes and number types first, values when they are asked for."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from bench.encoder.checkpoints.files import INDEX, PICKLED, read_json, refuse_stub, weight_files
+from bench.errors import UserError
+
+_FLOATS = {"F64", "F32", "F16", "BF16"}
+_KINDS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of a checkpoint; `kind` is its number type as safetensors names it."""
+
+    file: Path
+    shape: tuple[int, ...]
+    kind: str
+
+
+def headers(name: str, folder: Path) -> dict[str, Stored]:
+    """What the weight files of the checkpoint `name` hold, by their own names.
+
+    Of safetensors only the headers are read. Raises UserError for a file that is missing, cut short, or something else.
+    """
+    files = weight_files(name, folder)
+    found: dict[str, Stored] = {}
+    for file in files:
+        refuse_stub(name, file)
+        if file.name == PICKLED:
+            tensors = _unpickled(name, file)
+            found |= {
+                key: Stored(file, tuple(t.shape), _KINDS.get(t.dtype, str(t.dtype))) for key, t in tensors.items()
+            }
+            continue
+        try:
+            with safe_open(file, framework="pt") as opened:
+                for key in opened.keys():  # noqa: SIM118 (not a mapping)
+                    part = opened.get_slice(key)
+                    if key in found:
+                        raise UserError(f"checkpoint {name}: {key} is in {found[key].file.name} and in {file.name}")
+                    found[key] = Stored(file, tuple(part.get_shape()), part.get_dtype())
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"checkpoint {name}: {file} is cut short or damaged ({error}); download it again") from None
+    if len(files) > 1 or files[0].name not in ("model.safetensors", PICKLED):
+        promised = read_json(name, folder / INDEX)["weight_map"]
+        for key, file_name in promised.items():
+            if key not in found or found[key].file.name != file_name:
+                raise UserError(f"checkpoint {name}: {INDEX} promises {key} in {file_name}, where it is not")
+    return found
+
+
+def tensors(name: str, stored: dict[str, Stored], keys: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    """(key, values in float32) of these weights. Raises UserError for values that are not numbers to start from."""
+    by_file: dict[Path, list[str]] = {}
+    for key in keys:
+        by_file.setdefault(stored[key].file, []).append(key)
+        if stored[key].kind not in _FLOATS:
+            raise UserError(
+                f"checkpoint {name}: {key} in {stored[key].file.name} is {stored[key].kind}; a checkpoint of float32, "
+                "float16 or bfloat16 weights is needed, not a quantised one"
+            )
+    for file, wanted in by_file.items():
+        if file.name == PICKLED:
+            values = _unpickled(name, file)
+            for key in wanted:
+                yield key, _sound(name, file, key, values[key].to(torch.float32))
+            continue
+        with safe_open(file, framework="pt") as opened:
+            for key in wanted:
+                yield key, _sound(name, file, key, opened.get_tensor(key).to(torch.float32))
+
+
+def _sound(name: str, file: Path, key: str, values: Tensor) -> Tensor:
+    if not bool(torch.isfinite(values).all()):
+        raise UserError(f"checkpoint {name}: {key} in {file.name} has values that are nan or infinite; use another")
+    # Of a download that reserved its space and then stopped; segment embeddings of zeros are converters' way of none.
+    if key.endswith(("weight", "gamma")) and "token_type" not in key and not bool(values.any()):
+        raise UserError(f"checkpoint {name}: {key} in {file.name} is all zeros; download it again")
+    return values
+
+
+def _unpickled(name: str, file: Path) -> dict[str, Tensor]:
+    """A PyTorch state dict; torch's restricted unpickler builds tensors and runs nothing."""
+    try:
+        values = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
+        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise UserError(f"checkpoint {name}: {file} is not a PyTorch file of weights alone ({why[:160]})") from None
+    if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
+        raise UserError(f"checkpoint {name}: {file} holds more than weights; save model.state_dict() as {file.name}")
+    return values
