@@ -22,10 +22,11 @@ from bench.choosing.budgets import (
 )
 from bench.choosing.roles import Roles
 from bench.reporting.figures import Skipped, describe, drawn
-from bench.reporting.figures.drawing import METRIC_TITLES, Absent, marks, task_order, task_title
+from bench.reporting.figures.drawing import METRIC_TITLES, Absent, marks, task_order
 from bench.reporting.figures.frontiers import average_curves
 from bench.reporting.tables import Table
 from bench.reporting.tables.main import common_notes
+from bench.tasks.catalogue import title as task_title
 
 # Marks of the figures, in Plotly's words.
 _SYMBOLS = {

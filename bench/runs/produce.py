@@ -54,9 +54,8 @@ def produce(settings: Settings, key: RunKey) -> str:
     prepare()
     method = contestant(settings, key.method, key.task)
     if not method.accepts(key.variant):
-        raise UserError(
-            f"{key.method} has no variant {key.variant!r} on {key.task}; it has {', '.join(method.variants())}"
-        )
+        known = ", ".join(method.variants())
+        raise UserError(f"{key.method} has no variant {key.variant!r} on {key.task}; there are {known}")
     folder, state = run_folder(settings, key), state_folder(settings, key)
     with _alone(state, key):
         identities = Identities(settings)

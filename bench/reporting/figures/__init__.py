@@ -11,11 +11,12 @@ from matplotlib.figure import Figure
 from bench.choosing.roles import Roles
 from bench.reporting.figures.comparisons import ablation_bars, promised_against_measured
 from bench.reporting.figures.curves import Resamples
-from bench.reporting.figures.drawing import Absent, save, task_order, task_title
+from bench.reporting.figures.drawing import Absent, save, task_order
 from bench.reporting.figures.exits import exit_against_difficulty, exit_histogram, score_per_exit
 from bench.reporting.figures.frontiers import frontier, frontier_average, score_against_parameters
 from bench.reporting.figures.sweeps import importances, kept_studies, landscape, pareto_front
 from bench.tasks.catalogue import TASKS
+from bench.tasks.catalogue import title as task_title
 
 __all__ = [
     "Skipped",

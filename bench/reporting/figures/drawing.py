@@ -21,7 +21,7 @@ from PIL import Image
 
 from bench.choosing.roles import Roles
 from bench.reporting.tables.table import display_names
-from bench.tasks.catalogue import TASKS, title
+from bench.tasks.catalogue import in_order
 
 P = ParamSpec("P")
 
@@ -128,15 +128,9 @@ def look(i: int) -> tuple[str, str, Any]:
     return _COLOURS[i % len(_COLOURS)], _MARKERS[(i + 3 * (i // 8)) % 8], _LINES[i % len(_LINES)]
 
 
-def task_title(task: str) -> str:
-    """ "SST-2" for "sst2"; a name that is not in the catalogue stays as it is."""
-    return title(task)
-
-
 def task_order(points: pd.DataFrame) -> list[str]:
-    """The tasks in `points`, in the catalogue's order."""
-    known = list(TASKS)
-    return sorted(points["task"].unique(), key=lambda task: (known.index(task) if task in known else len(known), task))
+    """The tasks in `points`, in the catalogue's order; those it does not know at its end."""
+    return in_order(sorted(points["task"].unique()))
 
 
 METRIC_TITLES = {

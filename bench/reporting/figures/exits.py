@@ -32,10 +32,10 @@ from bench.reporting.figures.drawing import (
     panels,
     styled,
     task_order,
-    task_title,
 )
 from bench.reporting.tables.table import variant_names
 from bench.tasks.catalogue import task as task_named
+from bench.tasks.catalogue import title as task_title
 
 NEAR = 2.0
 """The speed-up at which exits are looked at: the one that most papers report."""

@@ -28,10 +28,10 @@ from bench.reporting.figures.drawing import (
     ratio_axis,
     score_title,
     styled,
-    task_title,
 )
 from bench.reporting.figures.labels import Label, place
 from bench.reporting.tables.table import variant_names
+from bench.tasks.catalogue import title as task_title
 
 # So many methods fit a figure of a column and a half; more have a whole page's width.
 _FEW = 6

@@ -15,7 +15,8 @@ from bench.choosing.roles import Roles
 from bench.errors import UserError
 from bench.reporting.tables.table import Format, Table, amount, display_names, score, shown, speedup
 from bench.settings import Comparison
-from bench.tasks.catalogue import TASKS, title
+from bench.tasks.catalogue import in_order
+from bench.tasks.catalogue import title as title_of
 
 BUDGETS = (1.0, 2.0, 4.0, 8.0)
 WITHOUT = "wnli"
@@ -28,12 +29,7 @@ SPEEDUPS = {"Speed-up": "speedup", "Measured, batch 1": "latency_1", "Measured, 
 
 def tasks_of(points: pd.DataFrame) -> list[str]:
     """The tasks of the points, in the catalogue's order; those it does not know at its end."""
-    found = list(dict.fromkeys(points["task"]))
-    return [*(name for name in TASKS if name in found), *(name for name in found if name not in TASKS)]
-
-
-def title_of(task: str) -> str:
-    return title(task)
+    return in_order(points["task"])
 
 
 @dataclass(frozen=True)

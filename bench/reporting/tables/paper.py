@@ -10,7 +10,7 @@ from bench.choosing.comparing.seeds import geometric
 from bench.reporting.published import MISMATCHED, read_published
 from bench.reporting.tables.main import ordered
 from bench.reporting.tables.table import Format, Table, amount, display_names, score, speedup
-from bench.tasks.catalogue import TASKS
+from bench.tasks.catalogue import TASKS, title
 
 # A measured point stands beside a published one if their speed-ups differ by no more than this factor.
 NEAR = 1.15
@@ -29,7 +29,7 @@ def paper(points: pd.DataFrame, notes: Sequence[str]) -> Table:
     usable, names = operating_points(points), display_names(points)
     tasks = [*(t for t in TASKS if t in set(published["task"])), "average", RELATIVE]
     tasks.insert(tasks.index("mnli") + 1, MISMATCHED)
-    titles = {name: TASKS[name].title if name in TASKS else name for name in tasks}
+    titles = {name: title(name) for name in tasks}
     titles |= {MISMATCHED: "MNLI-mm", "average": "Average", RELATIVE: "% of BERT-base"}
     rows: list[dict[str, Any]] = []
     for (source, system, _), group in published.groupby(["source", "system", "line"], sort=False):
