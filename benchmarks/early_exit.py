@@ -102,7 +102,9 @@ def times(
     work: dict[tuple[RunKey, str], Callable[[], Any]] = {}
     for key in (reference, *variants):
         model = load_model(run_folder(settings, key), CPU)
-        policy = policy_for(method.policy if key.method == method.name else "none", method.task, method.exit_start())
+        policy = policy_for(
+            method.policy if key.method == method.name else "none", method.task.regression, method.exit_start()
+        )
         strict = policy.knobs(2, model.exit_count, method.task.outputs)[-1]  # nobody leaves, everybody is asked
         deployed, leaves = deploy(model), rule(policy, strict)
 
@@ -141,7 +143,7 @@ def times(
 def tracing(settings: Settings, key: RunKey, method: Method, examples: Examples, rounds: int) -> None:
     """Prints what one pass costs beside 200 thresholds replayed on its trace."""
     model, costs = load_model(run_folder(settings, key), CPU), Costs.load(run_folder(settings, key) / "costs.json")
-    policy = policy_for(method.policy, method.task, method.exit_start())
+    policy = policy_for(method.policy, method.task.regression, method.exit_start())
     knobs = policy.knobs(200, model.exit_count, method.task.outputs)
     passes, sweeps = [], []
     for _ in range(rounds):

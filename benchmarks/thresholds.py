@@ -51,7 +51,7 @@ def main() -> None:
     for planned in runs(settings):
         key, folder = planned.key, run_folder(settings, planned.key)
         method = contestant(settings, key.method, key.task)
-        policy = policy_for(method.policy, method.task, method.exit_start())
+        policy = policy_for(method.policy, method.task.regression, method.exit_start())
         kept = [folder / f"trace-{split}.parquet" for split in ("calibration", "validation")]
         if policy.name == "none" or not all(file.is_file() for file in kept):
             continue

@@ -238,7 +238,7 @@ def _replay(each: Task, plan: dict[str, Any], logits: NDArray[np.float32]) -> ND
     """[N] 0-based exit at which each example leaves."""
     if plan["kind"] in ("static", "fixed_exit"):
         return np.full(logits.shape[1], (plan["exit"] or len(logits)) - 1)
-    return replay(policy_for(plan["policy"], each), logits, plan["thresholds"] or plan["knob"])
+    return replay(policy_for(plan["policy"], each.regression), logits, plan["thresholds"] or plan["knob"])
 
 
 def _flops(contestant: Contestant, lengths: NDArray[np.int64]) -> NDArray[np.float64]:

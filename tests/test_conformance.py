@@ -78,7 +78,7 @@ class Runs:
 
     def policy(self, key: RunKey) -> Policy:
         method = self.method(key)
-        return policy_for(method.policy, method.task, method.exit_start())
+        return policy_for(method.policy, method.task.regression, method.exit_start())
 
     def validation(self, task: str) -> Examples:
         if task not in self.data:

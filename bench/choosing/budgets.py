@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from bench.artefacts import Trace
 from bench.choosing.policies import policy_for, replay
 from bench.errors import UserError
-from bench.tasks.catalogue import task as task_named
 
 RUN = ["task", "method", "variant", "seed"]
 POINT = [*RUN, "kind", "point"]
@@ -205,7 +204,7 @@ def predicted(row: pd.Series, trace: Trace) -> NDArray[np.float64]:
     if row["kind"] in ("static", "fixed_exit"):
         left = np.full(len(trace.idx), (int(row["exit"]) or exits) - 1)
     else:
-        policy = policy_for(row["policy"], task_named(row["task"]), int(row["exit_start"]))
+        policy = policy_for(row["policy"], trace.logits.shape[-1] == 1, int(row["exit_start"]))
         left = replay(policy, trace.logits, row["thresholds"] if len(row["thresholds"]) else row["knob"])
     logits = trace.logits[left, np.arange(len(left))]
     return np.asarray(logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1), dtype=np.float64)

@@ -18,7 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import softmax
 
 from bench.errors import UserError
-from bench.tasks.catalogue import Task
 
 # Grids are cubic in [0, 1]: trained exits are sure of most examples, so most of what a threshold decides
 # happens close to the strict end (entropies of 1e-4), where an even grid of 200 would have one point.
@@ -184,8 +183,8 @@ _FAMILIES: dict[str, type[Policy]] = {
 }
 
 
-def policy_for(name: str, task: Task, exit_start: int = 1) -> Policy:
-    """The rule named `name` ("entropy", "confidence", "patience", "agreement", "none") as used on `task`.
+def policy_for(name: str, regression: bool, exit_start: int = 1) -> Policy:
+    """The rule named `name` ("entropy", "confidence", "patience", "agreement", "none") on a task of that kind.
 
     On regression every rule but "none" is agreement of successive predictions. Unknown names are a UserError.
     """
@@ -193,9 +192,9 @@ def policy_for(name: str, task: Task, exit_start: int = 1) -> Policy:
         raise UserError(f"unknown exit policy '{name}': choose one of {', '.join(_FAMILIES)}")
     if exit_start < 1:
         raise UserError(f"exit_start is {exit_start}: exits are counted from 1")
-    if name == Agreement.name and not task.regression:
-        raise UserError(f"agreement is for regression and {task.name} is classification: use patience")
-    family = Agreement if task.regression and name != FullDepth.name else _FAMILIES[name]
+    if name == Agreement.name and not regression:
+        raise UserError("agreement is for regression, and this is classification: use patience")
+    family = Agreement if regression and name != FullDepth.name else _FAMILIES[name]
     return family(exit_start=exit_start)
 
 

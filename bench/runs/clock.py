@@ -169,7 +169,7 @@ def operation(point: dict[str, Any], method: Method) -> Leaves:
     if point["kind"] == "fixed_exit":
         return fixed(int(point["exit"]) - 1)
     knob = point["thresholds"] if len(point["thresholds"]) else point["knob"]
-    return rule(policy_for(point["policy"], method.task, method.exit_start()), knob)
+    return rule(policy_for(point["policy"], method.task.regression, method.exit_start()), knob)
 
 
 def left_at(point: dict[str, Any], trace: Trace, method: Method) -> NDArray[np.int64]:
@@ -177,7 +177,7 @@ def left_at(point: dict[str, Any], trace: Trace, method: Method) -> NDArray[np.i
     if point["kind"] in ("static", "fixed_exit"):
         return np.full(len(trace.idx), (int(point["exit"]) or len(trace.logits)) - 1)
     knob = point["thresholds"] if len(point["thresholds"]) else point["knob"]
-    return replay(policy_for(point["policy"], method.task, method.exit_start()), trace.logits, knob)
+    return replay(policy_for(point["policy"], method.task.regression, method.exit_start()), trace.logits, knob)
 
 
 def to_be_timed(table: pd.DataFrame, speedups: list[float]) -> pd.DataFrame:

@@ -50,7 +50,7 @@ def points_of(settings: Settings, key: RunKey) -> tuple[pd.DataFrame, pd.DataFra
     """The points table of one run (`bench.choosing.points`), and the trials of its search for thresholds."""
     method = contestant(settings, key.method, key.task)
     traces, cost = traces_of(settings, key), Costs.load(run_folder(settings, key) / "costs.json")
-    policy = policy_for(method.policy, method.task, method.exit_start())
+    policy = policy_for(method.policy, method.task.regression, method.exit_start())
     grid, trials = settings.thresholds.grid, settings.thresholds.trials
     vectors, tried = [], pd.DataFrame()
     if method.policy != "none" and trials:

@@ -126,11 +126,11 @@ def test_what_each_kind_of_model_offers(costs):
     assert kinds(Entropy(), layers_cost(6), logits[-1:])[0] == {"static": 1}
     assert kinds(Entropy(exit_start=3))[1].query("kind == 'fixed_exit'")["exit"].tolist() == [3, 4, 5]
     values = np.random.default_rng(0).uniform(0, 5, (5, 40, 1))
-    regression, table = kinds(policy_for("entropy", task("stsb")), logits=values, name="stsb")
+    regression, table = kinds(policy_for("entropy", task("stsb").regression), logits=values, name="stsb")
     assert regression["uniform"] > 2
     assert set(table.query("kind == 'uniform'")["policy"]) == {"agreement"}
     # A cascade has two answers on a regression task and no rule to choose between them.
-    members = kinds(policy_for("confidence", task("stsb")), layers_cost(2, 14), values[:2], "stsb")[0]
+    members = kinds(policy_for("confidence", task("stsb").regression), layers_cost(2, 14), values[:2], "stsb")[0]
     assert members == {"fixed_exit": 2, "static": 1}
 
 

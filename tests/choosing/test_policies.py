@@ -150,9 +150,9 @@ def test_exits_below_exit_start_are_never_read(case, seed):
 
 def test_regression_leaves_by_agreement():
     for name in ("entropy", "confidence", "patience"):
-        assert policy_for(name, task("stsb"), exit_start=2) == Agreement(exit_start=2)
-        assert policy_for(name, task("sst2")).name == name
-    assert policy_for("none", task("stsb")) == FullDepth()
+        assert policy_for(name, task("stsb").regression, exit_start=2) == Agreement(exit_start=2)
+        assert policy_for(name, task("sst2").regression).name == name
+    assert policy_for("none", task("stsb").regression) == FullDepth()
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_regression_leaves_by_agreement():
 )
 def test_wrong_policies_are_named(name, on, start, culprit):
     with pytest.raises(UserError, match=culprit):
-        policy_for(name, task(on), start)
+        policy_for(name, task(on).regression, start)
 
 
 def test_a_vector_of_the_wrong_length_is_an_error():

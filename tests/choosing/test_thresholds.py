@@ -101,7 +101,7 @@ def small_cases(draw) -> tuple[Policy, str, Trace, Costs]:
     outputs = task(name).outputs
     logits = np.round(rng.normal(size=(exits, count, outputs)) * draw(st.sampled_from([0.1, 2, 50])), 1)
     labels = rng.uniform(0, 5, count).astype(np.float32) if name == "stsb" else rng.integers(outputs, size=count)
-    policy = policy_for(draw(st.sampled_from(["entropy", "confidence", "patience"])), task(name), 1)
+    policy = policy_for(draw(st.sampled_from(["entropy", "confidence", "patience"])), task(name).regression, 1)
     if draw(st.booleans()) and policy.earliest < exits - 3:
         policy = type(policy)(exit_start=2)
     steps = np.cumsum(rng.integers(1, 5, exits)).tolist()

@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from bench.artefacts import Trace
 from bench.choosing.budgets import POINT, RUN, predicted, run_folder
 from bench.errors import UserError
+from bench.tasks.scores import score
 
 # Resamples are drawn and multiplied in blocks of this many numbers (float64: 80 MB).
 _BLOCK = 10_000_000
@@ -105,16 +106,20 @@ def resampled(
 ) -> Floats:
     """Scores [R, P] of P predictions [N] on R bootstrap resamples of the N examples, shared by all of them.
 
-    metric: accuracy, f1 (of class 1), matthews (two classes) or pearson; undefined cases are 0.
-    Every metric is a function of weighted sums over examples, so a block of resamples is one matrix product.
+    metric: one of `bench.tasks.scores.METRICS`; undefined cases are 0. Accuracy, F1 of class 1, Matthews of two classes
+    and Pearson are functions of weighted sums over examples, so a block of resamples is one matrix product; the others
+    are computed resample by resample.
     """
-    if metric not in _SUMS:
-        raise UserError(f"no bootstrap for the metric {metric!r}: choose one of {', '.join(_SUMS)}")
     true = np.asarray(labels, float)
     predicted = np.stack([np.asarray(each, float) for each in predictions])
+    rng = np.random.default_rng(seed)
+    if metric not in _SUMS or (metric == "matthews" and max(true.max(), predicted.max()) > 1):
+        kind = float if metric == "spearman" else int
+        given, gold = predicted.astype(kind), true.astype(kind)
+        rows = rng.integers(len(true), size=(resamples, len(true)))
+        return np.stack([score(metric, given[:, row], gold[row]) for row in rows])
     terms, finish = _SUMS[metric]
     columns = terms(predicted, true)
-    rng = np.random.default_rng(seed)
     block = max(1, _BLOCK // len(true))
     scores = []
     for start in range(0, resamples, block):

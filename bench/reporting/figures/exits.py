@@ -34,7 +34,6 @@ from bench.reporting.figures.drawing import (
     task_order,
 )
 from bench.reporting.tables.table import variant_names
-from bench.tasks.catalogue import task as task_named
 from bench.tasks.catalogue import title as task_title
 
 NEAR = 2.0
@@ -204,7 +203,7 @@ def reached(speedups: pd.Series) -> str:
 
 def exits_taken(row: pd.Series, trace: Trace) -> np.ndarray:
     """[N] the 1-based exit of each example at a swept operating point, a row of `operating_points`."""
-    policy = policy_for(row["policy"], task_named(row["task"]), int(row["exit_start"]))
+    policy = policy_for(row["policy"], trace.logits.shape[-1] == 1, int(row["exit_start"]))
     return 1 + replay(policy, trace.logits, row["thresholds"] if len(row["thresholds"]) else row["knob"])
 
 
