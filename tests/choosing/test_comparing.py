@@ -92,11 +92,12 @@ def test_twelve_comparisons_without_a_difference_err_together_as_seldom_as_one(s
 def test_a_real_difference_is_found_among_many_and_a_small_one_called_equal():
     rng = np.random.default_rng(5)
     found = [
-        judged([simulated(rng, 3, 1.0, 0.05), *(simulated(rng, 3, 0, 0.05) for _ in range(9))], QUICK)
+        judged([simulated(rng, 5, 1.0, 0.05), *(simulated(rng, 5, 0, 0.05) for _ in range(9))], QUICK)
         for _ in range(40)
     ]
     assert np.mean([table["verdict"].iloc[0] == "better" for table in found]) > 0.9
-    alike = [judged([simulated(rng, 1, 0.0, 0.0, examples=20_000, resamples=100)], QUICK) for _ in range(10)]
+    wide = Comparison(margin=2.0)
+    alike = [judged([simulated(rng, 1, 0.0, 0.0, examples=20_000, resamples=100)], wide) for _ in range(10)]
     assert np.mean([table["verdict"].iloc[0] == "equal" for table in alike]) > 0.9
 
 

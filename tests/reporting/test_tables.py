@@ -76,7 +76,7 @@ def test_csv_markdown_and_latex_agree(made):
         plain = values_of(table.csv())
         assert len(plain) == len(printed)
         for name, form in table.formats.items():
-            numbers = [cell.split(" ±")[0].rstrip("†‡*") for cell in printed[name]]
+            numbers = [cell.split(" ±")[0].rstrip("†‡") for cell in printed[name]]
             assert numbers == ["–" if pd.isna(v) else form(v) for v in plain[name].astype(float)], (
                 table.name,
                 name,
@@ -114,7 +114,8 @@ def test_main_averages_only_what_is_complete(made):
     row = values.loc[("at least 1x", "COST-EFF")]
     assert row["Average"] == pytest.approx(row[tasks].astype(float).mean())
     assert row["w/o WNLI"] == pytest.approx(row[tasks[:-1]].astype(float).mean())
-    assert np.isnan(values.loc[("at least 8x", "PABEE"), "Average"])
+    some = values[values[tasks].notna().any(axis=1) & values[tasks].isna().any(axis=1)]
+    assert len(some) and some["Average"].isna().all()
 
 
 def test_failed_runs_are_rows_with_their_reason(made):
@@ -147,7 +148,8 @@ def test_one_answer_to_everybody_is_marked_and_never_bold_and_so_is_its_average(
     constant = points["method"].eq("pabee") & points["task"].eq("mnli")
     table = main(points.assign(constant=constant), [], ROLES, budgets=[1.0])
     bold, values = (frame.set_axis(table.values["Method"]) for frame in (table.is_bold(), table.values))
-    assert values.loc["PABEE", "MNLI mark"] == values.loc["PABEE", "Average mark"] == "‡"
+    assert "‡" in values.loc["PABEE", "MNLI mark"] and "‡" in values.loc["PABEE", "Average mark"]
+    assert "‡" not in values.loc["PABEE", "RTE mark"]
     assert not bold.loc["PABEE", ["MNLI", "Average", "w/o WNLI"]].any()
     assert bold["MNLI"].any() and "never bold" in table.said()
     plain = main(points, [], ROLES, budgets=[1.0])

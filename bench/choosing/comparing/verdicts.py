@@ -4,9 +4,12 @@
 
 *Error*: seeds and examples are resampled together. One resample draws N of the N examples, the same for both sides and
 all seeds, and K - 1 of the K seeds (so many, because K of K would understate the variance of their mean by (K - 1) / K:
-Rao and Wu, Resampling inference with complex survey data, 1988). The deviation of the resampled differences is the
-standard error. Its degrees of freedom follow from Satterthwaite's formula, where the seeds' part has K - 1 and the
-examples' part N - 1: with three seeds that disagree the interval is as wide as three numbers allow. Tasks are
+Rao and Wu, Resampling inference with complex survey data, 1988). The variance of the resampled differences is the
+squared standard error, but for one thing: what an example does to one seed alone (a variance of s^2 / (K N) in their
+mean) is in it three times, once with the seeds and twice with the examples (Owen, The pigeonhole bootstrap, 2007,
+shows why such resampling is conservative); two of them, estimated from how much less the mean over seeds scatters than
+one seed, are taken off. The degrees of freedom follow from Satterthwaite's formula, where the seeds' part has K - 1 and
+the examples' part N - 1: with three seeds that disagree the interval is as wide as three numbers allow. Tasks are
 independent: the error of an average is the root of the sum of their squared errors over their number.
 
 *Correction*: with m comparisons, ordered by p (two-sided, difference / error against Student's t), Holm's procedure
@@ -53,7 +56,12 @@ def spread(scores: Floats, resampled: Floats, examples: int, rng: np.random.Gene
     drawn = max(seeds - 1, 1)
     counts = rng.multinomial(drawn, np.full(seeds, 1 / seeds), size=len(resampled))
     variance = float(np.var((resampled * counts).sum(axis=1) / drawn, ddof=1))
-    of_seeds = float(np.var(scores, ddof=1)) / seeds if seeds > 1 else 0.0
+    of_seeds = 0.0
+    if seeds > 1:
+        of_seeds = float(np.var(scores, ddof=1)) / seeds
+        of_examples = float(np.var(resampled.mean(axis=1), ddof=1))
+        both = max(float(np.var(resampled, axis=0, ddof=1).mean()) - of_examples, 0.0) / (seeds - 1)
+        variance = max(variance - 2 * both, of_seeds, of_examples)
     parts = [(of_seeds, seeds - 1), (max(variance - of_seeds, 0.0), examples - 1)]
     return Estimate(float(scores.mean()), variance**0.5, _freedom(variance, parts), seeds)
 

@@ -15,7 +15,7 @@ from bench.tasks.catalogue import TASKS, title
 # A measured point stands beside a published one if their speed-ups differ by no more than this factor.
 NEAR = 1.15
 RELATIVE = "percent_of_bert_base"
-COMPUTED = "*"
+COMPUTED = "†"
 
 
 def paper(points: pd.DataFrame, notes: Sequence[str]) -> Table:
