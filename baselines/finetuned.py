@@ -13,7 +13,7 @@ from bench.encoder import Encoder
 from bench.encoder.backbones import shape_of
 from bench.encoder.cut import take_layers
 from bench.errors import UserError
-from bench.method import Method, Options, contestant, steps_in_all
+from bench.method import Method, Options, contestant, lineage, steps_in_all
 from bench.training.loop import Plan
 from bench.training.losses import task_loss
 
@@ -62,8 +62,10 @@ class Finetuned(Method):
             self._other()
 
     def asked(self, variant: str) -> dict[str, Any]:
-        """Not the other depths: another one more retrains nothing."""
+        """Not the other depths: another one more retrains nothing. But what its length is taken from."""
         asked = super().asked(variant)
+        if self.options.as_long_as:
+            asked["as_long_as"] = lineage(self._other(), self.options.as_long_as.variant)
         return asked | {"depths": bool(asked["depths"])}
 
     def label(self, variant: str) -> str:

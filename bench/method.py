@@ -124,16 +124,22 @@ def steps_in_all(method: Method, variant: str, examples: int) -> int:
     )
 
 
+def lineage(method: Method, variant: str) -> list[dict[str, Any]]:
+    """What decides `steps_in_all`, as plain values: what a variant was asked, and the models that it continues."""
+    own = {"class": type(method).__qualname__, "version": method.version, "options": method.asked(variant)}
+    source = method.starts_from(variant)
+    if source is None:
+        return [own]
+    return [own, *lineage(contestant(method.settings, source.contestant, method.task.name), source.variant)]
+
+
 def contestant(settings: Settings, name: str, task: str) -> Method:
     """The contestant `name` of the settings, on one task. Raises UserError where it cannot be found or set up."""
     if name not in settings.contestants:
         raise UserError(f"unknown contestant {name!r}; there are {', '.join(settings.contestants)}")
     entry = settings.contestants[name]
     module, _, attribute = entry.method.partition(":")
-    for folder in (
-        str(Path.cwd()),
-        str(settings.folder.absolute()),
-    ):  # a contestant of one's own lies beside its profile
+    for folder in (str(Path.cwd()), str(settings.folder.absolute())):  # one's own lies beside its profile
         if folder not in sys.path:
             sys.path.insert(0, folder)
     try:

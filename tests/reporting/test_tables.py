@@ -4,7 +4,6 @@ import shutil
 import subprocess
 
 import hypothesis.strategies as st
-import numpy as np
 import pandas as pd
 import pytest
 import synthetic

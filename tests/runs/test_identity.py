@@ -212,3 +212,19 @@ def test_unlike_arithmetic_is_a_note_and_refused_where_strict(small, tmp_path):
         UserError, match=r"strict: the runs were made with unlike arithmetic, .*eval_batch_size 32.* and "
     ):
         collect(check(settings.model_dump() | {"strict": True}, "test"))
+
+
+def test_a_control_as_long_as_another_hangs_from_its_recipe(of):
+    whole = of.model_dump()
+    long = {
+        "method": "baselines.finetuned:Finetuned",
+        "options": {"as_long_as": {"contestant": "costeff", "variant": "2x"}},
+    }
+    whole["contestants"] = whole["contestants"] | {"long": long}
+    settings = check(whole, "test")
+    for name in ("costeff", "assistant"):  # its own steps, and those of the model that it continues
+        entry = whole["contestants"][name]
+        longer = {name: entry | {"options": entry["options"] | {"epochs": 9}}}
+        changed_ = check(whole | {"contestants": whole["contestants"] | longer}, "test")
+        key = RunKey("sst2", "long", "full", 0)
+        assert Identities(settings).of(key).hash != Identities(changed_).of(key).hash
