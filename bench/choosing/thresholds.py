@@ -7,12 +7,12 @@ which changes one knob of each non-dominated vector until that finds nothing new
 once: in the order in which they leave there, examples change the sums that a score is made of. Optuna's NSGA-II starts
 from what was found and samples on.
 
-Choosing among so many vectors could overfit a small selection part. `benchmarks/thresholds.py` on 13 runs of the sketch,
-128 examples to choose on and 256 to read, three deals each: area under the chosen frontier, on selection / validation:
-one knob 0.346 / 0.307, fixed exits too 0.414 / 0.380, one knob and Optuna alone 0.400 / 0.358, fixed exits and the direct
-search 0.443 / 0.402, and Optuna from there the same. Two cautious ways were tried on ten of those runs and left out: to
-keep a vector only where its gain exceeds one standard error (paired bootstrap; validation 0.497 for 0.507 without), or
-all only where they gain in cross-validation over four folds (0.506 for 0.507).
+Choosing among so many vectors could overfit a small selection part. `benchmarks/thresholds.py` on 13 runs of the
+sketch, 128 examples to choose on and 256 to read, three deals each: area under the chosen frontier, on selection /
+validation: one knob 0.346 / 0.307, fixed exits too 0.414 / 0.380, one knob and Optuna alone 0.400 / 0.358, fixed exits
+and the direct search 0.443 / 0.402, and Optuna from there the same. Two cautious ways were tried on ten of those runs,
+and left out: to keep a vector only where its gain exceeds one standard error (paired bootstrap; validation 0.497 for
+0.507 without), or all of them only where they gain in cross-validation over four folds (0.506 for 0.507).
 """
 
 from collections.abc import Callable
@@ -40,9 +40,9 @@ Found = tuple[Ints, Floats, Floats]
 
 # Weights of the ascent: the score, as a fraction, that a halving of the cost may take; the first takes nothing.
 _WEIGHTS = np.concatenate([[0.0], np.geomspace(0.004, 0.6, 11)])
-_STARTS, _SWEEPS = 16, 6
+_STARTS, _SWEEPS = 8, 4
 # Vectors whose neighbours the local search looks at in one round, and its rounds.
-_VECTORS, _ROUNDS = 64, 20
+_VECTORS, _ROUNDS = 32, 20
 # Vectors x examples of a space that is tried whole: some tenth of a second.
 _WHOLE = 2_000_000
 # Examples that the direct search reads; what it proposes is judged on all.
