@@ -90,8 +90,8 @@ def test_what_is_missing_is_named_and_nothing_is_written(glue, tmp_path):
         write_submission(points, glue / "runs", out, "teacher")
     with pytest.raises(UserError, match=r"^wnli: .*no run of seed 2"):
         write_submission(points[points["task"] != "wnli"], glue / "runs", out, "pabee")
-    with pytest.raises(UserError, match=r"^cola: .*no point at 4x"):
-        write_submission(points, glue / "runs", out, "pabee", speedup=4)
+    with pytest.raises(UserError, match=r"^cola: .*no point at 19x"):
+        write_submission(points, glue / "runs", out, "pabee", speedup=19.0)
     with pytest.raises(UserError, match="no method 'nobody'"):
         write_submission(points, glue / "runs", out, "nobody")
     with pytest.raises(UserError, match="only takes predictions for GLUE"):

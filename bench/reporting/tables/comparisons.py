@@ -87,7 +87,7 @@ def ablations(
     """What each ablation changes: its score minus the full method's at the same exit, variant and seed."""
     rows = succeeded(points)
     rows = rows[(rows["split"] == "validation") & rows["kind"].isin(["fixed_exit", "static"])]
-    rows = rows.assign(place=rows["exit"].where(rows["kind"] == "fixed_exit", 0), exit_start=1)
+    rows = rows.assign(place=rows["exit"].where(rows["kind"] == "fixed_exit", 0))
     names = display_names(points)
     exits: set[int] = set()
     lines: list[dict[str, Any]] = []
