@@ -70,7 +70,11 @@ def jobs(planned: subprocess.CompletedProcess[str]) -> dict[str, int]:
     """Rule -> jobs of a dry run."""
     assert planned.returncode == 0, planned.stdout + planned.stderr
     lines = [line.split() for line in planned.stdout.splitlines()]
-    return {words[0]: int(words[1]) for words in lines if len(words) == 2 and words[1].isdigit()}
+    return {
+        name: int(count)
+        for name, count in (words for words in lines if len(words) == 2)
+        if count.isdigit() and name.isidentifier()
+    }
 
 
 def test_a_page_without_its_runs_is_not_a_finished_run(tmp_path):
