@@ -23,7 +23,7 @@ rule all:
     input:
         f"{ROOT}/complete",
         # What the report was made from is asked for by name: a page alone is not a finished run.
-        [facts_of(run.key) for run in PLANNED],
+        [file for run in PLANNED for file in (*kept(run.key), model_of(run.key))],
         all_points,
         f"{ROOT}/all-points.parquet",
         f"{ROOT}/index.html",

@@ -83,11 +83,8 @@ def key_of(wildcards):
 
 
 def needed_runs(wildcards):
-    """The runs that must be there before this one: its teacher, its assistant.
-
-    How old they are says nothing: what they were asked is part of what this one is asked.
-    """
-    return [ancient(facts_of(key)) for key in plan.needs_of(METHODS, key_of(wildcards))]
+    """The models that must be there before this run: its teacher's, its assistant's."""
+    return [model_of(key) for key in plan.needs_of(METHODS, key_of(wildcards))]
 
 
 def asked(wildcards):
@@ -95,12 +92,23 @@ def asked(wildcards):
     return IDENTITIES.of(key_of(wildcards)).hash
 
 
+def model_of(key):
+    return str(run_folder(SETTINGS, key) / "model")
+
+
+def kept(key):
+    """What a run leaves, apart from its model: what is asked for is made again where it is gone."""
+    names = ["run.json", "costs.json", *(f"trace-{split}.parquet" for split in SPLITS)]
+    return [str(run_folder(SETTINGS, key) / name) for name in names]
+
+
 def task_runs(wildcards):
     """All runs of a task and seed."""
     return [
-        facts_of(run.key)
+        file
         for run in PLANNED
         if run.key.task == wildcards.task and run.key.seed == int(wildcards.seed)
+        for file in kept(run.key)
     ]
 
 
@@ -113,6 +121,7 @@ all_points = [points_path(task, seed) for task in SETTINGS.tasks for seed in SET
 # Latency is a property of the machine and the model's shape: the first seed of each task is timed.
 timed = {task: SETTINGS.seeds_of(task)[0] for task in SETTINGS.tasks}
 timed_points = [points_path(task, seed) for task, seed in timed.items()]
+timed_models = [model_of(run.key) for run in PLANNED if run.key.seed == timed[run.key.task]]
 timed_runs = [hash_ for key, hash_ in ASKED.items() if key.seed == timed[key.task]]
 
 
@@ -153,4 +162,4 @@ def trial_runs(wildcards):
     """The runs of the trials that a generation asked for, known once it has."""
     checkpoints.sweep_ask.get(**wildcards)
     keys = ratios.trial_keys(SETTINGS, wildcards.task, wildcards.method, int(wildcards.generation))
-    return [facts_of(key) for key in keys]
+    return [file for key in keys for file in kept(key)]

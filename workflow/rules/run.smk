@@ -51,6 +51,7 @@ rule replay:
 rule latency:
     # All cores, so that nothing else runs beside a clock. Other thresholds of the same models are not timed anew.
     input:
+        timed_models,
         ancient(timed_points),
     output:
         f"{ROOT}/latency.parquet",
