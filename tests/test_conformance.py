@@ -184,7 +184,7 @@ def test_the_engine_decides_as_the_replay(runs: Runs, key: RunKey):
     knobs, policy, trace = runs.knobs(key), runs.policy(key), runs.trace(key)
     model, examples = load_model(runs(key), torch.device("cpu")), runs.validation(key.task)
     vectors = runs.points(key).query("kind == 'per_exit' and split == 'validation'")["thresholds"]
-    for knob in [*knobs[[0, len(knobs) // 3, len(knobs) // 2, -1]], *vectors.iloc[:1]]:
+    for knob in map(np.asarray, [*knobs[[0, len(knobs) // 3, len(knobs) // 2, -1]], *vectors.iloc[:1]]):
         expected = replay(policy, trace.logits, knob)
         # Who lies on the threshold to within rounding may go either way.
         near = 0.0 if policy.name == "patience" else 1e-5

@@ -15,10 +15,10 @@ from bench.measuring.engine import run
 from bench.method import contestant
 from bench.reporting.everything import write_everything
 from bench.runs.clock import left_at, measure_latency, operation, spread
-from bench.runs.collect import collect
+from bench.runs.collect import collect, operated
 from bench.runs.plan import runs
 from bench.runs.produce import produce
-from bench.runs.replay import replay
+from bench.runs.replay import points_of, replay
 from bench.settings import Settings, check
 from bench.store import RunKey, read_json, run_folder, write_parquet
 from bench.tasks.catalogue import TASKS
@@ -82,10 +82,11 @@ def test_time_and_promise_are_of_the_same_examples(settings):
     for _, row in timed.iterrows():
         chosen = spread(lengths, {1: 4, 32: 8}[row["batch_size"]])
         assert row["examples"] == len(chosen)
-        folder = run_folder(settings, RunKey("sst2", row["method"], row["variant"], 0))
+        key = RunKey("sst2", row["method"], row["variant"], 0)
+        folder = run_folder(settings, key)
         teacher = Costs.load(run_folder(settings, RunKey("sst2", "teacher", "full", 0)) / "costs.json")
-        points = pd.read_parquet(folder / "points.parquet")
-        same = (points["kind"] == row["kind"]) & (points["point"] == row["point"]) & (points["split"] == "validation")
+        points = points_of(settings, key)[0]
+        same = (operated(points) == row["operated"]) & (points["split"] == "validation")
         method = contestant(settings, row["method"], "sst2")
         left = left_at(points[same].iloc[0].to_dict(), Trace.load(folder / "trace-validation.parquet"), method)[chosen]
         spent = Costs.load(folder / "costs.json").mean_flops(left, lengths[chosen])
@@ -96,8 +97,9 @@ def test_time_and_promise_are_of_the_same_examples(settings):
 
 def test_the_engine_leaves_where_the_points_were_replayed(settings):
     """Static, fixed exits, uniform and per-exit thresholds alike."""
-    folder = run_folder(settings, RunKey("sst2", "every-other", "half", 0))
-    points = pd.read_parquet(folder / "points.parquet").query("split == 'validation'")
+    key = RunKey("sst2", "every-other", "half", 0)
+    folder = run_folder(settings, key)
+    points = points_of(settings, key)[0].query("split == 'validation'")
     method, trace = contestant(settings, "every-other", "sst2"), Trace.load(folder / "trace-validation.parquet")
     model = load_model(folder, torch.device("cpu"))
     for kind, rows in points.groupby("kind"):

@@ -125,7 +125,8 @@ def operated(points: pd.DataFrame) -> pd.Series:
         if not isinstance(row.get("kind"), str):
             return "failed"
         thresholds = [repr(float(value)) for value in row["thresholds"]]
-        return " ".join([row["kind"], str(row["policy"]), str(row["exit"]), repr(float(row["knob"])), *thresholds])
+        # A table with gaps has made floats of whole numbers.
+        return " ".join([row["kind"], str(row["policy"]), str(int(row["exit"])), repr(float(row["knob"])), *thresholds])
 
     return pd.Series([words(row) for row in points.to_dict("records")], index=points.index, dtype=str)
 

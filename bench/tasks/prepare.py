@@ -67,14 +67,8 @@ def fingerprint_of(task: Task, data: Data, selection: Selection = "calibration")
 
 
 def survey(task: Task, data: Data, selection: Selection = "calibration") -> Survey:
-    """What `prepare` would find, without tokenising; kept for this process. Arguments and errors as there."""
-    key = (task.name, repr(task.own), data.model_dump_json(), selection)
-    if key not in _KNOWN:
-        _KNOWN[key] = _parted(task, data, selection)[1]
-    return _KNOWN[key]
-
-
-_KNOWN: dict[tuple[str, ...], Survey] = {}
+    """What `prepare` would find, without tokenising. Arguments and errors as there."""
+    return _parted(task, data, selection)[1]
 
 
 def _parted(task: Task, data: Data, selection: Selection) -> tuple[dict[str, Columns], Survey]:

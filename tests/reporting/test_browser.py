@@ -131,7 +131,7 @@ def test_pointing_at_a_mark_tells_what_it_is(browser: webdriver.Chrome) -> None:
     for part in (
         "COST-EFF",
         "seed",
-        "knob",
+        "fixed exit",  # the cheapest of its frontier
         "accuracy",
         "FLOPs",
         "speed-up by FLOPs",

@@ -1,0 +1,129 @@
+"""Results leave the folder they were made in, are united with others', and are not trained again."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench.errors import UserError
+from bench.runs.collect import collect
+from bench.runs.plan import runs
+from bench.runs.produce import produce
+from bench.runs.replay import replay
+from bench.settings import Settings, check, load
+from bench.sharing import merge, publish
+from bench.store import RunKey, read_json, run_folder, write_parquet
+
+BRIEF = {"epochs": 1, "learning_rate": 3e-3}
+
+
+@pytest.fixture(scope="module")
+def profile(tiny_settings):
+    """`profile(folder, **changes)`: a teacher and PABEE on one task."""
+
+    def build(folder: Path, **changes) -> Settings:
+        contestants = {
+            "teacher": {"method": "baselines.finetuned:Finetuned", "options": BRIEF},
+            "pabee": {"method": "baselines.pabee:Pabee", "options": BRIEF},
+        }
+        data = {"sketch": {"train": 96, "validation": 32, "test": 16}, "calibration": 32}
+        values = tiny_settings(folder).model_dump() | {"contestants": contestants, "depth_reference": None}
+        return check(values | {"data": data} | changes, "test")
+
+    return build
+
+
+def made(settings: Settings) -> Settings:
+    """The settings, once every run is there, replayed and united."""
+    for planned in runs(settings):
+        assert produce(settings, planned.key) == ""
+    for task in settings.tasks:
+        for seed in settings.seeds_of(task):
+            replay(settings, task, seed)
+    write_parquet(settings.root / "all-points.parquet", collect(settings))
+    return settings
+
+
+def taken(settings: Settings) -> dict[str, bool]:
+    """Contestant -> whether its run was taken from elsewhere."""
+    facts = {run.key.method: read_json(run_folder(settings, run.key) / "run.json") for run in runs(settings)}
+    return {method: "taken_from" in each for method, each in facts.items()}
+
+
+@pytest.fixture(scope="module")
+def first(profile, tmp_path_factory) -> tuple[Settings, Path]:
+    """A finished profile of seed 0, and what was published of it."""
+    folder = tmp_path_factory.mktemp("first")
+    settings = made(profile(folder / "results"))
+    publish(settings, folder / "published")
+    return settings, folder / "published"
+
+
+def test_what_is_published_has_no_weights_no_text_and_no_place(first):
+    settings, published = first
+    files = {path.relative_to(published) for path in published.rglob("*") if path.is_file()}
+    assert not [path for path in files if path.suffix == ".safetensors" or "test" in path.name or "vocab" in path.name]
+    assert Path("all-points.parquet") in files and len([path for path in files if path.name == "run.json"]) == 2
+    words = "".join(path.read_text() for path in published.rglob("*") if path.suffix in (".json", ".yaml"))
+    assert str(settings.results) not in words
+    with pytest.raises(UserError, match="is not empty"):
+        publish(settings, published)
+
+
+def test_two_seeds_apart_and_merged_are_one_run_of_both(first, profile, tmp_path):
+    second = made(profile(tmp_path / "second", seeds=[1]))
+    publish(second, tmp_path / "published")
+    both = made(profile(tmp_path / "both", seeds=[0, 1]))
+    united = merge([first[1], tmp_path / "published"], tmp_path / "united")
+    assert united.seeds_of("sst2") == [0, 1] and united.root == tmp_path / "united"
+    order = ["task", "method", "variant", "seed", "kind", "point", "split"]
+    tables = [pd.read_parquet(of.root / "all-points.parquet").drop(columns="profile") for of in (united, both)]
+    pd.testing.assert_frame_equal(*(table.sort_values(order, ignore_index=True) for table in tables))
+    assert load(tmp_path / "united" / "settings.yaml").contestants == both.contestants
+
+
+LONGER = {"teacher": {"method": "baselines.finetuned:Finetuned", "options": BRIEF | {"epochs": 2}}}
+OTHER_TEXT = {"sketch": {"train": 96, "validation": 32, "test": 16}, "calibration": 32, "seed": 5}
+
+
+@pytest.mark.parametrize(
+    ("changes", "culprit"),
+    [
+        ({"data": OTHER_TEXT}, "the text of sst2"),
+        ({"backbone": {"pooling": "cls"}}, "the backbone"),
+        ({"training": {"device": "cpu", "precision": "bfloat16"}}, "arithmetic"),
+        ({"contestants": LONGER}, "asked otherwise"),
+    ],
+)
+def test_what_cannot_be_trusted_together_is_not_united(first, profile, tmp_path, changes, culprit):
+    if "backbone" in changes:
+        changes = {"backbone": first[0].backbone.model_dump() | changes["backbone"]}
+    other = made(profile(tmp_path / "other", **({"contestants": first[0].model_dump()["contestants"]} | changes)))
+    publish(other, tmp_path / "published")
+    with pytest.raises(UserError, match=culprit):
+        merge([first[1], tmp_path / "published"], tmp_path / "united")
+
+
+def test_what_lies_elsewhere_and_was_asked_the_same_is_not_trained(first, profile, tmp_path, caplog):
+    newcomer = {"every-other": {"method": "examples.every_other:EveryOther", "options": BRIEF}}
+    contestants = first[0].model_dump()["contestants"] | newcomer
+    settings = made(profile(tmp_path, contestants=contestants, reuse=[first[1]]))
+    taken = {
+        run.key.method: "taken_from" in read_json(run_folder(settings, run.key) / "run.json") for run in runs(settings)
+    }
+    assert taken == {"teacher": True, "pabee": True, "every-other": False}
+    kept = run_folder(first[0], RunKey("sst2", "pabee", "full", 0)) / "trace-validation.parquet"
+    ours = run_folder(settings, RunKey("sst2", "pabee", "full", 0)) / "trace-validation.parquet"
+    assert kept.read_bytes() == ours.read_bytes()
+
+
+def test_a_published_teacher_is_trained_where_a_newcomer_starts_from_it(first, profile, tmp_path):
+    student = {"assistant": {"method": "costeff.recipe:Assistant", "options": BRIEF}}
+    contestants = first[0].model_dump()["contestants"] | student
+    settings = made(profile(tmp_path, contestants=contestants, reuse=[first[1]]))
+    taken = {
+        run.key.method: "taken_from" in read_json(run_folder(settings, run.key) / "run.json") for run in runs(settings)
+    }
+    assert taken == {"teacher": False, "pabee": True, "assistant": False}
+    with pytest.raises(UserError, match="holds no runs"):
+        produce(profile(tmp_path / "x", reuse=[tmp_path / "nowhere"]), RunKey("sst2", "teacher", "full", 0))
