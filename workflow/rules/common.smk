@@ -11,9 +11,8 @@ sys.path.insert(
     0, str(Path(workflow.basedir))
 )  # a plain `snakemake` finds the packages, and contestants beside them
 # ... and so do its jobs, from whichever folder it is started in
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(Path(workflow.basedir)), os.environ.get("PYTHONPATH")])
-)
+SEARCHED = "PYTHONPATH"
+os.environ[SEARCHED] = os.pathsep.join(filter(None, [str(Path(workflow.basedir)), os.environ.get(SEARCHED)]))
 
 from bench import settings as settings_file
 from bench.context import wants_gpu
@@ -62,7 +61,7 @@ onstart:
         )
     except UserError as error:
         raise WorkflowError(str(error))
-    part = Path(EFFECTIVE + ".part")
+    part = Path(f"{EFFECTIVE}.part")
     part.write_text(yaml.safe_dump(SETTINGS.model_dump(mode="json"), sort_keys=False))
     part.replace(EFFECTIVE)
     if workflow.local_exec:
