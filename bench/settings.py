@@ -334,9 +334,9 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
     """The settings of a YAML file, with `overrides` on top: the one way in for the command line and the workflow.
 
     A profile may build on another with `extends: <file beside it>`. `~`, `$VAR` and `${VAR}` are expanded, in the path
-    and in every text; a relative `data.path` is meant from the folder of the file that says it, and contestants'
-    modules are looked for in the folder of this one. Raises UserError with one line that names the key, its value and
-    what is allowed.
+    and in every text; a relative `data.path`, or file of `own_tasks`, is meant from the folder of the file that says
+    it, and contestants' modules are looked for in the folder of this one. Raises UserError with one line that names
+    the key, its value and what is allowed.
     """
     return load_several([path], overrides or {})
 
@@ -369,9 +369,14 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"settings {path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"settings {path}: a mapping of keys is needed, not {type(values).__name__}")
-    data = values.get("data")
-    if isinstance(data, dict) and isinstance(data.get("path"), str):
-        data["path"] = str(_from(path.parent, data["path"]))
+    data, own = values.get("data"), values.get("own_tasks")
+    named = [(data, "path")] if isinstance(data, dict) else []
+    for task in own.values() if isinstance(own, dict) else ():
+        files = task.get("files") if isinstance(task, dict) else None
+        named += [(files, split) for split in files] if isinstance(files, dict) else []
+    for section, key in named:
+        if isinstance(section.get(key), str):
+            section[key] = str(_from(path.parent, section[key]))
     if "extends" not in values:
         return values
     parent = _from(path.parent, expand(str(values.pop("extends")), f"{path}: extends")).resolve()

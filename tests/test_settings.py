@@ -122,3 +122,26 @@ def test_the_command_prints_the_plan_and_stops_with_one_line(tmp_path):
         [sys.executable, "-m", "bench.cli", "check", str(bad)], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no config.json" in done.stderr
+
+
+def test_paths_are_meant_from_the_file_that_says_them(tmp_path, monkeypatch):
+    """In whichever folder one stands, through `extends`, with variables and ~; overrides come last."""
+    monkeypatch.setenv("TEXTS", str(tmp_path / "texts"))
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base").mkdir()
+    (tmp_path / "own").mkdir()
+    task = {"columns": ["text"], "labels": ["a", "b"], "metrics": ["accuracy"]}
+    own = {"mine": task | {"files": {"train": "train.csv", "validation": "${TEXTS}/dev.csv", "test": "~/test.csv"}}}
+    base = values(data={"source": "folder", "path": "glue"}, own_tasks=own, tasks=["mine"], results="$TEXTS/results")
+    (tmp_path / "base" / "base.yaml").write_text(yaml.safe_dump(base))
+    (tmp_path / "own" / "own.yaml").write_text("extends: ../base/base.yaml\nprofile: own\n")
+    settings = load("own/own.yaml", {"profile": "other"})
+    files = settings.own_tasks["mine"].files
+    assert settings.data.path == tmp_path / "base" / "glue" and settings.profile == "other"
+    assert files["train"] == tmp_path / "base" / "train.csv" and files["validation"] == tmp_path / "texts" / "dev.csv"
+    assert files["test"] == tmp_path / "home" / "test.csv" and settings.results == tmp_path / "texts" / "results"
+    assert settings.folder == tmp_path / "own"
+    monkeypatch.delenv("TEXTS")
+    with pytest.raises(UserError, match="names the variable TEXTS, which is not set"):
+        load("own/own.yaml")

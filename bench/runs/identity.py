@@ -81,6 +81,8 @@ class Identities:
             "checkpoints": {name: backbones.digest(name) for name in method.checkpoints(key.variant)},
             "needs": {f"{need.method}/{need.variant}": self.of(need).hash for need in method.needed(key)},
         }
+        if key.task in settings.own_tasks:  # what ranks chooses checkpoints; GLUE's are known by their names
+            asked["own"] = {"metrics": list(method.task.metrics[:1]), "labels": list(method.task.labels)}
         if settings.training.precision != "auto":  # a wish of the person's, not of the machine
             asked["precision"] = settings.training.precision
         return asked

@@ -226,3 +226,17 @@ def test_a_control_as_long_as_another_hangs_from_its_recipe(of):
         changed_ = check(whole | {"contestants": whole["contestants"] | longer}, "test")
         key = RunKey("sst2", "long", "full", 0)
         assert Identities(settings).of(key).hash != Identities(changed_).of(key).hash
+
+
+def test_what_ranks_a_task_of_ones_own_is_asked(small, tmp_path):
+    rows = pd.DataFrame({"text": [f"number {i}" for i in range(120)], "label": ["a", "b"] * 60})
+    for split in ("train", "validation"):
+        rows.to_csv(tmp_path / f"{split}.csv", index=False)
+    files = {split: str(tmp_path / f"{split}.csv") for split in ("train", "validation")}
+    task = {"columns": ["text"], "labels": ["a", "b"], "metrics": ["accuracy", "f1_macro"], "files": files}
+    whole = small(tmp_path).model_dump() | {"tasks": ["mine"]}
+    before, after = (
+        hashes(check(whole | {"own_tasks": {"mine": task | {"metrics": metrics}}}, "test"))
+        for metrics in (["accuracy", "f1_macro"], ["f1_macro", "accuracy"])
+    )
+    assert before.keys() == after.keys() and not set(before.values()) & set(after.values())
