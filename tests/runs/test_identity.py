@@ -240,3 +240,18 @@ def test_what_ranks_a_task_of_ones_own_is_asked(small, tmp_path):
         for metrics in (["accuracy", "f1_macro"], ["f1_macro", "accuracy"])
     )
     assert before.keys() == after.keys() and not set(before.values()) & set(after.values())
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        (RunKey("SST-2", "teacher", "full", 0), "unknown task 'SST-2'"),
+        (RunKey("sst2", "teacher", "banana", 0), "teacher has no variant 'banana' on sst2; there are full"),
+        (RunKey("sst2", "nobody", "full", 0), "unknown contestant 'nobody'; there are teacher, pabee"),
+    ],
+)
+def test_a_run_that_is_none_is_one_line_and_leaves_nothing(small, tmp_path, key, line):
+    settings = small(tmp_path)
+    with pytest.raises(UserError, match=line):
+        produce(settings, key)
+    assert not run_folder(settings, key).exists()
