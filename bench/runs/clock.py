@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from transformers.utils import logging as transformers_log
 
 from bench.artefacts import Costs, Trace
 from bench.choosing.budgets import POINT, RUN, at_budget, static_rows
@@ -27,7 +26,7 @@ from bench.measuring.engine import Leaves, never
 from bench.measuring.latency import Operated, Timing, measure
 from bench.method import Method, contestant
 from bench.runs.collect import collect_task, operated
-from bench.runs.produce import hardware
+from bench.runs.produce import hardware, prepare
 from bench.settings import Settings
 from bench.store import RunKey, read_json, run_folder, write_parquet
 from bench.tasks.catalogue import task as task_named
@@ -49,8 +48,7 @@ def measure_latency(settings: Settings, out: Path) -> None:
     quartiles; `seconds` are medians for all examples; `p95_seconds` are of one example at batch 1. All times are of
     this process, which should run alone. A run that is missing or failed has no row.
     """
-    transformers_log.set_verbosity_error()
-    transformers_log.disable_progress_bar()
+    prepare()
     torch.set_num_threads(settings.training.threads)
     device = pick_device(settings)
     place = ", ".join(hardware(device.type == "cpu").values())
