@@ -20,7 +20,7 @@ from bench.encoder.backbones import shape_of
 from bench.encoder.cut import take_layers
 from bench.errors import UserError
 from bench.measuring.recording import record
-from bench.method import Method, Needed, Options
+from bench.method import Method, Needed, Options, Stage
 from bench.settings import Settings
 from bench.tasks.catalogue import Task
 from bench.tasks.groups import folds
@@ -70,10 +70,10 @@ class CascadeBert(Method):
         return ["full"]
 
     def check(self) -> None:
-        backbone, kept = self.settings.backbone, self.options.small_layers
+        kept = self.options.small_layers
         if self.options.small:
             shape_of(self.options.small)
-        layers = kept + 1 if self.options.small else shape_of(backbone.name, backbone.revision).layers
+        layers = kept + 1 if self.options.small else self.backbone.layers
         if kept >= layers:
             raise UserError(
                 f"contestants.{self.name}.options.small_layers: {kept} of the backbone's {layers} layers; use fewer"
@@ -100,15 +100,16 @@ class CascadeBert(Method):
         context.fit(small, loss, self._plan(options.epochs), "small", select=True)
         return Cascade.of(small, big).to(context.device)
 
-    def steps(self, variant: str, examples: int) -> int:
-        options = self.options
-        steps = self._plan(options.epochs).step_count(examples)
+    def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        options, whole = self.options, self.backbone
+        small = shape_of(options.small) if options.small else whole.truncated(options.small_layers)
+        found = [Stage(self._plan(options.epochs), examples, small, selects=True)]
         if not options.small:
-            steps += self._distil.step_count(examples)
+            found += [Stage(self._distil, examples, small, kept=whole)]
         if self._difficulty:  # the folds differ by one example
             parts = [len(part) for part in np.array_split(np.arange(examples), options.folds)]
-            steps += sum(self._plan(options.fold_epochs).step_count(examples - part) for part in parts)
-        return steps
+            found += [Stage(self._plan(options.fold_epochs), examples - part, small) for part in parts]
+        return found
 
     @property
     def _difficulty(self) -> bool:

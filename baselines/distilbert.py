@@ -17,7 +17,7 @@ from bench.encoder import Encoder, backbones
 from bench.encoder.cut import take_layers
 from bench.encoder.masked_lm import MaskedLM, has_head, with_head
 from bench.errors import UserError
-from bench.method import Method, Options
+from bench.method import Method, Options, Stage
 from bench.training.loop import Plan
 
 TEMPERATURE = 2.0
@@ -77,8 +77,7 @@ class DistilBert(Method):
         if self.options.checkpoint:
             backbones.shape_of(self.options.checkpoint)
         if self.options.depths:
-            backbone = self.settings.backbone
-            layers = backbones.shape_of(backbone.name, backbone.revision).layers
+            backbone, layers = self.settings.backbone, self.backbone.layers
             has_head(backbone.name, backbone.revision)  # a part of a head is refused
             for depth in self.options.depths:
                 if not 1 <= depth <= layers:
@@ -112,8 +111,16 @@ class DistilBert(Method):
         context.fit(student, supervised, self._plans[-1], "finetune", select=True)
         return student
 
-    def steps(self, variant: str, examples: int) -> int:
-        return sum(plan.step_count(examples) for plan in self._plans)
+    def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        options, whole = self.options, self.backbone
+        if options.checkpoint:
+            return [Stage(self._plans[-1], examples, backbones.shape_of(options.checkpoint), selects=True)]
+        student, (distil, finetune) = whole.truncated(_depth(variant)), self._plans
+        heard = 1.0 if options.soft_targets == "all" else MASKED
+        return [
+            Stage(distil, examples, student, beside=whole, words=heard),
+            Stage(finetune, examples, student, selects=True),
+        ]
 
     @property
     def _plans(self) -> list[Plan]:

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from bench.context import Context
 from bench.encoder import Encoder
-from bench.encoder.backbones import shape_of
 from bench.encoder.cut import take_layers
 from bench.errors import UserError
-from bench.method import Method, Options, contestant, lineage, steps_in_all
+from bench.method import Method, Options, Stage, contestant, lineage, steps_in_all
 from bench.training.loop import Plan
 from bench.training.losses import task_loss
 
@@ -53,8 +52,7 @@ class Finetuned(Method):
         return [f"depth{depth}" for depth in self.options.depths] or ["full"]
 
     def check(self) -> None:
-        backbone = self.settings.backbone
-        layers = shape_of(backbone.name, backbone.revision).layers
+        layers = self.backbone.layers
         for depth in self.options.depths:
             if not 1 <= depth <= layers:
                 raise UserError(f"contestants.{self.name}.options.depths: {depth} of a backbone with {layers} layers")
@@ -79,8 +77,9 @@ class Finetuned(Method):
         context.fit(model, supervised, self._plan(len(context.train)), "finetune", select=True)
         return model
 
-    def steps(self, variant: str, examples: int) -> int:
-        return self._plan(examples).step_count(examples)
+    def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        shape = self.backbone.truncated(self._depth(variant)) if self.options.depths else self.backbone
+        return [Stage(self._plan(examples), examples, shape, selects=True)]
 
     def _plan(self, examples: int) -> Plan:
         options = self.options

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.context import Context
 from bench.encoder import Encoder
-from bench.method import Method, Options
+from bench.method import Method, Options, Stage
 from bench.training.loop import Plan
 from bench.training.losses import task_loss
 
@@ -45,8 +45,8 @@ class Pabee(Method):
         context.fit(model, weighted_loss, self._plan, "finetune", select=True)
         return model
 
-    def steps(self, variant: str, examples: int) -> int:
-        return self._plan.step_count(examples)
+    def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        return [Stage(self._plan, examples, self.backbone, selects=True)]
 
     @property
     def _plan(self) -> Plan:

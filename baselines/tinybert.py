@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from bench.encoder.cut import narrow, take_layers
 from bench.encoder.masked_lm import has_head, with_head
 from bench.encoder.model import Layer
 from bench.errors import UserError
-from bench.method import Method, Needed, Options
+from bench.method import Method, Needed, Options, Stage
 from bench.tasks.batches import collate, length_batches
 from bench.tasks.examples import Examples
 from bench.training.loop import Loss, Plan
@@ -64,7 +65,7 @@ class TinyBert(Method):
 
     def check(self) -> None:
         backbone, where = self.settings.backbone, f"contestants.{self.name}.options"
-        shape = backbones.shape_of(backbone.name, backbone.revision)
+        shape = self.backbone
         for variant, size in self.options.sizes.items():
             _check(size, shape, f"{where}.sizes.{variant}")
             if size.checkpoint is not None:
@@ -113,9 +114,17 @@ class TinyBert(Method):
         context.fit(student.encoder, loss, predictions, "predictions", select=True, train=train)
         return student.encoder
 
-    def steps(self, variant: str, examples: int) -> int:
-        text = examples * (1 + self.options.augmentation)
-        return sum(plan.step_count(text) for plan in self._plans)
+    def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        size, text = self.options.sizes[variant], examples * (1 + self.options.augmentation)
+        head = self.backbone.head_size if size.checkpoint else size.hidden // size.heads
+        layers = {"heads": (size.heads,) * size.layers, "ffn": (size.ffn,) * size.layers}
+        student = replace(self.backbone, hidden=size.hidden, head_size=head, **layers)
+        representations, predictions = self._plans
+        taught = None if self.task.regression else self.backbone
+        return [
+            Stage(representations, text, student, kept=self.backbone),
+            Stage(predictions, text, student, selects=True, kept=taught),
+        ]
 
     @property
     def _plans(self) -> tuple[Plan, Plan]:

@@ -8,6 +8,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,11 +56,15 @@ DEFAULT = Path("config/sketch.yaml")
 
 
 @app.command()
-def check(config: Config = DEFAULT) -> None:
-    """Prints the plan and what is missing; trains nothing."""
-    from bench.runs.checks import report  # heavy imports only where they are needed
+def check(
+    config: Config = DEFAULT,
+    cores: Annotated[int | None, typer.Option(help="Cores that the forecast is for; default: all.")] = None,
+) -> None:
+    """Prints the plan, what is missing, and how long it will take here; trains nothing."""
+    with heavy_imports():
+        from bench.runs.outlook.checks import report  # heavy imports only where they are needed
 
-    for line in report(settings_file.load(config)):
+    for line in report(settings_file.load(config), cores or os.cpu_count() or 1):
         typer.echo(line)
 
 
@@ -79,7 +84,7 @@ def size(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Parameters, multiply-adds and FLOPs of a shape at each exit; no weights needed."""
-    from bench.runs.checks import size_of
+    from bench.runs.outlook.checks import size_of
 
     facts = size_of(layers, hidden, heads, ffn, rank, classes, length, head_size, vocabulary, positions, pooler)
     if as_json:
@@ -141,6 +146,36 @@ def collect(out: Path, config: ConfigOption = DEFAULT) -> None:
     from bench.store import write_parquet
 
     write_parquet(out, union(settings_file.load(config)))
+
+
+@app.command("forecast")
+def say_forecast(
+    config: Config = DEFAULT,
+    cores: Annotated[int | None, typer.Option(help="Cores that it is for; default: all.")] = None,
+) -> None:
+    """Says how long the runs that are not there yet will take on this machine."""
+    with heavy_imports():
+        from bench.runs.outlook.progress import ahead
+
+    found = ahead(settings_file.load(config), cores or os.cpu_count() or 1)
+    for line in found.lines() if found else ["forecast: every run is there"]:
+        typer.echo(line)
+
+
+@app.command("progress")
+def say_progress(
+    config: Config = DEFAULT,
+    every: Annotated[float | None, typer.Option(help="Say it again after so many seconds, until all is done.")] = None,
+) -> None:
+    """Says in one line how far the benchmark is: runs done, trainings with their step, the time left."""
+    with heavy_imports():
+        from bench.runs.outlook.progress import line
+
+    settings = settings_file.load(config)
+    typer.echo(line(settings))
+    while every and not (settings.root / "complete").is_file():
+        time.sleep(every)
+        typer.echo(line(settings))
 
 
 @app.command("failures")

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from bench.context import Context
+    from bench.encoder import Shape
+    from bench.training.loop import Plan
 
 
 VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -33,6 +35,30 @@ class Options(BaseModel):
     """A method's own settings; a subclass adds its fields, each with a sentence."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training of a recipe: what `as_long_as` adds up, and what a forecast counts."""
+
+    plan: Plan
+    examples: int
+    shape: Shape
+    """Of the model that is trained; at its end where the stage changes it."""
+    selects: bool = False
+    """Whether the selection split is read after every epoch."""
+    kept: Shape | None = None
+    """A frozen model that reads every example once: its answers are kept."""
+    beside: Shape | None = None
+    """A frozen model that reads every batch."""
+    words: float = 0.0
+    """Part of the tokens for which both compute a distribution over the vocabulary."""
+    scored: int = 0
+    """Examples that are read and differentiated without a step, for an importance."""
+
+    @property
+    def steps(self) -> int:
+        return self.plan.step_count(self.examples)
 
 
 @dataclass(frozen=True)
@@ -101,9 +127,16 @@ class Method:
         """The trained model: an `Encoder` or a `Cascade`."""
         raise NotImplementedError
 
-    def steps(self, variant: str, examples: int) -> int:
-        """Optional: optimizer steps that `train` takes of this variant, all stages together, on so many examples."""
-        raise UserError(f"{self.name}: this method does not say how many steps it trains; give it `steps`")
+    def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        """Optional: the trainings that `train` goes through for this variant on so many examples."""
+        raise UserError(f"{self.name}: this method does not say how long it trains; give it `stages`")
+
+    @property
+    def backbone(self) -> Shape:
+        """The shape of the settings' backbone."""
+        from bench.encoder.backbones import shape_of  # heavy: who only prints a label need not wait for it
+
+        return shape_of(self.settings.backbone.name, self.settings.backbone.revision)
 
     def starts_from(self, variant: str) -> Needed | None:
         """The model among `needs` whose weights this variant's own continue, if any."""
@@ -116,7 +149,7 @@ class Method:
 
 def steps_in_all(method: Method, variant: str, examples: int) -> int:
     """Optimizer steps behind a variant's weights: its own, and those of the models that they continue."""
-    steps, source = method.steps(variant, examples), method.starts_from(variant)
+    steps, source = sum(stage.steps for stage in method.stages(variant, examples)), method.starts_from(variant)
     if source is None:
         return steps
     return steps + steps_in_all(

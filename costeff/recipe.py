@@ -13,13 +13,12 @@ from pydantic import BeforeValidator, Field
 
 from bench.context import Context
 from bench.encoder import Encoder, Width, ratio_width
-from bench.encoder.backbones import width_of
 from bench.errors import UserError
-from bench.method import Method, Needed, Options
+from bench.method import Method, Needed, Options, Stage
 from bench.training.loop import Plan
 from costeff.distillation import Distillation, assistant_loss
 from costeff.importance import Importance, random, taylor
-from costeff.slenderise import Schedule, periods_of, slenderise, squat
+from costeff.slenderise import Schedule, periods_of, slenderise, squat, squatted, widths
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -79,8 +78,12 @@ class Assistant(Method):
         context.fit(model, assistant_loss(teacher, options.equilibrium), predictions, "predictions", select=True)
         return model
 
-    def steps(self, variant: str, examples: int) -> int:
-        return sum(plan.step_count(examples) for plan in self._plans)
+    def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        representations, predictions = self._plans
+        return [
+            Stage(representations, examples, self.backbone, kept=self.backbone),
+            Stage(predictions, examples, self.backbone, selects=True),
+        ]
 
     @property
     def _plans(self) -> tuple[Plan, Plan]:
@@ -132,10 +135,6 @@ class Stages:
     """Step 5; of two-stage training its first half, the backbone with the last exit."""
     exits: Plan | None
     """Of two-stage training the other half: all exits on the frozen backbone."""
-
-    @property
-    def all(self) -> list[Plan]:
-        return [plan for plan in (*self.periods, self.representations, self.predictions, self.exits) if plan]
 
 
 class CostEff(Method):
@@ -213,8 +212,23 @@ class CostEff(Method):
             context.fit(model, distillation.while_slenderising(options.first), stages.periods[0], "squat")
         return _recover(context, stages, model, distillation)
 
-    def steps(self, variant: str, examples: int) -> int:
-        return sum(plan.step_count(examples) for plan in self._stages(variant, examples).all)
+    def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        options, stages, target = self._recipe(variant), self._stages(variant, examples), self._width(variant)
+        if options.compress == "squat":
+            final, passed = squatted(self.backbone, target), [target]
+        else:
+            final, passed = self.backbone.narrowed(target), widths(self._full, target, options.iterative)
+        read = 0 if options.importance == "random" or options.compress == "squat" else options.importance_examples
+        scored = examples if read is None else min(read, examples)
+        found = [
+            Stage(
+                plan, examples, final if options.compress == "squat" else self.backbone.narrowed(width), scored=scored
+            )
+            for plan, width in zip(stages.periods, passed, strict=True)
+        ]
+        found[0] = replace(found[0], kept=self.backbone)
+        after = [plan for plan in (stages.representations, stages.predictions, stages.exits) if plan]
+        return found + [Stage(plan, examples, final, selects=plan is not stages.representations) for plan in after]
 
     def starts_from(self, variant: str) -> Needed | None:
         return Needed(self._source, "full")
@@ -250,8 +264,7 @@ class CostEff(Method):
 
     @property
     def _full(self) -> Width:
-        backbone = self.settings.backbone
-        return width_of(backbone.name, backbone.revision)
+        return self.backbone.slender
 
     def _recipe(self, variant: str) -> CostEffOptions:
         """The options with what this size changes."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bench.context import Context
-from bench.encoder import Encoder, Width
+from bench.encoder import Encoder, Shape, Width
 from bench.encoder.cut import cut, take_layers
 from bench.training.loop import Plan, steps_per_epoch
 from bench.training.saving import saved
@@ -110,13 +110,18 @@ def squat(model: Encoder, target: Width) -> tuple[Encoder, list[int]]:
     The word embedding gets the target's rank, as in the slender model. Returns the shallower model with an exit after
     each layer, and the layers (0-based) it kept.
     """
-    shape = model.config.shape
-    wanted = shape.narrowed(target).parameters()
-    flat = replace(shape, rank=target.rank)
-    depth = min(range(1, shape.layers + 1), key=lambda k: abs(flat.truncated(k).parameters() - wanted))
-    kept = [round((i + 1) * shape.layers / depth) - 1 for i in range(depth)]
+    layers = model.config.shape.layers
+    depth = squatted(model.config.shape, target).layers
+    kept = [round((i + 1) * layers / depth) - 1 for i in range(depth)]
     shallow = take_layers(model, kept, exits=range(1, depth + 1))
     return cut(shallow, rank=target.rank), kept
+
+
+def squatted(shape: Shape, target: Width) -> Shape:
+    """`shape` with the embedding's rank of `target`, and as many layers as come nearest to its parameters."""
+    wanted, flat = shape.narrowed(target).parameters(), replace(shape, rank=target.rank)
+    depth = min(range(1, shape.layers + 1), key=lambda k: abs(flat.truncated(k).parameters() - wanted))
+    return flat.truncated(depth)
 
 
 def _sample(total: int, count: int | None, seed: int) -> np.ndarray:

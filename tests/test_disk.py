@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from bench.errors import UserError
-from bench.runs.checks import check_room
+from bench.runs.outlook.checks import check_room
 from bench.runs.plan import runs
 from bench.settings import Settings
 from bench.store import run_folder

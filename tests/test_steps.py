@@ -1,4 +1,4 @@
-"""A method says how many optimizer steps it trains, and that is what it trains."""
+"""A method says what it trains, and that is what it trains: which shapes, how many steps, chosen by reading what."""
 
 from pathlib import Path
 
@@ -27,6 +27,8 @@ SWITCHES = [
     {"equilibrium": False},
 ]
 
+ABLATIONS = ["-".join(str(part) for part in next(iter(switch.items()))) for switch in SWITCHES[1:]]
+
 
 def everyone() -> list:
     found = []
@@ -45,8 +47,7 @@ def settings(tiny_settings, tmp_path_factory):
     for entry in contestants.values():
         entry["options"] |= {key: value for key, value in short.items() if key in entry["options"]}
         entry["tasks"] = {}
-    for switch in SWITCHES[1:]:
-        name = "-".join(str(part) for part in next(iter(switch.items())))
+    for name, switch in zip(ABLATIONS, SWITCHES[1:], strict=True):
         full = contestants["costeff"]
         contestants[name] = full | {"options": full["options"] | switch}
     contestants["long"] = {
@@ -56,19 +57,22 @@ def settings(tiny_settings, tmp_path_factory):
     return tiny_settings(tmp_path_factory.mktemp("steps"), contestants=contestants)
 
 
-class Steps:
-    """The optimizer steps that were really taken."""
+class Watched(Context):
+    """A context that writes down each of its trainings: shape, steps really taken, whether it was chosen by score."""
 
-    def __enter__(self):
-        self.count = 0
-        self.hook = register_optimizer_step_post_hook(self._step)
-        return self
+    def fit(self, model, loss, plan, stage, *, select=False, train=None, whole_vocabulary=False):
+        count = 0
 
-    def _step(self, *_):
-        self.count += 1
+        def stepped(*_):
+            nonlocal count
+            count += 1
 
-    def __exit__(self, *_):
-        self.hook.remove()
+        hook = register_optimizer_step_post_hook(stepped)
+        fitted = super().fit(model, loss, plan, stage, select=select, train=train, whole_vocabulary=whole_vocabulary)
+        hook.remove()
+        shape = getattr(model, "encoder", model).config.shape
+        self.seen.append((shape.heads, shape.ffn, shape.rank, count, bool(select)))
+        return fitted
 
 
 def examples(settings, task: str) -> int:
@@ -85,25 +89,48 @@ def made(settings, key: RunKey) -> None:
             produce(settings, other)
 
 
-def trained(settings, key: RunKey, tmp_path: Path) -> int:
+def trainings(settings, key: RunKey, tmp_path: Path) -> list[tuple]:
     made(settings, key)
     method = contestant(settings, key.method, key.task)
-    with Steps() as steps:
-        method.train(Context(settings, method.task, key, tmp_path), key.variant)
-    return steps.count
+    context = Watched(settings, method.task, key, tmp_path)
+    object.__setattr__(context, "seen", [])
+    method.train(context, key.variant)
+    return sorted(context.seen, key=str)
+
+
+def trained(settings, key: RunKey, tmp_path: Path) -> int:
+    return sum(steps for *_, steps, _ in trainings(settings, key, tmp_path))
+
+
+def told(method, variant: str, count: int) -> list[tuple]:
+    said = method.stages(variant, count)
+    return sorted(
+        ((each.shape.heads, each.shape.ffn, each.shape.rank, each.steps, each.selects) for each in said), key=str
+    )
+
+
+def steps_of(method, variant: str, count: int) -> int:
+    return sum(stage.steps for stage in method.stages(variant, count))
 
 
 @pytest.mark.parametrize("key", everyone())
-def test_a_method_trains_as_many_steps_as_it_says(settings, key, tmp_path):
+def test_a_method_trains_what_it_says(settings, key, tmp_path):
     method = contestant(settings, key.method, key.task)
-    assert method.steps(key.variant, examples(settings, key.task)) == trained(settings, key, tmp_path)
+    assert told(method, key.variant, examples(settings, key.task)) == trainings(settings, key, tmp_path)
+
+
+@pytest.mark.parametrize("name", ABLATIONS)
+def test_an_ablation_trains_what_it_says(settings, name, tmp_path):
+    method = contestant(settings, name, "sst2")
+    said = told(method, "2x", examples(settings, "sst2"))
+    assert said == trainings(settings, RunKey("sst2", name, "2x", 0), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["training-two_stage", "compress-squat", "losses-prediction", "iterative-False"])
 def test_every_ablation_trains_as_many_steps_as_the_full_method(settings, name, tmp_path):
     count = examples(settings, "sst2")
-    full = contestant(settings, "costeff", "sst2").steps("2x", count)
-    assert contestant(settings, name, "sst2").steps("2x", count) == full
+    full = steps_of(contestant(settings, "costeff", "sst2"), "2x", count)
+    assert steps_of(contestant(settings, name, "sst2"), "2x", count) == full
     assert trained(settings, RunKey("sst2", name, "2x", 0), tmp_path) == full
 
 
@@ -113,14 +140,14 @@ def test_ablations_are_equal_at_any_size(settings):
         for name in settings.contestants:
             method = contestant(settings, name, "sst2")
             if method.variants() == ["2x"]:
-                steps.add(method.steps("2x", count))
+                steps.add(steps_of(method, "2x", count))
         assert len(steps) == 1, count
 
 
 def test_as_long_as_another_with_its_assistant(settings, tmp_path):
     count = examples(settings, "sst2")
     costeff, assistant = (contestant(settings, name, "sst2") for name in ("costeff", "assistant"))
-    wanted = costeff.steps("2x", count) + assistant.steps("full", count)
+    wanted = steps_of(costeff, "2x", count) + steps_of(assistant, "full", count)
     assert steps_in_all(costeff, "2x", count) == wanted
     assert trained(settings, RunKey("sst2", "long", "full", 0), tmp_path) == wanted
 

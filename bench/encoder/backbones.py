@@ -11,14 +11,14 @@ from bench.encoder.checkpoints import layouts, vocabulary, weights
 from bench.encoder.checkpoints.files import VOCABULARIES, digest, find, tokenizer_digest
 from bench.encoder.exits import HeadKind, Pooling, has_dense
 from bench.encoder.model import Encoder, EncoderConfig
-from bench.encoder.shape import Shape, Width
+from bench.encoder.shape import Shape
 from bench.errors import UserError
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["check", "digest", "load", "shape_of", "tokenizer", "tokenizer_digest", "width_of", "word_head"]
+__all__ = ["check", "digest", "load", "shape_of", "tokenizer", "tokenizer_digest", "word_head"]
 
 
 def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
@@ -38,11 +38,6 @@ def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase
         if mark is None or mark not in own:
             raise UserError(f"checkpoint {name}: its vocabulary has no {mark or '[CLS], [SEP] or [UNK]'}; use a BERT's")
     return found
-
-
-def width_of(name: str, revision: str | None = None) -> Width:
-    """The full width of a checkpoint, read from its configuration alone."""
-    return shape_of(name, revision).slender
 
 
 def shape_of(name: str, revision: str | None = None) -> Shape:

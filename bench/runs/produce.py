@@ -174,6 +174,7 @@ def _save_model(model: PreTrainedModel, context: Context, folder: Path) -> None:
 def describe(context: Context, method: Method, identity: Identity, began: float) -> dict[str, Any]:
     """Everything one needs to make a run again or to doubt it. `began` is a time.monotonic()."""
     wall = time.monotonic() - began
+    used = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "key": context.key.facts,
         "identity": identity.hash,
@@ -191,7 +192,8 @@ def describe(context: Context, method: Method, identity: Identity, began: float)
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
         "hardware": hardware(context.machine.cpu),
         "wall_seconds": wall,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "cpu_seconds": used.ru_utime + used.ru_stime,
+        "peak_memory_bytes": used.ru_maxrss * 1024,
     }
 
 

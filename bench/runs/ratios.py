@@ -81,6 +81,20 @@ def trial_keys(settings: Settings, task: str, method: str, generation: int) -> l
     return [RunKey(task, method, trial.variant, seed) for trial in _asked(settings, task, method, generation)]
 
 
+def trials_so_far(settings: Settings) -> tuple[list[RunKey], int]:
+    """The runs of all trials that have been asked for, and how many trials are still to be asked for."""
+    known: dict[RunKey, None] = {}
+    later = 0
+    for study in settings.studies:
+        for task in study.tasks:
+            for generation in range(study.generations):
+                if generation_file(settings, task, study.method, generation).is_file():
+                    known |= dict.fromkeys(trial_keys(settings, task, study.method, generation))
+                else:
+                    later += study.population
+    return list(known), later
+
+
 def ask(settings: Settings, task: str, method: str, generation: int) -> list[Asked]:
     """Writes and returns the trials of a generation, from the history of the generations before it.
 

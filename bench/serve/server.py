@@ -33,7 +33,7 @@ MAY_DIFFER = THREADS | {
 """Environment variables that a library reads when it is used, or that a child sets right."""
 PRELOADED = (
     "bench.reporting.everything",
-    "bench.runs.checks",
+    "bench.runs.outlook.checks",
     "bench.runs.collect",
     "bench.runs.produce",
     "bench.runs.ratios",

@@ -18,7 +18,7 @@ from bench import settings as settings_file
 from bench.context import wants_gpu
 from bench.errors import UserError
 from bench.runs import plan, ratios, replay
-from bench.runs.checks import check_room
+from bench.runs.outlook.checks import check_room
 from bench.runs.identity import Identities
 from bench.serve.client import start
 from bench.store import RunKey, log_file, points_file, run_folder
@@ -66,6 +66,9 @@ onstart:
     part.replace(EFFECTIVE)
     if workflow.local_exec:
         start()  # its jobs then need not import everything anew
+        if SETTINGS.data.source == "sketch" or SETTINGS.data.max_train:  # else to read the text takes long
+            shell("costeff forecast {EFFECTIVE:q} --cores {workflow.resource_settings.cores} >&2 || true")
+        print(f"How far it is:  costeff progress {EFFECTIVE}", file=sys.stderr)
 
 
 onerror:

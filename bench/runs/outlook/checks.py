@@ -12,6 +12,7 @@ from bench.context import pick_device, task_data
 from bench.encoder import Encoder, EncoderConfig, backbones
 from bench.errors import UserError
 from bench.method import contestant
+from bench.runs.outlook.forecast import forecast
 from bench.runs.plan import Planned, runs, summary
 from bench.runs.ratios import history_file
 from bench.settings import Settings
@@ -21,26 +22,33 @@ from bench.tasks.catalogue import task as task_named
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from bench.tasks.examples import TaskData
+
 KEPT = 0.81
 """What a run keeps as a share of the backbone's float32 weights: the mean over the sketch profile's 133 runs."""
 
 
-def report(settings: Settings) -> Iterator[str]:
-    """The plan, then the examples of each task; raises UserError for the first thing that is missing."""
+def report(settings: Settings, cores: int) -> Iterator[str]:
+    """The plan, the examples of each task, and how long it will take with `cores` cores.
+
+    Raises UserError for the first thing that is missing.
+    """
     yield from summary(settings)
     yield f"device: {pick_device(settings)}"
     planned = runs(settings)
     yield check_room(settings, planned)
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
     yield from check_checkpoints(settings, planned, tokenizer)
+    texts: dict[str, TaskData] = {}
     for task in settings.tasks:
-        data = task_data(settings, contestant(settings, settings.reference, task).task, tokenizer)
+        data = texts[task] = task_data(settings, contestant(settings, settings.reference, task).task, tokenizer)
         sizes = ", ".join(f"{split} {len(examples)}" for split, examples in data.splits.items())
         count = sum(run.key.task == task for run in planned)
         lost = f"; {data.left_out} training rows left out, beside calibration rows of their group" * bool(data.left_out)
         missing = f"; this source has no {', '.join(data.missing)}" if data.missing else ""
         yield f"data {task}: {sizes}; {count} runs train on {len(data.splits['train'])} examples{lost}{missing}"
     yield "nothing is missing"
+    yield from forecast(settings, planned, texts, cores).lines()
 
 
 def check_checkpoints(

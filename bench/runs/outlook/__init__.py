@@ -1,0 +1,1 @@
+"""What can be known before anything trains, and while it does."""

@@ -1,0 +1,303 @@
+"""A forecast: how long a plan will take here, from what each recipe says it trains and a few steps timed here.
+
+    seconds of a training step = work x multiply-adds + tokens x (tokens x layers) + weights x parameters
+
+Work is what matrices need, tokens what each token costs a layer besides (norms, softmax, activations), weights what the
+optimizer does. Reading (traces, teachers, selection) has the first two alone. The coefficients come from the machine,
+counts from `Method.stages` and the tasks' own lengths.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import optuna
+import torch
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+from torch import Tensor
+
+from bench.context import machine_of, pick_device
+from bench.encoder import Encoder, EncoderConfig, Shape, Width
+from bench.errors import UserError
+from bench.measuring.recording import record
+from bench.method import Stage, contestant
+from bench.runs.plan import Planned
+from bench.settings import Settings
+from bench.store import RunKey
+from bench.tasks.batches import length_batches
+from bench.tasks.examples import Examples, TaskData
+from bench.training.loop import Machine, Plan, fit
+from bench.training.losses import task_loss
+
+JOB_SECONDS = 3.0
+"""What a job takes beside its models: its start, its text, counting, writing."""
+REPORT_SECONDS = 40.0
+"""Tables, figures and page of a plan of the sketch's size."""
+STEPS = 3
+"""Steps of each kind that are timed."""
+LAYERS = 2
+"""Layers of the models that are timed; the others are multiples."""
+LARGEST = 2e10
+"""Multiply-adds of a timed forward pass at most, so that a large backbone takes seconds too."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be computed: (forward) multiply-adds, tokens x layers, parameters that a step changes."""
+
+    macs: float = 0.0
+    tokens: float = 0.0
+    parameters: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.macs + other.macs, self.tokens + other.tokens, self.parameters + other.parameters)
+
+    def __mul__(self, times: float) -> Work:
+        return Work(self.macs * times, self.tokens * times, self.parameters * times)
+
+    def __iter__(self) -> Iterator[float]:
+        return iter((self.macs, self.tokens, self.parameters))
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds for one of each kind of work, training and reading."""
+
+    training: Work
+    reading: Work
+
+    def seconds(self, trained: Work, read: Work) -> float:
+        return float(np.dot([*self.training, *self.reading], [*trained, *read]))
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Seconds of each run alone, of the clock's job, and of the whole plan on so many cores."""
+
+    runs: Mapping[RunKey, float]
+    clock: float
+    jobs: int
+    unknown: tuple[str, ...]
+    """Contestants that do not say what they train; their runs are not counted."""
+
+    @property
+    def whole(self) -> float:
+        """Every run one after another, over as many as go on at once, then clock and report."""
+        return sum(self.runs.values()) / self.jobs + self.clock + REPORT_SECONDS
+
+    def lines(self) -> Iterator[str]:
+        """The forecast in words: each task, and all."""
+        tasks = dict.fromkeys(key.task for key in self.runs)
+        for task in tasks:
+            seconds = sum(value for key, value in self.runs.items() if key.task == task) / self.jobs
+            yield f"forecast {task}: {spoken(seconds)}"
+        clock = spoken(self.clock)
+        yield f"forecast: {spoken(self.whole)} in all, {self.jobs} jobs at once, {clock} of it for the clock"
+        for name in self.unknown:
+            yield f"forecast: {name} does not say what it trains (`Method.stages`), so its runs are not in it"
+
+
+def spoken(seconds: float) -> str:
+    """A span of time as a person says it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def forecast(settings: Settings, planned: Sequence[Planned], data: Mapping[str, TaskData], cores: int) -> Forecast:
+    """How long the planned runs, and the trials of studies, would take here, with `cores` cores; times a few steps."""
+    backbone = contestant(settings, settings.reference, settings.tasks[0]).backbone
+    lengths = np.concatenate([data[task].splits["train"].lengths for task in settings.tasks])
+    jobs = max(1, min(cores, os.cpu_count() or 1) // settings.training.threads)
+    pace = _together(partial(measured_pace, settings, backbone, lengths), jobs, pick_device(settings))
+    runs: dict[RunKey, float] = {}
+    unknown: dict[str, None] = {}
+    for run in [*(each.key for each in planned), *_trials(settings)]:
+        try:
+            runs[run] = pace.seconds(*work_of(settings, run, data[run.task])) + JOB_SECONDS
+        except UserError:
+            unknown[run.method] = None
+    return Forecast(runs, _clock(settings, planned, data, pace), jobs, tuple(unknown))
+
+
+def work_of(settings: Settings, key: RunKey, data: TaskData) -> tuple[Work, Work]:
+    """What a run trains and what it reads. Raises UserError where its method does not say."""
+    method = contestant(settings, key.method, key.task)
+    train, selection = data.splits["train"], data.splits[settings.selection]
+    stages = method.stages(key.variant, len(train))
+    trained, read = Work(), Work()
+    for stage in stages:
+        step = _step(stage, train)
+        trained += step * stage.steps
+        if stage.scored:
+            trained += replace(step, parameters=0.0) * (stage.scored / stage.plan.batch_size)
+        if stage.selects:
+            read += _work(stage.shape, selection.lengths) * math.ceil(stage.plan.epochs)
+        if stage.kept:
+            read += _work(stage.kept, train.lengths)
+        if stage.beside:
+            read += replace(_step(replace(stage, shape=stage.beside), train), parameters=0.0) * stage.steps
+    traced = next((stage.shape for stage in reversed(stages) if stage.selects), stages[-1].shape)
+    for split, examples in data.splits.items():
+        if split != "train":
+            read += _work(traced, examples.lengths)
+    return trained, read
+
+
+def measured_pace(settings: Settings, backbone: Shape, lengths: NDArray[np.int64]) -> Pace:
+    """The pace of this process: steps of the backbone's first layers, whole and slender, at the tasks' lengths."""
+    torch.set_num_threads(settings.training.threads)
+    device = pick_device(settings)
+    machine = replace(machine_of(settings, device), save_seconds=math.inf)
+    whole = backbone.truncated(min(LAYERS, backbone.layers))
+    narrow = whole.narrowed(Width(max(1, whole.heads[0] // 6), max(1, whole.ffn[0] // 12), whole.hidden))
+    short, long = (max(4, round(float(np.percentile(lengths, part)))) for part in (10, 90))
+    trained, read, training, reading = [], [], [], []
+    for shape, rows, length in ((whole, 32, short), (whole, 32, long), (narrow, 32, long), (whole, 2, short)):
+        each = _work(shape, np.array([length]))
+        rows = max(1, min(rows, int(LARGEST / each.macs)))
+        examples = _random_words(rows, length, shape.vocabulary)
+        step, evaluation = _timed(Encoder(_config(shape)).to(device), examples, machine)
+        trained.append([*(each * rows + Work(parameters=_parameters(shape, examples)))])
+        read.append([*(each * rows)][:2])
+        training.append(step)
+        reading.append(evaluation)
+    return Pace(Work(*_coefficients(trained, training)), Work(*_coefficients(read, reading)))
+
+
+def _coefficients(work: list[list[float]], seconds: list[float]) -> NDArray[np.float64]:
+    """Coefficients of at least 0 with the least squared relative error."""
+    relative = np.array(work) / np.array(seconds)[:, None]
+    scale = relative.max(axis=0)
+    return nnls(relative / scale, np.ones(len(seconds)))[0] / scale
+
+
+def _timed(model: Encoder, examples: Examples, machine: Machine) -> tuple[float, float]:
+    """Seconds (medians) of a training step over all of `examples`, and of reading them."""
+    began: list[float] = []
+
+    def loss(model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
+        began.append(time.perf_counter())
+        logits = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]).logits
+        return task_loss(logits, batch["labels"])
+
+    plan = Plan(epochs=1, steps=STEPS + 2, learning_rate=0.0, batch_size=len(examples))
+    with tempfile.TemporaryDirectory() as state, _quiet("bench.training.loop"):
+        fit(model, loss, examples, plan, state=Path(state), seed=0, machine=machine)
+    read = []
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        record(model, examples, len(examples))
+        read.append(time.perf_counter() - start)
+    return float(np.median(np.diff(began)[1:])), float(np.median(read))
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Nothing but warnings of a logger: what is timed is nobody's training."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    yield
+    logger.setLevel(level)
+
+
+def _together(measure: Callable[[], Pace], jobs: int, device: torch.device) -> Pace:
+    """The mean pace of as many processes as jobs go on at once: they share memory and cores. On a GPU, of this one."""
+    if jobs == 1 or device.type != "cpu":
+        return measure()
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
+        found = [future.result() for future in [pool.submit(measure) for _ in range(jobs)]]
+    return Pace(
+        *(Work(*np.mean([[*getattr(pace, kind)] for pace in found], axis=0)) for kind in ("training", "reading"))
+    )
+
+
+def _step(stage: Stage, data: Examples) -> Work:
+    """The work of one training step of a stage, in the mean over an epoch."""
+    batches = length_batches(data.lengths, stage.plan.batch_size, np.random.default_rng(0))
+    padded = [int(data.lengths[rows].max()) for rows in batches]
+    work = sum((_work(stage.shape, np.full(len(rows), n)) for rows, n in zip(batches, padded, strict=True)), Work())
+    words = sum(len(rows) * n for rows, n in zip(batches, padded, strict=True)) * stage.words
+    work += Work(macs=words * stage.shape.vocabulary * stage.shape.hidden)
+    used = _parameters(stage.shape, data) + bool(stage.words) * stage.shape.vocabulary * stage.shape.hidden
+    return work * (1 / len(batches)) + Work(parameters=used)
+
+
+def _work(shape: Shape, lengths: NDArray[np.int64]) -> Work:
+    """Of one forward pass over examples of these (padded) lengths."""
+    counts = {int(n): int(many) for n, many in zip(*np.unique(lengths, return_counts=True), strict=True)}
+    macs = sum(
+        many * (shape.embedding_macs(n) + sum(shape.layer_macs(layer, n) for layer in range(shape.layers)))
+        for n, many in counts.items()
+    )
+    return Work(macs, float(lengths.sum()) * shape.layers)
+
+
+def _config(shape: Shape) -> EncoderConfig:
+    return EncoderConfig(
+        vocab_size=shape.vocabulary,
+        max_positions=shape.positions,
+        type_vocab_size=shape.segments,
+        hidden_size=shape.hidden,
+        head_size=shape.head_size,
+        heads=list(shape.heads),
+        ffn=list(shape.ffn),
+        rank=shape.rank,
+        num_labels=2,
+    )
+
+
+def _parameters(shape: Shape, data: Examples) -> float:
+    """Parameters that a step changes: the layers', the positions', and those of the words that the text uses."""
+    used = len(np.unique(np.concatenate([np.array(ids) for ids in data.input_ids])))
+    layers = sum(shape.layer_parameters(layer) for layer in range(shape.layers))
+    return float(layers + shape.positions * shape.hidden + used * (shape.rank or shape.hidden))
+
+
+def _random_words(rows: int, length: int, vocabulary: int) -> Examples:
+    words = np.random.default_rng(0).integers(vocabulary, size=(rows, length))
+    none = np.zeros(rows, dtype=np.int64)
+    return Examples(np.arange(rows), none, words.tolist(), np.zeros_like(words).tolist())
+
+
+def _trials(settings: Settings) -> Iterator[RunKey]:
+    """Runs that stand for the trials of the studies, which are not known before: points drawn at random."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for study in settings.studies:
+        for task in study.tasks:
+            drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(study.seed))
+            method = contestant(settings, study.method, task)
+            for _ in range(study.generations * study.population):
+                yield RunKey(task, study.method, method.search_space(drawn.ask()), settings.seeds_of(task)[0])
+
+
+def _clock(settings: Settings, planned: Sequence[Planned], data: Mapping[str, TaskData], pace: Pace) -> float:
+    """Seconds of the clock: each timed run at full depth and at two points of half its work, and the reference."""
+    seconds = 0.0
+    for run in planned:
+        task = run.key.task
+        if run.key.seed != settings.seeds_of(task)[0]:
+            continue
+        method = contestant(settings, run.key.method, task)
+        try:
+            shape = method.stages(run.key.variant, len(data[task].splits["train"]))[0].shape
+        except UserError:
+            shape = method.backbone
+        mean = _work(shape, data[task].splits["validation"].lengths) * (1 / len(data[task].splits["validation"]))
+        read = mean * (1.5 * settings.latency.examples * settings.latency.rounds * 2)
+        seconds += 0.5 + pace.seconds(Work(), read)
+    return seconds

@@ -1,0 +1,93 @@
+"""How far a benchmark is: runs done of all, the trainings going on with their step, and the time that is left."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench.context import task_data
+from bench.encoder import backbones
+from bench.errors import UserError
+from bench.method import contestant
+from bench.runs.identity import Identities
+from bench.runs.outlook.forecast import REPORT_SECONDS, Forecast, forecast, spoken
+from bench.runs.plan import Planned, runs
+from bench.runs.ratios import trials_so_far
+from bench.settings import Settings
+from bench.store import RunKey, log_file, read_json, run_folder, state_folder, write_json
+
+FRESH = 600.0
+"""Seconds after which a silent training is no longer thought to go on."""
+_STEP = re.compile(r"(\S+): steps? (\d+) (?:of|to) (\d+)$")
+
+
+def ahead(settings: Settings, cores: int) -> Forecast | None:
+    """The forecast of the runs that are not there yet, kept for `line`; None where all are."""
+    planned, identities = runs(settings), Identities(settings)
+    to_come = [run for run in planned if not _made(settings, run, identities)]
+    if not to_come:
+        return None
+    tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
+    data = {
+        task: task_data(settings, contestant(settings, settings.reference, task).task, tokenizer)
+        for task in settings.tasks
+    }
+    found = forecast(settings, to_come, data, cores)
+    known = {run.key for run in planned}
+    seconds = {key.path.as_posix(): value for key, value in found.runs.items() if key in known}
+    trials = [value for key, value in found.runs.items() if key not in known]
+    kept = {"jobs": found.jobs, "clock": found.clock, "runs": seconds, "trials": sum(trials) / max(1, len(trials))}
+    write_json(_file(settings), kept)
+    return found
+
+
+def line(settings: Settings) -> str:
+    """One line: what is done and has failed of all runs, what goes on, and the time left where it was forecast."""
+    trials, later = trials_so_far(settings)
+    known = dict.fromkeys([*(run.key for run in runs(settings)), *trials])
+    facts = {key: read_json(path) for key in known if (path := run_folder(settings, key) / "run.json").is_file()}
+    failed = sum(each["status"] == "failed" for each in facts.values())
+    said = f"{len(facts)} of {len(known) + later} runs" + f", {failed} of them failed" * bool(failed)
+    going = [text for key in known if key not in facts and (text := _going(settings, key))]
+    to_come = [key for key in trials if key not in facts]
+    return "; ".join([said, *going, *_left(settings, facts, len(to_come) + later)])
+
+
+def _left(settings: Settings, facts: dict[RunKey, dict], trials: int) -> Sequence[str]:
+    """The time left, in words: what the forecast says of the rest, as much slower or faster as what is done was."""
+    if not _file(settings).is_file():
+        return []
+    kept = read_json(_file(settings))
+    done = {key.path.as_posix(): each.get("wall_seconds", 0.0) for key, each in facts.items()}
+    both = [path for path in kept["runs"] if done.get(path)]
+    expected = sum(kept["runs"][path] for path in both)
+    pace = sum(done[path] for path in both) / expected if both else 1.0
+    rest = sum(seconds for path, seconds in kept["runs"].items() if path not in done) + trials * kept["trials"]
+    rest /= kept["jobs"]
+    rest += 0.0 if (settings.root / "latency.parquet").is_file() else kept["clock"]
+    rest += 0.0 if (settings.root / "complete").is_file() else REPORT_SECONDS
+    return [f"about {spoken(rest * pace)} left"] if rest else ["done"]
+
+
+def _going(settings: Settings, key: RunKey) -> str:
+    """A training that goes on, with its step, as its log says it last; "" for one that does not."""
+    log = log_file(settings, key)
+    if not state_folder(settings, key).is_dir() or not log.is_file() or time.time() - log.stat().st_mtime > FRESH:
+        return ""
+    steps = [found for text in log.read_text(errors="replace").splitlines() if (found := _STEP.search(text))]
+    where = f" {steps[-1][1]}, step {steps[-1][2]} of {steps[-1][3]}" if steps else ""
+    return f"{key.path.as_posix()}{where}"
+
+
+def _made(settings: Settings, run: Planned, identities: Identities) -> bool:
+    path = run_folder(settings, run.key) / "run.json"
+    try:
+        return path.is_file() and read_json(path)["identity"] == identities.of(run.key).hash
+    except (UserError, KeyError):
+        return False
+
+
+def _file(settings: Settings) -> Path:
+    return settings.root / "forecast.json"
