@@ -1,60 +1,19 @@
-"""Frontiers in one number, and what stands around them: median surfaces, bands, the gain that is kept.
+"""Frontiers in one number, and the gain that is kept.
 
 All scores are fractions here; tables print them times 100.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
-import moocore
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from bench.artefacts import Trace
-from bench.choosing.budgets import (
-    at_budget,
-    chosen_frontier,
-    control_rows,
-    predicted,
-    run_folder,
-    static_rows,
-    teacher_rows,
-)
-from bench.choosing.comparing.resampling import Floats, resampled
+from bench.choosing.budgets import at_budget, chosen_frontier, control_rows, static_rows, teacher_rows
 from bench.choosing.frontier import hypervolume
 from bench.choosing.roles import Roles
 
 BUDGETS = (2.0, 4.0, 8.0, 19.0)
-
-
-@dataclass(frozen=True)
-class Surface:
-    """The staircase (cheapest first) that at least half of the seeds' frontiers attain."""
-
-    flops: Floats
-    score: Floats
-    seeds: int
-    note: str
-
-
-def attainment(points: pd.DataFrame, task: str, method: str, split: str = "validation") -> Surface:
-    """Median attainment surface of a method's frontiers over seeds (moocore.eaf at percentile 50).
-
-    Each seed's frontier is chosen on the selection split and read on `split`. With one seed it is that
-    frontier.
-    """
-    rows = chosen_frontier(points[(points["task"] == task) & (points["method"] == method)], split=split)
-    rows = rows.dropna(subset=["score", "flops"])
-    seeds = int(rows["seed"].nunique())
-    if seeds == 0:
-        return Surface(np.array([]), np.array([]), 0, "no run")
-    objectives = np.column_stack([rows["flops"], -rows["score"]]).astype(float)
-    surface = moocore.eaf(objectives, rows["seed"].rank(method="dense").to_numpy(int), percentiles=[50])
-    surface = surface[np.argsort(surface[:, 0], kind="stable")]
-    note = f"median of {seeds} seeds" if seeds > 1 else "one seed: its own frontier, no median"
-    return Surface(surface[:, 0], -surface[:, 1], seeds, note)
 
 
 def elue(score: ArrayLike, flops: ArrayLike, reference_score: ArrayLike, reference_flops: ArrayLike) -> float:
@@ -139,34 +98,3 @@ def _beside_controls(rows: pd.DataFrame, points: pd.DataFrame, reference: str) -
     teacher = teacher_rows(points, reference=reference)[[*key, "score"]].rename(columns={"score": "teacher"})
     control = control_rows(points)[[*key, "score"]].rename(columns={"score": "control"})
     return rows.merge(teacher, on=key, how="left").merge(control, on=key, how="left")
-
-
-def frontier_band(
-    points: pd.DataFrame,
-    runs: Path,
-    task: str,
-    method: str,
-    run_seed: int,
-    *,
-    resamples: int = 2_000,
-    seed: int = 0,
-    split: str = "validation",
-) -> pd.DataFrame:
-    """95 % bootstrap band over examples for one seed's frontier, cheapest point first.
-
-    runs: results/<profile>/runs. Columns: flops, speedup, score, low, high. All points share the resamples;
-    FLOPs are held at their observed mean.
-    """
-    chosen = points[(points["task"] == task) & (points["method"] == method) & (points["seed"] == run_seed)]
-    frontier = chosen_frontier(chosen, split=split).dropna(subset=["score"])
-    columns = ["flops", "speedup", "score"]
-    if frontier.empty:
-        return pd.DataFrame(columns=[*columns, "low", "high"])
-    traces = {}
-    for _, row in frontier.drop_duplicates("variant").iterrows():
-        traces[row["variant"]] = Trace.load(run_folder(row, runs) / f"trace-{split}.parquet")
-    answers = [predicted(row, traces[row["variant"]]) for _, row in frontier.iterrows()]
-    labels = next(iter(traces.values())).labels
-    scores = resampled(frontier["metric"].iloc[0], answers, labels, resamples=resamples, seed=seed)
-    low, high = np.percentile(scores, [2.5, 97.5], axis=0)
-    return frontier[columns].assign(low=low, high=high)

@@ -112,12 +112,6 @@ def test_bootstrap_interval_covers_the_truth_about_95_times_in_100():
     assert 0.91 <= covered / 300 <= 0.985
 
 
-def test_frontier_band_contains_its_frontier_and_narrows_with_level(points, results):
-    band = statistics.frontier_band(points, results / "runs", "mnli", "costeff", 1, resamples=400)
-    assert len(band) > 2 and band["flops"].is_monotonic_increasing
-    assert ((band["low"] <= band["score"]) & (band["score"] <= band["high"])).all()
-
-
 @settings(max_examples=50, deadline=None)
 @given(POINTS, st.tuples(st.floats(0.3, 1.0), st.integers(10**6, 10**9)))
 def test_hypervolume_never_falls_with_another_point(rows, extra):
@@ -163,17 +157,6 @@ def test_the_teacher_keeps_all_of_its_gain(points):
     own = statistics.gains(budgets.at_budget(points, 1.0), points).query("method == 'teacher'")
     np.testing.assert_allclose(own["gain"], own["teacher_gain"])
     assert statistics.kept(own["gain"], own["teacher_gain"]) == pytest.approx(1)
-
-
-def test_median_attainment_lies_between_the_seeds(points):
-    surface = statistics.attainment(points, "mnli", "costeff")
-    assert surface.seeds == 2 and "2 seeds" in surface.note
-    assert (np.diff(surface.flops) > 0).all() and (np.diff(surface.score) > 0).all()
-    frontier = budgets.chosen_frontier(points).query("task == 'mnli' and method == 'costeff'")
-    assert frontier["score"].max() >= surface.score.max()
-    alone = statistics.attainment(points[points["seed"] == 1], "mnli", "costeff")
-    assert alone.seeds == 1 and "one seed" in alone.note
-    assert statistics.attainment(points, "mnli", "nobody").seeds == 0
 
 
 def test_what_is_kept_is_a_ratio_of_sums():
