@@ -59,8 +59,8 @@ format: $(READY)  ## put code and rules into shape
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-bench: $(READY)  ## measure throughput on this machine
-	$(BIN)/python benchmarks/throughput.py $(ARGS)
+bench: $(READY)  ## measure the suite itself on this machine, after a finished run
+	$(BIN)/python benchmarks/everything.py $(ARGS)
 
 # torch keeps its pin (raise it by hand); its build for this platform and the CUDA packages it brings stay out.
 lock:  ## write requirements.lock anew from pyproject.toml (then bring environment.yml into line)

@@ -1,6 +1,8 @@
 """Training throughput of the suite's loop beside a plain loop that pads every example to 128 tokens.
 
 Same model, machine, precision and run: the two take turns over the same examples, and the ratio of each pair counts.
+Then the share of the machine's peak that the suite's steps reach: three times the multiply-adds of a forward pass over
+the real tokens, as a part of what large products (1024 x 1024 x 1024, the same precision and threads) do in that time.
 
     python benchmarks/throughput.py --data path/to/glue      (default: the sketch)
 """
@@ -8,6 +10,7 @@ Same model, machine, precision and run: the two take turns over the same example
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import tempfile
 import time
@@ -51,7 +54,27 @@ def main() -> None:
         )
         ratio = statistics.median(padded / grouped for grouped, padded in pairs)
         print(f"{name}: {len(train)} examples of {train.lengths.mean():.1f} tokens: ", end="")
-        print(f"suite {ours:.1f} examples/s, padded to 128 {theirs:.1f} examples/s, ratio {ratio:.2f}")
+        print(f"suite {ours:.1f} examples/s, padded to 128 {theirs:.1f} examples/s, ratio {ratio:.2f}; ", end="")
+        speed = 3 * macs_of(model_of(TASKS[name]), train) / len(train) * ours
+        print(
+            f"{2 * speed / 1e9:.1f} GFLOP/s in the suite's steps, {100 * speed / peak(machine.bfloat16):.0f} % of peak"
+        )
+
+
+def macs_of(model: Encoder, examples: Examples) -> float:
+    """Multiply-adds of one forward pass over the examples at their true lengths."""
+    return float(sum(model.exit_macs(int(length))[-1] for length in examples.lengths))
+
+
+def peak(bfloat16: bool, size: int = 1024, products: int = 12) -> float:
+    """Multiply-adds a second of large products on this machine, the best of some."""
+    left, right = torch.randn(2, size, size, dtype=torch.bfloat16 if bfloat16 else torch.float32)
+    best = math.inf
+    for _ in range(products):
+        began = time.perf_counter()
+        torch.mm(left, right)
+        best = min(best, time.perf_counter() - began)
+    return size**3 / best
 
 
 def examples_of(task: Task, folder: Path | None, count: int) -> Examples:
