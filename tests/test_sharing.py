@@ -11,7 +11,7 @@ from bench.runs.plan import runs
 from bench.runs.produce import produce
 from bench.runs.replay import replay
 from bench.settings import Settings, check, load
-from bench.sharing import merge, publish
+from bench.sharing.results import merge, publish
 from bench.store import RunKey, read_json, run_folder, write_parquet
 
 BRIEF = {"epochs": 1, "learning_rate": 3e-3}

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from bench.artefacts import Trace
 from bench.choosing.budgets import RUN, operating_points, run_folder, selection_split, succeeded
-from bench.choosing.policies import policy_for, replay
 from bench.choosing.roles import Roles
 from bench.errors import UserError
 from bench.reporting.figures.drawing import (
@@ -34,6 +33,7 @@ from bench.reporting.figures.drawing import (
     task_order,
 )
 from bench.reporting.tables.table import variant_names
+from bench.rules.policies import policy_for, replay
 from bench.tasks.catalogue import title as task_title
 
 NEAR = 2.0

@@ -5,14 +5,14 @@ import pytest
 import torch
 from toys import cascade, encoder, examples
 
-from bench.choosing.deciding import rule
-from bench.choosing.policies import Agreement, Confidence, Entropy, FullDepth, Patience, Policy, replay
+from bench.encoder.early.deployed import Pass, deploy
+from bench.encoder.early.engine import run
 from bench.errors import UserError
 from bench.measuring import latency
-from bench.measuring.deployed import Pass, deploy
-from bench.measuring.engine import run
 from bench.measuring.latency import Operated, measure
 from bench.measuring.recording import record
+from bench.rules.deciding import rule
+from bench.rules.policies import Agreement, Confidence, Entropy, FullDepth, Patience, Policy, replay
 
 POLICIES = [
     Entropy(),
