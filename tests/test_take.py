@@ -182,8 +182,6 @@ def test_some_of_every_kind_part_the_examples(settings, answers):
     parted = {kind for kind, exits in left_at.items() if len(set(exits)) > 1}
     assert {"uniform", "per_exit"} <= {kind for _, _, kind in parted}
     assert {"stsb", "tickets"} <= {task for task, _, _ in parted}
-        t for t, _, _ in parted
-    }
     assert {"assistant", "pabee", "cascadebert"} <= {method for _, method, _ in parted}
 
 
