@@ -305,3 +305,9 @@ def test_a_wrong_name_in_a_profile_is_one_line(changes: dict[str, Any], line: st
 
 def test_the_metrics_that_may_be_named_are_those_that_there_are() -> None:
     assert sorted((*CLASS_METRICS, *SCORE_METRICS)) == sorted(METRICS)
+
+
+def test_what_joins_all_rows_is_told(tickets: Callable[..., Task]) -> None:
+    rows = {"text": ["thanks", "hello"] * 20, "label": ["praise", "bug"] * 20, "customer": [i // 3 for i in range(40)]}
+    with pytest.raises(UserError, match="40 rows in 1 groups; rows of one customer or of one text hang together"):
+        survey(tickets(train=rows, group="customer"), Data(calibration=8))
