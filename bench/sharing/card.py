@@ -110,7 +110,7 @@ def _rule(row: pd.Series, costs: Costs) -> str:
 def _use(settings: Settings, task: Task) -> str:
     sample = '"a text"' if len(task.columns) == 1 else '{"text": "the first", "text_pair": "the second"}'
     length = settings.data.of(task.name).max_length[len(task.columns) - 1]
-    return f"""With `pip install costeff-bench`:
+    return f"""With costeff-bench installed:
 
 ```python
 import bench.encoder

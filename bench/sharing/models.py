@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_log
 
 from bench.artefacts import Costs, Trace
 from bench.choosing.budgets import at_budget, predicted
@@ -32,6 +33,7 @@ def take(
     no such point, its run failed, has no weights or is not the one that the points were made of, and where `out` is
     there already.
     """
+    transformers_log.disable_progress_bar()
     points = read_points(settings)
     row = chosen(settings, points, task, method, speedup, seed)
     write_model(settings, points, row, out)
