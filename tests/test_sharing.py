@@ -14,7 +14,7 @@ from bench.runs.plan import runs
 from bench.runs.produce import produce
 from bench.runs.replay import replay
 from bench.settings import Settings, check, load
-from bench.sharing.results import merge, publish
+from bench.sharing.results import _united, merge, placeless, publish
 from bench.store import RunKey, read_json, run_folder, write_parquet
 
 BRIEF = {"epochs": 1, "learning_rate": 3e-3}
@@ -83,6 +83,22 @@ def test_two_seeds_apart_and_merged_are_one_run_of_both(first, profile, tmp_path
     tables = [pd.read_parquet(of.root / "all-points.parquet").drop(columns="profile") for of in (united, both)]
     pd.testing.assert_frame_equal(*(table.sort_values(order, ignore_index=True) for table in tables))
     assert load(tmp_path / "united" / "settings.yaml").contestants == both.contestants
+
+
+def own(folder: Path, name: str) -> dict:
+    files = {split: str(folder / f"{split}.csv") for split in ("train", "validation")}
+    return {name: {"columns": ["text"], "labels": ["a", "b"], "metrics": ["accuracy"], "files": files}}
+
+
+def test_settings_that_leave_name_no_place_and_keep_everybodys_tasks(profile, tmp_path):
+    here, there = (
+        profile(tmp_path, tasks=[name], own_tasks=own(tmp_path, name), reuse=[tmp_path]) for name in ("mail", "news")
+    )
+    values = placeless(here)
+    assert str(tmp_path) not in str(values) and not Path(values["backbone"]["name"]).is_absolute()
+    assert values["own_tasks"]["mail"]["files"] == {"train": "train.csv", "validation": "validation.csv"}
+    united = _united([here, there], tmp_path / "out")
+    assert united.tasks == ["mail", "news"] and set(united.own_tasks) == {"mail", "news"}
 
 
 LONGER = {"teacher": {"method": "baselines.finetuned:Finetuned", "options": BRIEF | {"epochs": 2}}}

@@ -52,10 +52,20 @@ def publish(settings: Settings, out: Path) -> int:
                 target = out / file.relative_to(root)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
-    values = settings.model_dump(mode="json") | {"results": str(Path()), "folder": str(Path())}
-    values["data"]["path"] = values["data"]["path"] and "$GLUE_DIR"  # a path of this machine's says nothing elsewhere
+    values = placeless(settings)
     (out / "settings.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+
+
+def placeless(settings: Settings) -> dict[str, Any]:
+    """The settings as plain values without paths of this machine, which say nothing elsewhere."""
+    values = settings.model_dump(mode="json") | {"results": str(Path()), "folder": str(Path()), "reuse": []}
+    values["data"]["path"] = values["data"]["path"] and "$GLUE_DIR"
+    for task in values["own_tasks"].values():
+        task["files"] = {split: Path(file).name for split, file in task["files"].items()}
+    if Path(values["backbone"]["name"]).is_absolute():
+        values["backbone"]["name"] = Path(values["backbone"]["name"]).name
+    return values
 
 
 def merge(folders: Sequence[Path], out: Path) -> Settings:
@@ -156,6 +166,7 @@ def _united(several: Sequence[Settings], out: Path) -> Settings:
             "contestants"
         ]
         values["ablations"] = dict(other.ablations) | values["ablations"]
+        values["own_tasks"] = {name: own.model_dump() for name, own in other.own_tasks.items()} | values["own_tasks"]
     tasks = list(dict.fromkeys(task for each in several for task in each.tasks))
     seeds = {
         task: sorted({seed for each in several if task in each.tasks for seed in each.seeds_of(task)}) for task in tasks
