@@ -276,7 +276,7 @@ def compare(
 @app.command()
 def publish(out: Path, config: ConfigOption = DEFAULT) -> None:
     """Copies what others need of a profile's results (points, traces, costs, page; no weights, no text) into OUT."""
-    from bench.sharing import publish as copied
+    from bench.sharing.results import publish as copied
 
     size = copied(settings_file.load(config), out)
     typer.echo(f"wrote {out}, {size / 1e6:.1f} MB")
@@ -286,10 +286,27 @@ def publish(out: Path, config: ConfigOption = DEFAULT) -> None:
 def merge(folders: list[Path], out: Annotated[Path, typer.Option("--out", help="The folder of the whole.")]) -> None:
     """Unites results folders, and makes page, tables and figures of the whole."""
     from bench.reporting.everything import write_everything
-    from bench.sharing import merge as united
+    from bench.sharing.results import merge as united
 
     for line in write_everything(united(folders, out)):
         typer.echo(line)
+
+
+@app.command()
+def take(
+    task: str,
+    method: str,
+    out: Path,
+    config: ConfigOption = DEFAULT,
+    speedup: Annotated[float, typer.Option(help="The best point at this FLOPs speed-up is taken.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Of this seed; default: the first.")] = None,
+) -> None:
+    """Writes the model that the main table shows, with its exit rule, tokenizer and model card, into OUT."""
+    with heavy_imports():
+        from bench.sharing.models import take as taken
+
+    typer.echo(taken(settings_file.load(config), task, method, out, speedup=speedup, seed=seed))
+    typer.echo(f"wrote {out}; its README.md says how to use it")
 
 
 @app.command()

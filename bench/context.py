@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForSequenceClassification, set_seed
+from transformers import set_seed
 
 from bench.choosing.points import predictions
 from bench.encoder import backbones
+from bench.encoder.saved import load_model
 from bench.errors import UserError
 from bench.measuring.recording import record
 from bench.store import RunKey, run_folder
@@ -167,27 +168,6 @@ def task_data(settings: Settings, task: Task, tokenizer: PreTrainedTokenizerBase
 def data_fingerprint(settings: Settings, task: Task) -> str:
     """A short hash of the text, labels and order of the splits of a task as these settings want them."""
     return fingerprint_of(task, settings.data.of(task.name), settings.selection)
-
-
-def load_model(folder: Path, device: torch.device) -> Any:
-    """The `Encoder` or `Cascade` of a run folder, on `device`, in eval mode.
-
-    Raises UserError where it is missing, broken or of another kind; no weight is ever drawn for one that is not there.
-    """
-    path = folder / "model"
-    if not (path / "config.json").is_file():
-        raise UserError(f"no trained model in {path}; run the workflow, or `costeff run`, for it first")
-    try:
-        model, found = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True)
-    except Exception as error:  # a damaged file raises what each library likes
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"the model in {path} cannot be loaded ({why}); delete it and run again") from error
-    if not hasattr(model, "exit_macs"):
-        raise UserError(f"the model in {path} is a {type(model).__name__}, none of this suite; delete it and run again")
-    wrong = [f"{kind[:-5]} {min(map(str, found[kind]))}" for kind in ("missing_keys", "unexpected_keys") if found[kind]]
-    if wrong:
-        raise UserError(f"the weights in {path} are not the model's ({', '.join(wrong)}); delete it and run again")
-    return model.to(device).eval()
 
 
 def wants_gpu(settings: Settings) -> bool:

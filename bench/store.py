@@ -67,6 +67,11 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
     part.replace(path)
 
 
+def read_parquet_if_there(path: Path) -> pd.DataFrame:
+    """The table of a file; an empty one where it is not there."""
+    return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+
+
 def points_file(settings: Settings, task: str, seed: int) -> Path:
     """The operating points of all runs of a task and seed."""
     return settings.root / "points" / task / f"seed{seed}.parquet"

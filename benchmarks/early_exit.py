@@ -23,16 +23,16 @@ import torch
 from transformers.utils import logging as transformers_log
 
 from bench.artefacts import Costs
-from bench.choosing.deciding import rule
 from bench.choosing.points import evaluate
-from bench.choosing.policies import leaves_now, policy_for, replay_many
 from bench.cli import keep_memory
 from bench.context import load_model, task_data
 from bench.encoder import backbones
-from bench.measuring.deployed import Batch, deploy
-from bench.measuring.engine import answer
+from bench.encoder.early.deployed import Batch, deploy
+from bench.encoder.early.engine import answer
 from bench.measuring.recording import model_inputs, record
 from bench.method import Method, contestant
+from bench.rules.deciding import rule
+from bench.rules.policies import leaves_now, policy_for, replay_many
 from bench.runs.plan import runs
 from bench.settings import Settings, load
 from bench.store import RunKey, run_folder

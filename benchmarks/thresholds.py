@@ -23,8 +23,8 @@ from bench.artefacts import Costs, Trace
 from bench.choosing import thresholds
 from bench.choosing.frontier import hypervolume
 from bench.choosing.points import RunName, build
-from bench.choosing.policies import Policy, policy_for
 from bench.method import contestant
+from bench.rules.policies import Policy, policy_for
 from bench.runs.plan import runs
 from bench.settings import load
 from bench.store import run_folder

@@ -14,8 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.artefacts import Trace
-from bench.choosing.policies import policy_for, replay
 from bench.choosing.roles import Roles
+from bench.rules.policies import policy_for, replay
 from bench.tasks.catalogue import Task, task
 from bench.tasks.scores import constant, scores
 

@@ -17,13 +17,13 @@ import yaml
 import baselines
 import costeff
 from bench.artefacts import Costs, Trace
-from bench.choosing.deciding import rule
-from bench.choosing.policies import Policy, policy_for, replay, replay_many
 from bench.context import load_model, task_data
 from bench.encoder.backbones import tokenizer
-from bench.measuring import engine
+from bench.encoder.early import engine
 from bench.measuring.recording import record
 from bench.method import Method, contestant
+from bench.rules.deciding import rule
+from bench.rules.policies import Policy, policy_for, replay, replay_many
 from bench.runs.produce import produce
 from bench.runs.replay import points_of
 from bench.settings import Settings, load

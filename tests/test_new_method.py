@@ -10,11 +10,11 @@ import torch
 from bench.artefacts import Costs, Trace
 from bench.context import load_model, task_data
 from bench.encoder import backbones
+from bench.encoder.early.engine import run
 from bench.errors import UserError
-from bench.measuring.engine import run
-from bench.method import contestant
 from bench.reporting.everything import write_everything
-from bench.runs.clock import left_at, measure_latency, operation, spread
+from bench.rules.operating import leaves, left
+from bench.runs.clock import measure_latency, spread
 from bench.runs.collect import collect, operated
 from bench.runs.plan import runs
 from bench.runs.produce import produce
@@ -87,9 +87,9 @@ def test_time_and_promise_are_of_the_same_examples(settings):
         teacher = Costs.load(run_folder(settings, RunKey("sst2", "teacher", "full", 0)) / "costs.json")
         points = points_of(settings, key)[0]
         same = (operated(points) == row["operated"]) & (points["split"] == "validation")
-        method = contestant(settings, row["method"], "sst2")
-        left = left_at(points[same].iloc[0].to_dict(), Trace.load(folder / "trace-validation.parquet"), method)[chosen]
-        spent = Costs.load(folder / "costs.json").mean_flops(left, lengths[chosen])
+        logits = Trace.load(folder / "trace-validation.parquet").logits
+        exits = left(points[same].iloc[0].to_dict(), logits)[chosen]
+        spent = Costs.load(folder / "costs.json").mean_flops(exits, lengths[chosen])
         assert row["promised"] == pytest.approx(teacher.flops(lengths[chosen])[-1].mean() / spent)
         if row["method"] == "teacher":
             assert row["speedup"] == row["promised"] == 1
@@ -100,13 +100,13 @@ def test_the_engine_leaves_where_the_points_were_replayed(settings):
     key = RunKey("sst2", "every-other", "half", 0)
     folder = run_folder(settings, key)
     points = points_of(settings, key)[0].query("split == 'validation'")
-    method, trace = contestant(settings, "every-other", "sst2"), Trace.load(folder / "trace-validation.parquet")
+    trace = Trace.load(folder / "trace-validation.parquet")
     model = load_model(folder, torch.device("cpu"))
     for kind, rows in points.groupby("kind"):
         for point in rows.iloc[[0, len(rows) // 2, -1]].to_dict("records"):
             for size in (1, 32):
-                found = run(model, validation(settings), operation(point, method), size).exits
-                assert (found != left_at(point, trace, method)).mean() < 0.02, kind  # a near tie may round either way
+                found = run(model, validation(settings), leaves(point), size).exits
+                assert (found != left(point, trace.logits)).mean() < 0.02, kind  # a near tie may round either way
 
 
 def test_what_is_missing_is_left_out(settings, tmp_path):

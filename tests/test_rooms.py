@@ -13,6 +13,7 @@ ORDER = [
     ("errors",),
     ("settings",),
     ("store", "artefacts"),
+    ("rules",),
     ("tasks",),
     ("encoder",),
     ("training",),
@@ -74,7 +75,7 @@ def test_bench_knows_no_contestant():
                 assert node.module.split(".")[0] not in ("costeff", "baselines"), path
 
 
-@pytest.mark.parametrize("room", ["choosing", "reporting"])
+@pytest.mark.parametrize("room", ["rules", "choosing", "reporting"])
 def test_statements_need_no_torch(room: str):
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")

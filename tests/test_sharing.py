@@ -1,17 +1,20 @@
 """Results leave the folder they were made in, are united with others', and are not trained again."""
 
+import shutil
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from bench.errors import UserError
-from bench.runs.collect import collect
+from bench.reporting.everything import write_everything
+from bench.runs.clock import measure_latency
+from bench.runs.collect import collect, operated
 from bench.runs.plan import runs
 from bench.runs.produce import produce
 from bench.runs.replay import replay
 from bench.settings import Settings, check, load
-from bench.sharing import merge, publish
+from bench.sharing.results import _united, merge, placeless, publish
 from bench.store import RunKey, read_json, run_folder, write_parquet
 
 BRIEF = {"epochs": 1, "learning_rate": 3e-3}
@@ -82,6 +85,22 @@ def test_two_seeds_apart_and_merged_are_one_run_of_both(first, profile, tmp_path
     assert load(tmp_path / "united" / "settings.yaml").contestants == both.contestants
 
 
+def own(folder: Path, name: str) -> dict:
+    files = {split: str(folder / f"{split}.csv") for split in ("train", "validation")}
+    return {name: {"columns": ["text"], "labels": ["a", "b"], "metrics": ["accuracy"], "files": files}}
+
+
+def test_settings_that_leave_name_no_place_and_keep_everybodys_tasks(profile, tmp_path):
+    here, there = (
+        profile(tmp_path, tasks=[name], own_tasks=own(tmp_path, name), reuse=[tmp_path]) for name in ("mail", "news")
+    )
+    values = placeless(here)
+    assert str(tmp_path) not in str(values) and not Path(values["backbone"]["name"]).is_absolute()
+    assert values["own_tasks"]["mail"]["files"] == {"train": "train.csv", "validation": "validation.csv"}
+    united = _united([here, there], tmp_path / "out")
+    assert united.tasks == ["mail", "news"] and set(united.own_tasks) == {"mail", "news"}
+
+
 LONGER = {"teacher": {"method": "baselines.finetuned:Finetuned", "options": BRIEF | {"epochs": 2}}}
 OTHER_TEXT = {"sketch": {"train": 96, "validation": 32, "test": 16}, "calibration": 32, "seed": 5}
 
@@ -127,3 +146,51 @@ def test_a_published_teacher_is_trained_where_a_newcomer_starts_from_it(first, p
     assert taken == {"teacher": False, "pabee": True, "assistant": False}
     with pytest.raises(UserError, match="holds no runs"):
         produce(profile(tmp_path / "x", reuse=[tmp_path / "nowhere"]), RunKey("sst2", "teacher", "full", 0))
+
+
+def test_a_newcomer_is_timed_beside_published_runs_on_one_machine(first, profile, tmp_path):
+    """Weights that are not here are drawn: the clock reads shapes, and rows leave where the published traces say."""
+    newcomer = {"every-other": {"method": "examples.every_other:EveryOther", "options": BRIEF}}
+    contestants = first[0].model_dump()["contestants"] | newcomer
+    here = tmp_path / "published"
+    shutil.copytree(first[1], here)
+    brief = {"latency": {"examples": 8, "rounds": 1}}
+    settings = profile(tmp_path, contestants=contestants, reuse=[here], **brief)
+    for planned in runs(settings):
+        produce(settings, planned.key)
+    shutil.rmtree(here)  # what was taken is here now
+    settings = settings.model_copy(update={"reuse": []})
+    replay(settings, "sst2", 0)
+    measure_latency(settings, settings.root / "latency.parquet")
+    timed = pd.read_parquet(settings.root / "latency.parquet")
+    trained = timed.groupby("method")["trained"].agg(set).to_dict()
+    assert trained == {"teacher": {False}, "pabee": {False}, "every-other": {True}}
+    assert (timed["seconds"] > 0).all() and timed["hardware"].nunique() == 1
+    points = collect(settings)
+    full = points[(points["kind"] == "static") & (points["split"] == "validation")].set_index("method")
+    assert full["latency_1"].notna().all() and full.loc["teacher", "latency_1"] == 1
+    write_parquet(settings.root / "all-points.parquet", points)
+    list(write_everything(settings))
+    assert (settings.root / "index.html").is_file()
+
+
+def test_times_of_another_machine_are_left_out(first, profile, tmp_path, caplog):
+    folders = []
+    for seed, machine in ((0, "a"), (1, "b"), (2, "a")):
+        settings = made(profile(tmp_path / f"own{seed}", seeds=[seed]))
+        points = pd.read_parquet(settings.root / "all-points.parquet")
+        static = points[(points["kind"] == "static") & (points["split"] == "validation")]
+        rows = static[["task", "method", "variant", "seed"]].assign(
+            operated=operated(static), batch_size=1, speedup=2.0
+        )
+        rows = rows.assign(speedup_low=1.9, speedup_high=2.1, promised=2.0, p95_seconds=1.0, reference_p95_seconds=2.0)
+        write_parquet(settings.root / "latency.parquet", rows.assign(hardware=machine))
+        write_parquet(settings.root / "all-points.parquet", collect(settings))
+        publish(settings, tmp_path / f"published{seed}")
+        folders.append(tmp_path / f"published{seed}")
+    points = pd.read_parquet(merge(folders, tmp_path / "united").root / "all-points.parquet")
+    timed = points[points["latency_1"].notna()]
+    assert set(timed["seed"]) == {0, 2} and set(points["seed"]) == {0, 1, 2}
+    assert not points.loc[points["seed"] == 1, ["promised_1", "p95_1", "reference_p95_1"]].notna().any().any()
+    assert set(pd.read_parquet(tmp_path / "united" / "latency.parquet")["hardware"]) == {"a"}
+    assert f"{folders[1]} are of b, not of a" in caplog.text

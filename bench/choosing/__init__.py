@@ -1,1 +1,1 @@
-"""From traces to statements: exit rules, operating points, thresholds, frontiers, statistics. Imports no torch."""
+"""From traces to statements: operating points, thresholds, frontiers, statistics. Imports no torch."""

@@ -13,8 +13,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.artefacts import Trace
-from bench.choosing.policies import policy_for, replay
 from bench.errors import UserError
+from bench.rules.operating import left
 
 RUN = ["task", "method", "variant", "seed"]
 POINT = [*RUN, "kind", "point"]
@@ -200,11 +200,5 @@ def predicted(row: pd.Series, trace: Trace) -> NDArray[np.float64]:
 
     row: one of `operating_points`, or of what is chosen among them.
     """
-    exits = len(trace.logits)
-    if row["kind"] in ("static", "fixed_exit"):
-        left = np.full(len(trace.idx), (int(row["exit"]) or exits) - 1)
-    else:
-        policy = policy_for(row["policy"], trace.logits.shape[-1] == 1, int(row["exit_start"]))
-        left = replay(policy, trace.logits, row["thresholds"] if len(row["thresholds"]) else row["knob"])
-    logits = trace.logits[left, np.arange(len(left))]
+    logits = trace.logits[left(row, trace.logits), np.arange(len(trace.idx))]
     return np.asarray(logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1), dtype=np.float64)

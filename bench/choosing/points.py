@@ -12,8 +12,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from bench.artefacts import Costs, Trace
 from bench.choosing.frontier import nondominated
-from bench.choosing.policies import Policy, replay_many
 from bench.errors import UserError
+from bench.rules.policies import Policy, replay_many
 from bench.tasks.catalogue import Task
 from bench.tasks.scores import METRICS, constant, hidden, scores
 

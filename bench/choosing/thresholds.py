@@ -29,7 +29,7 @@ from optuna.trial import Trial
 from bench.artefacts import Costs, Trace
 from bench.choosing.frontier import nondominated
 from bench.choosing.points import predictions
-from bench.choosing.policies import Policy
+from bench.rules.policies import Policy
 from bench.tasks.catalogue import Task
 from bench.tasks.scores import METRICS
 

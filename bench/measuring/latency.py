@@ -12,19 +12,44 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bench.encoder.early.deployed import Batch, DeployedCascade, DeployedEncoder
+from bench.encoder.early.engine import answer
 from bench.errors import UserError
-from bench.measuring.deployed import Batch, DeployedCascade, DeployedEncoder
-from bench.measuring.engine import Leaves, answer, never
+from bench.rules.deciding import Leaves, never
 from bench.tasks.batches import length_batches
 from bench.tasks.examples import Examples
 
 
 @dataclass(frozen=True)
 class Operated:
-    """A model, deployed, and the rule it is operated with."""
+    """A model, deployed, and the rule it is operated with.
+
+    `left` is for one whose weights mean nothing (drawn for the shape of a model that is not here): the rule is asked as
+    ever, which takes its time, but rows leave where `left` says.
+    """
 
     model: DeployedEncoder | DeployedCascade
     leaves: Leaves = never
+    left: NDArray[np.int64] | None = None
+    """[N] the 0-based exit of each example."""
+
+    def rule(self, positions: NDArray[np.int64]) -> Leaves:
+        """The rule for one pass over the batch of the examples at `positions`."""
+        return self.leaves if self.left is None else told(self.leaves, self.left[positions])
+
+
+def told(leaves: Leaves, left: NDArray[np.int64]) -> Leaves:
+    """A rule for one batch, whose rows leave at the exits [B] `left` whatever `leaves`, which is asked, says."""
+    here = left  # of those who are still there
+
+    def rule(seen: Sequence[NDArray[np.floating]]) -> NDArray[np.bool_]:
+        nonlocal here
+        leaves(seen)
+        goes = here < len(seen)
+        here = here[~goes]
+        return goes
+
+    return rule
 
 
 @dataclass(frozen=True)
@@ -52,21 +77,25 @@ def measure(
     if rounds < 1 or not len(examples) or not contestants:
         raise UserError(f"latency: {rounds} rounds over {len(examples)} examples; ask for at least one of each")
     device, rng = devices.pop(), np.random.default_rng(seed)
-    batches = [Batch.of(examples, each, device) for each in length_batches(examples.lengths, batch_size, None)]
-    first = batches[len(batches) // 2].take(np.array([0]))
+    parts = length_batches(examples.lengths, batch_size, None)
+    batches = [Batch.of(examples, each, device) for each in parts]
+    middle, alone = len(batches) // 2, np.array([0])
+    first = batches[middle].take(alone)
     times = np.empty((rounds, len(contestants), len(batches)))
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):
         answer(contestants[0].model, batches[0], never)  # memory for the largest tensors is there from now on
         for own in times:
             for position in rng.permutation(len(contestants)):
                 one = contestants[position]
-                answer(one.model, first, one.leaves)
-                own[position] = [_seconds(one, batch) for batch in batches]
+                answer(one.model, first, one.rule(parts[middle][alone]))
+                own[position] = [
+                    _seconds(one.model, batch, one.rule(part)) for batch, part in zip(batches, parts, strict=True)
+                ]
     slowest = np.percentile(times, 95, axis=2)
     return [Timing(times[:, i].sum(axis=1), slowest[:, i]) for i in range(len(contestants))]
 
 
-def _seconds(one: Operated, batch: Batch) -> float:
+def _seconds(model: DeployedEncoder | DeployedCascade, batch: Batch, leaves: Leaves) -> float:
     start = time.perf_counter()
-    answer(one.model, batch, one.leaves)
+    answer(model, batch, leaves)
     return time.perf_counter() - start

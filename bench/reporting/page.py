@@ -22,11 +22,12 @@ from bench.choosing.budgets import (
 )
 from bench.choosing.roles import Roles
 from bench.reporting.figures import Skipped, describe, drawn
-from bench.reporting.figures.drawing import METRIC_TITLES, Absent, marks, task_order
+from bench.reporting.figures.drawing import Absent, marks, task_order
 from bench.reporting.figures.frontiers import average_curves
 from bench.reporting.tables import Table
 from bench.reporting.tables.main import common_notes
 from bench.tasks.catalogue import title as task_title
+from bench.tasks.scores import METRICS, TITLES
 
 # Marks of the figures, in Plotly's words.
 _SYMBOLS = {
@@ -37,7 +38,7 @@ _DASHES = {"-": "solid", "--": "dash", "-.": "dashdot"}
 # See vendored/README.md.
 _LIBRARY = Path(__file__).parent / "vendored" / "plotly-basic.min.js"
 _MEASURES = (
-    "score", *METRIC_TITLES, "flops", "flops_128", "speedup", "speedup_128", "mean_exit", "parameters",
+    "score", *METRICS, "flops", "flops_128", "speedup", "speedup_128", "mean_exit", "parameters",
     "knob", "latency_1", "latency_32",
 )  # fmt: skip
 # A sweep has hundreds of points a run; beside its frontier so many, evenly over their order in FLOPs, are shown.
@@ -128,7 +129,7 @@ def explorer(points: pd.DataFrame, roles: Roles) -> dict[str, Any]:
     rows = _thinned(rows)
     order = list(looks)
     shown = {}
-    for task in task_order(rows):
+    for task in task_order(points, rows):
         of_task = rows[rows["task"] == task].sort_values(["run", "flops", "score"])
         shown[task] = {split: _columns(of_task[of_task["split"] == split]) for split in splits}
     selects = [{"id": task, "title": task_title(task), "metric": _metric(rows, task)} for task in shown]
@@ -143,7 +144,7 @@ def explorer(points: pd.DataFrame, roles: Roles) -> dict[str, Any]:
         "splits": splits,
         "selection": selection_split(points),
         "most": MOST,
-        "metrics": METRIC_TITLES,
+        "metrics": {name: TITLES.get(name, name) for name in METRICS},
         "methods": [
             {
                 "name": mark.name,

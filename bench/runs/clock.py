@@ -16,15 +16,13 @@ from numpy.typing import NDArray
 
 from bench.artefacts import Costs, Trace
 from bench.choosing.budgets import POINT, RUN, at_budget, static_rows
-from bench.choosing.deciding import fixed, rule
-from bench.choosing.policies import policy_for, replay
-from bench.context import load_model, pick_device, task_data
+from bench.context import pick_device, task_data
 from bench.encoder import backbones
+from bench.encoder.early.deployed import DeployedCascade, DeployedEncoder, deploy
+from bench.encoder.saved import has_weights, load_model, of_shape
 from bench.errors import UserError
-from bench.measuring.deployed import DeployedCascade, DeployedEncoder, deploy
-from bench.measuring.engine import Leaves, never
 from bench.measuring.latency import Operated, Timing, measure
-from bench.method import Method, contestant
+from bench.rules.operating import leaves, left
 from bench.runs.collect import collect_task, operated
 from bench.runs.produce import hardware, prepare
 from bench.settings import Settings
@@ -36,7 +34,7 @@ log = logging.getLogger(__name__)
 
 COLUMNS = [
     *RUN, "operated", "batch_size", "examples", "promised", "speedup", "speedup_low", "speedup_high", "seconds",
-    "reference_seconds", "p95_seconds", "reference_p95_seconds", "hardware", "torch",
+    "reference_seconds", "trained", "p95_seconds", "reference_p95_seconds", "hardware", "torch",
 ]  # fmt: skip
 
 
@@ -47,6 +45,9 @@ def measure_latency(settings: Settings, out: Path) -> None:
     `speedup` the median over rounds of the reference's time over the engine's, `speedup_low` and `speedup_high` their
     quartiles; `seconds` are medians for all examples; `p95_seconds` are of one example at batch 1. All times are of
     this process, which should run alone. A run that is missing or failed has no row.
+
+    A run that was published without its weights is timed with others of its shape (`trained` is False): a product takes
+    as long whatever the numbers, and its examples leave where its trace says.
     """
     prepare()
     torch.set_num_threads(settings.training.threads)
@@ -71,7 +72,8 @@ class _Run:
     model: DeployedEncoder | DeployedCascade
     trace: Trace
     costs: Costs
-    method: Method
+    trained: bool
+    """Whether the weights are its own; those of a published run are not here, and others of its shape are drawn."""
 
 
 def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -102,18 +104,19 @@ def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Ite
         found = _measure(timed, full, examples, chosen, batch_size, settings.latency.rounds)
         promise = full.costs.flops(lengths)[-1].sum()
         for (point, run), (own_time, reference_time) in zip(timed, found, strict=True):
-            left = left_at(point, run.trace, run.method)[chosen]
+            exits = left(point, run.trace.logits)[chosen]
             ratios = reference_time.seconds / own_time.seconds
             low, middle, high = np.percentile(ratios, [25, 50, 75])
             yield {name: point[name] for name in (*RUN, "operated")} | {
                 "batch_size": batch_size,
                 "examples": len(chosen),
-                "promised": promise / run.costs.flops(lengths)[left, np.arange(len(chosen))].sum(),
+                "promised": promise / run.costs.flops(lengths)[exits, np.arange(len(chosen))].sum(),
                 "speedup": middle,
                 "speedup_low": low,
                 "speedup_high": high,
                 "seconds": np.median(own_time.seconds),
                 "reference_seconds": np.median(reference_time.seconds),
+                "trained": run.trained,
                 "p95_seconds": np.median(own_time.slowest) if batch_size == 1 else np.nan,
                 "reference_p95_seconds": np.median(reference_time.slowest) if batch_size == 1 else np.nan,
             }
@@ -131,11 +134,11 @@ def _measure(
     contestants = {(id(full), "none", b""): Operated(full.model)}
     kinds = []
     for point, run in timed:
-        left = left_at(point, run.trace, run.method)[chosen]
+        exits = left(point, run.trace.logits)[chosen]
         # Full depth without a rule is the same work for every run that asks none.
-        work = b"" if point["kind"] == "static" else left.tobytes()
+        work = b"" if point["kind"] == "static" else exits.tobytes()
         kinds.append((id(run), str(point["policy"]), work))
-        contestants.setdefault(kinds[-1], Operated(run.model, operation(point, run.method)))
+        contestants.setdefault(kinds[-1], Operated(run.model, leaves(point), None if run.trained else exits))
     found = measure(
         list(contestants.values()), examples.take(chosen), batch_size=batch_size, rounds=rounds, seed=len(chosen)
     )
@@ -149,8 +152,9 @@ def _load(settings: Settings, key: RunKey, examples: Examples, device: torch.dev
     trace = Trace.load(folder / "trace-validation.parquet")
     if not (np.array_equal(trace.idx, examples.idx) and np.array_equal(trace.lengths, examples.lengths)):
         raise UserError(f"{folder / 'trace-validation.parquet'}: not of these examples; run it again")
-    costs = Costs.load(folder / "costs.json")
-    return _Run(deploy(load_model(folder, device)), trace, costs, contestant(settings, key.method, key.task))
+    trained = has_weights(folder)
+    model = load_model(folder, device) if trained else of_shape(folder, device)
+    return _Run(deploy(model), trace, Costs.load(folder / "costs.json"), trained)
 
 
 def spread(lengths: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -158,24 +162,6 @@ def spread(lengths: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     order = np.argsort(lengths, kind="stable")
     count = min(count, len(order))
     return order[(np.arange(count) * 2 + 1) * len(order) // (2 * count)]
-
-
-def operation(point: dict[str, Any], method: Method) -> Leaves:
-    """The exit rule that the row `point` of a points table was replayed with."""
-    if point["kind"] == "static":
-        return never
-    if point["kind"] == "fixed_exit":
-        return fixed(int(point["exit"]) - 1)
-    knob = point["thresholds"] if len(point["thresholds"]) else point["knob"]
-    return rule(policy_for(point["policy"], method.task.regression, method.exit_start()), knob)
-
-
-def left_at(point: dict[str, Any], trace: Trace, method: Method) -> NDArray[np.int64]:
-    """[N] the 0-based exit at which the row `point` lets each example of a trace go."""
-    if point["kind"] in ("static", "fixed_exit"):
-        return np.full(len(trace.idx), (int(point["exit"]) or len(trace.logits)) - 1)
-    knob = point["thresholds"] if len(point["thresholds"]) else point["knob"]
-    return replay(policy_for(point["policy"], method.task.regression, method.exit_start()), trace.logits, knob)
 
 
 def to_be_timed(table: pd.DataFrame, speedups: list[float]) -> pd.DataFrame:

@@ -6,10 +6,10 @@ import pandas as pd
 
 from bench.artefacts import Costs, Trace
 from bench.choosing import points
-from bench.choosing.policies import policy_for
 from bench.choosing.thresholds import per_exit
 from bench.errors import UserError
 from bench.method import contestant
+from bench.rules.policies import policy_for
 from bench.runs.plan import runs
 from bench.settings import Settings
 from bench.store import RunKey, points_file, read_json, run_folder, trials_file, write_parquet

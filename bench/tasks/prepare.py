@@ -91,7 +91,13 @@ def _parted(task: Task, data: Data, selection: Selection) -> tuple[dict[str, Col
         try:
             chosen, rest = set_apart(train["label"], groups, count, np.random.default_rng([data.seed, stream]))
         except UserError as error:
-            raise UserError(f"{task.name}: a {name} part of {wanted} cannot be set apart from train: {error}") from None
+            hint = ""
+            if task.own:
+                kind = f"one {task.own.group} or of one text" if task.own.group else "one text"
+                hint = f"; rows of {kind} hang together: ask for fewer, or leave out what joins too many"
+            raise UserError(
+                f"{task.name}: a {name} part of {wanted} cannot be set apart from train: {error}{hint}"
+            ) from None
         columns[name], columns["train"] = _take(train, chosen), _take(train, rest)
         groups = type(groups)(groups.ids[rest], groups.typical[rest])
         left_out += total - len(chosen) - len(rest)

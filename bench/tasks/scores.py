@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bench.tasks.catalogue import Task
 
-__all__ = ["METRICS", "constant", "hidden", "score", "scores"]
+__all__ = ["METRICS", "TITLES", "constant", "hidden", "score", "scores"]
 
 Floats = NDArray[np.float64]
 
@@ -136,3 +136,13 @@ METRICS: dict[str, Callable[[NDArray[np.generic], NDArray[np.generic]], Floats]]
     "pearson": _pearson,
     "spearman": _spearman,
 }
+
+TITLES = {
+    "f1": "F1",
+    "f1_macro": "macro F1",
+    "balanced_accuracy": "balanced accuracy",
+    "matthews": "Matthews correlation",
+    "pearson": "Pearson correlation",
+    "spearman": "Spearman correlation",
+}
+"""What tables and figures call a metric, where that is not its name."""

@@ -12,10 +12,10 @@ from toys import cascade, encoder, examples, learned, trace
 from bench.artefacts import Costs
 from bench.choosing.frontier import hypervolume, nondominated
 from bench.choosing.points import RunName, build, evaluate
-from bench.choosing.policies import Confidence, Entropy, FullDepth, Patience, Policy, policy_for, replay_many
 from bench.errors import UserError
 from bench.measuring.counting import measure
 from bench.measuring.recording import record
+from bench.rules.policies import Confidence, Entropy, FullDepth, Patience, Policy, policy_for, replay_many
 from bench.tasks.catalogue import task
 
 RUN = RunName("sst2", "costeff", "2x", "COST-EFF 2x", 3)

@@ -14,7 +14,9 @@ from bench.artefacts import Costs, Trace
 from bench.choosing import thresholds
 from bench.choosing.frontier import hypervolume
 from bench.choosing.points import evaluate
-from bench.choosing.policies import (
+from bench.choosing.thresholds import per_exit
+from bench.measuring.counting import measure
+from bench.rules.policies import (
     Agreement,
     Confidence,
     Entropy,
@@ -24,8 +26,6 @@ from bench.choosing.policies import (
     policy_for,
     replay_many,
 )
-from bench.choosing.thresholds import per_exit
-from bench.measuring.counting import measure
 from bench.tasks.catalogue import task
 
 GRID, TRIALS = 40, 120

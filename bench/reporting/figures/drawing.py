@@ -22,6 +22,7 @@ from PIL import Image
 from bench.choosing.roles import Roles
 from bench.reporting.tables.table import display_names
 from bench.tasks.catalogue import in_order
+from bench.tasks.scores import TITLES
 
 P = ParamSpec("P")
 
@@ -128,23 +129,15 @@ def look(i: int) -> tuple[str, str, Any]:
     return _COLOURS[i % len(_COLOURS)], _MARKERS[(i + 3 * (i // 8)) % 8], _LINES[i % len(_LINES)]
 
 
-def task_order(points: pd.DataFrame) -> list[str]:
-    """The tasks in `points`, in the catalogue's order; those it does not know at its end."""
-    return in_order(sorted(points["task"].unique()))
-
-
-METRIC_TITLES = {
-    "accuracy": "accuracy",
-    "f1": "F1",
-    "matthews": "Matthews correlation",
-    "pearson": "Pearson correlation",
-    "spearman": "Spearman correlation",
-}
+def task_order(points: pd.DataFrame, rows: pd.DataFrame | None = None) -> list[str]:
+    """The tasks in `points`, in the catalogue's order, then the profile's own; only those of `rows`, if given."""
+    there = set((points if rows is None else rows)["task"])
+    return [task for task in in_order(points["task"]) if task in there]
 
 
 def score_title(metric: str) -> str:
     """Axis title of scores, which figures print times 100."""
-    return f"{METRIC_TITLES.get(metric, metric)} × 100"
+    return f"{TITLES.get(metric, metric)} × 100"
 
 
 def panels(count: int, *, columns: int = 3, height: float = 1.75) -> tuple[Figure, list[Axes]]:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from bench.artefacts import Trace
 from bench.choosing.budgets import RUN, operating_points, run_folder, selection_split, succeeded
-from bench.choosing.policies import policy_for, replay
 from bench.choosing.roles import Roles
 from bench.errors import UserError
 from bench.reporting.figures.drawing import (
@@ -34,6 +33,7 @@ from bench.reporting.figures.drawing import (
     task_order,
 )
 from bench.reporting.tables.table import variant_names
+from bench.rules.policies import policy_for, replay
 from bench.tasks.catalogue import title as task_title
 
 NEAR = 2.0
@@ -55,7 +55,7 @@ def score_per_exit(points: pd.DataFrame, roles: Roles) -> Figure:
     if exits.empty:
         raise Absent("no method with more than one exit")
     single = rows[(rows["kind"] == "static") & ~rows["method"].isin(exits["method"].unique())]
-    looks, tasks = marks(points, roles), task_order(exits)
+    looks, tasks = marks(points, roles), task_order(points, exits)
     many = len(exits.drop_duplicates(["method", "variant"])) > 6
     columns = 2 if many else 3
     figure, grid = panels(len(tasks), columns=columns, height=2.5 if many else 1.75)
@@ -151,7 +151,7 @@ def left_out(points: pd.DataFrame, roles: Roles, rows: pd.DataFrame) -> str:
 def exit_histogram(points: pd.DataFrame, roles: Roles) -> Figure:
     """The share of examples that leaves at each exit, near twice the teacher's speed; a panel a task."""
     rows = near_twice(points, roles)
-    looks, names, tasks = marks(points, roles), variant_names(points), task_order(rows)
+    looks, names, tasks = marks(points, roles), variant_names(points), task_order(points, rows)
     keys = sorted({*zip(rows["method"], rows["variant"], strict=True)}, key=lambda k: (list(looks).index(k[0]), k[1]))
     depth = int(rows["exits"].map(len).max())
     colours = matplotlib.colormaps["viridis_r"](np.linspace(0.08, 0.92, depth))
@@ -238,7 +238,7 @@ def mean_exit_by_difficulty(points: pd.DataFrame, roles: Roles, runs: Path) -> p
 def exit_against_difficulty(points: pd.DataFrame, roles: Roles, *, runs: Path) -> Figure:
     """Do easy examples leave early?  Mean exit against known difficulty, near twice the teacher's speed."""
     table = mean_exit_by_difficulty(points, roles, runs)
-    looks, tasks = marks(points, roles), task_order(table)
+    looks, tasks = marks(points, roles), task_order(points, table)
     lines = variant_lines(table)
     figure, grid = panels(len(tasks), height=1.6)
     for axes, task in zip(grid, tasks, strict=True):

@@ -195,12 +195,17 @@ def _controls(axes: Axes, scores: list[float], teacher: float, control: float) -
         "zorder": 8,
     }
     axes.axhline(teacher, color=INK, linewidth=0.8, linestyle=(0, (6, 2)), zorder=2)
-    axes.text(0.012, teacher, f"teacher {teacher:.1f}", color=INK, va="bottom", **text)
+    axes.text(0.012, teacher, _signed("teacher", teacher), color=INK, va="bottom", **text)
     if far:
-        axes.text(0.012, low, f"best constant {control:.1f} ↓", color=GREY, va="bottom", **text)
+        axes.text(0.012, low, f"{_signed('best constant', control)} ↓", color=GREY, va="bottom", **text)
     elif np.isfinite(control):
         axes.axhline(control, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), zorder=2)
-        axes.text(0.012, control, f"best constant {control:.1f}", color=GREY, va="bottom", **text)
+        axes.text(0.012, control, _signed("best constant", control), color=GREY, va="bottom", **text)
+
+
+def _signed(name: str, value: float) -> str:
+    """A name and its score, with the minus sign that the axis has."""
+    return f"{name} {value:.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 @styled

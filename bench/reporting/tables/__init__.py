@@ -14,6 +14,7 @@ from bench.reporting.tables.paper import paper
 from bench.reporting.tables.summaries import frontier, quality
 from bench.reporting.tables.table import Table
 from bench.settings import Comparison
+from bench.tasks.catalogue import TASKS
 
 __all__ = ["Table", "tables"]
 
@@ -27,7 +28,7 @@ def tables(
     runs: Path | None = None,
     comparison: Comparison | None = None,
 ) -> list[Table]:
-    """All tables of one profile.
+    """All tables of one profile; that of published numbers where a task is GLUE's.
 
     points: all-points.parquet. missing: task -> the splits that its source does not have. sweeps, runs:
     results/<profile>/{sweeps,runs}; without the runs' traces no difference has an interval. comparison: what is called
@@ -39,7 +40,7 @@ def tables(
     made = [
         main(points, notes, roles, evidence=evidence),
         verdicts(points, notes, roles, evidence),
-        paper(points, notes),
+        *([paper(points, notes)] if points["task"].isin(list(TASKS)).any() else []),
         frontier(points, notes, roles),
         quality(points, notes, roles),
         per_exit(points, notes),

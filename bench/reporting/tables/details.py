@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bench.choosing.budgets import RUN, at_budget, failures, succeeded
-from bench.reporting.tables.main import title_of
+from bench.reporting.tables.main import tasks_of, title_of
 from bench.reporting.tables.table import Format, Table, amount, difference, plain, score
 
 
@@ -58,6 +58,8 @@ def thresholds(points: pd.DataFrame, notes: Sequence[str], *, budgets: Sequence[
                 line |= {f"Uniform, {title}": uniform.mean(), f"Per exit, {title}": own.mean()}
                 line |= {f"Gain, {title}": gain.mean(), f"Gain, {title} std": gain.std(ddof=1)}
             lines.append(line)
+    order, asked = [title_of(task) for task in tasks_of(points)], [f"{budget:g}x" for budget in budgets]
+    lines.sort(key=lambda line: (asked.index(line["Speed-up"]), order.index(line["Task"])))
     formats: dict[str, Format] = {}
     for title in ("selection", "validation"):
         formats |= {f"Uniform, {title}": score, f"Per exit, {title}": score, f"Gain, {title}": difference}

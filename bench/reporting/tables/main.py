@@ -15,8 +15,9 @@ from bench.choosing.roles import Roles
 from bench.errors import UserError
 from bench.reporting.tables.table import Format, Table, amount, display_names, score, shown, speedup
 from bench.settings import Comparison
-from bench.tasks.catalogue import in_order
+from bench.tasks.catalogue import TASKS, in_order
 from bench.tasks.catalogue import title as title_of
+from bench.tasks.scores import TITLES
 
 BUDGETS = (1.0, 2.0, 4.0, 8.0)
 WITHOUT = "wnli"
@@ -102,27 +103,28 @@ def main(
         "Scores on validation, at least so many times cheaper than the teacher",
         values,
         formats,
-        notes=[*notes, *_notes(values, evidence)],
+        notes=[*notes, *_notes(values, evidence, tasks)],
         bold=strong.reindex(values.index, fill_value=False),
     )
 
 
-def _notes(values: pd.DataFrame, evidence: Evidence | None) -> list[str]:
+def _notes(values: pd.DataFrame, evidence: Evidence | None, tasks: Sequence[str]) -> list[str]:
     how = "as they are printed"
     if evidence:
         how = (
             f"by a bootstrap over seeds and examples at {evidence.comparison.level:.0%}, corrected (Holm) for the "
             "methods of the block"
         )
+    halves = ", MNLI counted once (matched)" if "mnli" in tasks else ""
     said = [
         "At least 2x: each method uses the best of its variants and thresholds on the selection split that is at "
         "least this many times cheaper than the teacher (2 % less is let pass: half the layers and an exit head "
         "count as 2x); it may be much cheaper, and the speed-up reached on validation is printed.",
         "Seeds are averaged within a task, then tasks; an average's ± is the root of the sum of the tasks' squared "
         "deviations over their number, and is left out where a task has one seed. Averages are over the tasks' "
-        "ranking metrics, MNLI counted once (matched), and are left out where a task is missing. Parameters and FLOPs "
-        "are means, speed-ups geometric means, over seeds and then over the tasks with a point; measured speed-ups "
-        "over the tasks whose chosen point was timed.",
+        f"ranking metrics{halves}, and are left out where a task is missing. Parameters and FLOPs are means, speed-ups "
+        "geometric means, over seeds and then over the tasks with a point; measured speed-ups over the tasks whose "
+        "chosen point was timed.",
         f"Bold: the best of its block and all that cannot be told from it ({how}); nothing below the best constant, "
         "and nobody who is alone.",
     ]
@@ -294,6 +296,7 @@ def common_notes(points: pd.DataFrame, missing: Mapping[str, Sequence[str]]) -> 
         f"Profile: {', '.join(map(str, points['profile'].dropna().unique()))}.",
         f"Chosen on {split}, reported on validation{same}.",
         _seeds(points),
+        *_metrics(points),
         "FLOPs are 2 x the multiply-adds of matrix products, mean over the examples' true lengths; "
         '"at 128" counts every example at length 128. Scores are x 100.',
     ]
@@ -302,6 +305,13 @@ def common_notes(points: pd.DataFrame, missing: Mapping[str, Sequence[str]]) -> 
         lost = "; ".join(f"{title}: {splits}" for title, splits in named.items())
         notes += [f"Splits that the source does not have: {lost}."] if lost else []
     return notes
+
+
+def _metrics(points: pd.DataFrame) -> list[str]:
+    """The ranking metrics of tasks that are not GLUE's, whose everybody knows."""
+    own = points[~points["task"].isin(list(TASKS)) & points["metric"].notna()].drop_duplicates("task")
+    named = [f"{task} {TITLES.get(metric, metric)}" for task, metric in zip(own["task"], own["metric"], strict=True)]
+    return [f"Scores are: {', '.join(named)}."] if named else []
 
 
 def _seeds(points: pd.DataFrame) -> str:

@@ -1,7 +1,7 @@
 """Rows as a file has them, checked and turned into the columns that everything else works with."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,6 +29,19 @@ class Piece:
     """Class words in the order of the file's whole-numbered labels, where its metadata has them."""
     at: Callable[[int], str] = field(default=_row)
     """Position -> what an error calls the row: "row 5" from 0, or "line 7" of a text file."""
+    called: Mapping[str, str] = field(default_factory=dict)
+    """Our name of a column -> the file's own, where they differ."""
+    there: tuple[str, ...] = ()
+    """The names of all columns of the file, where `columns` are only some of them."""
+
+    def cell(self, row: int, name: str) -> str:
+        """What an error calls the value of a column (our name) in a row."""
+        return f"{self.origin}: {self.at(row)}: column {self.called.get(name, name)!r}"
+
+    def lacks(self, name: str) -> UserError:
+        """The error of a file without a column (our name)."""
+        known = ", ".join(self.there or self.columns) or "none"
+        return UserError(f"{self.origin}: no column {self.called.get(name, name)!r}; there are {known}")
 
 
 Read = Callable[[str], list[Piece]]
@@ -61,7 +74,7 @@ def join(task: Task, split: str, pieces: Sequence[Piece]) -> Columns:
 def _checked(task: Task, piece: Piece, test: bool) -> Columns:
     for name in (*task.columns, *(() if test else ("label",))):
         if name not in piece.columns:
-            raise UserError(f"{piece.origin}: no column {name!r}; there are {', '.join(piece.columns) or 'none'}")
+            raise piece.lacks(name)
     rows = len(piece.columns[task.columns[0]])
     if not rows:
         raise UserError(f"{piece.origin}: no rows")
@@ -69,9 +82,9 @@ def _checked(task: Task, piece: Piece, test: bool) -> Columns:
     for name in task.columns:
         for row, text in enumerate(checked[name]):
             if not isinstance(text, str):
-                raise UserError(f"{piece.origin}: {piece.at(row)}: column {name!r} is not text ({text!r})")
+                raise UserError(f"{piece.cell(row, name)} is not text ({text!r})")
             if not text.strip() and name not in task.may_be_empty:
-                raise UserError(f"{piece.origin}: {piece.at(row)}: column {name!r} is empty")
+                raise UserError(f"{piece.cell(row, name)} is empty")
         checked[name] = [text.strip() for text in checked[name]]
     labels = checked.get("label", [None] * rows)
     checked["label"] = (_numbers if task.regression else _classes)(task, piece, labels, test)
@@ -93,27 +106,29 @@ def _index(piece: Piece, row: int, value: Any) -> int:
     except (TypeError, ValueError):
         pass
     raise UserError(
-        f"{piece.origin}: {piece.at(row)}: column 'idx' is {value!r}, not a whole number; "
-        "without that column rows are numbered in order"
+        f"{piece.cell(row, 'idx')} is {value!r}, not a whole number; without that column rows are numbered in order"
     )
 
 
 def _bad_label(piece: Piece, row: int, value: Any, allowed: str) -> UserError:
     what = "missing" if _hidden(value) else f"{value!r}, {allowed}"
-    return UserError(f"{piece.origin}: {piece.at(row)}: column 'label' is {what}")
+    return UserError(f"{piece.cell(row, 'label')} is {what}")
 
 
 def _numbers(task: Task, piece: Piece, values: Sequence[Any], test: bool) -> list[float]:
     low, high = task.range
     found = []
     for row, value in enumerate(values):
+        what = "outside"
         try:
-            number = float("nan") if value is None or isinstance(value, bool) else float(value)
+            number = float("nan") if value is None else float(value)
         except (TypeError, ValueError):
             number = float("nan")
+        if isinstance(value, bool) or number != number:
+            number, what = float("nan"), "not a number from"
         if not low <= number <= high:
             if not (test and _hidden(value)):
-                raise _bad_label(piece, row, value, f"outside {low:g} to {high:g}")
+                raise _bad_label(piece, row, value, f"{what} {low:g} to {high:g}")
             number = float("nan")
         found.append(number)
     return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -11,9 +13,12 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from bench.choosing.budgets import RUN
 from bench.errors import UserError
 from bench.settings import Settings, load
-from bench.store import RunKey, read_json, write_parquet
+from bench.store import RunKey, read_json, read_parquet_if_there, write_parquet
+
+log = logging.getLogger(__name__)
 
 FILES = (
     "index.html",
@@ -47,16 +52,27 @@ def publish(settings: Settings, out: Path) -> int:
                 target = out / file.relative_to(root)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
-    values = settings.model_dump(mode="json") | {"results": str(Path()), "folder": str(Path())}
-    values["data"]["path"] = values["data"]["path"] and "$GLUE_DIR"  # a path of this machine's says nothing elsewhere
+    values = placeless(settings)
     (out / "settings.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+
+
+def placeless(settings: Settings) -> dict[str, Any]:
+    """The settings as plain values without paths of this machine, which say nothing elsewhere."""
+    values = settings.model_dump(mode="json") | {"results": str(Path()), "folder": str(Path()), "reuse": []}
+    values["data"]["path"] = values["data"]["path"] and "$GLUE_DIR"
+    for task in values["own_tasks"].values():
+        task["files"] = {split: Path(file).name for split, file in task["files"].items()}
+    if Path(values["backbone"]["name"]).is_absolute():
+        values["backbone"]["name"] = Path(values["backbone"]["name"]).name
+    return values
 
 
 def merge(folders: Sequence[Path], out: Path) -> Settings:
     """Unites results folders (published ones, or a person's own) in `out`; returns its settings, for the report.
 
-    Points and traces are copied as they are. Raises UserError, by name, for other data, backbone, arithmetic, protocol,
+    Points and traces are copied as they are. Of times those of one machine stay, the first folder's that has any: what
+    two machines took is no comparison. Raises UserError, by name, for other data, backbone, arithmetic, protocol,
     counting convention or version of the suite, and where both hold a run that was asked otherwise.
     """
     if out.exists() and any(out.iterdir()):
@@ -71,7 +87,10 @@ def merge(folders: Sequence[Path], out: Path) -> Settings:
                 raise UserError(f"{there[0]} and {path} were asked otherwise; name one of the contestants anew")
     for key, (path, _) in known.items():
         shutil.copytree(path, out / "runs" / key.path, ignore=shutil.ignore_patterns("*.safetensors", "trace-test*"))
-    points = pd.concat([_points(folder) for folder in folders], ignore_index=True)
+    kept = _of_one_machine(folders, out)
+    points = pd.concat(
+        [_points(folder) if folder in kept else _untimed(_points(folder)) for folder in folders], ignore_index=True
+    )
     run, point = ["task", "method", "variant", "seed"], ["kind", "point", "split"]
     points = points.drop_duplicates([*run, *(name for name in point if name in points)]).assign(profile=out.name)
     write_parquet(out / "all-points.parquet", points.reset_index(drop=True))
@@ -96,6 +115,27 @@ def _points(folder: Path) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path} is not there; publish the folder again")
     return pd.read_parquet(path)
+
+
+def _of_one_machine(folders: Sequence[Path], out: Path) -> set[Path]:
+    """The folders whose times may stand beside each other; theirs are united in `out`."""
+    times = {folder: read_parquet_if_there(folder / "latency.parquet") for folder in folders}
+    machines = {folder: set(table.get("hardware", ())) for folder, table in times.items()}
+    first = next((machine for machine in machines.values() if machine), set())
+    kept = {folder for folder, machine in machines.items() if machine == first}
+    for folder in [folder for folder in folders if folder not in kept and machines[folder]]:
+        log.warning(
+            "the times in %s are of %s, not of %s: left out", folder, ", ".join(machines[folder]), ", ".join(first)
+        )
+    if first:
+        table = pd.concat([times[folder] for folder in folders if folder in kept], ignore_index=True)
+        write_parquet(out / "latency.parquet", table.drop_duplicates([*RUN, "operated", "batch_size"]))
+    return kept
+
+
+def _untimed(points: pd.DataFrame) -> pd.DataFrame:
+    timed = [name for name in points if re.fullmatch(r"(latency|promised|p95|reference_p95)_\d+(_low|_high)?", name)]
+    return points.assign(**dict.fromkeys(timed, float("nan")))
 
 
 def _check_alike(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], a: Path, b: Path) -> None:
@@ -126,6 +166,7 @@ def _united(several: Sequence[Settings], out: Path) -> Settings:
             "contestants"
         ]
         values["ablations"] = dict(other.ablations) | values["ablations"]
+        values["own_tasks"] = {name: own.model_dump() for name, own in other.own_tasks.items()} | values["own_tasks"]
     tasks = list(dict.fromkeys(task for each in several for task in each.tasks))
     seeds = {
         task: sorted({seed for each in several if task in each.tasks for seed in each.seeds_of(task)}) for task in tasks

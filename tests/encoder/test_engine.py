@@ -3,16 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from toys import cascade, encoder, examples
 
-from bench.choosing.deciding import rule
-from bench.choosing.policies import Agreement, Confidence, Entropy, FullDepth, Patience, Policy, replay
+from bench.encoder.early.deployed import Batch, Pass, deploy
+from bench.encoder.early.engine import answer, run
 from bench.errors import UserError
 from bench.measuring import latency
-from bench.measuring.deployed import Pass, deploy
-from bench.measuring.engine import run
 from bench.measuring.latency import Operated, measure
 from bench.measuring.recording import record
+from bench.rules.deciding import rule
+from bench.rules.policies import Agreement, Confidence, Entropy, FullDepth, Patience, Policy, replay
+from bench.tasks.batches import length_batches
 
 POLICIES = [
     Entropy(),
@@ -124,3 +127,18 @@ def test_latency_needs_something_to_time():
     elsewhere = Operated(deploy(encoder().to(torch.device("meta"))))
     with pytest.raises(UserError, match="cpu and meta"):
         measure([model, elsewhere], examples(4), batch_size=1, rounds=1, seed=0)
+
+
+@given(seed=st.integers(0, 10_000), batch_size=st.integers(1, 12), count=st.integers(1, 12))
+@settings(max_examples=25, deadline=None)
+def test_drawn_weights_leave_where_they_are_told(seed, batch_size, count):
+    model, data = deploy(encoder(**FIVE)), examples(count, seed)
+    left = np.random.default_rng(seed).integers(0, 5, count)
+    asked = []
+    one = Operated(model, lambda seen: asked.append(len(seen[0])) or np.ones(len(seen[0]), dtype=bool), left)
+    for _ in range(2):  # every pass begins anew
+        for positions in length_batches(data.lengths, batch_size, None):
+            with torch.inference_mode():
+                exits, _ = answer(model, Batch.of(data, positions, torch.device("cpu")), one.rule(positions))
+            assert exits.tolist() == left[positions].tolist()
+    assert sum(asked) == 2 * np.minimum(left + 1, 4).sum()  # the rule is asked of everybody who is there

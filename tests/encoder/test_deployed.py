@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from toys import cascade, encoder, examples
 
 from bench.encoder import Cascade, Encoder
-from bench.measuring.deployed import Batch, deploy
+from bench.encoder.early.deployed import Batch, deploy
 from bench.measuring.recording import model_inputs
 from bench.tasks.examples import Examples
 

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, addmm, layer_norm, nn
 from transformers.activations import ACT2FN
 
-from bench.encoder import Cascade, Encoder
+from bench.encoder.cascade import Cascade
 from bench.encoder.exits import ExitHead
-from bench.encoder.model import Layer
+from bench.encoder.model import Encoder, Layer
 from bench.tasks.examples import Examples
 
 _SMALL = 1 << 14

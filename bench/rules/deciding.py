@@ -13,10 +13,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench.choosing.policies import Agreement, Confidence, Entropy, Patience, Policy, leaves_now
+from bench.rules.policies import Agreement, Confidence, Entropy, Patience, Policy, leaves_now
 
 Leaves = Callable[[Sequence[NDArray[np.floating]]], NDArray[np.bool_]]
-"""Who leaves at the exit just computed, not the last: bool [B], from the logits [B, C] of all exits so far."""
+"""An exit rule at its knob: who leaves at the exit just computed, bool [B], from the logits [B, C] of all exits so far.
+
+It is asked at every exit but the last, with the rows that are still there."""
 
 _NEAR = 1e-9
 """Two correct ways to a statistic in float64 do not differ by this much."""
@@ -40,6 +42,11 @@ def rule(policy: Policy, knob: ArrayLike) -> Leaves:
         return leaves_now(policy, np.stack(seen), knobs)
 
     return leaves
+
+
+def never(seen: Sequence[NDArray[np.floating]]) -> NDArray[np.bool_]:
+    """The rule of a model that answers at full depth."""
+    return np.zeros(len(seen[-1]), dtype=bool)
 
 
 def fixed(exit_index: int) -> Leaves:

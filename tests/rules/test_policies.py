@@ -8,7 +8,8 @@ from hypothesis.extra.numpy import arrays
 from scipy.special import softmax
 from scipy.stats import entropy
 
-from bench.choosing.policies import (
+from bench.errors import UserError
+from bench.rules.policies import (
     Agreement,
     Confidence,
     Entropy,
@@ -20,7 +21,6 @@ from bench.choosing.policies import (
     replay,
     replay_many,
 )
-from bench.errors import UserError
 from bench.tasks.catalogue import task
 
 FAMILIES = [Entropy, Confidence, Patience, Agreement, FullDepth]

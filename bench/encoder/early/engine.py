@@ -4,27 +4,18 @@ It makes the same decisions as a replay of the trace (the tests hold it to that)
 promised in FLOPs is worth on a clock.
 """
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.encoder import Cascade, Encoder
-from bench.measuring.deployed import Batch, DeployedCascade, DeployedEncoder, deploy
+from bench.encoder.cascade import Cascade
+from bench.encoder.early.deployed import Batch, DeployedCascade, DeployedEncoder, deploy
+from bench.encoder.model import Encoder
+from bench.rules.deciding import Leaves
 from bench.tasks.batches import length_batches
 from bench.tasks.examples import Examples
-
-Leaves = Callable[[Sequence[NDArray[np.floating]]], NDArray[np.bool_]]
-"""An exit rule at its knob: who leaves at the exit just computed, bool [B], from the logits [B, C] of all so far.
-
-It is asked at every exit but the last, with the rows that are still there."""
-
-
-def never(seen: Sequence[NDArray[np.floating]]) -> NDArray[np.bool_]:
-    """The rule of a model that answers at full depth."""
-    return np.zeros(len(seen[-1]), dtype=bool)
 
 
 @dataclass(frozen=True)

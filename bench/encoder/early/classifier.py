@@ -1,0 +1,124 @@
+"""A trained model with the rule it was chosen at: what one takes home, and transformers' pipelines can call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from bench.encoder.cascade import Cascade
+from bench.encoder.early.deployed import Batch, DeployedCascade, DeployedEncoder, deploy
+from bench.encoder.early.engine import answer
+from bench.encoder.model import Encoder, EncoderConfig, EncoderOutput
+from bench.errors import UserError
+from bench.rules import operating
+
+
+class EarlyExitConfig(PretrainedConfig):
+    """`model` is the configuration of the `Encoder` or `Cascade`; `leaving` the point it is operated at, as plain
+    values (`bench.rules.operating`)."""
+
+    model_type = "costeff-early-exit"
+
+    def __init__(
+        self, model: dict[str, Any] | None = None, leaving: dict[str, Any] | None = None, **kwargs: Any
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model or EncoderConfig().to_dict()
+        self.leaving = leaving or {"kind": "static"}
+
+
+@dataclass
+class EarlyExitOutput(ModelOutput):
+    """`logits` [B, C] of the exit at which each row left; `exits` [B] that exit, from 1."""
+
+    logits: Tensor | None = None
+    exits: Tensor | None = None
+
+
+class EarlyExitClassifier(PreTrainedModel):
+    """In eval mode rows leave the batch at their exits, by the benchmark's own engine; the answers need no gradient.
+
+    In training mode it is the model inside: every exit of the batch, with gradients.
+    """
+
+    config_class = EarlyExitConfig
+    config: EarlyExitConfig
+    base_model_prefix = "model"
+    _supports_sdpa = True
+
+    def __init__(self, config: EarlyExitConfig) -> None:
+        super().__init__(config)
+        inner = dict(config.model)
+        self.model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**inner))
+        self._leaves = operating.leaves(config.leaving)
+        self._deployed: DeployedEncoder | DeployedCascade | None = None
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """The model inside has initialised itself."""
+
+    @classmethod
+    def of(cls, model: Encoder | Cascade, leaving: dict[str, Any], labels: tuple[str, ...]) -> Self:
+        """`model` (its weights are shared), operated at `leaving`; `labels` are the words of the classes, in order,
+        and none for a regression."""
+        words = dict(enumerate(labels or ("score",)))
+        config = EarlyExitConfig(
+            model=model.config.to_dict(),
+            leaving=leaving,
+            id2label=words,
+            label2id={word: number for number, word in words.items()},
+            problem_type="single_label_classification" if labels else "regression",
+        )
+        made = cls(config)
+        made.model = model
+        return made.eval()
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        **_: Any,
+    ) -> EarlyExitOutput | EncoderOutput:
+        """A batch [B, n], padded on the right. Raises UserError for other padding and for texts that are too long."""
+        if self.training:
+            return self.model(input_ids, attention_mask, token_type_ids)
+        batch = self._batch(input_ids, attention_mask, token_type_ids)
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            if self._deployed is None:
+                self._deployed = deploy(self.model)
+            exits, logits = answer(self._deployed, batch, self._leaves)
+        return EarlyExitOutput(torch.from_numpy(logits).to(self.device), torch.from_numpy(exits + 1).to(self.device))
+
+    def _batch(self, ids: Tensor, mask: Tensor | None, segments: Tensor | None) -> Batch:
+        width, most = ids.shape[1], self._positions()
+        lengths = torch.full((len(ids),), width) if mask is None else mask.sum(dim=1).cpu()
+        longest = int(lengths.max())
+        if longest > most:
+            raise UserError(f"a text of {longest} tokens, and the model has {most} positions; pass truncation=True")
+        if mask is not None and not bool((mask == (torch.arange(width) < lengths[:, None]).to(mask.device)).all()):
+            raise UserError("texts are padded on the left or within; this model wants its padding on the right")
+        if self.dtype != torch.float32:
+            raise UserError(f"this model answers in float32, as it was measured, not {self.dtype}; load it as it is")
+        # Padding beyond the longest text, and beyond each text, holds what the tokenizer likes: 0 is what was measured.
+        ids = ids[:, :longest] if mask is None else (ids * mask)[:, :longest]
+        second = None if segments is None or not bool(segments.any()) else segments[:, :longest].contiguous()
+        return Batch(ids.contiguous(), second, lengths.numpy())
+
+    def _positions(self) -> int:
+        members = self.config.model.get("members", [self.config.model])
+        return min(int(member["max_positions"]) for member in members)
+
+    def train(self, mode: bool = True) -> Self:
+        self._deployed = None  # weights may change
+        return super().train(mode)
+
+    def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Self:
+        self._deployed = None  # they move, or are read anew
+        return super()._apply(fn, recurse)

@@ -1,0 +1,226 @@
+"""The model card of a model that is taken home: what it is, what it scores and costs, and how it came to be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from huggingface_hub import EvalResult, ModelCardData
+
+from bench.artefacts import Costs
+from bench.choosing.budgets import at_budget, control_rows, static_rows, teacher_rows
+from bench.choosing.comparing.resampling import Resamples, records
+from bench.errors import UserError
+from bench.settings import Settings
+from bench.store import read_parquet_if_there
+from bench.tasks.catalogue import Task
+
+_WHEN = {
+    "entropy": "the entropy of its prediction (nats) is below {}",
+    "confidence": "the highest probability is above {}",
+    "patience": "the exits before it have repeated the prediction {} times",
+    "agreement": "its score differs from the exit before by less than {}",
+}
+
+
+def write_card(
+    path: Path,
+    settings: Settings,
+    points: pd.DataFrame,
+    row: pd.Series,
+    task: Task,
+    facts: Mapping[str, Any],
+    costs: Costs,
+) -> None:
+    """Writes README.md with YAML front matter. row: the chosen point on validation; facts: its run.json."""
+    parts = [
+        f"# {row['label']} on {task.title}",
+        _what(row, task, costs),
+        "## Use",
+        _use(settings, task),
+        "## Scores",
+        _scores(settings, points, row, task),
+        "## Costs",
+        _costs(settings, row, costs),
+        "## How it was chosen",
+        _choice(settings, points, row),
+        "## What made it",
+        _origin(settings, row, task, facts),
+        "## Licence",
+        "The code that made and runs this model (costeff-bench) is Apache-2.0. The weights come from the backbone and "
+        "the text named above, whose licences hold for them; none is claimed here.",
+    ]
+    path.write_text(f"---\n{_front(settings, row, task)}\n---\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _front(settings: Settings, row: pd.Series, task: Task) -> str:
+    """The YAML that the Hub reads."""
+    backbone, own = settings.backbone.name, task.own
+    hub = own.hub if own else "nyu-mll/glue" if settings.data.of(task.name).source == "hub" else None
+    results = [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=hub or task.name,
+            dataset_name=f"{task.title}, {settings.source_of(task.name)}",
+            dataset_split="validation",
+            metric_type=metric,
+            metric_value=round(float(row[metric]), 6),
+        )
+        for metric in task.metrics
+    ]
+    card = ModelCardData(
+        model_name=f"{row['label']} on {task.title}",
+        eval_results=results,
+        pipeline_tag="text-classification",
+        library_name="transformers",
+        tags=["early-exit", "costeff-bench"],
+        metrics=list(task.metrics),
+        datasets=hub and [hub],
+        base_model=backbone if "/" in backbone and ":" not in backbone and not Path(backbone).exists() else None,
+    )
+    return card.to_yaml()
+
+
+def _what(row: pd.Series, task: Task, costs: Costs) -> str:
+    answers = f"one of {', '.join(task.labels)}" if task.labels else f"a score, {task.range[0]:g} to {task.range[1]:g}"
+    reads = "a text" if len(task.columns) == 1 else f"two texts ({', '.join(task.columns)})"
+    return f"Reads {reads} and answers {answers}. {_rule(row, costs)}"
+
+
+def _rule(row: pd.Series, costs: Costs) -> str:
+    layers = ", ".join(map(str, costs.layers))
+    where = f"The model has {len(costs.layers)} exits, after {layers} layers"
+    if len(costs.layers) == 1:
+        where = f"The model has one exit, after {layers} layers"
+    if row["kind"] == "static":
+        return f"{where}; every text is answered at full depth."
+    if row["kind"] == "fixed_exit":
+        return f"{where}; every text is answered at exit {int(row['exit'])}."
+    knobs = [float(each) for each in row["thresholds"]][:-1] or [float(row["knob"])]
+    several = f" of exit {int(row['exit_start'])} on" if int(row["exit_start"]) > 1 else ""
+    bound = f"{knobs[0]:.6g}" if len(knobs) == 1 else f"[{', '.join(f'{each:.6g}' for each in knobs)}], one an exit"
+    when = _WHEN.get(row["policy"], f"its {row['policy']} meets {{}}").format(bound)
+    return f"{where}; a text leaves at the first{several} where {when}, and at the last otherwise."
+
+
+def _use(settings: Settings, task: Task) -> str:
+    sample = '"a text"' if len(task.columns) == 1 else '{"text": "the first", "text_pair": "the second"}'
+    length = settings.data.of(task.name).max_length[len(task.columns) - 1]
+    return f"""With costeff-bench installed:
+
+```python
+import bench.encoder
+from transformers import pipeline
+
+classify = pipeline("text-classification", model="THIS FOLDER", trust_remote_code=False, truncation=True)
+print(classify({sample}))
+print(classify([{sample}] * 64, batch_size=32))
+```
+
+Texts leave the batch at their exits. `truncation=True` cuts texts to {length} tokens, as they were in training and in
+the scores below."""
+
+
+def _scores(settings: Settings, points: pd.DataFrame, row: pd.Series, task: Task) -> str:
+    own = points[(points["task"] == task.name) & (points["seed"] == row["seed"])]
+    full = static_rows(own[(own["method"] == row["method"]) & (own["variant"] == row["variant"])])
+    teacher = teacher_rows(own, reference=settings.reference)
+    lines = {
+        "this model": row.to_frame().T,
+        "the same at full depth": full if row["kind"] != "static" else full.iloc[:0],
+        f"{settings.reference}, at full depth": teacher if row["method"] != settings.reference else teacher.iloc[:0],
+        "best constant answer": control_rows(own),
+    }
+    table = [
+        [name, *(f"{100 * float(values[metric]):.2f}" for metric in task.metrics), _ratio(values["speedup"])]
+        for name, rows in lines.items()
+        for values in rows.to_dict("records")
+    ]
+    said = f"On {int(row['examples'])} validation examples, x 100:"
+    try:
+        comparison = settings.comparison
+        resamples = Resamples(settings.root / "runs", resamples=comparison.resamples)
+        found = resamples.of(records(row.to_frame().T))[:, 0]
+        low, high = 100 * np.quantile(found, [(1 - comparison.level) / 2, (1 + comparison.level) / 2])
+        interval = (
+            f"{comparison.level:.0%} interval of this model's {task.metrics[0]}: {low:.2f} to {high:.2f} (bootstrap "
+            "over the validation examples; how another training would come out is not in it)."
+        )
+    except UserError as error:
+        interval = f"No interval: {error}."
+    return f"{said}\n\n{_table(['', *task.metrics, 'times cheaper'], table)}\n\n{interval}"
+
+
+def _costs(settings: Settings, row: pd.Series, costs: Costs) -> str:
+    shares = ", ".join(f"exit {e}: {share:.0%}" for e, share in enumerate(row["exits"], start=1))
+    table = [
+        ["parameters", f"{int(row['parameters']):,}"],
+        ["of these in layers and heads", f"{int(row['parameters_encoder']):,}"],
+        ["mean FLOPs (2 x multiply-adds) of a validation text", f"{float(row['flops']):,.0f}"],
+        [f"times cheaper than {settings.reference}", _ratio(row["speedup"])],
+        ["the same, every text at 128 tokens", _ratio(row["speedup_128"])],
+        ["where validation texts leave", shares],
+        ["mean layers run", f"{float(row['mean_layers']):.2f} of {costs.layers[-1]}"],
+    ]
+    timed = read_parquet_if_there(settings.root / "latency.parquet")
+    machine = ", ".join(map(str, timed["hardware"].unique())) if "hardware" in timed else ""
+    for size in (1, 32):
+        if not pd.isna(row.get(f"latency_{size}")):
+            table.append([f"times faster on the clock, batch {size} ({machine})", _ratio(row[f"latency_{size}"])])
+    return _table(["", ""], table)
+
+
+def _choice(settings: Settings, points: pd.DataFrame, row: pd.Series) -> str:
+    own = points[(points["task"] == row["task"]) & (points["method"] == row["method"])]
+    tried = own[(own["split"] == settings.selection) & (own["seed"] == row["seed"])]
+    seeds = at_budget(own, float(row["budget"]))
+    each_seed = ", ".join(f"seed {int(each['seed'])}: {_percent(each['score'])}" for each in seeds.to_dict("records"))
+    others = f" Chosen likewise, on validation: {each_seed}." if len(seeds) > 1 else ""
+    same = " (the papers' protocol: chosen and reported on the same examples)"
+    return (
+        f"Of {len(tried)} operating points of {tried['variant'].nunique()} variant(s) the best on the "
+        f"{settings.selection} split that is at least {row['budget']:g}x cheaper than {settings.reference} there (2 % "
+        f"less is let pass). On that split: {row['metric']} {100 * float(row['selected_score']):.2f}, "
+        f"{_ratio(row['selected_speedup'])}. Validation was read once, for the numbers "
+        f"above{same * (settings.selection == 'validation')}.{others}"
+    )
+
+
+def _origin(settings: Settings, row: pd.Series, task: Task, facts: Mapping[str, Any]) -> str:
+    asked, data, backbone = facts["asked"], facts["data"], Path(facts["backbone"]["name"])
+    named = backbone.name if backbone.is_absolute() else backbone  # a place on this machine says nothing elsewhere
+    sizes = ", ".join(f"{split} {count}" for split, count in data["examples"].items())
+    where = ", ".join(f"{name} {value}" for name, value in facts["where"].items())
+    table = [
+        ["data", f"{task.title}, {data['source']}; fingerprint {data['fingerprint']}; {sizes} examples"],
+        ["most tokens", asked["data"]["max_length"]],
+        ["backbone", f"{named} (sha256 {facts['backbone']['sha256'][:12]})"],
+        ["contestant", f"{row['method']} ({facts['method']}), variant {row['variant']}"],
+        ["options", f"`{json.dumps(asked['method']['options'], sort_keys=True)}`"],
+        ["seed", f"{int(row['seed'])} (text and splits: {settings.data.of(task.name).seed})"],
+        ["starts from", ", ".join(asked["needs"]) or "the backbone alone"],
+        ["identity of the run", facts["identity"]],
+        ["computed on", f"{', '.join(map(str, facts['hardware'].values()))}; {where}"],
+        ["time", f"{facts['wall_seconds']:,.0f} s"],
+        ["code", f"costeff-bench {facts['code']}"],
+        ["packages", ", ".join(f"{name} {version}" for name, version in facts["versions"].items())],
+    ]
+    return _table(["", ""], table)
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    lines = [list(head), *([str(cell).replace("|", "\\|") for cell in row] for row in rows)]
+    lines.insert(1, ["---"] * len(lines[0]))
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _ratio(value: Any) -> str:
+    return "" if pd.isna(value) else f"{float(value):.2f}x"
+
+
+def _percent(value: Any) -> str:
+    return "no point" if pd.isna(value) else f"{100 * float(value):.2f}"

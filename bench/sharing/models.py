@@ -1,0 +1,92 @@
+"""Taking a model home: the point that the main table shows, as a folder that transformers' pipelines can call."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import torch
+from transformers import AutoTokenizer
+from transformers.utils import logging as transformers_log
+
+from bench.artefacts import Costs, Trace
+from bench.choosing.budgets import at_budget, predicted
+from bench.encoder import EarlyExitClassifier
+from bench.encoder.saved import has_weights, load_model
+from bench.errors import UserError
+from bench.rules.operating import plain
+from bench.settings import Settings
+from bench.sharing.card import write_card
+from bench.store import RunKey, read_json, read_points, run_folder
+from bench.tasks.catalogue import task as task_named
+from bench.tasks.scores import score
+
+
+def take(
+    settings: Settings, task: str, method: str, out: Path, *, speedup: float = 1.0, seed: int | None = None
+) -> str:
+    """Writes the model that the main table shows for `method` at least `speedup` times cheaper; returns what it is.
+
+    Of the contestant's variants, exits and thresholds the best on the selection split is taken, of `seed` or else of
+    the task's first. `out` is then a folder with weights, exit rule, tokenizer and model card. UserError where there is
+    no such point, its run failed, has no weights or is not the one that the points were made of, and where `out` is
+    there already.
+    """
+    transformers_log.disable_progress_bar()
+    points = read_points(settings)
+    row = chosen(settings, points, task, method, speedup, seed)
+    write_model(settings, points, row, out)
+    return (
+        f"{row['label']}, seed {int(row['seed'])}, {str(row['kind']).replace('_', ' ')}: "
+        f"{row['metric']} {100 * row['score']:.2f}, {row['speedup']:.2f}x cheaper on validation"
+    )
+
+
+def write_model(settings: Settings, points: pd.DataFrame, row: pd.Series, out: Path) -> None:
+    """Writes a chosen point (a row of `at_budget` on validation) as a folder; errors as in `take`."""
+    if out.exists():
+        raise UserError(f"{out} is there already; name a folder that is not, or remove it")
+    key = RunKey(str(row["task"]), str(row["method"]), str(row["variant"]), int(row["seed"]))
+    folder = run_folder(settings, key)
+    if not has_weights(folder):
+        why = "it was published without" if (folder / "model" / "config.json").is_file() else "they are gone"
+        raise UserError(f"{key.path} has no weights here ({why}); train it with a profile that does not `reuse` it")
+    trace = Trace.load(folder / "trace-validation.parquet")
+    now = float(score(str(row["metric"]), predicted(row, trace), trace.labels))
+    if abs(now - float(row["score"])) > 1e-9:
+        raise UserError(f"{key.path} was made anew since its points were united; run the workflow again")
+    task = task_named(key.task, settings.own_tasks)
+    model = EarlyExitClassifier.of(load_model(folder, torch.device("cpu")), plain(row), task.labels)
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    model.save_pretrained(part)
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    tokenizer.model_max_length = settings.data.of(key.task).max_length[len(task.columns) - 1]
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
+    tokenizer.save_pretrained(part)
+    facts = read_json(folder / "run.json")
+    write_card(part / "README.md", settings, points, row, task, facts, Costs.load(folder / "costs.json"))
+    part.rename(out)
+
+
+def chosen(
+    settings: Settings, points: pd.DataFrame, task: str, method: str, speedup: float, seed: int | None
+) -> pd.Series:
+    """The row on validation of the chosen point. UserError where there is none."""
+    for what, name, there in (("task", task, settings.tasks), ("contestant", method, list(settings.contestants))):
+        if name not in there:
+            raise UserError(f"no {what} {name!r} in this profile; there are {', '.join(there)}")
+    seeds = settings.seeds_of(task)
+    if seed is not None and seed not in seeds:
+        raise UserError(f"{task} was not run with seed {seed}; its seeds are {', '.join(map(str, seeds))}")
+    seed = seeds[0] if seed is None else seed
+    own = points[(points["task"] == task) & (points["method"] == method) & (points["seed"] == seed)]
+    if own.empty:
+        raise UserError(f"{method} has no run of its own on {task}, seed {seed}; take another contestant")
+    row = at_budget(own, speedup).iloc[0]
+    if pd.isna(row["score"]):
+        most = own.loc[own["split"] == settings.selection, "speedup"].max() if "speedup" in own else float("nan")
+        reach = "" if pd.isna(most) else f"; on {settings.selection} it reaches {most:.1f}x"
+        raise UserError(f"{task}: {method}, seed {seed}: {row['reason']}{reach}")
+    return row
