@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from bench.artefacts import Trace
 from bench.choosing.budgets import POINT, TOLERANCE, chosen_frontier, predicted, run_folder, selection_split
+from bench.choosing.comparing.resampling import resampled
 from bench.choosing.roles import Roles
-from bench.choosing.statistics import resampled
 from bench.errors import UserError
 from bench.reporting.figures.drawing import Absent
 
