@@ -49,9 +49,9 @@ app = typer.Typer(
 sweep = typer.Typer(help="The study over pruning ratios, one stage at a time.", no_args_is_help=True)
 app.add_typer(sweep, name="sweep")
 
-Config = Annotated[Path, typer.Argument(help="The settings, a YAML file.")]
-ConfigOption = Annotated[Path, typer.Option("--config", help="The settings, a YAML file.")]
-DEFAULT = Path("config/sketch.yaml")
+Config = Annotated[Path, typer.Argument(help="The settings: a YAML file, or the bare name of a packaged profile.")]
+ConfigOption = Annotated[Path, typer.Option("--config", help="The settings: a YAML file, or a packaged profile.")]
+DEFAULT = Path("sketch")
 
 
 @app.command()
@@ -61,6 +61,27 @@ def check(config: Config = DEFAULT) -> None:
 
     for line in report(settings_file.load(config)):
         typer.echo(line)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def workflow(
+    config: Config,
+    options: Annotated[
+        list[str] | None, typer.Argument(help="Options of Snakemake, passed on: --cores 8, -n, --config seeds=[0,1].")
+    ] = None,
+) -> None:
+    """Runs the whole benchmark of a profile with Snakemake, from any folder; goes on where it was stopped.
+
+    Results land in `results/` of the folder you are in. Exits as Snakemake does.
+    """
+    if str(config).startswith("-"):
+        raise UserError(f"the profile comes first, then Snakemake's options: costeff workflow mine.yaml {config} ...")
+    file = settings_file.profile_file(settings_file.expand(str(config), "settings"), Path(), "settings").absolute()
+    if not file.is_file():
+        raise UserError(f"settings {config}: No such file; name a YAML file, or a profile of the suite: sketch")
+    snakefile = (settings_file.PACKAGED / "Snakefile").resolve()
+    command = [sys.executable, "-m", "snakemake", f"--snakefile={snakefile}", f"--configfile={file}", *(options or [])]
+    os.execv(command[0], command)
 
 
 @app.command()
