@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from bench.artefacts import Costs, Trace
+from bench.choosing.budgets import left_at
 from bench.context import load_model, task_data
 from bench.encoder import backbones
 from bench.errors import UserError
 from bench.measuring.engine import run
 from bench.method import contestant
 from bench.reporting.everything import write_everything
-from bench.runs.clock import left_at, measure_latency, operation, spread
+from bench.runs.clock import measure_latency, operation, spread
 from bench.runs.collect import collect, operated
 from bench.runs.plan import runs
 from bench.runs.produce import produce
@@ -87,8 +88,7 @@ def test_time_and_promise_are_of_the_same_examples(settings):
         teacher = Costs.load(run_folder(settings, RunKey("sst2", "teacher", "full", 0)) / "costs.json")
         points = points_of(settings, key)[0]
         same = (operated(points) == row["operated"]) & (points["split"] == "validation")
-        method = contestant(settings, row["method"], "sst2")
-        left = left_at(points[same].iloc[0].to_dict(), Trace.load(folder / "trace-validation.parquet"), method)[chosen]
+        left = left_at(points[same].iloc[0].to_dict(), Trace.load(folder / "trace-validation.parquet"))[chosen]
         spent = Costs.load(folder / "costs.json").mean_flops(left, lengths[chosen])
         assert row["promised"] == pytest.approx(teacher.flops(lengths[chosen])[-1].mean() / spent)
         if row["method"] == "teacher":
@@ -106,7 +106,7 @@ def test_the_engine_leaves_where_the_points_were_replayed(settings):
         for point in rows.iloc[[0, len(rows) // 2, -1]].to_dict("records"):
             for size in (1, 32):
                 found = run(model, validation(settings), operation(point, method), size).exits
-                assert (found != left_at(point, trace, method)).mean() < 0.02, kind  # a near tie may round either way
+                assert (found != left_at(point, trace)).mean() < 0.02, kind  # a near tie may round either way
 
 
 def test_what_is_missing_is_left_out(settings, tmp_path):

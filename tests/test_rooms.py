@@ -21,6 +21,7 @@ ORDER = [
     ("context",),
     ("method",),
     ("runs",),
+    ("conformance",),
     ("reporting",),
     ("cli",),
     ("serve",),

@@ -6,14 +6,16 @@ operating point on another split, validation unless said. What a chosen point pr
 run's kept trace.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from bench.artefacts import Trace
-from bench.choosing.policies import policy_for, replay
+from bench.choosing.policies import Policy, policy_for, replay
 from bench.errors import UserError
 
 RUN = ["task", "method", "variant", "seed"]
@@ -195,16 +197,38 @@ def run_folder(row: pd.Series, runs: Path) -> Path:
     return runs / row["task"] / row["method"] / row["variant"] / f"seed{int(row['seed'])}"
 
 
-def predicted(row: pd.Series, trace: Trace) -> NDArray[np.float64]:
+def left_at(row: Mapping[str, Any], trace: Trace, own: Policy | None = None) -> NDArray[np.int64]:
+    """[N] the 0-based exit at which an operating point, a row of a points table, lets each example of a trace go.
+
+    A rule that a contestant brought itself is known by what it did on the row's split: the trace must be of that, or
+    the rule be given as `own`. Raises UserError where neither is so.
+    """
+    if row["kind"] in ("static", "fixed_exit"):
+        return np.full(len(trace.idx), (int(row["exit"]) or len(trace.logits)) - 1)
+    knob = row["thresholds"] if len(row["thresholds"]) else row["knob"]
+    if brings_its_rule(row) and own is not None:
+        return replay(own, own.statistic(trace.logits, trace.signal), knob)
+    if brings_its_rule(row):
+        left = np.frombuffer(row["left"], dtype=np.uint8).astype(np.int64)
+        if len(left) != len(trace.idx):
+            raise UserError(
+                f"{row['method']}: where its own exit rule lets examples go is known of {row['split']} alone"
+            )
+        return left
+    policy = policy_for(row["policy"], trace.logits.shape[-1] == 1, int(row["exit_start"]))
+    return replay(policy, trace.logits, knob)
+
+
+def brings_its_rule(row: Mapping[str, Any]) -> bool:
+    """Whether a row of a points table is operated by a rule that its contestant brought itself."""
+    return isinstance(row.get("left"), bytes)
+
+
+def predicted(row: pd.Series, trace: Trace, own: Policy | None = None) -> NDArray[np.float64]:
     """What an operating point answers for the examples of a trace: [N] class ids, or values for regression.
 
-    row: one of `operating_points`, or of what is chosen among them.
+    row: one of `operating_points`, or of what is chosen among them. own: as in `left_at`.
     """
-    exits = len(trace.logits)
-    if row["kind"] in ("static", "fixed_exit"):
-        left = np.full(len(trace.idx), (int(row["exit"]) or exits) - 1)
-    else:
-        policy = policy_for(row["policy"], trace.logits.shape[-1] == 1, int(row["exit_start"]))
-        left = replay(policy, trace.logits, row["thresholds"] if len(row["thresholds"]) else row["knob"])
+    left = left_at(row, trace, own)
     logits = trace.logits[left, np.arange(len(left))]
     return np.asarray(logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1), dtype=np.float64)

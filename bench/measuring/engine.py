@@ -16,13 +16,14 @@ from bench.measuring.deployed import Batch, DeployedCascade, DeployedEncoder, de
 from bench.tasks.batches import length_batches
 from bench.tasks.examples import Examples
 
-Leaves = Callable[[Sequence[NDArray[np.floating]]], NDArray[np.bool_]]
-"""An exit rule at its knob: who leaves at the exit just computed, bool [B], from the logits [B, C] of all so far.
+Leaves = Callable[[Sequence[NDArray[np.floating]], Sequence[NDArray[np.floating]]], NDArray[np.bool_]]
+"""An exit rule at its knob: who leaves at the exit just computed, bool [B].
 
-It is asked at every exit but the last, with the rows that are still there."""
+From the logits [B, C] and, of a model that has them, the signals [B] of all exits so far. It is asked at every exit
+but the last, with the rows that are still there."""
 
 
-def never(seen: Sequence[NDArray[np.floating]]) -> NDArray[np.bool_]:
+def never(seen: Sequence[NDArray[np.floating]], signals: Sequence[NDArray[np.floating]]) -> NDArray[np.bool_]:
     """The rule of a model that answers at full depth."""
     return np.zeros(len(seen[-1]), dtype=bool)
 
@@ -59,12 +60,16 @@ def answer(
     going = model.begin(batch)
     rows = np.arange(len(batch.lengths))  # who is still here
     seen: list[NDArray[np.float32]] = []  # their logits [rows, C] at each exit so far
+    signals: list[NDArray[np.float32]] = []
     exits = np.full(len(rows), last)
     order, answers = [], []  # who left, and with what
     for e in range(last):
-        logits = going.advance(e).cpu().numpy()
+        said = going.advance(e).cpu().numpy()
+        logits = said[:, : model.outputs]
         seen.append(logits)
-        leaving = leaves(seen)
+        if said.shape[1] > model.outputs:
+            signals.append(said[:, -1])
+        leaving = leaves(seen, signals)
         if not leaving.any():
             continue
         exits[rows[leaving]] = e
@@ -73,9 +78,9 @@ def answer(
         staying = np.flatnonzero(~leaving)
         if not len(staying):
             break
-        rows, seen = rows[staying], [each[staying] for each in seen]
+        rows, seen, signals = rows[staying], [each[staying] for each in seen], [each[staying] for each in signals]
         going.keep(staying)
     else:
         order.append(rows)
-        answers.append(going.advance(last).cpu().numpy())
+        answers.append(going.advance(last).cpu().numpy()[:, : model.outputs])
     return exits, np.concatenate(answers)[np.argsort(np.concatenate(order))]

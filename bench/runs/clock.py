@@ -15,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 
 from bench.artefacts import Costs, Trace
-from bench.choosing.budgets import POINT, RUN, at_budget, static_rows
+from bench.choosing.budgets import POINT, RUN, at_budget, left_at, static_rows
 from bench.choosing.deciding import fixed, rule
-from bench.choosing.policies import policy_for, replay
 from bench.context import load_model, pick_device, task_data
 from bench.encoder import backbones
 from bench.errors import UserError
@@ -102,7 +101,7 @@ def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Ite
         found = _measure(timed, full, examples, chosen, batch_size, settings.latency.rounds)
         promise = full.costs.flops(lengths)[-1].sum()
         for (point, run), (own_time, reference_time) in zip(timed, found, strict=True):
-            left = left_at(point, run.trace, run.method)[chosen]
+            left = left_at(point, run.trace)[chosen]
             ratios = reference_time.seconds / own_time.seconds
             low, middle, high = np.percentile(ratios, [25, 50, 75])
             yield {name: point[name] for name in (*RUN, "operated")} | {
@@ -131,7 +130,7 @@ def _measure(
     contestants = {(id(full), "none", b""): Operated(full.model)}
     kinds = []
     for point, run in timed:
-        left = left_at(point, run.trace, run.method)[chosen]
+        left = left_at(point, run.trace)[chosen]
         # Full depth without a rule is the same work for every run that asks none.
         work = b"" if point["kind"] == "static" else left.tobytes()
         kinds.append((id(run), str(point["policy"]), work))
@@ -167,15 +166,7 @@ def operation(point: dict[str, Any], method: Method) -> Leaves:
     if point["kind"] == "fixed_exit":
         return fixed(int(point["exit"]) - 1)
     knob = point["thresholds"] if len(point["thresholds"]) else point["knob"]
-    return rule(policy_for(point["policy"], method.task.regression, method.exit_start()), knob)
-
-
-def left_at(point: dict[str, Any], trace: Trace, method: Method) -> NDArray[np.int64]:
-    """[N] the 0-based exit at which the row `point` lets each example of a trace go."""
-    if point["kind"] in ("static", "fixed_exit"):
-        return np.full(len(trace.idx), (int(point["exit"]) or len(trace.logits)) - 1)
-    knob = point["thresholds"] if len(point["thresholds"]) else point["knob"]
-    return replay(policy_for(point["policy"], method.task.regression, method.exit_start()), trace.logits, knob)
+    return rule(method.rule(), knob)
 
 
 def to_be_timed(table: pd.DataFrame, speedups: list[float]) -> pd.DataFrame:

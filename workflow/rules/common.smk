@@ -106,6 +106,12 @@ def kept(key):
     return [str(run_folder(SETTINGS, key) / name) for name in names]
 
 
+def exit_rules(wildcards):
+    """The exit rule of each contestant on a task, with its version."""
+    rules = {name: method.rule() for (name, task), method in METHODS.items() if task == wildcards.task}
+    return {name: f"{rule.name} {rule.version}" for name, rule in rules.items()}
+
+
 def task_runs(wildcards):
     """All runs of a task and seed."""
     return [

@@ -42,6 +42,7 @@ rule replay:
     threads: 1
     params:
         settings=SETTINGS.thresholds.model_dump(mode="json"),
+        rules=exit_rules,
         version=replay.VERSION,
         config=EFFECTIVE,
     shell:

@@ -15,8 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from bench.artefacts import Trace
-from bench.choosing.budgets import RUN, operating_points, run_folder, selection_split, succeeded
-from bench.choosing.policies import policy_for, replay
+from bench.choosing.budgets import RUN, left_at, operating_points, run_folder, selection_split, succeeded
 from bench.choosing.roles import Roles
 from bench.errors import UserError
 from bench.reporting.figures.drawing import (
@@ -203,8 +202,7 @@ def reached(speedups: pd.Series) -> str:
 
 def exits_taken(row: pd.Series, trace: Trace) -> np.ndarray:
     """[N] the 1-based exit of each example at a swept operating point, a row of `operating_points`."""
-    policy = policy_for(row["policy"], trace.logits.shape[-1] == 1, int(row["exit_start"]))
-    return 1 + replay(policy, trace.logits, row["thresholds"] if len(row["thresholds"]) else row["knob"])
+    return 1 + left_at(row, trace)
 
 
 def mean_exit_by_difficulty(points: pd.DataFrame, roles: Roles, runs: Path) -> pd.DataFrame:
