@@ -66,9 +66,8 @@ class Berxit(Method):
 
     def train(self, context: Context, variant: str) -> Encoder:
         model = context.backbone("pooler", exits="all", signal=True)
-        context.fit(
-            model, Alternating(self._plan.step_count(len(context.train))), self._plan, "alternating", select=True
-        )
+        steps = self._plan.step_count(len(context.train))
+        context.fit(model, Alternating(steps), self._plan, "alternating", select=True)
         return model
 
     def steps(self, variant: str, examples: int) -> int:
@@ -90,9 +89,9 @@ class Alternating:
         output = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
         if round(progress * self.steps) % 2 == 0:  # the first step, the third, ...
             return task_loss(output.logits, batch["labels"])
+        answers = over_exits(task_loss, output.exit_logits, batch["labels"])
         trusted = torch.stack([trust(logits, batch["labels"]) for logits in output.exit_logits])
-        certainty = torch.sigmoid(output.signals.float())
-        return over_exits(task_loss, output.exit_logits, batch["labels"]) + F.mse_loss(certainty, trusted)
+        return answers + F.mse_loss(torch.sigmoid(output.signals.float()), trusted, reduction="none").mean(1).sum()
 
 
 @torch.no_grad()
