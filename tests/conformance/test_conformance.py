@@ -20,7 +20,7 @@ from bench.method import Method, contestant
 from bench.settings import Settings, load
 from bench.store import RunKey
 
-CONFIG = Path(__file__).parents[1] / "config"
+CONFIG = Path(__file__).parents[2] / "config"
 
 
 def present(settings: Settings) -> list[str]:
