@@ -60,14 +60,14 @@ def test_what_is_wrong_is_named(verdicts: Callable[[str], dict[str, Verdict]], n
 
 
 def test_every_check_is_seen_to_fail():
-    points = "points cost more as the knob tightens"  # WrongWay fails it, after the check of the knob itself
+    points = "its points are whole, and cost more as the knob tightens"  # WrongWay fails it, after the check of the knob itself
     assert {each.title for each in CHECKS} - {points} == set(WRONG.values())
 
 
 def test_a_sound_method_has_nothing_to_answer_for(verdicts: Callable[[str], dict[str, Verdict]]):
     found = verdicts("Sound")
     assert {title: verdict.faults for title, verdict in found.items() if verdict.faults and title != "it learns"} == {}
-    assert verdicts("WrongWay")["points cost more as the knob tightens"].faults
+    assert verdicts("WrongWay")["its points are whole, and cost more as the knob tightens"].faults
 
 
 @pytest.mark.parametrize(
