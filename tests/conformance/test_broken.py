@@ -60,7 +60,7 @@ def test_what_is_wrong_is_named(verdicts: Callable[[str], dict[str, Verdict]], n
 
 
 def test_every_check_is_seen_to_fail():
-    points = "its points are whole, and cost more as the knob tightens"  # WrongWay fails it, after the check of the knob itself
+    points = "its points are whole, and cost more as the knob tightens"  # WrongWay fails it, after that of the knob
     assert {each.title for each in CHECKS} - {points} == set(WRONG.values())
 
 
