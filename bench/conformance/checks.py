@@ -21,6 +21,8 @@ from bench.store import RunKey, state_folder
 EVERY_TASK = ("sst2", "mnli", "stsb")
 """One text in two classes, a pair in three, a pair with a score."""
 _CLOSE = 1e-5
+_ROUNDED = 1e-4
+"""The deployed form sums in another order: 3e-5 was seen on logits of a trained model, in float32."""
 _LENGTHS = (3, 20, 64)
 _EXAMPLES = 40
 
@@ -132,7 +134,7 @@ def engine_agrees(runs: Runs, key: RunKey) -> None:
     trace, model, examples = runs.trace(key), runs.model(key), runs.splits(key.task)["validation"]
     full = engine.run(model, examples, engine.never, 32).logits
     _hold(
-        np.allclose(full, trace.logits[-1], atol=_CLOSE, rtol=_CLOSE),
+        np.allclose(full, trace.logits[-1], atol=_ROUNDED, rtol=_ROUNDED),
         f"its deployed form answers otherwise, by up to {_most(full, trace.logits[-1]):.2g}",
     )
     if runs.rule(key).name == "none":
@@ -151,7 +153,7 @@ def engine_agrees(runs: Runs, key: RunKey) -> None:
             other = (found.exits[sure] != expected[sure]).mean()
             _hold(not other, f"{other:.0%} of the examples leave elsewhere than replayed (knob {value}, batch {size})")
             _hold(
-                np.allclose(found.logits[sure], answers[sure], atol=_CLOSE, rtol=_CLOSE),
+                np.allclose(found.logits[sure], answers[sure], atol=_ROUNDED, rtol=_ROUNDED),
                 "they leave with another answer",
             )
 
