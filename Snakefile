@@ -1,5 +1,6 @@
 # The door of the benchmark:  snakemake --cores all  [--configfile config/paper.yaml]  [--config KEY=VALUE ...]
 # Settings, rules, and what `all` means. The default profile is config/sketch.yaml.
+# An installed package holds this file too: costeff workflow PROFILE ...
 from snakemake.utils import min_version
 
 min_version("9.0")

@@ -41,9 +41,12 @@ class Trace:
     """[N] 1 easy, 2 medium, 3 hard, where the source knows."""
     logits: NDArray[np.float32]
     """[E, N, C] of every exit; C is 1 for regression."""
+    signal: NDArray[np.float32] | None = None
+    """[E, N] one more number of every exit, of a model that learns when to leave; None where it has none."""
 
     def save(self, path: Path) -> None:
-        """One parquet row an example: idx, label, length, difficulty, exit_1 .. exit_E (C float32 each).
+        """One parquet row an example: idx, label, length, difficulty, exit_1 .. exit_E (C float32 each), and, of a
+        model with a signal, signal_1 .. signal_E.
 
         Exact, and atomic: a reader sees the old file or the new one.
         """
@@ -57,6 +60,8 @@ class Trace:
         for e, logits in enumerate(self.logits, start=1):
             values = pa.array(np.ascontiguousarray(logits, dtype=np.float32).reshape(-1))
             columns[f"exit_{e}"] = pa.FixedSizeListArray.from_arrays(values, outputs)
+        for e, signal in enumerate(() if self.signal is None else self.signal, start=1):
+            columns[f"signal_{e}"] = pa.array(np.asarray(signal, dtype=np.float32))
         shape = json.dumps({"exits": exits, "outputs": outputs}).encode()
         table = pa.table(columns).replace_schema_metadata({_METADATA: shape})
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,6 +83,7 @@ class Trace:
             for e in range(exits):
                 column = table.column(f"exit_{e + 1}").combine_chunks()
                 logits[e] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, outputs)
+            signal = [table.column(name).to_numpy() for name in table.column_names if name.startswith("signal_")]
             difficulty = table.column("difficulty")
             return cls(
                 idx=table.column("idx").to_numpy(),
@@ -85,6 +91,7 @@ class Trace:
                 lengths=table.column("length").to_numpy(),
                 difficulty=None if difficulty.null_count else difficulty.to_numpy(),
                 logits=logits,
+                signal=np.stack(signal) if signal else None,
             )
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             what = "no trace" if isinstance(error, FileNotFoundError) else f"not a readable trace ({error})"

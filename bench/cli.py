@@ -12,9 +12,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+import yaml
+
+if TYPE_CHECKING:
+    from bench.rules.policies import Policy
 
 from bench import settings as settings_file
 from bench.errors import UserError, is_disk_full
@@ -50,9 +54,9 @@ app = typer.Typer(
 sweep = typer.Typer(help="The study over pruning ratios, one stage at a time.", no_args_is_help=True)
 app.add_typer(sweep, name="sweep")
 
-Config = Annotated[Path, typer.Argument(help="The settings, a YAML file.")]
-ConfigOption = Annotated[Path, typer.Option("--config", help="The settings, a YAML file.")]
-DEFAULT = Path("config/sketch.yaml")
+Config = Annotated[Path, typer.Argument(help="The settings: a YAML file, or the bare name of a packaged profile.")]
+ConfigOption = Annotated[Path, typer.Option("--config", help="The settings: a YAML file, or a packaged profile.")]
+DEFAULT = Path("sketch")
 
 
 @app.command()
@@ -66,6 +70,54 @@ def check(
 
     for line in report(settings_file.load(config), cores or os.cpu_count() or 1):
         typer.echo(line)
+
+
+@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+def workflow(
+    config: Config,
+    options: Annotated[
+        list[str] | None, typer.Argument(help="Options of Snakemake, passed on: --cores 8, -n, --config seeds=[0,1].")
+    ] = None,
+) -> None:
+    """Runs the whole benchmark of a profile with Snakemake, from any folder; goes on where it was stopped.
+
+    Results land in `results/` of the folder you are in. Exits as Snakemake does.
+    """
+    if str(config).startswith("-"):
+        raise UserError(f"the profile comes first, then Snakemake's options: costeff workflow mine.yaml {config} ...")
+    file = settings_file.profile_file(settings_file.expand(str(config), "settings"), Path(), "settings").absolute()
+    if not file.is_file():
+        raise UserError(f"settings {config}: No such file; name a YAML file, or a profile of the suite: sketch")
+    snakefile = (settings_file.PACKAGED / "Snakefile").resolve()
+    command = [sys.executable, "-m", "snakemake", f"--snakefile={snakefile}", f"--configfile={file}", *(options or [])]
+    os.execv(command[0], command)
+
+
+@app.command()
+def conform(
+    method: Annotated[str, typer.Argument(help="The import path of its class: my_method:Mine.")],
+    options: Annotated[str, typer.Option(help="The method's options, as JSON or YAML.")] = "{}",
+    config: Annotated[Path | None, typer.Option(help="A profile that has the method, for its options.")] = None,
+) -> None:
+    """Holds a method to what every contestant owes, on a tiny encoder and generated tasks: a minute, no network.
+
+    Exits with 1 where a check fails.
+    """
+    with heavy_imports():
+        from bench.conformance.suite import conform as verdicts
+
+    logging.getLogger().setLevel(logging.ERROR)
+    try:
+        given = yaml.safe_load(options)
+    except yaml.YAMLError as error:
+        raise UserError(f"--options: neither JSON nor YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(given, dict):
+        raise UserError(f"--options {options}: a mapping is needed, such as '{{epochs: 12, learning_rate: 3.0e-3}}'")
+    failed = False
+    for verdict in verdicts(method, given, config):
+        typer.echo(verdict.line)
+        failed |= bool(verdict.faults)
+    sys.exit(failed)
 
 
 @app.command()
@@ -322,7 +374,14 @@ def submit(
     from bench.store import read_points
 
     settings = settings_file.load(config)
-    used = write_submission(read_points(settings), settings.root / "runs", out, method, speedup=speedup, seed=seed)
+
+    def rule_on(task: str) -> Policy:
+        from bench.method import contestant
+
+        return contestant(settings, method, task).rule()
+
+    points, runs = read_points(settings), settings.root / "runs"
+    used = write_submission(points, runs, out, method, speedup=speedup, seed=seed, rule_on=rule_on)
     typer.echo(used[["task", "variant", "kind", "knob", "score", "speedup"]].to_markdown(index=False))
     typer.echo(f"\nwrote {out}; the scores above are those on validation")
 

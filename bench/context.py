@@ -76,9 +76,12 @@ class Context:
     def machine(self) -> Machine:
         return machine_of(self.settings, self.device)
 
-    def backbone(self, head: HeadKind, exits: str | list[int] = "last", name: str | None = None) -> Encoder:
+    def backbone(
+        self, head: HeadKind, exits: str | list[int] = "last", name: str | None = None, signal: bool = False
+    ) -> Encoder:
         """The settings' pre-trained encoder (or another checkpoint, by name) with fresh exits, drawn from the seed.
 
+        `signal`: every exit says one more number, for a model that learns when to leave (`EncoderOutput.signals`).
         On regression every exit starts at the mean training score: Adam moves a bias by its learning rate a step, and
         short trainings would spend themselves on getting from 0 to there.
         """
@@ -92,6 +95,7 @@ class Context:
             exits=exits,
             revision=None if name else chosen.revision,
             device=self.device,
+            signal=signal,
         )
         if self.task.regression:
             for key, parameter in model.heads.named_parameters():

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import UserError
+from bench.rules.policies import Policy, policy_for
 from bench.settings import Settings, explain
 from bench.store import RunKey
 from bench.tasks.catalogue import Task
@@ -75,8 +76,10 @@ class Method:
     Options: ClassVar[type[Options]] = Options
     version: ClassVar[int] = 1
     """Raised when the algorithm changes, so that kept results of the old one are made anew."""
-    policy: str = "none"
-    """The family of exit rules: entropy, confidence, patience or none; on regression the first three mean agreement."""
+    policy: str | type[Policy] = "none"
+    """The family of exit rules: entropy, confidence, patience or none, or a `Policy` of one's own.
+
+    On regression the first three mean agreement of successive predictions."""
 
     def __init__(self, name: str, task: Task, options: Any, settings: Settings) -> None:
         self.name, self.task, self.options, self.settings = name, task, options, settings
@@ -122,6 +125,13 @@ class Method:
     def exit_start(self) -> int:
         """The first exit (1-based) at which an example may leave."""
         return 1
+
+    def rule(self) -> Policy:
+        """The exit rule on this task. Raises UserError for a policy that is none."""
+        try:
+            return policy_for(self.policy, self.task.regression, self.exit_start())
+        except UserError as error:
+            raise UserError(f"contestants.{self.name}: {error}") from None
 
     def train(self, context: Context, variant: str) -> PreTrainedModel:
         """The trained model: an `Encoder` or a `Cascade`."""

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from bench.errors import UserError
 
+PACKAGED = Path(__file__).parent / "packaged"
+"""The workflow, the suite's own profiles and Snakemake's, wherever the package lies: the checkout's own, by links."""
+
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -333,7 +336,8 @@ class Settings(Section):
 def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
     """The settings of a YAML file, with `overrides` on top: the one way in for the command line and the workflow.
 
-    A profile may build on another with `extends: <file beside it>`. `~`, `$VAR` and `${VAR}` are expanded, in the path
+    A profile is a file, or the bare name of one of the suite's own (`sketch`), and may build on another with
+    `extends: <file beside it, or a bare name>`. `~`, `$VAR` and `${VAR}` are expanded, in the path
     and in every text; a relative `data.path`, or file of `own_tasks`, is meant from the folder of the file that says
     it, and contestants' modules are looked for in the folder of this one. Raises UserError with one line that names
     the key, its value and what is allowed.
@@ -345,9 +349,25 @@ def load_several(paths: Sequence[str | Path], overrides: dict[str, Any]) -> Sett
     """`load` of several profiles, each on top of those before it."""
     values: dict[str, Any] = {}
     for path in paths:
-        file = Path(expand(str(path), "settings"))
+        file = profile_file(expand(str(path), "settings"), Path(), "settings")
         values = _merge(values, {"folder": str(file.parent.absolute())} | _read(file))
     return check(_merge(values, overrides), ", ".join(str(path) for path in paths))
+
+
+def profile_file(name: str, folder: Path, where: str) -> Path:
+    """The file of a profile: of the suite's own by its bare name (`sketch`), of another by its path from `folder`.
+
+    Raises UserError, which begins with `where`, for a bare name that none of the suite's own has.
+    """
+    if Path(name).suffix or name != Path(name).name:
+        return _from(folder, name) if folder != Path() else Path(name)
+    own = sorted(path.stem for path in (PACKAGED / "config").glob("*.yaml"))
+    if name not in own:
+        raise UserError(
+            f"{where}: no profile of the suite is named {name!r}; there are {', '.join(own)}; "
+            "a file of your own is named with its ending, such as mine.yaml"
+        )
+    return (PACKAGED / "config" / f"{name}.yaml").resolve()
 
 
 def check(values: dict[str, Any], where: str) -> Settings:
@@ -364,7 +384,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"settings {path}: {reason}; name a YAML file such as config/sketch.yaml") from None
+        raise UserError(f"settings {path}: {reason}; name a YAML file, or a profile of the suite: sketch") from None
     except yaml.YAMLError as error:
         raise UserError(f"settings {path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
@@ -379,7 +399,8 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
             section[key] = str(_from(path.parent, section[key]))
     if "extends" not in values:
         return values
-    parent = _from(path.parent, expand(str(values.pop("extends")), f"{path}: extends")).resolve()
+    where = f"{path}: extends"
+    parent = profile_file(expand(str(values.pop("extends")), where), path.parent.absolute(), where).resolve()
     if parent in (here := (*seen, path.resolve())):
         raise UserError(f"{path}: extends {parent.name} goes round in a circle")
     below = _read(parent, here)

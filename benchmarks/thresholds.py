@@ -24,7 +24,7 @@ from bench.choosing import thresholds
 from bench.choosing.frontier import hypervolume
 from bench.choosing.points import RunName, build
 from bench.method import contestant
-from bench.rules.policies import Policy, policy_for
+from bench.rules.policies import Policy
 from bench.runs.plan import runs
 from bench.settings import load
 from bench.store import run_folder
@@ -51,7 +51,7 @@ def main() -> None:
     for planned in runs(settings):
         key, folder = planned.key, run_folder(settings, planned.key)
         method = contestant(settings, key.method, key.task)
-        policy = policy_for(method.policy, method.task.regression, method.exit_start())
+        policy = method.rule()
         kept = [folder / f"trace-{split}.parquet" for split in ("calibration", "validation")]
         if policy.name == "none" or not all(file.is_file() for file in kept):
             continue

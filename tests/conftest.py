@@ -7,47 +7,22 @@ from typing import Any
 import pandas as pd
 import pytest
 import synthetic
-import torch
-from transformers import BertConfig, BertModel, BertTokenizer
 
+from bench.conformance.backbone import make_backbone
 from bench.settings import Settings, check, load
-from bench.tasks.catalogue import TASKS
-from bench.tasks.sketch.generator import generate
 
-TINY = Path(__file__).parent / "tiny.yaml"
+TINY = "conform"
 
 
 @pytest.fixture(scope="session")
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random 4-layer BERT (hidden 48, 4 heads) whose vocabulary is the sketch's words."""
-    folder = tmp_path_factory.mktemp("backbone")
-    texts = [
-        row[column]
-        for task in TASKS.values()
-        for split in ("train", *task.validation_splits)
-        for row in generate(task.name, split, 200, 0)
-        for column in task.columns
-    ]
-    words = sorted({word for text in texts for word in text.lower().split()})
-    entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    vocabulary = {entry: number for number, entry in enumerate(entries)}
-    BertTokenizer(vocab=vocabulary, do_lower_case=True).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(entries),
-        hidden_size=48,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        intermediate_size=96,
-        max_position_embeddings=64,
-    )
-    BertModel(config).save_pretrained(folder)
-    return folder
+    return make_backbone(tmp_path_factory.mktemp("backbone"))
 
 
 @pytest.fixture(scope="session")
 def tiny_settings(tiny_backbone: Path) -> Callable[..., Settings]:
-    """`tiny_settings(results, **sections)`: tests/tiny.yaml on the tiny backbone, parts of it replaced."""
+    """`tiny_settings(results, **sections)`: the profile `conform` on the tiny backbone, parts of it replaced."""
 
     def build(results: Path, **sections: Any) -> Settings:
         own = {"results": str(results), "backbone": {"name": str(tiny_backbone)}}

@@ -87,8 +87,8 @@ def test_time_and_promise_are_of_the_same_examples(settings):
         teacher = Costs.load(run_folder(settings, RunKey("sst2", "teacher", "full", 0)) / "costs.json")
         points = points_of(settings, key)[0]
         same = (operated(points) == row["operated"]) & (points["split"] == "validation")
-        logits = Trace.load(folder / "trace-validation.parquet").logits
-        exits = left(points[same].iloc[0].to_dict(), logits)[chosen]
+        trace = Trace.load(folder / "trace-validation.parquet")
+        exits = left(points[same].iloc[0].to_dict(), trace)[chosen]
         spent = Costs.load(folder / "costs.json").mean_flops(exits, lengths[chosen])
         assert row["promised"] == pytest.approx(teacher.flops(lengths[chosen])[-1].mean() / spent)
         if row["method"] == "teacher":
@@ -106,7 +106,7 @@ def test_the_engine_leaves_where_the_points_were_replayed(settings):
         for point in rows.iloc[[0, len(rows) // 2, -1]].to_dict("records"):
             for size in (1, 32):
                 found = run(model, validation(settings), leaves(point), size).exits
-                assert (found != left(point, trace.logits)).mean() < 0.02, kind  # a near tie may round either way
+                assert (found != left(point, trace)).mean() < 0.02, kind  # a near tie may round either way
 
 
 def test_what_is_missing_is_left_out(settings, tmp_path):

@@ -22,6 +22,7 @@ ORDER = [
     ("context",),
     ("method",),
     ("runs",),
+    ("conformance",),
     ("reporting",),
     ("cli",),
     ("serve",),

@@ -13,7 +13,7 @@ from bench.runs.produce import produce
 from bench.settings import load
 from bench.store import RunKey
 
-TINY = load(Path(__file__).parent / "tiny.yaml")
+TINY = load("conform")
 SWITCHES = [
     {},
     {"distil_from": "teacher"},

@@ -83,7 +83,7 @@ def parting(settings: Settings, points: pd.DataFrame, task: str, method: str, ki
     """Of a contestant's points of a kind one that parts the examples best, as the table gives a chosen one."""
     rows = operating_points(points).query("task == @task and method == @method and kind == @kind")
     rows = rows[rows["split"] == "validation"]
-    spread = [np.unique(left(row, trace_of(settings, row).logits), return_counts=True)[1].max() for _, row in
+    spread = [np.unique(left(row, trace_of(settings, row)), return_counts=True)[1].max() for _, row in
               rows.iterrows()]  # fmt: skip
     row = rows.iloc[int(np.argmin(spread))]
     selected = points.query("task == @task and method == @method and kind == @kind and split == 'calibration'")
@@ -172,13 +172,13 @@ def test_rows_leave_the_batch_where_the_table_says(settings, answers, kind):
         output = model(**batch)
         assert output.logits.shape == (len(some), model.config.num_labels) and not output.logits.requires_grad
         found += output.exits.tolist()
-    exits = left(row, trace_of(settings, row).logits) + 1
+    exits = left(row, trace_of(settings, row)) + 1
     assert found == exits.tolist()
 
 
 def test_some_of_every_kind_part_the_examples(settings, answers):
     """Or the tests above would say little."""
-    left_at = {kind: left(row, trace_of(settings, row).logits) for kind, (row, _, _) in answers.items()}
+    left_at = {kind: left(row, trace_of(settings, row)) for kind, (row, _, _) in answers.items()}
     parted = {kind for kind, exits in left_at.items() if len(set(exits)) > 1}
     assert {"uniform", "per_exit"} <= {kind for _, _, kind in parted}
     assert {"stsb", "tickets"} <= {task for task, _, _ in parted}

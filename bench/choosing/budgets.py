@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bench.artefacts import Trace
 from bench.errors import UserError
 from bench.rules.operating import left
+from bench.rules.policies import Policy
 
 RUN = ["task", "method", "variant", "seed"]
 POINT = [*RUN, "kind", "point"]
@@ -195,10 +196,11 @@ def run_folder(row: pd.Series, runs: Path) -> Path:
     return runs / row["task"] / row["method"] / row["variant"] / f"seed{int(row['seed'])}"
 
 
-def predicted(row: pd.Series, trace: Trace) -> NDArray[np.float64]:
+def predicted(row: pd.Series, trace: Trace, own: Policy | None = None) -> NDArray[np.float64]:
     """What an operating point answers for the examples of a trace: [N] class ids, or values for regression.
 
-    row: one of `operating_points`, or of what is chosen among them.
+    row: one of `operating_points`, or of what is chosen among them. own: as in `bench.rules.operating.left`.
     """
-    logits = trace.logits[left(row, trace.logits), np.arange(len(trace.idx))]
+    exits = left(row, trace, own)
+    logits = trace.logits[exits, np.arange(len(exits))]
     return np.asarray(logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1), dtype=np.float64)

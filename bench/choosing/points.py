@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from bench.artefacts import Costs, Trace
 from bench.choosing.frontier import nondominated
 from bench.errors import UserError
-from bench.rules.policies import Policy, replay_many
+from bench.rules.policies import Policy, ours, replay_many
 from bench.tasks.catalogue import Task
 from bench.tasks.scores import METRICS, constant, hidden, scores
 
@@ -39,6 +39,8 @@ class _Kind:
     columns: dict[str, list]
     exits: Callable[[Trace], NDArray[np.int64]]
     """Trace -> [K, N] 0-based exits."""
+    own: bool = False
+    """Whether the rule is the contestant's own: the table then keeps where it let each example go."""
 
 
 def build(
@@ -61,6 +63,9 @@ def build(
     control: adds the best constant answer (for the reference's run). Column `exit_start`: the first exit that
     the model's rule may use, 1-based; no point uses one below it. UserError where `selection` is not among the
     labelled traces.
+
+    A rule of the suite can be replayed from its name; of a contestant's own, column `left` holds the 0-based exits, a
+    byte an example.
     """
     known = {split: trace for split, trace in traces.items() if labelled(trace)}
     if selection not in known:
@@ -95,7 +100,7 @@ def _kinds(policy: Policy, trace: Trace, grid: int, vectors: Sequence[Sequence[f
         return lambda trace: np.repeat(np.atleast_1d(exits)[:, None], len(trace.idx), axis=1)
 
     def operated(knobs: NDArray[np.float64]) -> Callable[[Trace], NDArray[np.int64]]:
-        return lambda trace: replay_many(policy, trace.logits, knobs)
+        return lambda trace: replay_many(policy, policy.statistic(trace.logits, trace.signal), knobs)
 
     kinds = [_Kind(_columns("static", 1), everyone_at(depth - 1))]
     if depth > 1:
@@ -105,13 +110,14 @@ def _kinds(policy: Policy, trace: Trace, grid: int, vectors: Sequence[Sequence[f
     if policy.name == "none" or policy.earliest >= depth - 1:
         return kinds
     knobs = policy.knobs(grid, depth, outputs)
-    strictest = {row.tobytes(): k for k, row in enumerate(replay_many(policy, trace.logits, knobs))}
+    strictest = {row.tobytes(): k for k, row in enumerate(operated(knobs)(trace))}
     knobs = knobs[sorted(strictest.values())]
-    kinds.append(_Kind(_columns("uniform", len(knobs), policy.name, knob=knobs.tolist()), operated(knobs)))
+    own = not ours(policy)
+    kinds.append(_Kind(_columns("uniform", len(knobs), policy.name, knob=knobs.tolist()), operated(knobs), own))
     if len(vectors):
-        own = [list(vector) for vector in vectors]
-        columns = _columns("per_exit", len(own), policy.name, thresholds=own)
-        kinds.append(_Kind(columns, operated(np.asarray(own, dtype=np.float64))))
+        each = [list(vector) for vector in vectors]
+        columns = _columns("per_exit", len(each), policy.name, thresholds=each)
+        kinds.append(_Kind(columns, operated(np.asarray(each, dtype=np.float64)), own))
     return kinds
 
 
@@ -133,7 +139,8 @@ def _points(kind: _Kind, split: str, trace: Trace, costs: Costs, task: Task) -> 
     left = kind.exits(trace)
     block = max(1, _BLOCK // len(trace.idx))
     parts = [evaluate(left[i : i + block], trace, costs, task) for i in range(0, len(left), block)]
-    return pd.concat([pd.DataFrame(kind.columns), pd.concat(parts, ignore_index=True)], axis=1).assign(split=split)
+    table = pd.concat([pd.DataFrame(kind.columns), pd.concat(parts, ignore_index=True)], axis=1).assign(split=split)
+    return table.assign(left=[row.tobytes() for row in left.astype(np.uint8)]) if kind.own else table
 
 
 def predictions(trace: Trace, task: Task) -> NDArray:

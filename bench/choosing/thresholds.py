@@ -124,7 +124,7 @@ class _Space:
         exits, count, outputs = trace.logits.shape
         knobs = policy.knobs(grid, exits, outputs)
         free = np.arange(policy.earliest, exits - 1)
-        statistic = policy.statistic(trace.logits)
+        statistic = policy.statistic(trace.logits, trace.signal)
         levels, ranks = [], np.zeros((len(free), count), dtype=np.int64)
         level_of = np.zeros((len(knobs), len(free)), dtype=np.int64)
         for f, e in enumerate(free):

@@ -54,12 +54,14 @@ def load(
     exits: str | list[int] = "last",
     revision: str | None = None,
     device: torch.device | str = "cpu",
+    signal: bool = False,
 ) -> Encoder:
     """An `Encoder` with the pre-trained weights of `name` and fresh exit heads.
 
     Reads checkpoints in BERT's and in DistilBERT's layout (no segment embeddings). `exits`: "last", "all", or the
-    layers (1-based). The dense layer of the heads starts from the checkpoint's pooler where it has one. Fresh weights
-    are drawn from torch's global generator. Raises UserError for a checkpoint that does not give every other weight.
+    layers (1-based); `signal`: each says one more number. The dense layer of the heads starts from the checkpoint's
+    pooler where it has one. Fresh weights are drawn from torch's global generator. Raises UserError for a checkpoint
+    that does not give every other weight.
     """
     folder = find(name, revision)
     layout = layouts.read(name, folder)
@@ -75,13 +77,17 @@ def load(
             head=head,
             pooling=pooling,
             head_dropout=head_dropout,
+            signal=signal,
             num_labels=num_labels,
         )
     )
     if not has_dense(head) or head == "distilbert":
         matched = {ours: theirs for ours, theirs in matched.items() if not ours.startswith("dense.")}
     missing, unexpected = encoder.load_state_dict(_values(name, stored, matched), strict=False)
-    assert not unexpected and all(key.startswith(("heads.", "dense.")) for key in missing), (missing, unexpected)
+    assert not unexpected and all(key.startswith(("heads.", "dense.", "signal.")) for key in missing), (
+        missing,
+        unexpected,
+    )
     return encoder.to(device)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from bench.encoder.model import Encoder, EncoderConfig, EncoderOutput
+from bench.errors import UserError
 
 
 class CascadeConfig(PretrainedConfig):
@@ -31,6 +32,8 @@ class Cascade(PreTrainedModel):
 
     def __init__(self, config: CascadeConfig) -> None:
         super().__init__(config)
+        if any(member.get("signal") for member in config.members):
+            raise UserError("a cascade's members answer with logits alone; make them without a signal")
         self.members = nn.ModuleList(Encoder(EncoderConfig.from_dict(member)) for member in config.members)
         self.post_init()
 

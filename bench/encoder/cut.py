@@ -127,7 +127,7 @@ def narrow(
             continue
         elif key.startswith("dense."):
             weights[key] = value[hidden][:, hidden] if value.dim() == 2 else value[hidden]
-        elif key.startswith("embeddings.") or key.endswith("classifier.weight") or "_norm." in key:
+        elif key.startswith("embeddings.") or key.endswith(("classifier.weight", "signal.weight")) or "_norm." in key:
             weights[key] = value[..., hidden]
     scale = (size / config.head_size) ** 0.5
     for i in range(len(config.heads)):

@@ -25,6 +25,7 @@ class EncoderConfig(PretrainedConfig):
 
     `heads` and `ffn` have one entry a layer. `exits` are the layers (1-based, ascending) after which there is an exit;
     the last layer always has one. `rank` is None for a whole word embedding. `num_labels` 1 means regression.
+    `signal`: one more number an exit, from a linear head that all exits share, for a model that learns when to leave.
     """
 
     model_type = "costeff-encoder"
@@ -41,6 +42,7 @@ class EncoderConfig(PretrainedConfig):
         rank: int | None = None,
         exits: list[int] | None = None,
         head: HeadKind = "tanh",
+        signal: bool = False,
         pooling: Pooling = "cls",
         hidden_act: str = "gelu",
         dropout: float = 0.1,
@@ -62,6 +64,7 @@ class EncoderConfig(PretrainedConfig):
         self.rank = rank
         self.exits = list(exits) if exits else [len(self.heads)]
         self.head = head
+        self.signal = signal
         self.pooling = pooling
         self.hidden_act = hidden_act
         self.dropout = dropout
@@ -89,12 +92,14 @@ class EncoderConfig(PretrainedConfig):
 @dataclass
 class EncoderOutput(ModelOutput):
     """`logits` [B, C] of the last exit; `exit_logits` [E, B, C]; `hidden_states` L+1 of [B, n, d];
-    `attention_scores` L of [B, heads, n, n], scaled and before the mask and the softmax."""
+    `attention_scores` L of [B, heads, n, n], scaled and before the mask and the softmax; `signals` [E, B] of a model
+    that has them."""
 
     logits: Tensor | None = None
     exit_logits: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attention_scores: tuple[Tensor, ...] | None = None
+    signals: Tensor | None = None
 
 
 class Embeddings(nn.Module):
@@ -173,6 +178,7 @@ class Encoder(PreTrainedModel):
         self.heads = nn.ModuleList(
             ExitHead(config.head, config.hidden_size, config.num_labels, config.head_dropout) for _ in config.exits
         )
+        self.signal = nn.Linear(config.hidden_size, 1) if config.signal else None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -202,7 +208,7 @@ class Encoder(PreTrainedModel):
         Counts the matrix products of the embedding's factorisation, of the layers, and of every exit head on the way.
         """
         shape, d = self.config.shape, self.config.hidden_size
-        head = d * self.config.num_labels + (d * d if self.dense is not None else 0)
+        head = d * (self.config.num_labels + self.config.signal) + (d * d if self.dense is not None else 0)
         total, layers, counts = shape.embedding_macs(length), 0, []
         for exit_layer in self.config.exits:
             total += sum(shape.layer_macs(i, length) for i in range(layers, exit_layer)) + head
@@ -219,13 +225,19 @@ class Encoder(PreTrainedModel):
         return {"hidden": self.embeddings(input_ids, token_type_ids), "mask": attention_mask}
 
     def advance(self, state: dict[str, Tensor], exit_index: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Runs the layers up to exit `exit_index` (0-based); returns the new state and that exit's logits [B, C]."""
+        """Runs the layers up to exit `exit_index` (0-based); returns the new state and that exit's logits [B, C].
+
+        The signal of a model that has one is one column more.
+        """
         hidden, mask = state["hidden"], state["mask"]
         bias = attention_bias(mask, hidden.dtype)
         start = self.config.exits[exit_index - 1] if exit_index else 0
         for layer in self.layers[start : self.config.exits[exit_index]]:
             hidden, _ = layer(hidden, bias)
-        logits = self.heads[exit_index](pool(hidden, mask, self.config.pooling), self.dense)
+        pooled = pool(hidden, mask, self.config.pooling)
+        logits = self.heads[exit_index](pooled, self.dense)
+        if self.signal is not None:
+            logits = torch.cat([logits, self.signal(pooled)], dim=-1)
         return {"hidden": hidden, "mask": mask}, logits
 
     # -- all exits at once: training and traces -----------------------------------------------------------------
@@ -251,7 +263,7 @@ class Encoder(PreTrainedModel):
             raise UserError(f"gradient equilibrium needs an exit after each of {depth} layers, not {len(exits)}")
         hidden = self.embeddings(input_ids, token_type_ids)
         bias = attention_bias(mask, hidden.dtype)
-        states, all_scores, logits = [hidden], [], []
+        states, all_scores, logits, signals = [hidden], [], [], []
         for i, layer in enumerate(self.layers):
             below = scale_gradient(hidden, depth - i) if equilibrium and i else hidden
             hidden, scores = layer(below, bias, output_attention_scores)
@@ -262,12 +274,15 @@ class Encoder(PreTrainedModel):
             if i + 1 in exits:
                 pooled = pool(hidden, mask, self.config.pooling)
                 logits.append(self.heads[exits[i + 1]](pooled, self.dense))
+                if self.signal is not None:
+                    signals.append(self.signal(pooled).squeeze(-1))
         exit_logits = torch.stack(logits)
         return EncoderOutput(
             logits=exit_logits[-1],
             exit_logits=exit_logits,
             hidden_states=tuple(states) if output_hidden_states else None,
             attention_scores=tuple(all_scores) if output_attention_scores else None,
+            signals=torch.stack(signals) if signals else None,
         )
 
 

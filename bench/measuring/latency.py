@@ -42,9 +42,9 @@ def told(leaves: Leaves, left: NDArray[np.int64]) -> Leaves:
     """A rule for one batch, whose rows leave at the exits [B] `left` whatever `leaves`, which is asked, says."""
     here = left  # of those who are still there
 
-    def rule(seen: Sequence[NDArray[np.floating]]) -> NDArray[np.bool_]:
+    def rule(seen: Sequence[NDArray[np.floating]], signals: Sequence[NDArray[np.floating]]) -> NDArray[np.bool_]:
         nonlocal here
-        leaves(seen)
+        leaves(seen, signals)
         goes = here < len(seen)
         here = here[~goes]
         return goes

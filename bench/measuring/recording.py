@@ -22,16 +22,20 @@ def record(model: Encoder | Cascade, examples: Examples, batch_size: int, bfloat
     batches = length_batches(examples.lengths, batch_size, None)
     if not batches:
         raise UserError("no examples to record: the split is empty")
-    parts = []
+    parts, signals = [], []
     was_training = model.training
     model.eval()
     with torch.inference_mode(), torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
         for positions in batches:
             output = model(**model_inputs(examples, positions, model.device))
             parts.append(output.exit_logits.float().cpu().numpy())
+            if output.signals is not None:
+                signals.append(output.signals.float().cpu().numpy())
     model.train(was_training)
-    logits = np.concatenate(parts, axis=1)[:, np.argsort(np.concatenate(batches))]
-    return Trace(examples.idx, examples.labels, examples.lengths, examples.difficulty, logits)
+    order = np.argsort(np.concatenate(batches))
+    logits = np.concatenate(parts, axis=1)[:, order]
+    signal = np.concatenate(signals, axis=1)[:, order] if signals else None
+    return Trace(examples.idx, examples.labels, examples.lengths, examples.difficulty, logits, signal)
 
 
 def model_inputs(examples: Examples, positions: NDArray[np.int64], device: torch.device) -> dict[str, Tensor]:

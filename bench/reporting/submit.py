@@ -8,6 +8,7 @@ average does not count AX, and its AX score of such a submission means nothing a
 """
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from numpy.typing import NDArray
 from bench.artefacts import Trace
 from bench.choosing.budgets import at_budget, predicted, run_folder
 from bench.errors import UserError
+from bench.rules.operating import brings_its_rule
+from bench.rules.policies import Policy
 from bench.tasks.catalogue import TASKS, Task
 
 AX_EXAMPLES = 1104
@@ -25,12 +28,20 @@ _TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def write_submission(
-    points: pd.DataFrame, runs: Path, out: Path, method: str, *, speedup: float = 1.0, seed: int | None = None
+    points: pd.DataFrame,
+    runs: Path,
+    out: Path,
+    method: str,
+    *,
+    speedup: float = 1.0,
+    seed: int | None = None,
+    rule_on: Callable[[str], Policy] | None = None,
 ) -> pd.DataFrame:
     """Write the zip `out`; returns the operating points that were used, one row a task.
 
     points: all-points.parquet; runs: results/<profile>/runs. Each task's point is the best on the selection
-    split at `speedup` (see `at_budget`), of `seed` or else of the lowest seed. UserError, before anything is
+    split at `speedup` (see `at_budget`), of `seed` or else of the lowest seed. rule_on: the exit rule on a task of a
+    contestant that brought its own. UserError, before anything is
     written, where the text is not GLUE, or naming the first task without a run, a point or a test trace.
     """
     if method not in set(points["method"]):
@@ -56,7 +67,8 @@ def write_submission(
                 raise UserError(f"{task.name}: no trace of the {split} split ({path}); run it on data that has one")
             trace = Trace.load(path)
             order = np.argsort(trace.idx, kind="stable")
-            files[name] = _lines(trace.idx[order], words(task, predicted(row, trace)[order]))
+            own = rule_on(task.name) if rule_on and brings_its_rule(row) else None
+            files[name] = _lines(trace.idx[order], words(task, predicted(row, trace, own)[order]))
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_name(out.name + ".part")
     with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -15,10 +15,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from bench.rules.policies import Agreement, Confidence, Entropy, Patience, Policy, leaves_now
 
-Leaves = Callable[[Sequence[NDArray[np.floating]]], NDArray[np.bool_]]
-"""An exit rule at its knob: who leaves at the exit just computed, bool [B], from the logits [B, C] of all exits so far.
+Leaves = Callable[[Sequence[NDArray[np.floating]], Sequence[NDArray[np.floating]]], NDArray[np.bool_]]
+"""An exit rule at its knob: who leaves at the exit just computed, bool [B].
 
-It is asked at every exit but the last, with the rows that are still there."""
+From the logits [B, C] and, of a model that has them, the signals [B] of all exits so far. It is asked at every exit
+but the last, with the rows that are still there."""
 
 _NEAR = 1e-9
 """Two correct ways to a statistic in float64 do not differ by this much."""
@@ -31,7 +32,7 @@ def rule(policy: Policy, knob: ArrayLike) -> Leaves:
     knobs = np.asarray(knob, dtype=np.float64)
     knob_of = knobs.tolist().__getitem__ if knobs.ndim else lambda _, same=float(knobs): same
 
-    def leaves(seen: Sequence[NDArray[np.floating]]) -> NDArray[np.bool_]:
+    def leaves(seen: Sequence[NDArray[np.floating]], signals: Sequence[NDArray[np.floating]] = ()) -> NDArray[np.bool_]:
         e = len(seen) - 1
         if e < policy.earliest:
             return np.zeros(len(seen[0]), dtype=bool)
@@ -39,19 +40,23 @@ def rule(policy: Policy, knob: ArrayLike) -> Leaves:
             goes = alone(policy, seen, knob_of(e))
             if goes is not None:
                 return _GOES if goes else _STAYS
-        return leaves_now(policy, np.stack(seen), knobs)
+        return leaves_now(policy, np.stack(seen), knobs, np.stack(signals) if len(signals) else None)
 
     return leaves
 
 
-def never(seen: Sequence[NDArray[np.floating]]) -> NDArray[np.bool_]:
+def never(seen: Sequence[NDArray[np.floating]], signals: Sequence[NDArray[np.floating]] = ()) -> NDArray[np.bool_]:
     """The rule of a model that answers at full depth."""
     return np.zeros(len(seen[-1]), dtype=bool)
 
 
 def fixed(exit_index: int) -> Leaves:
     """Everyone leaves at this exit (0-based)."""
-    return lambda seen: np.full(len(seen[0]), len(seen) > exit_index)
+
+    def leaves(seen: Sequence[NDArray[np.floating]], signals: Sequence[NDArray[np.floating]] = ()) -> NDArray[np.bool_]:
+        return np.full(len(seen[0]), len(seen) > exit_index)
+
+    return leaves
 
 
 def _entropy(policy: Policy, seen: Sequence[NDArray[np.floating]], knob: float) -> bool | None:

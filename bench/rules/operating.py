@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.artefacts import Trace
+from bench.errors import UserError
 from bench.rules.deciding import Leaves, fixed, never, rule
 from bench.rules.policies import Agreement, Policy, policy_for, replay
 
@@ -17,7 +19,12 @@ PARTS = ("kind", "policy", "exit_start", "knob", "thresholds", "exit")
 
 
 def plain(point: Mapping[str, Any]) -> dict[str, Any]:
-    """What operates a model, as plain values: what a configuration file holds."""
+    """What operates a model, as plain values: what a configuration file holds.
+
+    UserError for a rule that a contestant brought itself: only its own code can ask it.
+    """
+    if brings_its_rule(point):
+        raise UserError(f"the exit rule {point['policy']} is the contestant's own, and no file can hold it")
     return {
         "kind": str(point["kind"]),
         "policy": str(point["policy"]),
@@ -28,20 +35,41 @@ def plain(point: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def leaves(point: Mapping[str, Any]) -> Leaves:
-    """The point as the early-exit engine asks it. UserError for a policy that is not known."""
+def brings_its_rule(point: Mapping[str, Any]) -> bool:
+    """Whether the point is operated by a rule that its contestant brought itself."""
+    return isinstance(point.get("left"), bytes)
+
+
+def leaves(point: Mapping[str, Any], own: Policy | None = None) -> Leaves:
+    """The point as the early-exit engine asks it. own: the rule of a contestant that brings it itself.
+
+    UserError for a policy that is not known.
+    """
     if point["kind"] == "static":
         return never
     if point["kind"] == "fixed_exit":
         return fixed(int(point["exit"]) - 1)
-    return rule(_policy(point), _knob(point))
+    return rule(own if brings_its_rule(point) and own is not None else _policy(point), _knob(point))
 
 
-def left(point: Mapping[str, Any], logits: NDArray[np.floating]) -> NDArray[np.int64]:
-    """[N] the 0-based exit at which the point lets each example of a trace's logits [E, N, C] go."""
+def left(point: Mapping[str, Any], trace: Trace, own: Policy | None = None) -> NDArray[np.int64]:
+    """[N] the 0-based exit at which the point lets each example of a trace go.
+
+    A rule that a contestant brought itself is known by what it did on the row's split: the trace must be of that, or
+    the rule be given as `own`. Raises UserError where neither is so.
+    """
     if point["kind"] in ("static", "fixed_exit"):
-        return np.full(logits.shape[1], (int(point["exit"]) or len(logits)) - 1)
-    return replay(_policy(point), logits, _knob(point))
+        return np.full(len(trace.idx), (int(point["exit"]) or len(trace.logits)) - 1)
+    if brings_its_rule(point) and own is not None:
+        return replay(own, own.statistic(trace.logits, trace.signal), _knob(point))
+    if brings_its_rule(point):
+        exits = np.frombuffer(point["left"], dtype=np.uint8).astype(np.int64)
+        if len(exits) != len(trace.idx):
+            raise UserError(
+                f"{point['method']}: where its own exit rule lets examples go is known of {point['split']} alone"
+            )
+        return exits
+    return replay(_policy(point), trace.logits, _knob(point))
 
 
 def _policy(point: Mapping[str, Any]) -> Policy:

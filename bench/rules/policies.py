@@ -1,9 +1,9 @@
 """The exit rules: when an example may leave a model at one of its exits.
 
-A rule is a statistic of the logits seen so far and a knob it is compared with. The same objects replay a kept
+A rule is a statistic of what the exits have said so far and a knob it is compared with. The same objects replay a kept
 trace (thousands of operating points without a forward pass) and steer the early-exit engine.
 
-Conventions: logits are [E, N, C] (exits, examples, outputs), statistics [E, N]; exit indices are 0-based,
+Conventions: logits are [E, N, C] (exits, examples, outputs), signals and statistics [E, N]; exit indices are 0-based,
 `exit_start` and patience count exits from 1, as the papers do. A statistic is causal: its row e depends on
 exits 0..e only. Regression has no class distribution, so entropy, confidence and patience become `Agreement`
 there (`policy_for`).
@@ -38,11 +38,14 @@ def _grid(count: int) -> NDArray[np.float64]:
 class Policy(ABC):
     """A family of exit rules; `exit_start` is the first exit (1-based) at which an example may leave.
 
-    Exits below `exit_start` are not read at all: they need not be trained.
+    Exits below `exit_start` are not read at all: they need not be trained. A contestant may bring a family of its own.
     """
 
     exit_start: int = 1
     name: ClassVar[str]
+    """What tables call the family."""
+    version: ClassVar[int] = 1
+    """Raised when the rule changes, so that points of the old one are made anew."""
 
     @property
     def earliest(self) -> int:
@@ -50,8 +53,10 @@ class Policy(ABC):
         return self.exit_start - 1
 
     @abstractmethod
-    def statistic(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
-        """[E, N] from logits [E, N, C]."""
+    def statistic(
+        self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
+    ) -> NDArray[np.floating]:
+        """[E, N] from logits [E, N, C] and, of a model that has one, the signal [E, N]."""
 
     @abstractmethod
     def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
@@ -71,7 +76,9 @@ class Entropy(Policy):
 
     name = "entropy"
 
-    def statistic(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    def statistic(
+        self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
+    ) -> NDArray[np.floating]:
         # H = log Z - sum p (z - max): no log of p, so a probability that underflows contributes 0, not NaN.
         shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
         weights = np.exp(shifted)
@@ -90,7 +97,9 @@ class Confidence(Policy):
 
     name = "confidence"
 
-    def statistic(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    def statistic(
+        self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
+    ) -> NDArray[np.floating]:
         return softmax(logits.astype(np.float64), axis=-1).max(axis=-1)
 
     def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
@@ -113,7 +122,9 @@ class Patience(Policy):
     def earliest(self) -> int:
         return self.exit_start
 
-    def statistic(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    def statistic(
+        self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
+    ) -> NDArray[np.floating]:
         predictions = logits.argmax(axis=-1)
         counter = np.zeros(predictions.shape)
         for e in range(self.exit_start, len(predictions)):
@@ -145,7 +156,9 @@ class Agreement(Policy):
     def earliest(self) -> int:
         return self.exit_start - 1 + self.run
 
-    def statistic(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    def statistic(
+        self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
+    ) -> NDArray[np.floating]:
         if logits.shape[-1] != 1:
             raise UserError(f"agreement is for one output (regression), not {logits.shape[-1]}: use patience")
         values = logits[..., 0].astype(np.float64)
@@ -168,7 +181,9 @@ class FullDepth(Policy):
 
     name = "none"
 
-    def statistic(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
+    def statistic(
+        self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
+    ) -> NDArray[np.floating]:
         return np.zeros(logits.shape[:-1])
 
     def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
@@ -183,26 +198,42 @@ _FAMILIES: dict[str, type[Policy]] = {
 }
 
 
-def policy_for(name: str, regression: bool, exit_start: int = 1) -> Policy:
-    """The rule named `name` ("entropy", "confidence", "patience", "agreement", "none") on a task of that kind.
+def policy_for(policy: str | type[Policy], regression: bool, exit_start: int = 1) -> Policy:
+    """The rule named "entropy", "confidence", "patience", "agreement" or "none", or of a family of one's own.
 
-    On regression every rule but "none" is agreement of successive predictions. Unknown names are a UserError.
+    On regression every named rule but "none" is agreement of successive predictions; one's own is what it is. Raises
+    UserError for an unknown name, and for what is no family of rules.
     """
-    if name not in _FAMILIES:
-        raise UserError(f"unknown exit policy '{name}': choose one of {', '.join(_FAMILIES)}")
     if exit_start < 1:
         raise UserError(f"exit_start is {exit_start}: exits are counted from 1")
-    if name == Agreement.name and not regression:
+    if isinstance(policy, type) and issubclass(policy, Policy):
+        name = getattr(policy, "name", "")
+        if not isinstance(name, str) or not name or _FAMILIES.get(name, policy) is not policy:
+            taken = ", ".join(_FAMILIES)
+            raise UserError(f"exit policy {policy.__name__}: give it a `name` of its own; taken are {taken}")
+        if policy.__abstractmethods__:
+            missing = ", ".join(sorted(policy.__abstractmethods__))
+            raise UserError(f"exit policy {policy.__name__} lacks {missing}; see bench.rules.policies.Policy")
+        return policy(exit_start=exit_start)
+    if not isinstance(policy, str) or policy not in _FAMILIES:
+        known = ", ".join(_FAMILIES)
+        raise UserError(f"unknown exit policy {policy!r}: choose one of {known}, or a subclass of Policy")
+    if policy == Agreement.name and not regression:
         raise UserError("agreement is for regression, and this is classification: use patience")
-    family = Agreement if regression and name != FullDepth.name else _FAMILIES[name]
+    family = Agreement if regression and policy != FullDepth.name else _FAMILIES[policy]
     return family(exit_start=exit_start)
+
+
+def ours(policy: Policy) -> bool:
+    """Whether a rule is of the suite's families: a name in a table is then enough to replay it."""
+    return type(policy) in _FAMILIES.values()
 
 
 def replay_many(policy: Policy, trace: NDArray[np.floating], knobs: ArrayLike) -> NDArray[np.int64]:
     """0-based exits [K, N] of K operating points; `knobs` is [K] (uniform) or [K, E] (one an exit).
 
-    `trace` is the logits [E, N, C] or, when many calls share them, their statistic [E, N]. Whom no exit lets
-    go, the last exit takes; its own knob is never read.
+    `trace` is the logits [E, N, C], of a rule that reads nothing else, or the rule's statistic [E, N]. Whom no exit
+    lets go, the last exit takes; its own knob is never read.
     """
     statistic = policy.statistic(trace) if trace.ndim == 3 else trace
     table = np.asarray(knobs, dtype=np.float64)
@@ -222,10 +253,15 @@ def replay(policy: Policy, trace: NDArray[np.floating], knob: ArrayLike) -> NDAr
     return replay_many(policy, trace, np.asarray(knob, dtype=np.float64)[None])[0]
 
 
-def leaves_now(policy: Policy, logits: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
-    """Who leaves at the exit just computed, not the last: bool [B] from the logits so far [e + 1, B, C]."""
+def leaves_now(
+    policy: Policy, logits: NDArray[np.floating], knob: ArrayLike, signal: NDArray[np.floating] | None = None
+) -> NDArray[np.bool_]:
+    """Who leaves at the exit just computed, not the last: bool [B].
+
+    From the logits so far [e + 1, B, C], and the signals so far [e + 1, B] of a model that has them.
+    """
     e = len(logits) - 1
     if e < policy.earliest:
         return np.zeros(logits.shape[1], dtype=bool)
     knobs = np.asarray(knob, dtype=np.float64)
-    return policy.leaves(policy.statistic(logits)[e], knobs if knobs.ndim == 0 else knobs[e])
+    return policy.leaves(policy.statistic(logits, signal)[e], knobs if knobs.ndim == 0 else knobs[e])

@@ -22,7 +22,9 @@ from bench.encoder.early.deployed import DeployedCascade, DeployedEncoder, deplo
 from bench.encoder.saved import has_weights, load_model, of_shape
 from bench.errors import UserError
 from bench.measuring.latency import Operated, Timing, measure
+from bench.method import contestant
 from bench.rules.operating import leaves, left
+from bench.rules.policies import Policy
 from bench.runs.collect import collect_task, operated
 from bench.runs.produce import hardware, prepare
 from bench.settings import Settings
@@ -74,6 +76,7 @@ class _Run:
     costs: Costs
     trained: bool
     """Whether the weights are its own; those of a published run are not here, and others of its shape are drawn."""
+    rule: Policy
 
 
 def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
@@ -104,7 +107,7 @@ def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Ite
         found = _measure(timed, full, examples, chosen, batch_size, settings.latency.rounds)
         promise = full.costs.flops(lengths)[-1].sum()
         for (point, run), (own_time, reference_time) in zip(timed, found, strict=True):
-            exits = left(point, run.trace.logits)[chosen]
+            exits = left(point, run.trace)[chosen]
             ratios = reference_time.seconds / own_time.seconds
             low, middle, high = np.percentile(ratios, [25, 50, 75])
             yield {name: point[name] for name in (*RUN, "operated")} | {
@@ -134,11 +137,11 @@ def _measure(
     contestants = {(id(full), "none", b""): Operated(full.model)}
     kinds = []
     for point, run in timed:
-        exits = left(point, run.trace.logits)[chosen]
+        exits = left(point, run.trace)[chosen]
         # Full depth without a rule is the same work for every run that asks none.
         work = b"" if point["kind"] == "static" else exits.tobytes()
         kinds.append((id(run), str(point["policy"]), work))
-        contestants.setdefault(kinds[-1], Operated(run.model, leaves(point), None if run.trained else exits))
+        contestants.setdefault(kinds[-1], Operated(run.model, leaves(point, run.rule), None if run.trained else exits))
     found = measure(
         list(contestants.values()), examples.take(chosen), batch_size=batch_size, rounds=rounds, seed=len(chosen)
     )
@@ -154,7 +157,13 @@ def _load(settings: Settings, key: RunKey, examples: Examples, device: torch.dev
         raise UserError(f"{folder / 'trace-validation.parquet'}: not of these examples; run it again")
     trained = has_weights(folder)
     model = load_model(folder, device) if trained else of_shape(folder, device)
-    return _Run(deploy(model), trace, Costs.load(folder / "costs.json"), trained)
+    return _Run(
+        deploy(model),
+        trace,
+        Costs.load(folder / "costs.json"),
+        trained,
+        contestant(settings, key.method, key.task).rule(),
+    )
 
 
 def spread(lengths: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -76,7 +76,7 @@ def _run(settings: Settings, key: RunKey, identities: Identities, known: dict[tu
     label = contestant(settings, key.method, key.task).label(key.variant)  # today's words for a kept run
     if facts["status"] == "ok":
         rows = known.get((key.task, key.method, key.variant, key.seed))
-        if rows is None or rows["replayed"].iloc[0] != stamp(settings, facts["identity"]):
+        if rows is None or rows["replayed"].iloc[0] != stamp(settings, key, facts["identity"]):
             raise UserError(f"{key.path} has not been replayed; run the workflow, or `costeff replay {key.task}`")
         arithmetic = ", ".join(f"{name} {value}" for name, value in facts["where"].items())
         return rows.drop(columns="replayed").assign(label=label, status="ok", reason="", arithmetic=arithmetic)
@@ -137,7 +137,7 @@ def bring_up_to_date(settings: Settings) -> bool:
     facts = {key: facts_of(settings, key) for key in planned}
     for task, seed in dict.fromkeys((key.task, key.seed) for key in planned):
         wanted = {
-            stamp(settings, facts[key]["identity"])
+            stamp(settings, key, facts[key]["identity"])
             for key in planned
             if (key.task, key.seed) == (task, seed) and facts[key]["status"] == "ok"
         }

@@ -24,6 +24,7 @@ def methods(settings: Settings) -> dict[tuple[str, str], Method]:
     found = {(name, task): contestant(settings, name, task) for task in settings.tasks for name in settings.contestants}
     for method in found.values():
         check_variants(method)
+        method.rule()
         method.check()
     return found
 

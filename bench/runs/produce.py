@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
+import json
 import logging
 import platform
 import resource
 import shutil
 import subprocess
+import sys
 import time
 import traceback
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlparse
 
 import torch
 from filelock import AcquireReturnProxy, FileLock, Timeout
@@ -188,7 +193,8 @@ def describe(context: Context, method: Method, identity: Identity, began: float)
             "examples": {split: len(examples) for split, examples in context.data.splits.items()},
         },
         "backbone": {"name": context.settings.backbone.name, "sha256": identity.asked["backbone"]["digest"]},
-        "code": code_version(),
+        "code": suite_version(),
+        "method_code": code_of(type(method)),
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
         "hardware": hardware(context.machine.cpu),
         "wall_seconds": wall,
@@ -197,13 +203,50 @@ def describe(context: Context, method: Method, identity: Identity, began: float)
     }
 
 
-def code_version() -> str:
-    """The git commit of this code, with "-dirty" where files have changed since; "unknown" outside a checkout."""
+def suite_version() -> str:
+    """The git commit of the suite's code ("-dirty" where files have changed since), or, installed, its version."""
+    file = Path(__file__)
+    package = package_of("bench", file)
+    return commit_of(file) or (f"{package['package']} {package['version']}" if package else "unknown")
+
+
+def code_of(kind: type) -> dict[str, Any]:
+    """Whose code a class is: its file's hash; package, version and git commit where there are any."""
+    file = Path(getattr(sys.modules[kind.__module__], "__file__", None) or "")
+    if not file.is_file():
+        return {}
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return {"file": file.name, "sha256": digest, **package_of(kind.__module__, file), "commit": commit_of(file) or None}
+
+
+@cache
+def commit_of(file: Path) -> str:
+    """The commit of the checkout that `file` is part of, with "-dirty" where that has changed since; else ""."""
+    folder = str(file.parent)  # a file that only lies in a checkout, as an environment may, is no part of it
     try:
-        command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+        subprocess.run(["git", "-C", folder, "ls-files", "--error-unmatch", file.name], capture_output=True, check=True)
+        command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12"]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        return ""
+
+
+@cache
+def package_of(module: str, file: Path) -> dict[str, str]:
+    """Name and version of the installed distribution that `file` is part of; empty where there is none."""
+    for name in importlib.metadata.packages_distributions().get(module.partition(".")[0], ()):
+        found = importlib.metadata.distribution(name)
+        if file.resolve().is_relative_to(_home(found).resolve()):
+            return {"package": found.name, "version": found.version}
+    return {}
+
+
+def _home(found: importlib.metadata.Distribution) -> Path:
+    """The folder that a distribution's files lie in: its own checkout where it is installed from there in place."""
+    origin = json.loads(found.read_text("direct_url.json") or "{}")
+    if origin.get("dir_info", {}).get("editable"):
+        return Path(unquote(urlparse(origin["url"]).path))
+    return Path(str(found.locate_file("")))
 
 
 def hardware(cpu: bool) -> dict[str, Any]:

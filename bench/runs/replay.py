@@ -9,7 +9,6 @@ from bench.choosing import points
 from bench.choosing.thresholds import per_exit
 from bench.errors import UserError
 from bench.method import contestant
-from bench.rules.policies import policy_for
 from bench.runs.plan import runs
 from bench.settings import Settings
 from bench.store import RunKey, points_file, read_json, run_folder, trials_file, write_parquet
@@ -29,15 +28,16 @@ def replay(settings: Settings, task: str, seed: int) -> None:
         if (key.task, key.seed) == (task, seed) and succeeded(settings, key):
             table, tried = points_of(settings, key)
             identity = read_json(run_folder(settings, key) / "run.json")["identity"]
-            tables.append(table.assign(replayed=stamp(settings, identity)))
+            tables.append(table.assign(replayed=stamp(settings, key, identity)))
             trials.append(tried.assign(**key.facts))
     write_parquet(points_file(settings, task, seed), pd.concat(tables) if tables else pd.DataFrame())
     write_parquet(trials_file(settings, task, seed), pd.concat(trials) if trials else pd.DataFrame())
 
 
-def stamp(settings: Settings, identity: str) -> str:
-    """What points were made from and how: a run's identity, and the settings of the replay."""
-    return f"{identity} {VERSION} {settings.thresholds.model_dump_json()}"
+def stamp(settings: Settings, key: RunKey, identity: str) -> str:
+    """What a run's points were made from and how: its identity, its exit rule, and the settings of the replay."""
+    rule = contestant(settings, key.method, key.task).rule()
+    return f"{identity} {rule.name} {rule.version} {VERSION} {settings.thresholds.model_dump_json()}"
 
 
 def succeeded(settings: Settings, key: RunKey) -> bool:
@@ -50,10 +50,10 @@ def points_of(settings: Settings, key: RunKey) -> tuple[pd.DataFrame, pd.DataFra
     """The points table of one run (`bench.choosing.points`), and the trials of its search for thresholds."""
     method = contestant(settings, key.method, key.task)
     traces, cost = traces_of(settings, key), Costs.load(run_folder(settings, key) / "costs.json")
-    policy = policy_for(method.policy, method.task.regression, method.exit_start())
+    policy = method.rule()
     grid, trials = settings.thresholds.grid, settings.thresholds.trials
     vectors, tried = [], pd.DataFrame()
-    if method.policy != "none" and trials:
+    if policy.name != "none" and trials:
         selected = traces[settings.selection]
         study = per_exit(policy, selected, cost, method.task, grid=grid, trials=trials, seed=key.seed)
         vectors, tried = study.vectors, study.trials

@@ -56,6 +56,8 @@ def main(command: Callable[[], None] | None = None) -> None:
         from bench.serve.server import serve  # not light
 
         return serve(command)
+    if sys.argv[1:2] == ["workflow"]:
+        return command()  # becomes Snakemake, which has its own ways with signals
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the command has a traceback to show, this process has not
     code = _by_server(os.environ.get(SERVER, ""))
     if code is None:

@@ -135,7 +135,7 @@ def test_drawn_weights_leave_where_they_are_told(seed, batch_size, count):
     model, data = deploy(encoder(**FIVE)), examples(count, seed)
     left = np.random.default_rng(seed).integers(0, 5, count)
     asked = []
-    one = Operated(model, lambda seen: asked.append(len(seen[0])) or np.ones(len(seen[0]), dtype=bool), left)
+    one = Operated(model, lambda seen, signals: asked.append(len(seen[0])) or np.ones(len(seen[0]), dtype=bool), left)
     for _ in range(2):  # every pass begins anew
         for positions in length_batches(data.lengths, batch_size, None):
             with torch.inference_mode():

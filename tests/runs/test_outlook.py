@@ -1,7 +1,6 @@
 """The forecast counts what is really computed; the line of progress says what is really there."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from bench.runs.produce import produce
 from bench.settings import load
 from bench.store import RunKey, state_folder
 
-TINY = load(Path(__file__).parents[1] / "tiny.yaml")
+TINY = load("conform")
 
 
 @pytest.fixture(scope="module")

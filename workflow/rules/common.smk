@@ -7,12 +7,17 @@ import yaml
 from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 
-sys.path.insert(
-    0, str(Path(workflow.basedir))
-)  # a plain `snakemake` finds the packages, and contestants beside them
-# ... and so do its jobs, from whichever folder it is started in
-SEARCHED = "PYTHONPATH"
-os.environ[SEARCHED] = os.pathsep.join(filter(None, [str(Path(workflow.basedir)), os.environ.get(SEARCHED)]))
+# A plain `snakemake` in a checkout finds the packages, and so do its jobs, from whichever folder it is started in;
+# and the jobs of an environment that is not activated find its commands.
+HOME = Path(workflow.basedir).resolve()
+for variable, folder, there in (
+    ("PYTHONPATH", HOME, (HOME / "bench").is_dir()),
+    ("PATH", Path(sys.executable).parent, True),
+):
+    if there:
+        os.environ[variable] = os.pathsep.join(filter(None, [str(folder), os.environ.get(variable)]))
+if (HOME / "bench").is_dir():
+    sys.path.insert(0, str(HOME))
 
 from bench import settings as settings_file
 from bench.context import wants_gpu
@@ -25,7 +30,7 @@ from bench.store import RunKey, log_file, points_file, run_folder
 
 try:
     # One loader for all: Snakemake only hands over which profile, and what is to be changed in it.
-    named = [*workflow.config_settings.configfiles] or [Path(workflow.basedir) / "config" / "sketch.yaml"]
+    named = [*workflow.config_settings.configfiles] or ["sketch"]
     SETTINGS = settings_file.load_several(named, dict(workflow.config_settings.config))
     METHODS = plan.methods(SETTINGS)
     PLANNED = plan.runs(SETTINGS)
@@ -102,6 +107,12 @@ def kept(key):
     """What a run leaves, apart from its model: what is asked for is made again where it is gone."""
     names = ["run.json", "costs.json", *(f"trace-{split}.parquet" for split in SPLITS)]
     return [str(run_folder(SETTINGS, key) / name) for name in names]
+
+
+def exit_rules(wildcards):
+    """The exit rule of each contestant on a task, with its version."""
+    rules = {name: method.rule() for (name, task), method in METHODS.items() if task == wildcards.task}
+    return {name: f"{rule.name} {rule.version}" for name, rule in rules.items()}
 
 
 def task_runs(wildcards):

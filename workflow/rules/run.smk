@@ -13,8 +13,6 @@ rule run:
         f"{ROOT}/logs/run/{{task}}/{{method}}/{{variant}}/seed{{seed}}.log",
     benchmark:
         f"{ROOT}/benchmarks/run/{{task}}/{{method}}/{{variant}}/seed{{seed}}.jsonl"
-    conda:
-        "../../environment.yml"
     threads: SETTINGS.training.threads
     resources:
         gpu=GPU,
@@ -37,11 +35,10 @@ rule replay:
         f"{ROOT}/logs/replay/{{task}}/seed{{seed}}.log",
     benchmark:
         f"{ROOT}/benchmarks/replay/{{task}}/seed{{seed}}.jsonl"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         settings=SETTINGS.thresholds.model_dump(mode="json"),
+        rules=exit_rules,
         version=replay.VERSION,
         config=EFFECTIVE,
     shell:
@@ -59,8 +56,6 @@ rule latency:
         f"{ROOT}/logs/latency.log",
     benchmark:
         f"{ROOT}/benchmarks/latency.jsonl"
-    conda:
-        "../../environment.yml"
     threads: workflow.resource_settings.cores or 1
     resources:
         gpu=GPU,

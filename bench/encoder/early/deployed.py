@@ -97,6 +97,7 @@ class _Exit(NamedTuple):
     dense: _Product | None
     activations: tuple[Callable[[Tensor], Tensor], ...]
     classifier: _Product
+    signal: _Product | None
 
 
 class DeployedEncoder:
@@ -104,7 +105,7 @@ class DeployedEncoder:
 
     def __init__(self, model: Encoder) -> None:
         config, embeddings = model.config, model.embeddings
-        self.device, self.exit_count = model.device, model.exit_count
+        self.device, self.exit_count, self.outputs = model.device, model.exit_count, config.num_labels
         self.pooling = config.pooling
         self.head_size = config.head_size
         self.activation = _activation(config.hidden_act)
@@ -119,13 +120,15 @@ class DeployedEncoder:
         shifts.append(torch.zeros_like(shifts[0]))
         self.norm_shape, self.eps = (config.hidden_size,), config.layer_norm_eps
         self.norm = _norm(embeddings.norm, shifts[0])
+        signal = None if model.signal is None else _product([model.signal])
         self.exits = []
         start = 0
         for head, layer in zip(cast(list[ExitHead], list(model.heads)), config.exits, strict=True):
             between = tuple(_layer(layers[i], shifts[i + 1]) for i in range(start, layer))
             dense = None if model.dense is None else _product([model.dense])
             activations = tuple(_FUNCTIONS[type(module)] for module in head.activation)
-            self.exits.append(_Exit(between, -shifts[layer], dense, activations, _product([head.classifier])))
+            classifier = _product([head.classifier])
+            self.exits.append(_Exit(between, -shifts[layer], dense, activations, classifier, signal))
             start = layer
 
     def begin(self, batch: Batch) -> Pass:
@@ -163,7 +166,10 @@ class Pass:
             self._mean = torch.from_numpy((there / lengths[:, None]).astype(np.float32)).to(self._model.device)
 
     def advance(self, exit_index: int) -> Tensor:
-        """Runs the layers up to this exit (0-based; exits come one after the other); its logits [B, C]."""
+        """Runs the layers up to this exit (0-based; exits come one after the other); its logits [B, C].
+
+        The signal of a model that has one is one column more.
+        """
         model, step, hidden = self._model, self._model.exits[exit_index], self.hidden
         activation, shape, eps = model.activation, model.norm_shape, model.eps
         for projections, attention_output, attention_norm, ffn_in, ffn_out, ffn_norm in step.layers:
@@ -174,12 +180,15 @@ class Pass:
             hidden = addmm(hidden, inner, ffn_out)
             hidden = layer_norm(hidden, shape, ffn_norm.weight, ffn_norm.bias, eps)
         self.hidden = hidden
-        values = self._pooled(step.shift)
+        values = pooled = self._pooled(step.shift)
         if step.dense is not None:
             values = addmm(step.dense.bias, values, step.dense.weight)
         for function in step.activations:
             values = function(values)
-        return addmm(step.classifier.bias, values, step.classifier.weight)
+        logits = addmm(step.classifier.bias, values, step.classifier.weight)
+        if step.signal is None:
+            return logits
+        return torch.cat([logits, addmm(step.signal.bias, pooled, step.signal.weight)], dim=1)
 
     def keep(self, rows: NDArray[np.int64]) -> None:
         """Only these rows go on, cut to the longest of them."""
@@ -210,7 +219,7 @@ class DeployedCascade:
 
     def __init__(self, model: Cascade) -> None:
         self.members = [DeployedEncoder(cast(Encoder, member)) for member in model.members]
-        self.device, self.exit_count = model.device, model.exit_count
+        self.device, self.exit_count, self.outputs = model.device, model.exit_count, model.config.num_labels
 
     def begin(self, batch: Batch) -> CascadePass:
         return CascadePass(self, batch)

@@ -50,12 +50,16 @@ def answer(
     going = model.begin(batch)
     rows = np.arange(len(batch.lengths))  # who is still here
     seen: list[NDArray[np.float32]] = []  # their logits [rows, C] at each exit so far
+    signals: list[NDArray[np.float32]] = []
     exits = np.full(len(rows), last)
     order, answers = [], []  # who left, and with what
     for e in range(last):
-        logits = going.advance(e).cpu().numpy()
+        said = going.advance(e).cpu().numpy()
+        logits = said[:, : model.outputs]
         seen.append(logits)
-        leaving = leaves(seen)
+        if said.shape[1] > model.outputs:
+            signals.append(said[:, -1])
+        leaving = leaves(seen, signals)
         if not leaving.any():
             continue
         exits[rows[leaving]] = e
@@ -64,9 +68,9 @@ def answer(
         staying = np.flatnonzero(~leaving)
         if not len(staying):
             break
-        rows, seen = rows[staying], [each[staying] for each in seen]
+        rows, seen, signals = rows[staying], [each[staying] for each in seen], [each[staying] for each in signals]
         going.keep(staying)
     else:
         order.append(rows)
-        answers.append(going.advance(last).cpu().numpy())
+        answers.append(going.advance(last).cpu().numpy()[:, : model.outputs])
     return exits, np.concatenate(answers)[np.argsort(np.concatenate(order))]

@@ -33,7 +33,7 @@ from bench.reporting.figures.drawing import (
     task_order,
 )
 from bench.reporting.tables.table import variant_names
-from bench.rules.policies import policy_for, replay
+from bench.rules.operating import left
 from bench.tasks.catalogue import title as task_title
 
 NEAR = 2.0
@@ -203,8 +203,7 @@ def reached(speedups: pd.Series) -> str:
 
 def exits_taken(row: pd.Series, trace: Trace) -> np.ndarray:
     """[N] the 1-based exit of each example at a swept operating point, a row of `operating_points`."""
-    policy = policy_for(row["policy"], trace.logits.shape[-1] == 1, int(row["exit_start"]))
-    return 1 + replay(policy, trace.logits, row["thresholds"] if len(row["thresholds"]) else row["knob"])
+    return 1 + left(row, trace)
 
 
 def mean_exit_by_difficulty(points: pd.DataFrame, roles: Roles, runs: Path) -> pd.DataFrame:

@@ -1,0 +1,112 @@
+"""The suite as a command runs it: a method by its import path, with a verdict a check."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.conformance.backbone import make_backbone
+from bench.conformance.checks import CHECKS, Check
+from bench.conformance.runs import Fault, Runs
+from bench.errors import UserError
+from bench.method import contestant
+from bench.runs.produce import prepare
+from bench.settings import Settings, check, load
+from bench.store import RunKey
+
+PROFILE = "conform"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found, over all the runs that it looked at."""
+
+    title: str
+    runs: int
+    """0: it was not tried."""
+    faults: tuple[str, ...]
+    remedy: str
+
+    @property
+    def line(self) -> str:
+        if not self.runs:
+            return f"not tried  {self.title}: {self.remedy}"
+        if not self.faults:
+            return f"ok         {self.title} ({self.runs} run{'s' * (self.runs > 1)})"
+        more = f" (and {len(self.faults) - 1} more)" if len(self.faults) > 1 else ""
+        return f"FAILED     {self.title}: {self.faults[0]}{more}. What to do: {self.remedy}"
+
+
+def conform(method: str, options: dict[str, Any], config: Path | None) -> Iterator[Verdict]:
+    """Trains every variant of `method` (module:Class) on three tiny tasks, and one of them twice; yields verdicts.
+
+    `options` are the method's, on top of those of `config`, a profile that has it among its contestants. Raises
+    UserError where the method cannot be found or set up.
+    """
+    with tempfile.TemporaryDirectory(prefix="costeff-conform-") as folder:
+        home = Path(folder)
+        prepare()
+        settings, name = settings_for(method, options, config, make_backbone(home / "backbone"), home / "first")
+        first = Runs(settings)
+        second = Runs(settings.model_copy(update={"results": home / "second"}))
+        for each in CHECKS:
+            yield judge(each, first, second, name)
+
+
+def settings_for(
+    method: str, options: dict[str, Any], config: Path | None, backbone: Path, results: Path
+) -> tuple[Settings, str]:
+    """The settings under which `method` is tried, and its name there. Raises UserError as `conform`."""
+    base = load(PROFILE, {"results": str(results), "backbone": {"name": str(backbone)}})
+    values, entries = base.model_dump(), {name: entry.model_dump() for name, entry in base.contestants.items()}
+    values["folder"] = Path.cwd()
+    if config is not None:
+        given = load(config)
+        if method not in {entry.method for entry in given.contestants.values()}:
+            known = ", ".join(entry.method for entry in given.contestants.values())
+            raise UserError(f"{config}: no contestant is {method}; there are {known}")
+        values["folder"] = given.folder
+        for name, entry in given.contestants.items():
+            if entry.method == method or name not in entries:
+                entries[name] = entry.model_dump()
+        name = next(name for name, entry in given.contestants.items() if entry.method == method)
+    else:
+        own = [name for name, entry in entries.items() if entry["method"] == method]
+        name = own[0] if own else "yours"
+        entries.setdefault(name, {"method": method})
+    entries[name]["options"] = entries[name].get("options", {}) | options
+    settings = check(values | {"contestants": entries}, "conform")
+    contestant(settings, name, settings.tasks[0])
+    return settings, name
+
+
+def judge(each: Check, first: Runs, second: Runs, name: str) -> Verdict:
+    """The verdict of one check over all runs of a contestant."""
+    keys = [
+        RunKey(task, name, variant, 0)
+        for task in each.tasks
+        for variant in contestant(first.settings, name, task).variants()
+    ]
+    if not keys:
+        return Verdict(each.title, 0, (), "the method has no variants with these options")
+    failed = [key for key in keys if first.reasons.get(key) or second.reasons.get(key)]
+    tried = [key for key in keys if key not in failed]
+    if each.exits:
+        tried = [key for key in tried if first.rule(key).name != "none"]
+    if not tried:
+        return Verdict(each.title, 0, (), "its trainings failed" if failed else "it has no exit rule")
+    faults = [f"{key.task} {key.variant}: {fault}" for key in tried if (fault := _fault(each, first, second, key))]
+    return Verdict(each.title, len(tried), tuple(faults), each.remedy)
+
+
+def _fault(each: Check, first: Runs, second: Runs, key: RunKey) -> str:
+    try:
+        each.test(first, second, key) if each.twice else each.test(first, key)
+    except (Fault, UserError) as error:
+        return str(error)
+    except Exception as error:  # whatever somebody's code raises is a verdict, not an end
+        return f"{type(error).__name__}: {error}"
+    return ""

@@ -1,0 +1,102 @@
+"""A contestant with an exit rule of its own: BERxiT's head learns at which exit an answer can be trusted."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import ArrayLike, NDArray
+from pydantic import Field
+from scipy.special import expit
+from torch import Tensor
+
+from bench.context import Context
+from bench.encoder import Encoder
+from bench.errors import UserError
+from bench.method import Method, Options
+from bench.rules.policies import Policy
+from bench.training.loop import Plan
+from bench.training.losses import over_exits, task_loss
+
+
+class Certainty(Policy):
+    """Leave when the learned certainty sigmoid(signal) > threshold; 1 is full depth."""
+
+    name = "certainty"
+
+    def statistic(
+        self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
+    ) -> NDArray[np.floating]:
+        if signal is None:
+            raise UserError("certainty is read from a signal, and this model gives none: make it with signal=True")
+        return expit(signal.astype(np.float64))
+
+    def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
+        return statistic > np.asarray(knob)
+
+    def knobs(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+        """From 0 to 1, even on the scale of the signal: a certainty is close to an end more often than not."""
+        return np.concatenate([[0.0], expit(np.linspace(-8, 8, max(count - 2, 0))), [1.0]])
+
+
+class BerxitOptions(Options):
+    """How long and how fast."""
+
+    epochs: float = Field(3, gt=0, description="Epochs.")
+    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate, linear decay after 10 % warm-up.")
+    batch_size: int = Field(32, ge=1, description="Batch size.")
+
+
+class Berxit(Method):
+    """BERxiT (Xin et al., EACL 2021): alternating fine-tuning, and learning to exit.
+
+    Every layer has an exit. Odd steps train the last exit alone, even ones all of them (section 3.2). One linear head,
+    shared by all exits, reads the hidden state that the exit reads and regresses how far the exit is to be trusted
+    (section 4). It also works where there are no classes whose probabilities could be read.
+    """
+
+    Options = BerxitOptions
+    policy = Certainty
+
+    def variants(self) -> Sequence[str]:
+        return ["full"]
+
+    def label(self, variant: str) -> str:
+        return self.titled("BERxiT", "berxit")
+
+    def train(self, context: Context, variant: str) -> Encoder:
+        model = context.backbone("pooler", exits="all", signal=True)
+        steps = self._plan.step_count(len(context.train))
+        context.fit(model, Alternating(steps), self._plan, "alternating", select=True)
+        return model
+
+    def steps(self, variant: str, examples: int) -> int:
+        return self._plan.step_count(examples)
+
+    @property
+    def _plan(self) -> Plan:
+        options = self.options
+        return Plan(options.epochs, options.learning_rate, options.batch_size)
+
+
+class Alternating:
+    """The loss of a step: the last exit's, or that of all exits and of the head that learns when to leave."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def __call__(self, model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
+        output = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        if round(progress * self.steps) % 2 == 0:  # the first step, the third, ...
+            return task_loss(output.logits, batch["labels"])
+        answers = over_exits(task_loss, output.exit_logits, batch["labels"])
+        trusted = torch.stack([trust(logits, batch["labels"]) for logits in output.exit_logits])
+        return answers + F.mse_loss(torch.sigmoid(output.signals.float()), trusted, reduction="none").mean(1).sum()
+
+
+@torch.no_grad()
+def trust(logits: Tensor, labels: Tensor) -> Tensor:
+    """[B] 1 where an exit is right and 0 where it is wrong; of a score 1 - tanh of how far it is off."""
+    if logits.shape[-1] == 1:
+        return 1 - torch.tanh((logits.float().squeeze(-1) - labels.float()).abs())
+    return (logits.argmax(-1) == labels).float()

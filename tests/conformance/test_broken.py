@@ -1,0 +1,97 @@
+"""Each check of the conformance suite is seen to fail, on a method that is wrong in just that way."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bench.conformance import suite
+from bench.conformance.checks import CHECKS, Check
+from bench.conformance.runs import Runs
+from bench.conformance.suite import Verdict, judge
+from bench.errors import UserError
+
+WRONG = {
+    "NeedsNobody": "it can be set up",
+    "Raises": "a run is whole",
+    "Unsaved": "the saved model gives the kept trace",
+    "MoreThanItSays": "its costs are those of its shape",
+    "DependsOnTheBatch": "batch size changes nothing",
+    "LooksAhead": "the exit rule looks only back",
+    "ReadsNoSignal": "the exit rule looks only back",
+    "WrongWay": "the knob goes from early to full depth",
+    "OtherEngine": "the engine decides as the replay",
+    "Unseeded": "the same seed gives the same points",
+    "Idle": "it learns",
+}
+"""A class of `broken` -> the check that says what is wrong with it."""
+
+
+@pytest.fixture(scope="session")
+def verdicts(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Verdict]]:
+    """`verdicts(name)`: what the suite says of a class of `broken`, by the checks' titles; on one task."""
+
+    def of(name: str) -> dict[str, Verdict]:
+        home = tmp_path_factory.mktemp("broken")
+        settings, own = suite.settings_for(f"broken:{name}", {}, None, tiny_backbone, home / "first")
+        data = settings.data.model_copy(update={"sketch": settings.data.sketch.model_copy(update={"train": 128})})
+        settings = settings.model_copy(update={"data": data, "folder": Path(__file__).parent})
+        first, second = Runs(settings), Runs(settings.model_copy(update={"results": home / "second"}))
+        return {each.title: judge(each, first, second, own) for each in one_task()}
+
+    return of
+
+
+def one_task() -> list[Check]:
+    return [replace(each, tasks=("sst2",)) for each in CHECKS]
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_named(verdicts: Callable[[str], dict[str, Verdict]], name: str):
+    found = verdicts(name)
+    wrong = found[WRONG[name]]
+    assert wrong.faults and wrong.line.startswith("FAILED ") and "What to do: " in wrong.line
+    first = next(title for title, verdict in found.items() if verdict.faults)
+    assert first == WRONG[name], "the first thing that is said is what is wrong"
+    if name == "Raises":
+        assert "KeyError: 'a fault of mine'" in wrong.line
+        assert found["it learns"].line.startswith("not tried ")
+
+
+def test_every_check_is_seen_to_fail():
+    points = "its points are whole, and cost more as the knob tightens"  # WrongWay fails it, after that of the knob
+    assert {each.title for each in CHECKS} - {points} == set(WRONG.values())
+
+
+def test_a_sound_method_has_nothing_to_answer_for(verdicts: Callable[[str], dict[str, Verdict]]):
+    found = verdicts("Sound")
+    assert {title: verdict.faults for title, verdict in found.items() if verdict.faults and title != "it learns"} == {}
+    assert verdicts("WrongWay")["its points are whole, and cost more as the knob tightens"].faults
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "said"),
+    [
+        ("nowhere:Mine", {}, "nowhere:Mine cannot be imported"),
+        ("broken:Small", {}, "is not a bench.method.Method"),
+        ("broken:Sound", {"epoch": 1}, "epoch: no such key"),
+    ],
+)
+def test_what_cannot_be_tried_is_said_in_a_line(tiny_backbone: Path, tmp_path: Path, method: str, options, said: str):
+    with pytest.raises(UserError, match=said):
+        suite.settings_for(method, options, None, tiny_backbone, tmp_path)
+
+
+def test_options_come_from_a_profile_and_are_changed_on_top(tiny_backbone: Path, tmp_path: Path):
+    profile = tmp_path / "mine.yaml"
+    profile.write_text(
+        "extends: tiny\nprofile: mine\ncontestants: {own: {method: 'broken:Sound', options: {learning_rate: 0.5}}}\n"
+    )
+    settings, name = suite.settings_for("broken:Sound", {}, profile, tiny_backbone, tmp_path)
+    assert name == "own" and settings.contestants["own"].options == {"learning_rate": 0.5}
+    settings, name = suite.settings_for("broken:Sound", {"learning_rate": 0.1}, profile, tiny_backbone, tmp_path)
+    assert settings.contestants["own"].options == {"learning_rate": 0.1}
+    assert settings.contestants["teacher"].options["epochs"] == 12, "the suite's own keep their tiny settings"
+    with pytest.raises(UserError, match=r"no contestant is broken:Idle; there are"):
+        suite.settings_for("broken:Idle", {}, profile, tiny_backbone, tmp_path)

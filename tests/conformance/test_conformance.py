@@ -1,0 +1,79 @@
+"""What every contestant owes, whatever it does inside: each of the profile `conform`, end to end."""
+
+import importlib
+import importlib.util
+import inspect
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+import baselines
+import costeff
+from bench.conformance.checks import CHECKS, Check
+from bench.conformance.runs import Runs
+from bench.measuring.recording import record
+from bench.method import Method, contestant
+from bench.settings import Settings, load
+from bench.store import RunKey
+
+CONFIG = Path(__file__).parents[2] / "config"
+
+
+def present(settings: Settings) -> list[str]:
+    """The contestants whose code is there: one may be removed by deleting its file."""
+    return [
+        name for name, entry in settings.contestants.items() if importlib.util.find_spec(entry.method.partition(":")[0])
+    ]
+
+
+def cases() -> list:
+    """One parameter a check and run."""
+    settings = load("conform")
+    return [
+        pytest.param(check, RunKey(task, name, variant, 0), id=f"{task}-{name}-{variant}-{check.test.__name__}")
+        for check in CHECKS
+        for task in check.tasks
+        for name in present(settings)
+        for method in [contestant(settings, name, task)]
+        for variant in method.variants()
+        if not check.exits or method.policy != "none"
+    ]
+
+
+@pytest.fixture(scope="session")
+def runs(tiny_settings: Callable[..., Settings], tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tiny_settings(tmp_path_factory.mktemp("first")))
+
+
+@pytest.fixture(scope="session")
+def again(tiny_settings: Callable[..., Settings], tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tiny_settings(tmp_path_factory.mktemp("second")))
+
+
+@pytest.mark.parametrize(("check", "key"), cases())
+def test_a_method_of_the_suite_conforms(runs: Runs, again: Runs, check: Check, key: RunKey):
+    check.test(runs, again, key) if check.twice else check.test(runs, key)
+
+
+def test_every_method_has_a_tiny_setting():
+    known = {entry.method for entry in load("conform").contestants.values()}
+    for package in (baselines, costeff):
+        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+            for name, found in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
+                if issubclass(found, Method) and found.__module__ == module.name:
+                    assert f"{module.name}:{name}" in known
+    for profile in CONFIG.glob("*.yaml"):
+        values = yaml.safe_load(profile.read_text()).get("contestants") or {}
+        assert {entry["method"] for entry in values.values() if entry and "method" in entry} <= known, profile
+
+
+def test_bfloat16_is_for_training_only(tiny_settings: Callable[..., Settings], tmp_path: Path):
+    runs = Runs(tiny_settings(tmp_path, training={"precision": "bfloat16"}))
+    key = RunKey("sst2", "teacher", "full", 0)
+    size = runs.settings.training.eval_batch_size
+    again = record(runs.model(key), runs.splits("sst2")["validation"], size)
+    np.testing.assert_array_equal(again.logits, runs.trace(key).logits)
