@@ -57,7 +57,7 @@ class Data(Section):
     )
     max_train: int | None = Field(None, ge=32, description="Most training examples of a task (a seeded sample).")
     max_eval: int | None = Field(None, ge=16, description="Most examples of calibration and of each validation split.")
-    test: bool = Field(True, description="Whether the test split is traced too; `costeff submit` needs it.")
+    test: bool = Field(False, description="Whether runs trace the test split too; else `costeff submit` does, of one.")
     max_length: tuple[int, int] = Field((128, 128), description="Most tokens of a single sentence, and of a pair.")
     tasks: dict[str, dict[str, Any]] = Field({}, description="Other values of this section for a task, by its name.")
 
@@ -170,6 +170,8 @@ class Training(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 products where the device computes them natively, else float32."
     )
+    tf32: bool = Field(False, description="float32 products of a GPU, but those of traces, in TF32 (10 bits for 23).")
+    gpu_share: int = Field(1, ge=1, description="Jobs of this machine that share one of its GPUs.")
     threads: int = Field(1, ge=1, description="CPU threads of a job; numbers are equal only between equal counts.")
     save_seconds: float = Field(120, gt=0, description="A running stage is saved this often, for a later resume.")
     eval_batch_size: int = Field(64, ge=1, description="Batch size of evaluation passes.")

@@ -8,11 +8,10 @@ import pandas as pd
 import pytest
 import synthetic
 import torch
+from toys import sketch_words
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from bench.settings import Settings, check, load
-from bench.tasks.catalogue import TASKS
-from bench.tasks.sketch.generator import generate
 
 TINY = Path(__file__).parent / "tiny.yaml"
 
@@ -21,20 +20,11 @@ TINY = Path(__file__).parent / "tiny.yaml"
 def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a random 4-layer BERT (hidden 48, 4 heads) whose vocabulary is the sketch's words."""
     folder = tmp_path_factory.mktemp("backbone")
-    texts = [
-        row[column]
-        for task in TASKS.values()
-        for split in ("train", *task.validation_splits)
-        for row in generate(task.name, split, 200, 0)
-        for column in task.columns
-    ]
-    words = sorted({word for text in texts for word in text.lower().split()})
-    entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    vocabulary = {entry: number for number, entry in enumerate(entries)}
+    vocabulary = sketch_words()
     BertTokenizer(vocab=vocabulary, do_lower_case=True).save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(entries),
+        vocab_size=len(vocabulary),
         hidden_size=48,
         num_hidden_layers=4,
         num_attention_heads=4,

@@ -6,7 +6,23 @@ from numpy.typing import NDArray
 
 from bench.artefacts import Trace
 from bench.encoder import Cascade, Encoder, EncoderConfig
+from bench.tasks.catalogue import TASKS
 from bench.tasks.examples import Examples
+from bench.tasks.sketch.generator import generate
+
+
+def sketch_words() -> dict[str, int]:
+    """A vocabulary of the words that the sketch writes."""
+    texts = [
+        row[column]
+        for task in TASKS.values()
+        for split in ("train", *task.validation_splits)
+        for row in generate(task.name, split, 200, 0)
+        for column in task.columns
+    ]
+    words = sorted({word for text in texts for word in text.lower().split()})
+    entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
+    return {entry: number for number, entry in enumerate(entries)}
 
 
 def encoder(seed: int = 0, **changes) -> Encoder:

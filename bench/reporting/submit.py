@@ -8,6 +8,7 @@ average does not count AX, and its AX score of such a submission means nothing a
 """
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from bench.artefacts import Trace
 from bench.choosing.budgets import at_budget, predicted, run_folder
 from bench.errors import UserError
+from bench.store import RunKey
 from bench.tasks.catalogue import TASKS, Task
 
 AX_EXAMPLES = 1104
@@ -25,12 +27,20 @@ _TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def write_submission(
-    points: pd.DataFrame, runs: Path, out: Path, method: str, *, speedup: float = 1.0, seed: int | None = None
+    points: pd.DataFrame,
+    runs: Path,
+    out: Path,
+    method: str,
+    *,
+    speedup: float = 1.0,
+    seed: int | None = None,
+    trace: Callable[[RunKey], None] | None = None,
 ) -> pd.DataFrame:
     """Write the zip `out`; returns the operating points that were used, one row a task.
 
     points: all-points.parquet; runs: results/<profile>/runs. Each task's point is the best on the selection
-    split at `speedup` (see `at_budget`), of `seed` or else of the lowest seed. UserError, before anything is
+    split at `speedup` (see `at_budget`), of `seed` or else of the lowest seed. `trace` makes the test traces of a run
+    that has none. UserError, before anything is
     written, where the text is not GLUE, or naming the first task without a run, a point or a test trace.
     """
     if method not in set(points["method"]):
@@ -52,6 +62,8 @@ def write_submission(
         splits = [split for split in task.splits if split.startswith("test")]
         for split, name in zip(splits, task.submission_files, strict=True):
             path = run_folder(row, runs) / f"trace-{split}.parquet"
+            if trace and not path.is_file():
+                trace(RunKey(task.name, method, str(row["variant"]), seed))
             if not path.is_file():
                 raise UserError(f"{task.name}: no trace of the {split} split ({path}); run it on data that has one")
             trace = Trace.load(path)

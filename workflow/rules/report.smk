@@ -12,8 +12,6 @@ rule collect:
         f"{ROOT}/logs/collect.log",
     benchmark:
         f"{ROOT}/benchmarks/collect.jsonl"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         config=EFFECTIVE,
@@ -43,8 +41,6 @@ rule report:
         f"{ROOT}/logs/report.log",
     benchmark:
         f"{ROOT}/benchmarks/report.jsonl"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         config=EFFECTIVE,
@@ -63,8 +59,6 @@ rule complete:
         f"{ROOT}/logs/complete.log",
     benchmark:
         f"{ROOT}/benchmarks/complete.jsonl"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         config=EFFECTIVE,

@@ -13,12 +13,11 @@ rule run:
         f"{ROOT}/logs/run/{{task}}/{{method}}/{{variant}}/seed{{seed}}.log",
     benchmark:
         f"{ROOT}/benchmarks/run/{{task}}/{{method}}/{{variant}}/seed{{seed}}.jsonl"
-    conda:
-        "../../environment.yml"
     threads: SETTINGS.training.threads
     resources:
         gpu=GPU,
-        mem_mb=4000,
+        mem_mb=memory,
+        runtime=720,  # minutes; a run that took longer goes on in the next attempt
     params:
         asked=asked,
         config=EFFECTIVE,
@@ -37,8 +36,6 @@ rule replay:
         f"{ROOT}/logs/replay/{{task}}/seed{{seed}}.log",
     benchmark:
         f"{ROOT}/benchmarks/replay/{{task}}/seed{{seed}}.jsonl"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         settings=SETTINGS.thresholds.model_dump(mode="json"),
@@ -49,7 +46,8 @@ rule replay:
 
 
 rule latency:
-    # All cores, so that nothing else runs beside a clock. Other thresholds of the same models are not timed anew.
+    # All cores, on a cluster a node, so that nothing else runs beside a clock. Other thresholds of the same models are
+    # not timed anew.
     input:
         timed_models,
         ancient(timed_points),
@@ -59,12 +57,12 @@ rule latency:
         f"{ROOT}/logs/latency.log",
     benchmark:
         f"{ROOT}/benchmarks/latency.jsonl"
-    conda:
-        "../../environment.yml"
-    threads: workflow.resource_settings.cores or 1
+    threads: workflow.resource_settings.cores if workflow.local_exec else SETTINGS.training.threads
     resources:
         gpu=GPU,
-        mem_mb=4000,
+        mem_mb=latency_mb(SETTINGS, timed_keys),
+        runtime=240,
+        slurm_extra="--exclusive",
     params:
         settings=SETTINGS.latency.model_dump(mode="json"),
         asked=timed_runs,

@@ -10,8 +10,6 @@ checkpoint sweep_ask:
         f"{ROOT}/logs/sweep/{{task}}/{{method}}/ask-{{generation}}.log",
     benchmark:
         f"{ROOT}/benchmarks/sweep/{{task}}/{{method}}/ask-{{generation}}.jsonl"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         settings=study_settings,
@@ -32,8 +30,6 @@ rule sweep_tell:
         f"{ROOT}/logs/sweep/{{task}}/{{method}}/tell-{{generation}}.log",
     benchmark:
         f"{ROOT}/benchmarks/sweep/{{task}}/{{method}}/tell-{{generation}}.jsonl"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         version=ratios.VERSION,
@@ -53,8 +49,6 @@ rule sweep_finish:
         f"{ROOT}/logs/sweep/{{task}}/{{method}}/finish.log",
     benchmark:
         f"{ROOT}/benchmarks/sweep/{{task}}/{{method}}/finish.jsonl"
-    conda:
-        "../../environment.yml"
     threads: 1
     params:
         version=ratios.VERSION,
