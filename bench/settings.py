@@ -233,6 +233,9 @@ class Contestant(Section):
     )
     options: dict[str, Any] = Field({}, description="The method's own options.")
     tasks: dict[str, dict[str, Any]] = Field({}, description="Options with other values for a task, by its name.")
+    sources: dict[str, Annotated[str, Field(pattern=r"^(paper|code|here)\b")]] = Field(
+        {}, description="Where each option's value comes from: paper, code or here, and a word more."
+    )
 
     def options_for(self, task: str) -> dict[str, Any]:
         """The options that hold for one task."""
@@ -348,8 +351,8 @@ def load_several(paths: Sequence[str | Path], overrides: dict[str, Any]) -> Sett
     values: dict[str, Any] = {}
     for path in paths:
         file = Path(expand(str(path), "settings"))
-        values = _merge(values, {"folder": str(file.parent.absolute())} | _read(file))
-    return check(_merge(values, overrides), ", ".join(str(path) for path in paths))
+        values = _over(values, {"folder": str(file.parent.absolute())} | _read(file), file.name)
+    return check(_over(values, overrides, "--config"), ", ".join(str(path) for path in paths))
 
 
 def check(values: dict[str, Any], where: str) -> Settings:
@@ -386,7 +389,20 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{path}: extends {parent.name} goes round in a circle")
     below = _read(parent, here)
     below.pop("folder", None)  # where its own contestants lie, not this one's
-    return _merge(below, values)
+    return _over(below, values, path.name)
+
+
+def _over(below: dict[str, Any], values: dict[str, Any], name: str) -> dict[str, Any]:
+    """The values `name` over those below it; what it changes of a recipe, and gives no source for, is chosen there."""
+    merged = _merge(below, values)
+    for contestant, own in (values.get("contestants") or {}).items():
+        entry = merged["contestants"].get(contestant) or {}
+        if isinstance(own, dict) and entry.get("sources"):
+            sections = [own.get("options") or {}, *(each or {} for each in (own.get("tasks") or {}).values())]
+            changed = {key for section in sections for key in section} if "sources" not in own else set()
+            here = {key: f"here ({name})" for key in entry["sources"] if key.partition(".")[0] in changed}
+            merged["contestants"][contestant] = entry | {"sources": entry["sources"] | here}
+    return merged
 
 
 def _from(folder: Path, name: str) -> Path:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 from toys import sketch_words
 from transformers import BertConfig, BertForPreTraining, BertTokenizer, DistilBertConfig, DistilBertForMaskedLM
@@ -69,7 +68,9 @@ def _pickled(folder: Path, words: int, layers: int, hidden: int, ffn: int, fits:
     torch.save(tensors, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
     config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in ("model_type", "architectures")}))
+    (folder / "config.json").write_text(
+        json.dumps({k: v for k, v in config.items() if k not in ("model_type", "architectures")})
+    )
 
 
 KINDS: dict[str, Callable[[Path, int], None]] = {

@@ -26,7 +26,17 @@ def main() -> None:
     profile = str(ROOT / "config" / "rehearsal.yaml")
     for command in (["bench.cli", "fetch", profile], ["bench.cli", "check", profile]):
         subprocess.run([sys.executable, "-m", *command], env=os.environ | where, cwd=ROOT, check=True)
-    command = [sys.executable, "-m", "snakemake", "-s", str(ROOT / "Snakefile"), "--cores", "2", "--configfile", profile]
+    command = [
+        sys.executable,
+        "-m",
+        "snakemake",
+        "-s",
+        str(ROOT / "Snakefile"),
+        "--cores",
+        "2",
+        "--configfile",
+        profile,
+    ]
     command += ["--config", f"results={folder / 'results'}"]
     with (folder / "log").open("w") as log:
         done = subprocess.run(command, env=os.environ | where, cwd=ROOT, stdout=log, stderr=log)
@@ -42,7 +52,9 @@ def main() -> None:
     if lacking:
         sys.exit(f"not there: {', '.join(lacking)}")
     runs = len(points[["task", "method", "variant", "seed"]].drop_duplicates())
-    print(f"the paper profile, rehearsed: {runs} runs, every table, {time.monotonic() - began:.0f} s; {results}/index.html")
+    print(
+        f"the paper profile, rehearsed: {runs} runs, every table, {time.monotonic() - began:.0f} s; {results}/index.html"
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from bench.errors import UserError
 from bench.method import contestant
 from bench.runs.plan import Planned, runs, summary
 from bench.runs.ratios import history_file
+from bench.runs.recipes import recipes
 from bench.settings import Settings
 from bench.store import RunKey, run_folder
 from bench.tasks.catalogue import task as task_named
@@ -28,7 +29,8 @@ KEPT = 0.81
 def report(settings: Settings) -> Iterator[str]:
     """The plan, then the examples of each task; raises UserError for the first thing that is missing."""
     yield from summary(settings)
-    yield f"device: {pick_device(settings)}"
+    yield from recipes(settings)
+    yield f"device: {_device(settings)}"
     planned = runs(settings)
     yield check_room(settings, planned)
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
@@ -41,6 +43,14 @@ def report(settings: Settings) -> Iterator[str]:
         missing = f"; this source has no {', '.join(data.missing)}" if data.missing else ""
         yield f"data {task}: {sizes}; {count} runs train on {len(data.splits['train'])} examples{lost}{missing}"
     yield "nothing is missing"
+
+
+def _device(settings: Settings) -> str:
+    """What the jobs compute on; where this machine has none of it, theirs must."""
+    try:
+        return str(pick_device(settings))
+    except UserError:
+        return "cuda, which this machine lacks; the machines of its jobs need it"
 
 
 def check_checkpoints(

@@ -19,7 +19,9 @@ def fetch(settings: Settings) -> Iterator[str]:
     """
     backbone = settings.backbone
     yield f"checkpoint {backbone.name}: {backbones.digest(backbone.name, backbone.revision)[:12]}"
-    methods = [contestant(settings, run.key.method, run.key.task).checkpoints(run.key.variant) for run in runs(settings)]
+    methods = [
+        contestant(settings, run.key.method, run.key.task).checkpoints(run.key.variant) for run in runs(settings)
+    ]
     for name in dict.fromkeys(name for names in methods for name in names):
         yield f"checkpoint {name}: {backbones.digest(name)[:12]}"
     for task in settings.tasks:

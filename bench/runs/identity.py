@@ -78,7 +78,10 @@ class Identities:
             "seed": key.seed,
             "method": {"class": entry.method, "version": method.version, "options": method.asked(key.variant)},
             "selection": settings.selection,
-            "data": {"fingerprint": self.text(key.task).fingerprint, "max_length": data.max_length[len(method.task.columns) - 1]},
+            "data": {
+                "fingerprint": self.text(key.task).fingerprint,
+                "max_length": data.max_length[len(method.task.columns) - 1],
+            },
             "backbone": {
                 "digest": backbones.digest(backbone.name, backbone.revision),
                 "tokenizer": backbones.tokenizer_digest(backbone.name, backbone.revision),

@@ -71,6 +71,11 @@ def _targets(shape: Shape, tokens: float, examples: int) -> float:
 
 def _activations(shape: Shape, length: float) -> float:
     """Bytes that a layer's backward pass needs of its forward pass, for a batch of the longest examples."""
-    return 4 * BATCH * length * sum(
-        16 * shape.hidden + 3 * ffn + 4 * heads * length for ffn, heads in zip(shape.ffn, shape.heads, strict=True)
+    return (
+        4
+        * BATCH
+        * length
+        * sum(
+            16 * shape.hidden + 3 * ffn + 4 * heads * length for ffn, heads in zip(shape.ffn, shape.heads, strict=True)
+        )
     )
