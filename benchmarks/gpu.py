@@ -3,9 +3,9 @@
     python benchmarks/gpu.py                            on a machine with a GPU: minutes
     python benchmarks/gpu.py --layers 2 --hidden 128 --heads 2 --steps 5 --task ""    where there is none: a rehearsal
 
-Prints two tables, with the hardware named. Training is the suite's own loop at batch 32 and length 128 on random text and
-weights; a share is of the device's own peak in bfloat16, measured here with one large product, since a data sheet's number
-is of clocks that a card does not hold.
+Prints two tables, with the hardware named. Training is the suite's own loop at batch 32 and length 128 on random text
+and weights; a share is of the device's own peak in bfloat16, measured here with one large product, since a data sheet's
+number is of clocks that a card does not hold.
 """
 
 from __future__ import annotations

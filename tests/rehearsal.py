@@ -52,9 +52,7 @@ def main() -> None:
     if lacking:
         sys.exit(f"not there: {', '.join(lacking)}")
     runs = len(points[["task", "method", "variant", "seed"]].drop_duplicates())
-    print(
-        f"the paper profile, rehearsed: {runs} runs, every table, {time.monotonic() - began:.0f} s; {results}/index.html"
-    )
+    print(f"the paper profile, rehearsed: {runs} runs, every table, {time.monotonic() - began:.0f} s; {results}")
 
 
 if __name__ == "__main__":

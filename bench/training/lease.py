@@ -1,4 +1,4 @@
-"""A GPU, or a share of one, for a job: lock files, since a workflow that limits jobs does not say which device is free."""
+"""A GPU, or a share of one, for a job: lock files, since a workflow that limits jobs does not say which GPU is free."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from bench.store import RunKey
 from bench.tasks.prepare import Survey
 
 SKETCH = Path(__file__).parents[2] / "config" / "sketch.yaml"
-# Of 85 runs of the sketch profile (float32, 224 examples): megabytes at the peak of the run with the most and of the one
-# with the least of each contestant, as run.json has it.
+# Of 85 runs of the sketch profile (224 examples a task): megabytes at the peak of those with the most and the least, as
+# run.json has it.
 MEASURED = [
     ("qqp", "costeff", "2x", 1342), ("rte", "costeff", "8x", 1328), ("mrpc", "distilbert", "depth3", 1210),
     ("mrpc", "assistant", "full", 1094), ("cola", "pabee", "full", 1042), ("mnli", "finetuned-long", "full", 1042),
@@ -22,9 +22,9 @@ MEASURED = [
 ]  # fmt: skip
 
 
-def text(examples: int, letters: int = 60) -> Survey:
+def text(examples: int, letters: int = 50) -> Survey:
     sizes = {"train": examples, "validation": examples // 4}
-    return Survey("", sizes, (), 0, {split: letters * count for split, count in sizes.items()}, 3 * letters)
+    return Survey("", sizes, (), 0, {split: letters * count for split, count in sizes.items()}, 2 * letters)
 
 
 @pytest.mark.parametrize(("task", "method", "variant", "peak"), MEASURED)

@@ -1,4 +1,4 @@
-"""Whose each hyper-parameter is: none is without a source, no source is of nothing, and who changes a value chose it."""
+"""Whose each hyper-parameter is: none lacks a source, no source is of nothing, and who changes a value chose it."""
 
 import re
 from pathlib import Path

@@ -172,7 +172,8 @@ def test_sketch_needs_neither_datasets_nor_pyarrow_nor_torch() -> None:
     code = (
         "import sys; from bench.tasks.prepare import survey; from bench.tasks.catalogue import task;"
         "from bench.settings import Data;"
-        "known = survey(task('mnli'), Data(test=True, sketch={'train': 40, 'validation': 16, 'test': 16}, calibration=8));"
+        "given = Data(test=True, sketch={'train': 40, 'validation': 16, 'test': 16}, calibration=8);"
+        "known = survey(task('mnli'), given);"
         "assert known.missing == () and len(known.sizes) == 6;"
         "assert not {'datasets', 'pyarrow', 'torch', 'transformers'} & set(sys.modules)"
     )
