@@ -286,7 +286,7 @@ def submit(
         trace_tests(settings, key)
 
     used = write_submission(
-        read_points(settings), settings.root / "runs", out, method, speedup=speedup, seed=seed, trace=trace
+        read_points(settings), settings.root / "runs", out, method, speedup=speedup, seed=seed, make_traces=trace
     )
     typer.echo(used[["task", "variant", "kind", "knob", "score", "speedup"]].to_markdown(index=False))
     typer.echo(f"\nwrote {out}; the scores above are those on validation")

@@ -34,12 +34,12 @@ def write_submission(
     *,
     speedup: float = 1.0,
     seed: int | None = None,
-    trace: Callable[[RunKey], None] | None = None,
+    make_traces: Callable[[RunKey], None] | None = None,
 ) -> pd.DataFrame:
     """Write the zip `out`; returns the operating points that were used, one row a task.
 
     points: all-points.parquet; runs: results/<profile>/runs. Each task's point is the best on the selection
-    split at `speedup` (see `at_budget`), of `seed` or else of the lowest seed. `trace` makes the test traces of a run
+    split at `speedup` (see `at_budget`), of `seed` or else of the lowest seed. `make_traces` traces the tests of a run
     that has none. UserError, before anything is
     written, where the text is not GLUE, or naming the first task without a run, a point or a test trace.
     """
@@ -62,8 +62,8 @@ def write_submission(
         splits = [split for split in task.splits if split.startswith("test")]
         for split, name in zip(splits, task.submission_files, strict=True):
             path = run_folder(row, runs) / f"trace-{split}.parquet"
-            if trace and not path.is_file():
-                trace(RunKey(task.name, method, str(row["variant"]), seed))
+            if make_traces and not path.is_file():
+                make_traces(RunKey(task.name, method, str(row["variant"]), seed))
             if not path.is_file():
                 raise UserError(f"{task.name}: no trace of the {split} split ({path}); run it on data that has one")
             trace = Trace.load(path)
