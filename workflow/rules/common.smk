@@ -14,7 +14,8 @@ sys.path.insert(
 SEARCHED = "PYTHONPATH"
 os.environ[SEARCHED] = os.pathsep.join(filter(None, [str(Path(workflow.basedir)), os.environ.get(SEARCHED)]))
 # The commands are those of the environment that runs Snakemake, activated or not, here and on a cluster's nodes.
-os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+PROGRAMS = "PATH"
+os.environ[PROGRAMS] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get(PROGRAMS, os.defpath)])
 
 from bench import settings as settings_file
 from bench.context import wants_gpu
