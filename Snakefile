@@ -15,8 +15,16 @@ include: "workflow/rules/sweep.smk"
 include: "workflow/rules/report.smk"
 
 
+# What takes seconds runs where Snakemake runs: a cluster's queue is for the rest.
 localrules:
     all,
+    replay,
+    sweep_ask,
+    sweep_tell,
+    sweep_finish,
+    collect,
+    report,
+    complete,
 
 
 rule all:

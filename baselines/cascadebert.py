@@ -147,7 +147,8 @@ class CascadeBert(Method):
             model = copy.deepcopy(start)
             others = np.setdiff1d(np.arange(len(train)), fold)
             context.fit(model, supervised, plan, f"fold-{number}", train=train.take(others))
-            trace = record(model, train.take(fold), self.settings.training.eval_batch_size)
+            size, bfloat16 = self.settings.training.eval_batch_size, context.machine.bfloat16
+            trace = record(model, train.take(fold), size, bfloat16)
             easy[fold] = predictions(trace, self.task)[-1] == trace.labels
         return easy
 

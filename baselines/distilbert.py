@@ -165,15 +165,15 @@ class ThreeLosses:
         ids, attention, segments = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
         real = attention.bool()
         masked, chosen = corrupt(ids, real & ~torch.isin(ids, self.special), self.mask_id, len(model.bias))
-        with torch.no_grad(), torch.autocast(ids.device.type, enabled=False):
+        where = real if self.soft_targets == "all" else chosen
+        with torch.no_grad():
             taught = self.teacher(masked, attention, segments)
-            where = real if self.soft_targets == "all" else chosen
-            target = self.teacher.words(taught[where])
+            target = self.teacher.words(taught[where]).float()
         hidden = model(masked, attention, segments)
         logits = model.words(hidden[where]).float()
         soft = soft_target_loss(logits, target)
         words = masked_word_loss(logits[chosen[where]], ids[chosen])
-        cosine = (1 - F.cosine_similarity(hidden[real].float(), taught[real], dim=-1)).mean()
+        cosine = (1 - F.cosine_similarity(hidden[real].float(), taught[real].float(), dim=-1)).mean()
         return WEIGHTS[0] * soft + WEIGHTS[1] * words + WEIGHTS[2] * cosine
 
 

@@ -121,6 +121,15 @@ def conform(
 
 
 @app.command()
+def fetch(config: Config = DEFAULT) -> None:
+    """Brings every checkpoint and text of a profile onto this machine: its jobs then need no network."""
+    from bench.runs.outlook.fetch import fetch as everything
+
+    for line in everything(settings_file.load(config)):
+        typer.echo(line)
+
+
+@app.command()
 def size(
     layers: int = 12,
     hidden: int = 768,
@@ -166,7 +175,7 @@ def run(
         from bench.training.lease import gpu_lease
 
     settings = settings_file.load(config)
-    with gpu_lease(settings.training.device):
+    with gpu_lease(settings.training.device, settings.training.gpu_share):
         reason = produce(settings, RunKey(task, method, variant, seed))
     if reason and not as_job:
         typer.echo(f"costeff: {task} {method} {variant} failed: {reason}", err=True)
@@ -369,9 +378,9 @@ def submit(
     speedup: Annotated[float, typer.Option(help="The best point at this FLOPs speed-up is sent.")] = 1.0,
     seed: int | None = None,
 ) -> None:
-    """Writes the zip that the GLUE server takes, from the test traces of a contestant's runs."""
+    """Writes the zip that the GLUE server takes; traces a contestant's runs on the test splits where they were not."""
     from bench.reporting.submit import write_submission
-    from bench.store import read_points
+    from bench.store import RunKey, read_points
 
     settings = settings_file.load(config)
 
@@ -380,8 +389,13 @@ def submit(
 
         return contestant(settings, method, task).rule()
 
+    def trace(key: RunKey) -> None:
+        from bench.runs.produce import trace_tests  # heavy, and only where a test split has not been traced
+
+        trace_tests(settings, key)
+
     points, runs = read_points(settings), settings.root / "runs"
-    used = write_submission(points, runs, out, method, speedup=speedup, seed=seed, rule_on=rule_on)
+    used = write_submission(points, runs, out, method, speedup=speedup, seed=seed, rule_on=rule_on, make_traces=trace)
     typer.echo(used[["task", "variant", "kind", "knob", "score", "speedup"]].to_markdown(index=False))
     typer.echo(f"\nwrote {out}; the scores above are those on validation")
 

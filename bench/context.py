@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from bench.encoder.saved import load_model
 from bench.errors import UserError
 from bench.measuring.recording import record
 from bench.store import RunKey, run_folder
-from bench.tasks.prepare import fingerprint_of, prepare
+from bench.tasks.prepare import Survey, prepare, survey
 from bench.tasks.scores import scores
 from bench.training.loop import Loss, Machine, Plan, fit
 from bench.training.targets import FrozenTeacher
@@ -161,17 +161,12 @@ class Context:
 
 def task_data(settings: Settings, task: Task, tokenizer: PreTrainedTokenizerBase) -> TaskData:
     """The splits of a task as these settings want them."""
-    data = settings.data.of(task.name)
-    prepared = prepare(task, tokenizer, data, settings.selection)
-    if data.test:
-        return prepared
-    kept = {split: examples for split, examples in prepared.splits.items() if not split.startswith("test")}
-    return replace(prepared, splits=kept)
+    return prepare(task, tokenizer, settings.data.of(task.name), settings.selection)
 
 
-def data_fingerprint(settings: Settings, task: Task) -> str:
-    """A short hash of the text, labels and order of the splits of a task as these settings want them."""
-    return fingerprint_of(task, settings.data.of(task.name), settings.selection)
+def data_survey(settings: Settings, task: Task) -> Survey:
+    """What is known of the same without a tokenizer: the fingerprint and the sizes of its splits."""
+    return survey(task, settings.data.of(task.name), settings.selection)
 
 
 def wants_gpu(settings: Settings) -> bool:
@@ -193,7 +188,7 @@ def machine_of(settings: Settings, device: torch.device) -> Machine:
     """How a run of these settings computes on `device`, and how often it saves."""
     training = settings.training
     bfloat16 = training.precision == "bfloat16" or (training.precision == "auto" and native_bfloat16(device))
-    return Machine(device.type == "cpu", bfloat16, training.save_seconds)
+    return Machine(device.type == "cpu", bfloat16, training.save_seconds, training.tf32 and device.type == "cuda")
 
 
 def native_bfloat16(device: torch.device) -> bool:

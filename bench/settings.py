@@ -60,7 +60,7 @@ class Data(Section):
     )
     max_train: int | None = Field(None, ge=32, description="Most training examples of a task (a seeded sample).")
     max_eval: int | None = Field(None, ge=16, description="Most examples of calibration and of each validation split.")
-    test: bool = Field(True, description="Whether the test split is traced too; `costeff submit` needs it.")
+    test: bool = Field(False, description="Whether runs trace the test split too; else `costeff submit` does, of one.")
     max_length: tuple[int, int] = Field((128, 128), description="Most tokens of a single sentence, and of a pair.")
     tasks: dict[str, dict[str, Any]] = Field({}, description="Other values of this section for a task, by its name.")
 
@@ -173,6 +173,8 @@ class Training(Section):
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="auto: bfloat16 products where the device computes them natively, else float32."
     )
+    tf32: bool = Field(False, description="float32 products of a GPU, but those of traces, in TF32 (10 bits for 23).")
+    gpu_share: int = Field(1, ge=1, description="Jobs of this machine that share one of its GPUs.")
     threads: int = Field(1, ge=1, description="CPU threads of a job; numbers are equal only between equal counts.")
     save_seconds: float = Field(120, gt=0, description="A running stage is saved this often, for a later resume.")
     eval_batch_size: int = Field(64, ge=1, description="Batch size of evaluation passes.")
@@ -234,6 +236,9 @@ class Contestant(Section):
     )
     options: dict[str, Any] = Field({}, description="The method's own options.")
     tasks: dict[str, dict[str, Any]] = Field({}, description="Options with other values for a task, by its name.")
+    sources: dict[str, Annotated[str, Field(pattern=r"^(paper|code|here)\b")]] = Field(
+        {}, description="Where each option's value comes from: paper, code or here, and a word more."
+    )
 
     def options_for(self, task: str) -> dict[str, Any]:
         """The options that hold for one task."""
@@ -350,8 +355,8 @@ def load_several(paths: Sequence[str | Path], overrides: dict[str, Any]) -> Sett
     values: dict[str, Any] = {}
     for path in paths:
         file = profile_file(expand(str(path), "settings"), Path(), "settings")
-        values = _merge(values, {"folder": str(file.parent.absolute())} | _read(file))
-    return check(_merge(values, overrides), ", ".join(str(path) for path in paths))
+        values = _over(values, {"folder": str(file.parent.absolute())} | _read(file), file.name)
+    return check(_over(values, overrides, "--config"), ", ".join(str(path) for path in paths))
 
 
 def profile_file(name: str, folder: Path, where: str) -> Path:
@@ -405,7 +410,20 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{path}: extends {parent.name} goes round in a circle")
     below = _read(parent, here)
     below.pop("folder", None)  # where its own contestants lie, not this one's
-    return _merge(below, values)
+    return _over(below, values, path.name)
+
+
+def _over(below: dict[str, Any], values: dict[str, Any], name: str) -> dict[str, Any]:
+    """The values `name` over those below it; what it changes of a recipe, and gives no source for, is chosen there."""
+    merged = _merge(below, values)
+    for contestant, own in (values.get("contestants") or {}).items():
+        entry = merged["contestants"].get(contestant) or {}
+        if isinstance(own, dict) and entry.get("sources"):
+            sections = [own.get("options") or {}, *(each or {} for each in (own.get("tasks") or {}).values())]
+            changed = {key for section in sections for key in section} if "sources" not in own else set()
+            here = {key: f"here ({name})" for key in entry["sources"] if key.partition(".")[0] in changed}
+            merged["contestants"][contestant] = entry | {"sources": entry["sources"] | here}
+    return merged
 
 
 def _from(folder: Path, name: str) -> Path:

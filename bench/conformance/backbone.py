@@ -11,8 +11,8 @@ from bench.tasks.catalogue import TASKS
 from bench.tasks.sketch.generator import generate
 
 
-def make_backbone(folder: Path) -> Path:
-    """Writes a random 4-layer BERT (hidden 48, 4 heads) whose vocabulary is the sketch's words; returns `folder`."""
+def sketch_words() -> dict[str, int]:
+    """A vocabulary of the words that the sketch writes."""
     texts = [
         row[column]
         for task in TASKS.values()
@@ -22,11 +22,16 @@ def make_backbone(folder: Path) -> Path:
     ]
     words = sorted({word for text in texts for word in text.lower().split()})
     entries = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
-    vocabulary = {entry: number for number, entry in enumerate(entries)}
+    return {entry: number for number, entry in enumerate(entries)}
+
+
+def make_backbone(folder: Path) -> Path:
+    """Writes a random 4-layer BERT (hidden 48, 4 heads) whose vocabulary is the sketch's words; returns `folder`."""
+    vocabulary = sketch_words()
     BertTokenizer(vocab=vocabulary, do_lower_case=True).save_pretrained(folder)
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=len(entries),
+        vocab_size=len(vocabulary),
         hidden_size=48,
         num_hidden_layers=4,
         num_attention_heads=4,

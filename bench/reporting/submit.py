@@ -20,6 +20,7 @@ from bench.choosing.budgets import at_budget, predicted, run_folder
 from bench.errors import UserError
 from bench.rules.operating import brings_its_rule
 from bench.rules.policies import Policy
+from bench.store import RunKey
 from bench.tasks.catalogue import TASKS, Task
 
 AX_EXAMPLES = 1104
@@ -36,12 +37,13 @@ def write_submission(
     speedup: float = 1.0,
     seed: int | None = None,
     rule_on: Callable[[str], Policy] | None = None,
+    make_traces: Callable[[RunKey], None] | None = None,
 ) -> pd.DataFrame:
     """Write the zip `out`; returns the operating points that were used, one row a task.
 
     points: all-points.parquet; runs: results/<profile>/runs. Each task's point is the best on the selection
     split at `speedup` (see `at_budget`), of `seed` or else of the lowest seed. rule_on: the exit rule on a task of a
-    contestant that brought its own. UserError, before anything is
+    contestant that brought its own. make_traces: traces the tests of a run that has none. UserError, before anything is
     written, where the text is not GLUE, or naming the first task without a run, a point or a test trace.
     """
     if method not in set(points["method"]):
@@ -63,6 +65,8 @@ def write_submission(
         splits = [split for split in task.splits if split.startswith("test")]
         for split, name in zip(splits, task.submission_files, strict=True):
             path = run_folder(row, runs) / f"trace-{split}.parquet"
+            if make_traces and not path.is_file():
+                make_traces(RunKey(task.name, method, str(row["variant"]), seed))
             if not path.is_file():
                 raise UserError(f"{task.name}: no trace of the {split} split ({path}); run it on data that has one")
             trace = Trace.load(path)

@@ -14,16 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.context import data_fingerprint, machine_of, pick_device
+from bench.context import data_survey, machine_of, pick_device
 from bench.encoder import backbones
 from bench.errors import UserError
 from bench.method import contestant
 from bench.store import read_json
+from bench.tasks.catalogue import task as task_named
 
 if TYPE_CHECKING:
     from bench.runs.plan import Planned
     from bench.settings import Settings
     from bench.store import RunKey
+    from bench.tasks.prepare import Survey
 
 VERSION = 2
 """Raised when training, tracing or costing the same settings would come out with other numbers."""
@@ -51,7 +53,7 @@ class Identities:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._known: dict[RunKey, Identity] = {}
-        self._data: dict[str, str] = {}
+        self._texts: dict[str, Survey] = {}
 
     def of(self, key: RunKey) -> Identity:
         """The identity of a run. Raises UserError where its text or a checkpoint cannot be read."""
@@ -59,12 +61,16 @@ class Identities:
             self._known[key] = Identity(self._asked(key))
         return self._known[key]
 
+    def text(self, task: str) -> Survey:
+        """What is known of a task's text. Raises UserError where it cannot be read."""
+        if task not in self._texts:
+            self._texts[task] = data_survey(self.settings, task_named(task, self.settings.own_tasks))
+        return self._texts[task]
+
     def _asked(self, key: RunKey) -> dict[str, Any]:
         settings, entry = self.settings, self.settings.contestants[key.method]
         method = contestant(settings, key.method, key.task)
         data, backbone = settings.data.of(key.task), settings.backbone
-        if key.task not in self._data:
-            self._data[key.task] = data_fingerprint(settings, method.task)
         asked = {
             "suite": VERSION,
             "task": key.task,
@@ -72,7 +78,10 @@ class Identities:
             "seed": key.seed,
             "method": {"class": entry.method, "version": method.version, "options": method.asked(key.variant)},
             "selection": settings.selection,
-            "data": {"fingerprint": self._data[key.task], "max_length": data.max_length[len(method.task.columns) - 1]},
+            "data": {
+                "fingerprint": self.text(key.task).fingerprint,
+                "max_length": data.max_length[len(method.task.columns) - 1],
+            },
             "backbone": {
                 "digest": backbones.digest(backbone.name, backbone.revision),
                 "tokenizer": backbones.tokenizer_digest(backbone.name, backbone.revision),
@@ -118,7 +127,7 @@ def where(settings: Settings) -> dict[str, Any]:
     machine = machine_of(settings, device)
     return {
         "device": device.type,
-        "precision": "bfloat16 products" if machine.bfloat16 else "float32",
+        "precision": ("bfloat16 products" if machine.bfloat16 else "float32") + ", TF32" * machine.tf32,
         "threads": settings.training.threads,
         "eval_batch_size": settings.training.eval_batch_size,
         "kept_gigabytes": settings.training.kept_gigabytes,

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,7 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_log
 
-from bench.context import Context
+from bench.context import Context, load_model
 from bench.errors import NeedFailed, TrainingFailed, UserError, is_disk_full
 from bench.measuring import counting
 from bench.measuring.recording import record
@@ -89,6 +91,19 @@ def produce(settings: Settings, key: RunKey) -> str:
         return ""
 
 
+def trace_tests(settings: Settings, key: RunKey) -> None:
+    """Traces the test splits with the kept model of a run. Raises UserError where that is not there."""
+    prepare()
+    tested = settings.model_copy(update={"data": settings.data.model_copy(update={"test": True})})
+    context = Context(tested, contestant(settings, key.method, key.task).task, key, state_folder(settings, key))
+    folder = run_folder(settings, key)
+    model = load_model(folder, context.device)
+    for split, examples in context.data.splits.items():
+        if split.startswith("test"):
+            log.info("%s: tracing %s, %d examples", key.path, split, len(examples))
+            record(model, examples, settings.training.eval_batch_size).save(folder / f"trace-{split}.parquet")
+
+
 def reason_of(error: BaseException) -> str:
     """What ended a training, in one line."""
     line = next(iter(str(error).strip().splitlines()), "")
@@ -105,10 +120,22 @@ def prepare() -> None:
     transformers_log.disable_progress_bar()
 
 
+@contextmanager
+def tf32(wanted: bool) -> Iterator[None]:
+    """Whether float32 products of a GPU may be TF32 in here; elsewhere, in every trace, they are not."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if wanted else "highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
 def _make(method: Method, context: Context, folder: Path, began: float) -> dict[str, Any]:
     """Trains, traces and counts; returns what run.json says of it."""
     torch.set_num_threads(context.settings.training.threads)
-    model = method.train(context, context.key.variant).eval().requires_grad_(False)
+    with tf32(context.machine.tf32):
+        model = method.train(context, context.key.variant).eval().requires_grad_(False)
     trained = time.monotonic()
     _save_model(model, context, folder)
     for split, examples in context.data.splits.items():

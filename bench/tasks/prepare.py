@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bench.settings import Data
     from bench.tasks.catalogue import Task
 
-__all__ = ["Survey", "fingerprint_of", "prepare", "survey"]
+__all__ = ["Survey", "prepare", "survey"]
 
 Selection = Literal["calibration", "validation"]
 
@@ -38,6 +38,10 @@ class Survey:
     """Names of the splits that the source does not have."""
     left_out: int
     """Training rows in no split: they share a group with a row that was set apart."""
+    letters: dict[str, int]
+    """Split -> letters of its texts."""
+    longest: int
+    """Letters of the longest example."""
 
 
 def prepare(
@@ -59,11 +63,6 @@ def prepare(
         fingerprint=known.fingerprint,
         left_out=known.left_out,
     )
-
-
-def fingerprint_of(task: Task, data: Data, selection: Selection = "calibration") -> str:
-    """The fingerprint that `prepare` gives, without tokenising: the same for the same text, wherever it lies."""
-    return survey(task, data, selection).fingerprint
 
 
 def survey(task: Task, data: Data, selection: Selection = "calibration") -> Survey:
@@ -104,13 +103,21 @@ def _parted(task: Task, data: Data, selection: Selection) -> tuple[dict[str, Col
     caps = {name: None if name.startswith("test") else data.max_eval for name in columns} | {"train": data.max_train}
     order = [name for name in dict.fromkeys(("train", "calibration", *task.splits)) if name in columns]
     columns = {name: _cap(columns[name], caps[name], data.seed) for name in order}
+    letters = {name: _letters(task, split) for name, split in columns.items()}
     known = Survey(
         fingerprint=_fingerprint(task, columns),
         sizes={name: len(split["label"]) for name, split in columns.items()},
         missing=tuple(ours for ours, theirs in task.splits.items() if theirs in raw.missing and ours not in columns),
         left_out=left_out,
+        letters={name: sum(counts) for name, counts in letters.items()},
+        longest=max(max(counts, default=0) for counts in letters.values()),
     )
     return columns, known
+
+
+def _letters(task: Task, split: Columns) -> list[int]:
+    """Letters of each example, both texts of a pair together."""
+    return [sum(map(len, texts)) for texts in zip(*(split[name] for name in task.columns), strict=True)]
 
 
 def _cap(split: Columns, cap: int | None, seed: int) -> Columns:

@@ -22,9 +22,10 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import TrainingFailed
-from bench.tasks.batches import collate, length_batches
+from bench.tasks.batches import length_batches
 from bench.tasks.examples import Examples
 from bench.training import saving
+from bench.training.feeding import feed
 from bench.training.saving import CHECKPOINT, FINAL, Saving
 from bench.training.words import UsedWords
 
@@ -77,6 +78,8 @@ class Machine:
     cpu: bool
     bfloat16: bool
     save_seconds: float
+    tf32: bool = False
+    """Whether float32 products of a GPU are TF32."""
     saving: Saving = field(init=False)
 
     def __post_init__(self) -> None:
@@ -188,8 +191,9 @@ class _Stage:
         log.info("%s: steps %d to %d", self.folder.name, self.done + 1, self.steps)
         began = told = time.monotonic()
         self.model.train()
+        batches = feed(self.examples, schedule[self.done :], self.device)
         for step in range(self.done, self.steps):
-            self._step(loss, schedule[step], step, machine.bfloat16)
+            self._step(loss, next(batches), step, machine.bfloat16)
             self.done = step + 1
             chosen = evaluate is not None and (self.done % self.epoch == 0 or self.done == self.steps)
             saved = machine.saving.due() and self.done < self.steps
@@ -210,10 +214,7 @@ class _Stage:
         self.model.zero_grad(set_to_none=True)
         log.info("%s: done in %.1f s", self.folder.name, time.monotonic() - began)
 
-    def _step(self, loss: Loss, rows: list[int], step: int, bfloat16: bool) -> None:
-        batch = collate([self.examples[i] for i in rows])
-        if self.device.type == "cuda":  # pinned, the copy does not wait for the step before it
-            batch = {key: value.pin_memory().to(self.device, non_blocking=True) for key, value in batch.items()}
+    def _step(self, loss: Loss, batch: dict[str, Tensor], step: int, bfloat16: bool) -> None:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
             value = loss(self.model, batch, step / self.steps)
         value.backward()

@@ -9,6 +9,7 @@ import synthetic
 from bench.artefacts import Trace
 from bench.errors import UserError
 from bench.reporting.submit import write_submission
+from bench.store import RunKey
 from bench.tasks.catalogue import TASKS
 
 FILES = ["CoLA", "SST-2", "MRPC", "QQP", "STS-B", "MNLI-m", "MNLI-mm", "QNLI", "RTE", "WNLI", "AX"]
@@ -80,6 +81,25 @@ def test_the_same_predictions_are_the_same_file(glue, tmp_path):
     points = synthetic.read_points(glue)
     for name in ("a.zip", "b.zip"):
         write_submission(points, glue / "runs", tmp_path / name, "pabee")
+    assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
+
+
+def test_a_run_without_test_traces_is_traced_then_and_no_other(glue, tmp_path):
+    points, made = synthetic.read_points(glue), []
+    folder = glue / "runs" / "mnli" / "teacher" / "base" / "seed2"
+    kept = {file: file.read_bytes() for file in folder.glob("trace-test*.parquet")}
+    write_submission(points, glue / "runs", tmp_path / "a.zip", "teacher", make_traces=made.append)
+    assert made == []
+    for file in kept:
+        file.unlink()
+
+    def make(key):
+        made.append(key)
+        for file, content in kept.items():
+            file.write_bytes(content)
+
+    write_submission(points, glue / "runs", tmp_path / "b.zip", "teacher", make_traces=make)
+    assert made == [RunKey("mnli", "teacher", "base", 2)]
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 

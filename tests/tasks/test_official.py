@@ -75,9 +75,9 @@ def _field(each: Task, name: str, columns: Columns, row: int) -> str:
 @pytest.mark.real
 @pytest.mark.parametrize("name", TASKS)
 def test_the_same_text_has_the_same_fingerprint_in_both_layouts(name: str, glue: Path, tmp_path: Path) -> None:
-    hub = Data(source="folder", path=glue)
+    hub = Data(test=True, source="folder", path=glue)
     write_site(tmp_path, task(name), load(task(name), hub).splits)
-    one, two = survey(task(name), hub), survey(task(name), Data(source="folder", path=tmp_path))
+    one, two = survey(task(name), hub), survey(task(name), Data(test=True, source="folder", path=tmp_path))
     assert one == two
 
 
@@ -98,7 +98,7 @@ def site(tmp_path: Path) -> Callable[[str], Raw]:
         rows = {**texts, "label": labels, "idx": list(range(5))}
         splits = ("train", *each.validation_splits, *each.test_splits)
         write_site(tmp_path, each, dict.fromkeys(splits, rows))
-        return load(each, Data(source="folder", path=tmp_path))
+        return load(each, Data(test=True, source="folder", path=tmp_path))
 
     return make
 
@@ -121,9 +121,9 @@ def test_rows_that_break_off(site: Callable[[str], Raw], tmp_path: Path) -> None
     for folder in ("QQP", "QNLI"):
         with (tmp_path / folder / "train.tsv").open("a") as file:
             file.write("9\tcut\n\n")
-    assert len(load(task("qqp"), Data(source="folder", path=tmp_path)).splits["train"]["label"]) == 5
+    assert len(load(task("qqp"), Data(test=True, source="folder", path=tmp_path)).splits["train"]["label"]) == 5
     with pytest.raises(UserError, match=r"QNLI/train\.tsv: line 7: the row breaks off after 'cut'"):
-        load(task("qnli"), Data(source="folder", path=tmp_path))
+        load(task("qnli"), Data(test=True, source="folder", path=tmp_path))
 
 
 def test_bad_rows_are_named_by_line(site: Callable[[str], Raw], tmp_path: Path) -> None:
@@ -131,11 +131,11 @@ def test_bad_rows_are_named_by_line(site: Callable[[str], Raw], tmp_path: Path) 
     with (tmp_path / "RTE" / "dev.tsv").open("a") as file:
         file.write("9\ta\tb\tmaybe\n")
     with pytest.raises(UserError, match=r"RTE/dev\.tsv: line 7: column 'label' is 'maybe', none of entailment, "):
-        load(task("rte"), Data(source="folder", path=tmp_path))
+        load(task("rte"), Data(test=True, source="folder", path=tmp_path))
     text = (tmp_path / "STS-B" / "train.tsv").read_text().replace("score", "points")
     (tmp_path / "STS-B" / "train.tsv").write_text(text)
     with pytest.raises(UserError, match=r"STS-B/train\.tsv: no column 'score'; there are index, genre, .*points$"):
-        load(task("stsb"), Data(source="folder", path=tmp_path))
+        load(task("stsb"), Data(test=True, source="folder", path=tmp_path))
 
 
 def test_microsofts_own_files(tmp_path: Path) -> None:
@@ -146,9 +146,9 @@ def test_microsofts_own_files(tmp_path: Path) -> None:
     for name in ("train", "test"):
         (folder / f"msr_paraphrase_{name}.txt").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"dev_ids\.tsv is missing"):
-        load(task("mrpc"), Data(source="folder", path=tmp_path))
+        load(task("mrpc"), Data(test=True, source="folder", path=tmp_path))
     (folder / "dev_ids.tsv").write_text("1\t101\n4\t104\n")
-    raw = load(task("mrpc"), Data(source="folder", path=tmp_path))
+    raw = load(task("mrpc"), Data(test=True, source="folder", path=tmp_path))
     assert raw.splits["validation"]["sentence1"] == ['"One 1', '"One 4']
     assert raw.splits["train"]["sentence2"] == ["Two 0", "Two 2", "Two 3", "Two 5"]
     assert raw.splits["train"]["label"] == [0, 0, 1, 1] and len(raw.splits["test"]["label"]) == 6

@@ -57,7 +57,7 @@ def tickets(tmp_path: Path) -> Callable[..., Task]:
 
 
 def read(each: Task) -> Raw:
-    return load(each, Data())
+    return load(each, Data(test=True))
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
@@ -100,7 +100,7 @@ def test_labels_are_words_or_numbers(
 def test_a_regression_may_reach_below_zero(tickets: Callable[..., Task], tokenizer: PreTrainedTokenizerFast) -> None:
     rows = {"text": [f"a {i}" for i in range(40)], "label": list(np.linspace(-1, 1, 40))}
     each = tickets(".jsonl", rows, rows, {"text": ["a"]}, labels=None, range=[-1, 1], metrics=["spearman"])
-    data = prepare(each, tokenizer, Data(calibration=8))
+    data = prepare(each, tokenizer, Data(test=True, calibration=8))
     labels = data.splits["validation"].labels
     assert labels.dtype == np.float32 and not hidden(labels) and hidden(data.splits["test"].labels)
     assert scores(each, labels, labels) == {"spearman": pytest.approx(1.0)}
@@ -210,7 +210,7 @@ def test_validation_is_set_apart_where_there_is_none(tickets: Callable[..., Task
     rows = {"text": [f"number {i}" for i in range(100)], "label": ROWS["label"] * 25}
     each = tickets(train=rows)
     declared = each.own.model_copy(update={"files": {"train": each.own.files["train"]}})
-    known = survey(task("tickets", {"tickets": declared}), Data(calibration=15))
+    known = survey(task("tickets", {"tickets": declared}), Data(test=True, calibration=15))
     assert known.sizes == {"train": 75, "calibration": 15, "validation": 10} and known.missing == ("test",)
     chosen = survey(task("tickets", {"tickets": declared}), Data(calibration=15), "validation")
     assert chosen.sizes == {"train": 90, "validation": 10}

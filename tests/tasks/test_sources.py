@@ -16,7 +16,7 @@ GOOD: dict[str, list[Any]] = {"sentence": ["one .", "two ."], "label": [0, 1], "
 
 
 def from_folder(name: str, path: Path) -> Raw:
-    return load(task(name), Data(source="folder", path=path))
+    return load(task(name), Data(test=True, source="folder", path=path))
 
 
 def test_folder_with_a_split_missing(write: Callable[..., Path]) -> None:
@@ -151,7 +151,7 @@ def test_hub_is_pinned(monkeypatch: pytest.MonkeyPatch) -> None:
         return datasets.DatasetDict({split: datasets.Dataset.from_dict(GOOD) for split in ("train", "validation")})
 
     monkeypatch.setattr(datasets, "load_dataset", fake)
-    raw = load(task("cola"), Data(source="hub"))
+    raw = load(task("cola"), Data(test=True, source="hub"))
     load(task("cola"), Data(source="hub", revision="abc"))
     assert asked[0] == (("nyu-mll/glue", "cola"), {"revision": Data().revision}) and len(Data().revision) == 40
     assert asked[1][1] == {"revision": "abc"}
@@ -172,7 +172,8 @@ def test_sketch_needs_neither_datasets_nor_pyarrow_nor_torch() -> None:
     code = (
         "import sys; from bench.tasks.prepare import survey; from bench.tasks.catalogue import task;"
         "from bench.settings import Data;"
-        "known = survey(task('mnli'), Data(sketch={'train': 40, 'validation': 16, 'test': 16}, calibration=8));"
+        "given = Data(test=True, sketch={'train': 40, 'validation': 16, 'test': 16}, calibration=8);"
+        "known = survey(task('mnli'), given);"
         "assert known.missing == () and len(known.sizes) == 6;"
         "assert not {'datasets', 'pyarrow', 'torch', 'transformers'} & set(sys.modules)"
     )

@@ -1,47 +1,94 @@
-"""A GPU is held by one job at a time, by any user; a job for the CPU holds none. The devices are pretended."""
+"""A GPU's shares are held by one job each, of any user; a job for the CPU holds none. The devices are pretended."""
 
 import os
 import stat
 import tempfile
+from contextlib import ExitStack
 
 import pytest
 import torch
 from filelock import FileLock
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from bench.training.lease import gpu_lease
+from bench.training.lease import gpu_lease, shares
 
 
 @pytest.fixture
-def two_gpus(monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+def gpus(monkeypatch, tmp_path):
+    """gpus(n): a machine that has so many, and nobody on them."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    return tmp_path / "costeff-gpus"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+
+    def make(count):
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+        return tmp_path / "costeff-gpus"
+
+    return make
 
 
-def test_the_first_free_device_is_held_and_let_go(two_gpus, monkeypatch):
+def held(stack, *arguments):
+    """The device that one more job is shown."""
+    stack.enter_context(gpu_lease(*arguments))
+    return os.environ.pop("CUDA_VISIBLE_DEVICES")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(devices=st.integers(1, 8), share=st.integers(1, 4))
+def test_all_devices_are_used_evenly_and_every_share_once(gpus, devices, share):
+    gpus(devices)
+    assert shares(share) == devices * share
+    with ExitStack() as jobs:
+        shown = [held(jobs, "auto", share) for _ in range(devices * share)]
+        for round_ in range(share):
+            assert shown[round_ * devices :][:devices] == [str(i) for i in range(devices)]
+    with ExitStack() as jobs:
+        assert held(jobs, "cuda", share) == "0"  # free again
+
+
+def test_a_job_that_finds_all_shares_held_waits_for_one(gpus, monkeypatch):
+    gpus(1)
+    first, waited = ExitStack(), []
+    held(first, "auto")
+
+    def wait(seconds):
+        waited.append(seconds)
+        first.close()
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+
+    monkeypatch.setattr("time.sleep", wait)
+    with ExitStack() as jobs:
+        assert held(jobs, "auto") == "0" and len(waited) == 1
+
+
+def test_only_what_is_visible_is_leased(gpus, monkeypatch):
+    gpus(8)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-5f")
+    assert shares(2) == 4
     with gpu_lease("auto"):
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-        with gpu_lease("cuda"):
-            assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
-    for name in ("0", "1"):
-        with FileLock(two_gpus / f"{name}.lock").acquire(timeout=0):
-            pass  # free again
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "3"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "3, GPU-5f"
 
 
-def test_another_user_may_hold_it_next(two_gpus):
-    before = os.umask(0o077)
+def test_another_user_may_hold_it_next(gpus):
+    folder, before = gpus(2), os.umask(0o077)
     try:
         with gpu_lease("auto"):
             pass
     finally:
         os.umask(before)
-    assert stat.S_IMODE(two_gpus.stat().st_mode) == 0o777
-    assert stat.S_IMODE((two_gpus / "0.lock").stat().st_mode) == 0o666
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o777
+    assert stat.S_IMODE((folder / "0.0.lock").stat().st_mode) == 0o666
+    with FileLock(folder / "0.0.lock").acquire(timeout=0):
+        pass
 
 
-def test_a_job_for_the_cpu_holds_none(two_gpus):
-    with gpu_lease("cpu"):
-        assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
-    assert not two_gpus.exists()
+@pytest.mark.parametrize(("device", "count", "job"), [("cpu", 2, ""), ("auto", 0, ""), ("cuda", 2, "17")])
+def test_jobs_for_the_cpu_and_those_that_a_cluster_gave_theirs_hold_none(gpus, monkeypatch, device, count, job):
+    folder = gpus(count)
+    if job:
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+    with gpu_lease(device):
+        assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    assert not folder.exists()

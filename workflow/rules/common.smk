@@ -8,7 +8,7 @@ from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 
 # A plain `snakemake` in a checkout finds the packages, and so do its jobs, from whichever folder it is started in;
-# and the jobs of an environment that is not activated find its commands.
+# and the commands are those of the environment that runs Snakemake, activated or not, here and on a cluster's nodes.
 HOME = Path(workflow.basedir).resolve()
 for variable, folder, there in (
     ("PYTHONPATH", HOME, (HOME / "bench").is_dir()),
@@ -25,8 +25,10 @@ from bench.errors import UserError
 from bench.runs import plan, ratios, replay
 from bench.runs.outlook.checks import check_room
 from bench.runs.identity import Identities
+from bench.runs.outlook.memory import latency_mb, memory_mb
 from bench.serve.client import start
 from bench.store import RunKey, log_file, points_file, run_folder
+from bench.training.lease import shares
 
 try:
     # One loader for all: Snakemake only hands over which profile, and what is to be changed in it.
@@ -35,12 +37,16 @@ try:
     METHODS = plan.methods(SETTINGS)
     PLANNED = plan.runs(SETTINGS)
     IDENTITIES = Identities(SETTINGS)
-    ASKED = {run.key: IDENTITIES.of(run.key).hash for run in PLANNED}
+    if workflow.is_main_process:  # all of them, before anything runs; a job on a node looks at its own
+        for run in PLANNED:
+            IDENTITIES.of(run.key)
 except UserError as error:
     raise WorkflowError(str(error))
 
 ROOT = str(SETTINGS.root)
-GPU = int(wants_gpu(SETTINGS))  # what a job asks for; the profile says how many there are
+GPU = int(wants_gpu(SETTINGS))  # what a job asks for: a GPU, or a share of one of this machine
+if workflow.local_exec and "gpu" not in workflow.global_resources:
+    workflow.register_resource("gpu", shares(SETTINGS.training.gpu_share))
 EFFECTIVE = f"{ROOT}/settings.yaml"  # what the jobs read: the profile with everything --config changed
 LOCK = FileLock(f"{ROOT}/.workflow.lock")  # held by this process, gone with it
 SPLITS = sorted({SETTINGS.selection, "validation"})
@@ -134,8 +140,19 @@ all_points = [points_path(task, seed) for task in SETTINGS.tasks for seed in SET
 # Latency is a property of the machine and the model's shape: the first seed of each task is timed.
 timed = {task: SETTINGS.seeds_of(task)[0] for task in SETTINGS.tasks}
 timed_points = [points_path(task, seed) for task, seed in timed.items()]
-timed_models = [model_of(run.key) for run in PLANNED if run.key.seed == timed[run.key.task]]
-timed_runs = [hash_ for key, hash_ in ASKED.items() if key.seed == timed[key.task]]
+timed_keys = [run.key for run in PLANNED if run.key.seed == timed[run.key.task]]
+timed_models = [model_of(key) for key in timed_keys]
+
+
+def timed_runs(wildcards):
+    """What the timed runs were asked: other models are timed anew."""
+    return [IDENTITIES.of(key).hash for key in timed_keys]
+
+
+def memory(wildcards, attempt):
+    """Megabytes for a run; where a cluster ended it for want of more, the next attempt asks for more."""
+    key = key_of(wildcards)
+    return attempt * memory_mb(SETTINGS, key, IDENTITIES.text(key.task))
 
 
 def study_settings(wildcards):

@@ -16,7 +16,8 @@ rule run:
     threads: SETTINGS.training.threads
     resources:
         gpu=GPU,
-        mem_mb=4000,
+        mem_mb=memory,
+        runtime=720,  # minutes; a run that took longer goes on in the next attempt
     params:
         asked=asked,
         config=EFFECTIVE,
@@ -46,7 +47,8 @@ rule replay:
 
 
 rule latency:
-    # All cores, so that nothing else runs beside a clock. Other thresholds of the same models are not timed anew.
+    # All cores, on a cluster a node, so that nothing else runs beside a clock. Other thresholds of the same models are
+    # not timed anew.
     input:
         timed_models,
         ancient(timed_points),
@@ -56,10 +58,12 @@ rule latency:
         f"{ROOT}/logs/latency.log",
     benchmark:
         f"{ROOT}/benchmarks/latency.jsonl"
-    threads: workflow.resource_settings.cores or 1
+    threads: workflow.resource_settings.cores if workflow.local_exec else SETTINGS.training.threads
     resources:
         gpu=GPU,
-        mem_mb=4000,
+        mem_mb=latency_mb(SETTINGS, timed_keys),
+        runtime=240,
+        slurm_extra="--exclusive",
     params:
         settings=SETTINGS.latency.model_dump(mode="json"),
         asked=timed_runs,

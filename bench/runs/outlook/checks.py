@@ -13,6 +13,7 @@ from bench.encoder import Encoder, EncoderConfig, backbones
 from bench.errors import UserError
 from bench.method import contestant
 from bench.runs.outlook.forecast import forecast
+from bench.runs.outlook.recipes import recipes
 from bench.runs.plan import Planned, runs, summary
 from bench.runs.ratios import history_file
 from bench.settings import Settings
@@ -34,7 +35,8 @@ def report(settings: Settings, cores: int) -> Iterator[str]:
     Raises UserError for the first thing that is missing.
     """
     yield from summary(settings)
-    yield f"device: {pick_device(settings)}"
+    yield from recipes(settings)
+    yield f"device: {_device(settings)}"
     planned = runs(settings)
     yield check_room(settings, planned)
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
@@ -49,6 +51,14 @@ def report(settings: Settings, cores: int) -> Iterator[str]:
         yield f"data {task}: {sizes}; {count} runs train on {len(data.splits['train'])} examples{lost}{missing}"
     yield "nothing is missing"
     yield from forecast(settings, planned, texts, cores).lines()
+
+
+def _device(settings: Settings) -> str:
+    """What the jobs compute on; where this machine has none of it, theirs must."""
+    try:
+        return str(pick_device(settings))
+    except UserError:
+        return "cuda, which this machine lacks; the machines of its jobs need it"
 
 
 def check_checkpoints(

@@ -21,11 +21,11 @@ class Raw:
     splits: dict[str, Columns]
     """The source's split name -> text columns, `label`, `idx`, and where they are known `difficulty` and `group`."""
     missing: tuple[str, ...]
-    """Split names that the source does not have."""
+    """Names of the splits that were looked for and that the source does not have."""
 
 
 def load(task: Task, data: Data) -> Raw:
-    """Read every split the source has and check its rows.
+    """Read every split the source has (the tests only with `data.test`) and check its rows.
 
     data: the settings' section as it holds for this task; a task of a profile's own brings its own source instead.
     UserError where train or GLUE's first validation split is absent, and for the first bad row.
@@ -33,7 +33,7 @@ def load(task: Task, data: Data) -> Raw:
     read = _reader(task, data)
     splits: dict[str, Columns] = {}
     missing: list[str] = []
-    for split in ("train", *task.validation_splits, *task.test_splits):
+    for split in ("train", *task.validation_splits, *(task.test_splits if data.test else ())):
         pieces = read(split)
         if pieces:
             splits[split] = join(task, split, pieces)

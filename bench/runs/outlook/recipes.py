@@ -1,0 +1,69 @@
+"""Where each hyper-parameter of a profile comes from: the method's paper, its authors' code, or chosen here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, get_origin
+
+from bench.errors import UserError
+from bench.method import contestant
+from bench.settings import Settings
+
+Values = dict[str, dict[tuple[str, str], Any]]
+"""Hyper-parameter -> (variant, "" where it is all's; task) -> value."""
+
+
+def recipes(settings: Settings) -> Iterator[str]:
+    """A line a hyper-parameter of the contestants that name sources, else a line a contestant.
+
+    A source is for an option, `epochs`, or for a part of one, `sizes.rate`. Raises UserError for a hyper-parameter
+    without one, and for a source of nothing.
+    """
+    for name, entry in settings.contestants.items():
+        if not entry.sources:
+            yield f"recipe of {name}: chosen here"
+            continue
+        values, used = _values(settings, name), set()
+        for key, found in values.items():
+            source = key if key in entry.sources else key.partition(".")[0]
+            if source not in entry.sources:
+                raise UserError(f"contestants.{name}.sources: {key} has none; begin it with paper, code or here")
+            used.add(source)
+            yield f"recipe of {name}: {key} = {_said(found)}: {entry.sources[source]}"
+        for source in entry.sources.keys() - used:
+            raise UserError(f"contestants.{name}.sources.{source}: there is no such option in use; remove it")
+
+
+def _values(settings: Settings, name: str) -> Values:
+    """What a contestant's options say on every task; what is not set, and the names of others, are none."""
+    found: Values = {}
+    for task in settings.tasks:
+        options = contestant(settings, name, task).options
+        for field, value in options.model_dump(mode="json").items():
+            kind = type(options).model_fields[field].annotation
+            if not isinstance(value, dict):
+                named = kind is str and value in settings.contestants
+                leaves = {} if named else {(field, ""): value}
+            elif get_origin(kind) is dict:  # of variants
+                leaves = {
+                    (f"{field}.{key}", variant): each for variant, own in value.items() for key, each in own.items()
+                }
+            else:
+                leaves = {(f"{field}.{key}", ""): each for key, each in value.items()}
+            for (key, variant), each in leaves.items():
+                if each not in (None, [], {}):
+                    found.setdefault(key, {})[variant, task] = each
+    return found
+
+
+def _said(found: dict[tuple[str, str], Any]) -> str:
+    """The value; where variants or tasks differ, theirs."""
+    parts = []
+    for variant in dict.fromkeys(variant for variant, _ in found):
+        tasks: dict[str, list[str]] = {}
+        for (owner, task), value in found.items():
+            if owner == variant:
+                tasks.setdefault(f"{value:.3g}" if isinstance(value, float) else str(value), []).append(task)
+        said = " or ".join(f"{value} ({', '.join(own)})" for value, own in tasks.items())
+        parts.append(f"{variant} {said if len(tasks) > 1 else next(iter(tasks))}".strip())
+    return "; ".join(parts)

@@ -1,0 +1,44 @@
+"""What a run leaves beside its identity: test traces only on demand, and the arithmetic that it says it had."""
+
+import pytest
+import torch
+
+from bench.artefacts import Trace
+from bench.context import machine_of
+from bench.errors import UserError
+from bench.runs.identity import where
+from bench.runs.produce import produce, tf32, trace_tests
+from bench.store import RunKey, run_folder
+
+KEY = RunKey("sst2", "teacher", "full", 0)
+DATA = {"sketch": {"train": 96, "validation": 32, "test": 24}}
+
+
+def test_tests_are_traced_where_somebody_submits_and_are_the_same_then(tiny_settings, tmp_path):
+    brief = {"contestants": {"teacher": {"method": "baselines.finetuned:Finetuned", "options": {"epochs": 1}}}}
+    later = tiny_settings(tmp_path / "later", data=DATA, **brief)
+    with pytest.raises(UserError, match="no trained model"):
+        trace_tests(later, KEY)
+    assert produce(later, KEY) == ""
+    file = run_folder(later, KEY) / "trace-test.parquet"
+    assert not file.exists()
+    trace_tests(later, KEY)
+    at_once = tiny_settings(tmp_path / "at once", data=DATA | {"test": True}, **brief)
+    assert produce(at_once, KEY) == ""
+    assert file.read_bytes() == (run_folder(at_once, KEY) / "trace-test.parquet").read_bytes()
+    assert len(Trace.load(file).idx) == 24
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_tf32_is_a_gpus_and_is_told(tiny_settings, tmp_path, monkeypatch, wanted):
+    settings = tiny_settings(tmp_path, training={"device": "auto", "precision": "float32", "tf32": wanted})
+    assert where(settings)["precision"] == "float32" and not machine_of(settings, torch.device("cpu")).tf32
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert where(settings)["device"] == "cuda"
+    assert where(settings)["precision"] == ("float32, TF32" if wanted else "float32")
+
+
+def test_tf32_ends_where_training_ends():
+    with tf32(True):
+        assert torch.get_float32_matmul_precision() == "high"
+    assert torch.get_float32_matmul_precision() == "highest"
