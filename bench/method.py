@@ -194,7 +194,7 @@ def contestant(settings: Settings, name: str, task: str) -> Method:
     try:
         options = found.Options.model_validate(entry.options_for(task))
     except ValidationError as error:
-        raise UserError(f"contestants.{name}.options ({task}): {explain(error)}") from None
+        raise UserError(f"contestants.{name}.options ({task}): {explain(error, found.Options)}") from None
     return found(name, task_named(task, settings.own_tasks), options, settings)
 
 

@@ -1,20 +1,14 @@
-"""What a run is: one set of typed settings, read from YAML profiles and checked before anything trains."""
+"""What a run is: one set of typed settings, checked before anything trains."""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from bench.errors import UserError
-
-PACKAGED = Path(__file__).parent / "packaged"
-"""The workflow, the suite's own profiles and Snakemake's, wherever the package lies: the checkout's own, by links."""
+from bench.settings.values import explain, merge
 
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -242,7 +236,7 @@ class Contestant(Section):
 
     def options_for(self, task: str) -> dict[str, Any]:
         """The options that hold for one task."""
-        return _merge(self.options, self.tasks.get(task, {}))
+        return merge(self.options, self.tasks.get(task, {}))
 
 
 class Settings(Section):
@@ -336,152 +330,3 @@ class Settings(Section):
     def root(self) -> Path:
         """The folder of this profile's results."""
         return self.results / self.profile
-
-
-def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
-    """The settings of a YAML file, with `overrides` on top: the one way in for the command line and the workflow.
-
-    A profile is a file, or the bare name of one of the suite's own (`sketch`), and may build on another with
-    `extends: <file beside it, or a bare name>`. `~`, `$VAR` and `${VAR}` are expanded, in the path
-    and in every text; a relative `data.path`, or file of `own_tasks`, is meant from the folder of the file that says
-    it, and contestants' modules are looked for in the folder of this one. Raises UserError with one line that names
-    the key, its value and what is allowed.
-    """
-    return load_several([path], overrides or {})
-
-
-def load_several(paths: Sequence[str | Path], overrides: dict[str, Any]) -> Settings:
-    """`load` of several profiles, each on top of those before it."""
-    values: dict[str, Any] = {}
-    for path in paths:
-        file = profile_file(expand(str(path), "settings"), Path(), "settings")
-        values = _over(values, {"folder": str(file.parent.absolute())} | _read(file), file.name)
-    return check(_over(values, overrides, "--config"), ", ".join(str(path) for path in paths))
-
-
-def profile_file(name: str, folder: Path, where: str) -> Path:
-    """The file of a profile: of the suite's own by its bare name (`sketch`), of another by its path from `folder`.
-
-    Raises UserError, which begins with `where`, for a bare name that none of the suite's own has.
-    """
-    if Path(name).suffix or name != Path(name).name:
-        return _from(folder, name) if folder != Path() else Path(name)
-    own = sorted(path.stem for path in (PACKAGED / "config").glob("*.yaml"))
-    if name not in own:
-        raise UserError(
-            f"{where}: no profile of the suite is named {name!r}; there are {', '.join(own)}; "
-            "a file of your own is named with its ending, such as mine.yaml"
-        )
-    return (PACKAGED / "config" / f"{name}.yaml").resolve()
-
-
-def check(values: dict[str, Any], where: str) -> Settings:
-    """Settings of a parsed mapping; `where` is named in the error."""
-    try:
-        return Settings.model_validate(_expanded(values, where))
-    except ValidationError as error:
-        raise UserError(f"{where}: {explain(error)}") from None
-
-
-def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The values of a profile over those that it extends."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"settings {path}: {reason}; name a YAML file, or a profile of the suite: sketch") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"settings {path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"settings {path}: a mapping of keys is needed, not {type(values).__name__}")
-    data, own = values.get("data"), values.get("own_tasks")
-    named = [(data, "path")] if isinstance(data, dict) else []
-    for task in own.values() if isinstance(own, dict) else ():
-        files = task.get("files") if isinstance(task, dict) else None
-        named += [(files, split) for split in files] if isinstance(files, dict) else []
-    for section, key in named:
-        if isinstance(section.get(key), str):
-            section[key] = str(_from(path.parent, section[key]))
-    if "extends" not in values:
-        return values
-    where = f"{path}: extends"
-    parent = profile_file(expand(str(values.pop("extends")), where), path.parent.absolute(), where).resolve()
-    if parent in (here := (*seen, path.resolve())):
-        raise UserError(f"{path}: extends {parent.name} goes round in a circle")
-    below = _read(parent, here)
-    below.pop("folder", None)  # where its own contestants lie, not this one's
-    return _over(below, values, path.name)
-
-
-def _over(below: dict[str, Any], values: dict[str, Any], name: str) -> dict[str, Any]:
-    """The values `name` over those below it; what it changes of a recipe, and gives no source for, is chosen there."""
-    merged = _merge(below, values)
-    for contestant, own in (values.get("contestants") or {}).items():
-        entry = merged["contestants"].get(contestant) or {}
-        if isinstance(own, dict) and entry.get("sources"):
-            sections = [own.get("options") or {}, *(each or {} for each in (own.get("tasks") or {}).values())]
-            changed = {key for section in sections for key in section} if "sources" not in own else set()
-            here = {key: f"here ({name})" for key in entry["sources"] if key.partition(".")[0] in changed}
-            merged["contestants"][contestant] = entry | {"sources": entry["sources"] | here}
-    return merged
-
-
-def _from(folder: Path, name: str) -> Path:
-    """A path as a file in `folder` means it; one that begins with a variable or ~ is left for later."""
-    return Path(name) if name.startswith(("$", "~")) else (folder / name).absolute()
-
-
-def expand(text: str, where: str) -> str:
-    """`text` with `~` and variables expanded. Raises UserError that names a variable that is not set."""
-    home = str(Path(text).expanduser()) if text.startswith("~") else text
-    expanded = os.path.expandvars(home)
-    if unset := re.search(r"\$([A-Za-z_]\w*|\{[A-Za-z_]\w*\})", expanded):
-        name = unset[1].strip("{}")
-        raise UserError(f"{where}: {text!r} names the variable {name}, which is not set; set it, or write the value")
-    return expanded
-
-
-def _expanded(value: Any, where: str) -> Any:
-    """Every text of nested values expanded; `where` names it in an error."""
-    if isinstance(value, dict):
-        return {key: _expanded(each, f"{where}: {key}") for key, each in value.items()}
-    if isinstance(value, list):
-        return [_expanded(each, where) for each in value]
-    return expand(value, where) if isinstance(value, str) else value
-
-
-def _merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    """Nested mappings are merged; everything else in `top` wins, and null removes a key."""
-    merged = dict(base)
-    for key, value in top.items():
-        if value is None:
-            merged.pop(key, None)
-        elif isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = _merge(merged[key], value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def explain(error: ValidationError, section: type[BaseModel] | None = None) -> str:
-    """The first problem of a validation error of a section (default: the settings), as one line."""
-    first, more = error.errors()[0], error.error_count() - 1
-    key = ".".join(str(part) for part in first["loc"] if part != "function-after") or "settings"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        message = "no such key" + _allowed(first["loc"], section or Settings)
-    elif first["type"] != "value_error" and first["type"] != "missing":
-        message = f"{message}, not {first['input']!r}"
-    return f"{key}: {message}" + (f" (and {more} more)" if more else "")
-
-
-def _allowed(loc: tuple[int | str, ...], model: Any) -> str:
-    """The keys of the section of `model` that `loc` ends in, where it is one of ours."""
-    for part in loc[:-1]:
-        field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
-        if field is None:
-            return ""
-        model = field.annotation
-    if isinstance(model, type) and issubclass(model, BaseModel):
-        return f"; there are {', '.join(model.model_fields)}"
-    return ""

@@ -1,0 +1,32 @@
+"""Settings: their sections, and the one loader of profiles."""
+
+from bench.settings.loading import PACKAGED, check, load, load_several, profile_file
+from bench.settings.sections import (
+    CLASS_METRICS,
+    GLUE,
+    SCORE_METRICS,
+    Comparison,
+    Data,
+    OwnTask,
+    RatioStudy,
+    Settings,
+)
+from bench.settings.values import expand, explain
+
+__all__ = [
+    "CLASS_METRICS",
+    "GLUE",
+    "PACKAGED",
+    "SCORE_METRICS",
+    "Comparison",
+    "Data",
+    "OwnTask",
+    "RatioStudy",
+    "Settings",
+    "check",
+    "expand",
+    "explain",
+    "load",
+    "load_several",
+    "profile_file",
+]
