@@ -34,8 +34,8 @@ def report(settings: Settings, cores: int) -> Iterator[str]:
 
     Raises UserError for the first thing that is missing.
     """
+    yield from recipes(settings)  # before anything is opened: they need no checkpoint
     yield from summary(settings)
-    yield from recipes(settings)
     yield f"device: {_device(settings)}"
     planned = runs(settings)
     yield check_room(settings, planned)
@@ -50,7 +50,8 @@ def report(settings: Settings, cores: int) -> Iterator[str]:
         missing = f"; this source has no {', '.join(data.missing)}" if data.missing else ""
         yield f"data {task}: {sizes}; {count} runs train on {len(data.splits['train'])} examples{lost}{missing}"
     yield "nothing is missing"
-    yield from forecast(settings, planned, texts, cores).lines()
+    if _device(settings) in ("cpu", "cuda"):
+        yield from forecast(settings, planned, texts, cores).lines()
 
 
 def _device(settings: Settings) -> str:
