@@ -86,7 +86,11 @@ def test_a_packaged_profile_is_reached_by_its_name(person: Person):
     (person.folder / "wrong.yaml").write_text("extends: skecth\n")
     wrong = person.costeff("check", "wrong.yaml")
     assert wrong.returncode == 2
-    assert "skecth" in wrong.stderr and "sketch, tiny" in wrong.stderr and len(wrong.stderr.splitlines()) == 1
+    assert (
+        "skecth" in wrong.stderr
+        and "sketch, sketch-seeds, tiny" in wrong.stderr
+        and len(wrong.stderr.splitlines()) == 1
+    )
 
 
 @pytest.mark.slow

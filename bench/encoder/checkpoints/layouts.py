@@ -14,6 +14,9 @@ from bench.encoder.checkpoints.files import CONFIG, read_json
 from bench.encoder.checkpoints.weights import Stored
 from bench.errors import UserError
 
+MOST_LAYERS = 1_000
+"""Beyond this a configuration is broken; to read it on would fill the memory."""
+
 # Theirs, ours, and the shape of the weight: d hidden, f FFN, V words, P positions, S segments; `#` is the layer. All
 # but the embeddings have a bias of the weight's first dimension.
 _MODULES = {
@@ -143,6 +146,9 @@ def read(name: str, folder: Path) -> Layout:
     pad = values.get("pad_token_id") or 0
     if isinstance(pad, bool) or not isinstance(pad, int) or not 0 <= pad < sizes["V"]:
         raise _wrong(name, "pad_token_id", pad, f"must be below vocab_size, {sizes['V']}")
+    if sizes["layers"] > MOST_LAYERS:
+        key = _SIZES[kind]["layers"]
+        raise _wrong(name, key, sizes["layers"], f"more than {MOST_LAYERS} layers are no encoder of this kind")
     return Layout(
         kind,
         rates
