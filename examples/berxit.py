@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.context import Context
 from bench.encoder import Encoder
 from bench.errors import UserError
-from bench.method import Method, Options
+from bench.method import Method, Options, Stage
 from bench.rules.policies import Policy
 from bench.training.loop import Plan
 from bench.training.losses import over_exits, task_loss
@@ -70,8 +70,8 @@ class Berxit(Method):
         context.fit(model, Alternating(steps), self._plan, "alternating", select=True)
         return model
 
-    def steps(self, variant: str, examples: int) -> int:
-        return self._plan.step_count(examples)
+    def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        return [Stage(self._plan, examples, self.backbone, selects=True)]
 
     @property
     def _plan(self) -> Plan:

@@ -8,7 +8,7 @@ from torch import Tensor
 from bench.context import Context
 from bench.encoder import Encoder
 from bench.encoder.cut import take_layers
-from bench.method import Method, Options
+from bench.method import Method, Options, Stage
 from bench.training.loop import Plan
 from bench.training.losses import over_exits, task_loss
 
@@ -39,9 +39,16 @@ class EveryOther(Method):
         model = context.backbone("tanh", exits="all")
         kept = range(1, len(model.layers), 2)
         model = take_layers(model, kept, exits=range(1, len(kept) + 1))
-        plan = Plan(self.options.epochs, self.options.learning_rate)
-        context.fit(model, joint, plan, "joint", select=True)
+        context.fit(model, joint, self._plan, "joint", select=True)
         return model
+
+    def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        """For the forecast: one training, of half the layers."""
+        return [Stage(self._plan, examples, self.backbone.truncated(self.backbone.layers // 2), selects=True)]
+
+    @property
+    def _plan(self) -> Plan:
+        return Plan(self.options.epochs, self.options.learning_rate)
 
 
 def joint(model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
