@@ -72,7 +72,7 @@ def main() -> None:
         examples = validation.take(range(min(arguments.examples, len(validation))))
         for size in (1, 32):
             for (variant, form), share in times(
-                settings, reference, variants, method, examples, size, arguments, clock
+                settings, reference, variants, method, examples, size, arguments.rounds, clock
             ):
                 shares[variant, size, form].append(share)
         if first:

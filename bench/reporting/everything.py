@@ -32,11 +32,12 @@ def write_everything(settings: Settings) -> Iterator[str]:
     # Published points stand beside measured ones only where text and backbone are the papers'.
     papers = settings.data.source != "sketch" and "bert-base-uncased" in settings.backbone.name
     folders = {name: settings.root / name for name in ("sweeps", "runs")}
+    published = for_figures(read_published()) if papers else None
+    drawing = figures.begin(points, settings.root, roles, published=published)  # while the tables are made
     made = tables(points, roles, missing=missing, comparison=settings.comparison, **folders)
     for table in made:
         table.write(settings.root / "tables")
-    published = for_figures(read_published()) if papers else None
-    skipped = figures.write_all(points, settings.root, roles, published=published)
+    skipped = drawing()
     yield from (f"no figure {each.name}: {each.reason}" for each in skipped)
     written = page.write(points, settings.root, made, roles, missing=missing, skipped=skipped)
     yield f"wrote tables, figures and {written}"

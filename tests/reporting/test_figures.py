@@ -55,7 +55,7 @@ def folder_with_runs(path: Path, results: Path) -> Path:
 @pytest.fixture(scope="module")
 def drawn(some: pd.DataFrame, results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = folder_with_runs(tmp_path_factory.mktemp("figures") / "sketch", results)
-    skipped = figures.write_all(some, folder, ROLES, published=read_published())
+    skipped = figures.begin(some, folder, ROLES, published=read_published())()
     assert skipped == []
     return folder / "figures"
 
@@ -126,7 +126,7 @@ def test_what_has_no_data_is_skipped_with_its_reason(some: pd.DataFrame, results
     (folder / "figures" / "ablations.png").write_bytes(b"old")
     static = some[some["method"].isin(["teacher", "cut"]) & (some["task"] == "cola")]
     static = static.assign(latency_1=np.nan, latency_32=np.nan)
-    skipped = dict(figures.write_all(static, folder, ROLES))
+    skipped = dict(figures.begin(static, folder, ROLES)())
     assert set(skipped) == {
         "frontier-average", "latency", "exits-score", "exits-histogram", "exits-difficulty", "ablations",
     }  # fmt: skip

@@ -19,16 +19,19 @@ for variable, folder, there in (
 if (HOME / "bench").is_dir():
     sys.path.insert(0, str(HOME))
 
-from bench import settings as settings_file
-from bench.context import wants_gpu
-from bench.errors import UserError
-from bench.runs import plan, ratios, replay
-from bench.runs.outlook.checks import check_room
-from bench.runs.identity import Identities
-from bench.runs.outlook.memory import latency_mb, memory_mb
-from bench.serve.client import start
-from bench.store import RunKey, log_file, points_file, run_folder
-from bench.training.lease import shares
+from bench.cli import heavy_imports
+
+with heavy_imports():
+    from bench import settings as settings_file
+    from bench.context import wants_gpu
+    from bench.errors import UserError
+    from bench.runs import plan, ratios, replay
+    from bench.runs.identity import Identities
+    from bench.runs.outlook.checks import check_room
+    from bench.runs.outlook.memory import latency_mb, memory_mb
+    from bench.serve.client import start
+    from bench.store import RunKey, log_file, points_file, run_folder
+    from bench.training.lease import shares
 
 try:
     # One loader for all: Snakemake only hands over which profile, and what is to be changed in it.
@@ -77,9 +80,13 @@ onstart:
     part.replace(EFFECTIVE)
     if workflow.local_exec:
         start()  # its jobs then need not import everything anew
-        if SETTINGS.data.source == "sketch" or SETTINGS.data.max_train:  # else to read the text takes long
+        to_come = any(not Path(facts_of(run.key)).is_file() for run in PLANNED)
+        if to_come and (
+            SETTINGS.data.source == "sketch" or SETTINGS.data.max_train
+        ):  # other text takes long to read
             shell("costeff forecast {EFFECTIVE:q} --cores {workflow.resource_settings.cores} >&2 || true")
-        print(f"How far it is:  costeff progress {EFFECTIVE}", file=sys.stderr)
+        if to_come:
+            print(f"How far it is:  costeff progress {EFFECTIVE}", file=sys.stderr)
 
 
 onerror:

@@ -1,6 +1,10 @@
 """The figures of a profile: every one a function of the points table, written as PNG and PDF."""
 
+import multiprocessing
+import os
+import sys
 from collections.abc import Callable
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +25,7 @@ from bench.tasks.catalogue import title as task_title
 __all__ = [
     "Skipped",
     "ablation_bars",
+    "begin",
     "describe",
     "drawn",
     "exit_against_difficulty",
@@ -33,7 +38,6 @@ __all__ = [
     "promised_against_measured",
     "score_against_parameters",
     "score_per_exit",
-    "write_all",
 ]
 
 
@@ -112,34 +116,48 @@ class Skipped(NamedTuple):
     reason: str
 
 
-def write_all(
+def begin(
     points: pd.DataFrame,
     results: Path,
     roles: Roles,
     *,
     published: pd.DataFrame | None = None,
-) -> list[Skipped]:
-    """Draw every figure that has data into <results>/figures/<name>.png and .pdf; returns those left out.
+) -> Callable[[], list[Skipped]]:
+    """Begins to draw every figure that has data into <results>/figures/<name>.png and .pdf, in processes of their own.
 
-    points: all-points.parquet. results: results/<profile>, for its kept traces and studies. published: rows of
-    `bench.reporting.published`, where text and backbone are the papers' own. Figures of an earlier call that are
-    not drawn again are removed.
+    The returned call waits for them and gives those left out; figures of an earlier call that are not drawn again are
+    removed. points: all-points.parquet. results: results/<profile>, for its kept traces and studies. published: rows
+    of `bench.reporting.published`, where text and backbone are the papers' own.
     """
-    folder, skipped = results / "figures", []
-    kept = set()
-    for name, draw in _plan(points, results, roles, published).items():
-        try:
-            kept.update(save(draw(), folder, name))
-        except Absent as reason:
-            skipped.append(Skipped(name, str(reason)))
-    for old in [*folder.glob("*.png"), *folder.glob("*.pdf")]:
-        if old not in kept:
-            old.unlink()
-    return skipped
+    folder, plan = results / "figures", _plan(points, results, roles, published)
+    if sys.platform == "linux":
+        cores = min(len(os.sched_getaffinity(0)), len(plan))
+        pool: Executor = ProcessPoolExecutor(cores, multiprocessing.get_context("fork"))
+    else:  # a forked process may not draw
+        pool = ThreadPoolExecutor(1)
+    drawing = [pool.submit(_drawn, draw, folder, name) for name, draw in plan.items()]
+
+    def finish() -> list[Skipped]:
+        with pool:
+            found = [future.result() for future in drawing]
+        kept = {file for files in found if not isinstance(files, Skipped) for file in files}
+        for old in [*folder.glob("*.png"), *folder.glob("*.pdf")]:
+            if old not in kept:
+                old.unlink()
+        return [each for each in found if isinstance(each, Skipped)]
+
+    return finish
+
+
+def _drawn(draw: Callable[[], Figure], folder: Path, name: str) -> list[Path] | Skipped:
+    try:
+        return save(draw(), folder, name)
+    except Absent as reason:
+        return Skipped(name, str(reason))
 
 
 def drawn(folder: Path) -> list[Path]:
-    """The PNG files that `write_all` left in results/<profile>/figures, in reading order."""
+    """The PNG files that `begin` left in results/<profile>/figures, in reading order."""
     starts, tasks = list(_CAPTIONS), list(TASKS)
 
     def rank(path: Path) -> tuple[int, int, str]:
