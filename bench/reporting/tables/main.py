@@ -1,5 +1,6 @@
 """The main table: methods x tasks, at least so many times cheaper than the teacher."""
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from bench.settings import Comparison
 from bench.tasks.catalogue import TASKS, in_order
 from bench.tasks.catalogue import title as title_of
 from bench.tasks.scores import TITLES
+
+log = logging.getLogger(__name__)
 
 BUDGETS = (1.0, 2.0, 4.0, 8.0)
 WITHOUT = "wnli"
@@ -154,11 +157,12 @@ def _both_halves(choose: Callable[..., pd.DataFrame], points: pd.DataFrame, halv
 
 def _line(block: str, name: str, rows: pd.DataFrame, points: pd.DataFrame, tasks: Sequence[str]) -> _Line:
     """One line of the main table from the reported rows of a method, one a (task, seed)."""
-    rows = rows.assign(method=name)
     rows = rows.assign(score=rows["score"].astype(float) * 100, mismatched=rows["mismatched"].astype(float) * 100)
     rows = rows.reindex(columns=list(dict.fromkeys([*rows, *COSTS.values(), *SPEEDUPS.values(), "constant"])))
     ratios = list(SPEEDUPS.values())
-    by_task = over_seeds(rows, ["method", "task"], ["score", "mismatched", *COSTS.values()], ratios=ratios)
+    by_task = over_seeds(
+        rows.assign(method=name), ["method", "task"], ["score", "mismatched", *COSTS.values()], ratios=ratios
+    )
     cells: dict[str, Any] = {}
     found: dict[str, list[Point]] = {}
     for task, of_task in by_task.set_index("task").iterrows():
@@ -249,7 +253,8 @@ def _gap(best: _Line, other: _Line, parts: Sequence[str], evidence: Evidence | N
             resamples = evidence.splits[MISMATCHED if title == OTHER_HALF else "validation"]
             found.append(estimate(best.rows.get(title, []), other.rows.get(title, []), resamples))
         return average(found)
-    except UserError:
+    except UserError as error:  # the row is then judged by what is printed
+        log.warning("bold: %s", error)
         return None
 
 
