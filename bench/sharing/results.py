@@ -48,7 +48,7 @@ def publish(settings: Settings, out: Path) -> int:
         raise UserError(f"{out} is not empty; name a folder that is not there yet, or remove it")
     for pattern in FILES:
         for file in sorted(root.glob(pattern)):
-            if not file.name.startswith("trace-test"):
+            if not file.name.startswith(("trace-test", ".")):
                 target = out / file.relative_to(root)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
