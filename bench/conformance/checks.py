@@ -220,7 +220,7 @@ CHECKS = (
     Check(
         "the engine decides as the replay",
         engine_agrees,
-        "the engine runs the deployed form of an Encoder (bench/measuring/deployed.py): what your model does "
+        "the engine runs the deployed form of an Encoder (bench/encoder/early/deployed.py): what your model does "
         "beside it, the engine does not",
     ),
     Check(

@@ -15,8 +15,6 @@ from bench.errors import UserError
 from bench.rules.deciding import Leaves, fixed, never, rule
 from bench.rules.policies import Agreement, Policy, policy_for, replay
 
-PARTS = ("kind", "policy", "exit_start", "knob", "thresholds", "exit")
-
 
 def plain(point: Mapping[str, Any]) -> dict[str, Any]:
     """What operates a model, as plain values: what a configuration file holds.

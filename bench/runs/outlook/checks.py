@@ -43,7 +43,7 @@ def report(settings: Settings, cores: int) -> Iterator[str]:
     yield from check_checkpoints(settings, planned, tokenizer)
     texts: dict[str, TaskData] = {}
     for task in settings.tasks:
-        data = texts[task] = task_data(settings, contestant(settings, settings.reference, task).task, tokenizer)
+        data = texts[task] = task_data(settings, task_named(task, settings.own_tasks), tokenizer)
         sizes = ", ".join(f"{split} {len(examples)}" for split, examples in data.splits.items())
         count = sum(run.key.task == task for run in planned)
         lost = f"; {data.left_out} training rows left out, beside calibration rows of their group" * bool(data.left_out)

@@ -20,6 +20,7 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -125,9 +126,13 @@ def forecast(settings: Settings, planned: Sequence[Planned], data: Mapping[str, 
     pace = _together(partial(measured_pace, settings, backbone, lengths), jobs, pick_device(settings))
     runs: dict[RunKey, float] = {}
     unknown: dict[str, None] = {}
+    of_variant: dict[tuple[str, str, str], float] = {}  # seeds of a variant take the same
     for run in [*(each.key for each in planned), *_trials(settings)]:
+        variant = (run.task, run.method, run.variant)
         try:
-            runs[run] = pace.seconds(*work_of(settings, run, data[run.task])) + JOB_SECONDS
+            if variant not in of_variant:
+                of_variant[variant] = pace.seconds(*work_of(settings, run, data[run.task])) + JOB_SECONDS
+            runs[run] = of_variant[variant]
         except UserError:
             unknown[run.method] = None
     return Forecast(runs, _clock(settings, planned, data, pace), jobs, tuple(unknown))
@@ -137,10 +142,10 @@ def work_of(settings: Settings, key: RunKey, data: TaskData) -> tuple[Work, Work
     """What a run trains and what it reads. Raises UserError where its method does not say."""
     method = contestant(settings, key.method, key.task)
     train, selection = data.splits["train"], data.splits[settings.selection]
-    stages = method.stages(key.variant, len(train))
+    stages, words = method.stages(key.variant, len(train)), _used_words(train)
     trained, read = Work(), Work()
     for stage in stages:
-        step = _step(stage, train)
+        step = _step(stage, train, words)
         trained += step * stage.steps
         if stage.scored:
             trained += replace(step, parameters=0.0) * (stage.scored / stage.plan.batch_size)
@@ -149,7 +154,7 @@ def work_of(settings: Settings, key: RunKey, data: TaskData) -> tuple[Work, Work
         if stage.kept:
             read += _work(stage.kept, train.lengths)
         if stage.beside:
-            read += replace(_step(replace(stage, shape=stage.beside), train), parameters=0.0) * stage.steps
+            read += replace(_step(replace(stage, shape=stage.beside), train, words), parameters=0.0) * stage.steps
     traced = next((stage.shape for stage in reversed(stages) if stage.selects), stages[-1].shape)
     for split, examples in data.splits.items():
         if split != "train":
@@ -171,7 +176,7 @@ def measured_pace(settings: Settings, backbone: Shape, lengths: NDArray[np.int64
         rows = max(1, min(rows, int(LARGEST / each.macs)))
         examples = _random_words(rows, length, shape.vocabulary)
         step, evaluation = _timed(Encoder(_config(shape)).to(device), examples, machine)
-        trained.append([*(each * rows + Work(parameters=_parameters(shape, examples)))])
+        trained.append([*(each * rows + Work(parameters=_parameters(shape, _used_words(examples))))])
         read.append([*(each * rows)][:2])
         training.append(step)
         reading.append(evaluation)
@@ -226,14 +231,15 @@ def _together(measure: Callable[[], Pace], jobs: int, device: torch.device) -> P
     )
 
 
-def _step(stage: Stage, data: Examples) -> Work:
+def _step(stage: Stage, data: Examples, used_words: int) -> Work:
     """The work of one training step of a stage, in the mean over an epoch."""
-    batches = length_batches(data.lengths, stage.plan.batch_size, np.random.default_rng(0))
-    padded = [int(data.lengths[rows].max()) for rows in batches]
+    lengths = data.lengths
+    batches = length_batches(lengths, stage.plan.batch_size, np.random.default_rng(0))
+    padded = [int(lengths[rows].max()) for rows in batches]
     work = sum((_work(stage.shape, np.full(len(rows), n)) for rows, n in zip(batches, padded, strict=True)), Work())
     words = sum(len(rows) * n for rows, n in zip(batches, padded, strict=True)) * stage.words
     work += Work(macs=words * stage.shape.vocabulary * stage.shape.hidden)
-    used = _parameters(stage.shape, data) + bool(stage.words) * stage.shape.vocabulary * stage.shape.hidden
+    used = _parameters(stage.shape, used_words) + bool(stage.words) * stage.shape.vocabulary * stage.shape.hidden
     return work * (1 / len(batches)) + Work(parameters=used)
 
 
@@ -261,11 +267,14 @@ def _config(shape: Shape) -> EncoderConfig:
     )
 
 
-def _parameters(shape: Shape, data: Examples) -> float:
+def _used_words(data: Examples) -> int:
+    return len(set(chain.from_iterable(data.input_ids)))
+
+
+def _parameters(shape: Shape, used_words: int) -> float:
     """Parameters that a step changes: the layers', the positions', and those of the words that the text uses."""
-    used = len(np.unique(np.concatenate([np.array(ids) for ids in data.input_ids])))
     layers = sum(shape.layer_parameters(layer) for layer in range(shape.layers))
-    return float(layers + shape.positions * shape.hidden + used * (shape.rank or shape.hidden))
+    return float(layers + shape.positions * shape.hidden + used_words * (shape.rank or shape.hidden))
 
 
 def _random_words(rows: int, length: int, vocabulary: int) -> Examples:

@@ -10,13 +10,13 @@ from pathlib import Path
 from bench.context import task_data
 from bench.encoder import backbones
 from bench.errors import UserError
-from bench.method import contestant
 from bench.runs.identity import Identities
 from bench.runs.outlook.forecast import REPORT_SECONDS, Forecast, forecast, spoken
 from bench.runs.plan import Planned, runs
 from bench.runs.ratios import trials_so_far
 from bench.settings import Settings
 from bench.store import RunKey, log_file, read_json, run_folder, state_folder, write_json
+from bench.tasks.catalogue import task as task_named
 
 FRESH = 600.0
 """Seconds after which a silent training is no longer thought to go on."""
@@ -30,10 +30,7 @@ def ahead(settings: Settings, cores: int) -> Forecast | None:
     if not to_come:
         return None
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
-    data = {
-        task: task_data(settings, contestant(settings, settings.reference, task).task, tokenizer)
-        for task in settings.tasks
-    }
+    data = {task: task_data(settings, task_named(task, settings.own_tasks), tokenizer) for task in settings.tasks}
     found = forecast(settings, to_come, data, cores)
     known = {run.key for run in planned}
     seconds = {key.path.as_posix(): value for key, value in found.runs.items() if key in known}
