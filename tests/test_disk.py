@@ -12,10 +12,11 @@ import pytest
 import yaml
 
 from bench.errors import UserError
+from bench.runs.identity import Identities
 from bench.runs.outlook.checks import check_room
+from bench.runs.outlook.coming import Coming, coming
 from bench.runs.plan import runs
 from bench.settings import Settings
-from bench.store import run_folder
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -60,15 +61,12 @@ def test_the_room_is_known_before_anything_trains(
 ) -> None:
     settings = tiny_settings(tmp_path / "not" / "there" / "yet")
     planned = runs(settings)
-    assert f"{len(planned)} runs to come" in check_room(settings, planned)
+    to_come = coming(settings, Identities(settings))
+    assert f"{len(planned)} runs to come" in check_room(settings, to_come)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**9, 10**9, 1000))
     with pytest.raises(UserError, match=r"need about .* GB and 0\.0 GB are free.*`results`"):
-        check_room(settings, planned)
-    for run in planned:
-        facts = run_folder(settings, run.key) / "run.json"
-        facts.parent.mkdir(parents=True)
-        facts.touch()
-    assert "disk: 0 runs to come" in check_room(settings, planned)
+        check_room(settings, to_come)
+    assert "disk: 0 runs to come" in check_room(settings, Coming((), (), {}))
 
 
 def test_a_full_disk_is_known_whatever_library_met_it(tmp_path: Path) -> None:

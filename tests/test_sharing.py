@@ -8,8 +8,11 @@ import pytest
 
 from bench.errors import UserError
 from bench.reporting.everything import write_everything
+from bench.runs import ratios
 from bench.runs.clock import measure_latency
 from bench.runs.collect import collect, operated
+from bench.runs.identity import Identities
+from bench.runs.outlook.coming import coming
 from bench.runs.plan import runs
 from bench.runs.produce import produce
 from bench.runs.replay import replay
@@ -146,6 +149,63 @@ def test_a_published_teacher_is_trained_where_a_newcomer_starts_from_it(first, p
     assert taken == {"teacher": False, "pabee": True, "assistant": False}
     with pytest.raises(UserError, match="holds no runs"):
         produce(profile(tmp_path / "x", reuse=[tmp_path / "nowhere"]), RunKey("sst2", "teacher", "full", 0))
+
+
+def studied(settings: Settings) -> list[RunKey]:
+    """The trials of the settings' study, each of them made."""
+    study = settings.studies[0]
+    trials: list[RunKey] = []
+    for generation in range(study.generations):
+        ratios.ask(settings, "sst2", study.method, generation)
+        trials += ratios.trial_keys(settings, "sst2", study.method, generation)
+        assert not [reason for key in trials if (reason := produce(settings, key))]
+        ratios.tell(settings, "sst2", study.method, generation)
+    ratios.finish(settings, "sst2", study.method)
+    return trials
+
+
+@pytest.fixture(scope="module")
+def study(profile, tmp_path_factory) -> tuple[Settings, Path, list[RunKey]]:
+    """A finished profile with a study of two generations, what was published of it, and its trials."""
+    short = BRIEF | {"hidden_epochs": 0.5}
+    recipe = short | {"sizes": {}, "rate": 0.1, "slenderise_rate": 1e-3, "hidden_rate": 1e-3}
+    contestants = {
+        "teacher": {"method": "baselines.finetuned:Finetuned", "options": BRIEF},
+        "assistant": {"method": "costeff.recipe:Assistant", "options": short},
+        "search": {"method": "costeff.recipe:CostEff", "options": recipe},
+    }
+    asked = {"method": "search", "tasks": ["sst2"], "generations": 2, "population": 2, "sampler": "random"}
+    folder = tmp_path_factory.mktemp("study")
+    settings = made(profile(folder / "results", contestants=contestants, studies=[asked]))
+    trials = studied(settings)
+    publish(settings, folder / "published")
+    return settings, folder / "published", trials
+
+
+def with_newcomer(settings: Settings, folder: Path, published: Path, **changes) -> Settings:
+    newcomer = {"every-other": {"method": "examples.every_other:EveryOther", "options": BRIEF}}
+    values = settings.model_dump()
+    asked = [values["studies"][0] | changes]
+    place = {"results": folder, "reuse": [published], "studies": asked}
+    return check(values | place | {"contestants": values["contestants"] | newcomer}, "test")
+
+
+def test_the_trials_of_a_published_study_are_taken_too(study, tmp_path):
+    settings = with_newcomer(study[0], tmp_path, study[1])
+    found = coming(settings, Identities(settings))
+    assert not found.trials and {key.method for key in found.runs} == {"every-other"}
+    assert set(study[2]) <= set(found.taken) and "made here: every-other (1)" in "".join(found.lines())
+    assert studied(made(settings)) == study[2]
+    assert all("taken_from" in read_json(run_folder(settings, key) / "run.json") for key in study[2])
+    assert len(coming(settings, Identities(settings))) == 0
+
+
+def test_a_study_that_asks_for_other_trials_has_the_weights_it_starts_from(study, tmp_path):
+    settings = with_newcomer(study[0], tmp_path, study[1], seed=5)
+    found = coming(settings, Identities(settings))
+    assert {key.method for key in found.runs} == {"teacher", "assistant", "every-other"}
+    assert len(found.trials) == 4 and not found.taken
+    assert not set(studied(made(settings))) & set(study[2])
 
 
 def test_a_newcomer_is_timed_beside_published_runs_on_one_machine(first, profile, tmp_path):

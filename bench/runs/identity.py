@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.context import data_survey, machine_of, pick_device
 from bench.encoder import backbones
-from bench.errors import UserError
 from bench.method import contestant
-from bench.store import read_json
 from bench.tasks.catalogue import task as task_named
 
 if TYPE_CHECKING:
-    from bench.runs.plan import Planned
     from bench.settings import Settings
     from bench.store import RunKey
     from bench.tasks.prepare import Survey
@@ -95,30 +91,6 @@ class Identities:
         if settings.training.precision != "auto":  # a wish of the person's, not of the machine
             asked["precision"] = settings.training.precision
         return asked
-
-
-def kept_elsewhere(settings: Settings, planned: Sequence[Planned], identities: Identities) -> dict[RunKey, Path]:
-    """Planned run -> the folder of a run under `reuse` that was asked the same.
-
-    One whose model is not there, as in published results, is left out where a run that is trained here starts from it.
-    Raises UserError for a folder without runs.
-    """
-    there: dict[str, Path] = {}
-    for folder in settings.reuse:
-        found = sorted(folder.glob("runs/*/*/*/*/run.json"))
-        if not found:
-            raise UserError(f"reuse: {folder} holds no runs; name a results folder, or a published one")
-        for facts, path in ((read_json(path), path.parent) for path in found):
-            if facts["status"] == "ok":
-                there.setdefault(facts["identity"], path)
-    taken = {run.key: there[identities.of(run.key).hash] for run in planned if identities.of(run.key).hash in there}
-    while True:
-        trained = [run for run in planned if run.key not in taken]
-        needed = {need for run in trained for need in run.needs if need in taken}
-        lacking = {need for need in needed if not (taken[need] / "model" / "model.safetensors").is_file()}
-        if not lacking:
-            return taken
-        taken = {key: folder for key, folder in taken.items() if key not in lacking}
 
 
 def where(settings: Settings) -> dict[str, Any]:

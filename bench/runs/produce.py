@@ -30,8 +30,8 @@ from bench.errors import NeedFailed, TrainingFailed, UserError, is_disk_full
 from bench.measuring import counting
 from bench.measuring.recording import record
 from bench.method import Method, contestant
-from bench.runs.identity import Identities, Identity, kept_elsewhere, where
-from bench.runs.plan import runs
+from bench.runs.identity import Identities, Identity, where
+from bench.runs.reuse import taken
 from bench.settings import Settings
 from bench.store import RunKey, read_json, record_failure, run_folder, state_folder, write_json
 
@@ -69,7 +69,7 @@ def produce(settings: Settings, key: RunKey) -> str:
         identity = identities.of(key)
         _fresh_state(state, identity, where(settings))
         context = Context(settings, method.task, key, state)
-        if settings.reuse and (kept := kept_elsewhere(settings, runs(settings), identities).get(key)):
+        if kept := taken(settings, identities, key).get(key):
             _take(kept, folder)
             shutil.rmtree(state, ignore_errors=True)
             return ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -79,6 +79,23 @@ def trial_keys(settings: Settings, task: str, method: str, generation: int) -> l
     """The runs of the trials that `ask` wrote: ordinary ones, with the first seed of the task."""
     seed = settings.seeds_of(task)[0]
     return [RunKey(task, method, trial.variant, seed) for trial in _asked(settings, task, method, generation)]
+
+
+def foreseen(settings: Settings, task: str, method: str, folders: Sequence[Path]) -> list[RunKey]:
+    """The trials of a study, as far as they follow from its histories in other folders of results."""
+    study, asker = study_of(settings, task, method), contestant(settings, method, task)
+    seed, history = settings.seeds_of(task)[0], pd.DataFrame()
+    keys: list[RunKey] = []
+    for generation in range(study.generations):
+        variants = [trial.variant for trial in _sampled(study, asker, generation, history)]
+        keys += [RunKey(task, method, variant, seed) for variant in variants]
+        name = Path("sweeps") / task / method / f"history-{generation}.parquet"
+        told = [pd.read_parquet(folder / name) for folder in folders if (folder / name).is_file()]
+        told = [table for table in told if list(table["variant"]) == [key.variant for key in keys]]
+        if not told:
+            break
+        history = told[0]
+    return keys
 
 
 def trials_so_far(settings: Settings) -> tuple[list[RunKey], int]:

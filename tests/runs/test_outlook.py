@@ -78,7 +78,7 @@ def test_coefficients_are_found_again(scales):
 
 def test_a_forecast_of_a_plan(settings):
     planned = runs(settings)
-    found = forecast(settings, planned, data_of(settings), cores=1)
+    found = forecast(settings, [run.key for run in planned], data_of(settings), cores=1)
     assert set(found.runs) >= {run.key for run in planned}
     assert found.jobs == 1 and found.whole > sum(found.runs.values()) > 0
     text = list(found.lines())
@@ -112,7 +112,7 @@ def test_a_method_that_does_not_say_is_named(settings, monkeypatch):
     from bench.method import Method
 
     monkeypatch.setattr(Pabee, "stages", Method.stages)
-    found = forecast(settings, runs(settings), data_of(settings), cores=1)
+    found = forecast(settings, [run.key for run in runs(settings)], data_of(settings), cores=1)
     assert found.unknown == ("pabee",) and not any(key.method == "pabee" for key in found.runs)
     assert any("pabee does not say" in text for text in found.lines())
 

@@ -28,6 +28,7 @@ with heavy_imports():
     from bench.runs import plan, ratios, replay
     from bench.runs.identity import Identities
     from bench.runs.outlook.checks import check_room
+    from bench.runs.outlook.coming import coming
     from bench.runs.outlook.memory import latency_mb, memory_mb
     from bench.serve.client import start
     from bench.store import RunKey, log_file, points_file, run_folder
@@ -66,7 +67,8 @@ wildcard_constraints:
 
 onstart:
     try:
-        check_room(SETTINGS, PLANNED)
+        to_come = coming(SETTINGS, IDENTITIES)
+        check_room(SETTINGS, to_come)
         Path(ROOT).mkdir(parents=True, exist_ok=True)
         LOCK.acquire(timeout=0)
     except Timeout:
@@ -80,12 +82,11 @@ onstart:
     part.replace(EFFECTIVE)
     if workflow.local_exec:
         start()  # its jobs then need not import everything anew
-        to_come = any(not Path(facts_of(run.key)).is_file() for run in PLANNED)
-        if to_come and (
+        if len(to_come) and (
             SETTINGS.data.source == "sketch" or SETTINGS.data.max_train
         ):  # other text takes long to read
             shell("costeff forecast {EFFECTIVE:q} --cores {workflow.resource_settings.cores} >&2 || true")
-        if to_come:
+        if len(to_come):
             print(f"How far it is:  costeff progress {EFFECTIVE}", file=sys.stderr)
 
 

@@ -12,12 +12,13 @@ from bench.context import pick_device, task_data
 from bench.encoder import Encoder, EncoderConfig, backbones
 from bench.errors import UserError
 from bench.method import contestant
+from bench.runs.identity import Identities
+from bench.runs.outlook.coming import Coming, coming
 from bench.runs.outlook.forecast import forecast
 from bench.runs.outlook.recipes import recipes
 from bench.runs.plan import Planned, runs, summary
-from bench.runs.ratios import history_file
 from bench.settings import Settings
-from bench.store import RunKey, run_folder
+from bench.store import RunKey
 from bench.tasks.catalogue import task as task_named
 
 if TYPE_CHECKING:
@@ -37,8 +38,9 @@ def report(settings: Settings, cores: int) -> Iterator[str]:
     yield from recipes(settings)  # before anything is opened: they need no checkpoint
     yield from summary(settings)
     yield f"device: {_device(settings)}"
-    planned = runs(settings)
-    yield check_room(settings, planned)
+    planned, found = runs(settings), coming(settings, Identities(settings))
+    yield from found.lines()
+    yield check_room(settings, found)
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
     yield from check_checkpoints(settings, planned, tokenizer)
     texts: dict[str, TaskData] = {}
@@ -51,7 +53,7 @@ def report(settings: Settings, cores: int) -> Iterator[str]:
         yield f"data {task}: {sizes}; {count} runs train on {len(data.splits['train'])} examples{lost}{missing}"
     yield "nothing is missing"
     if _device(settings) in ("cpu", "cuda"):
-        yield from forecast(settings, planned, texts, cores).lines()
+        yield from forecast(settings, [*found.runs, *found.trials], texts, cores).lines()
 
 
 def _device(settings: Settings) -> str:
@@ -83,17 +85,13 @@ def check_checkpoints(
             raise UserError(f"contestants.{key.method} ({key.variant}): {error}") from None
 
 
-def check_room(settings: Settings, planned: Sequence[Planned]) -> str:
+def check_room(settings: Settings, found: Coming) -> str:
     """A line on the disk that the runs to come need, and on what is free. Raises UserError where it lacks.
 
     Each run keeps a model, in float32 and smaller than the backbone or as large (`KEPT`); one in training also holds
     two checkpoints, of weights and Adam's two moments, and its best weights.
     """
-    to_come = sum(not (run_folder(settings, run.key) / "run.json").is_file() for run in planned)
-    for study in settings.studies:
-        for task in study.tasks:
-            told = [history_file(settings, task, study.method, k).is_file() for k in range(study.generations)]
-            to_come += study.population * told.count(False)
+    to_come = len(found)
     model = 4 * backbones.shape_of(settings.backbone.name, settings.backbone.revision).parameters()
     needed = (KEPT * to_come + 2 * 3 + 1) * model if to_come else 0
     there = next(folder for folder in (settings.root.absolute(), *settings.root.absolute().parents) if folder.is_dir())

@@ -24,7 +24,6 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
-import optuna
 import torch
 from numpy.typing import NDArray
 from scipy.optimize import nnls
@@ -35,7 +34,7 @@ from bench.encoder import Encoder, EncoderConfig, Shape, Width
 from bench.errors import UserError
 from bench.measuring.recording import record
 from bench.method import Stage, contestant
-from bench.runs.plan import Planned
+from bench.runs.plan import runs as planned_runs
 from bench.settings import Settings
 from bench.store import RunKey
 from bench.tasks.batches import length_batches
@@ -118,24 +117,24 @@ def spoken(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def forecast(settings: Settings, planned: Sequence[Planned], data: Mapping[str, TaskData], cores: int) -> Forecast:
-    """How long the planned runs, and the trials of studies, would take here, with `cores` cores; times a few steps."""
+def forecast(settings: Settings, runs: Sequence[RunKey], data: Mapping[str, TaskData], cores: int) -> Forecast:
+    """How long these runs, and the clock of the whole plan, would take here, with `cores` cores; times a few steps."""
     backbone = contestant(settings, settings.reference, settings.tasks[0]).backbone
     lengths = np.concatenate([data[task].splits["train"].lengths for task in settings.tasks])
     jobs = max(1, min(cores, os.cpu_count() or 1) // settings.training.threads)
     pace = _together(partial(measured_pace, settings, backbone, lengths), jobs, pick_device(settings))
-    runs: dict[RunKey, float] = {}
+    found: dict[RunKey, float] = {}
     unknown: dict[str, None] = {}
     of_variant: dict[tuple[str, str, str], float] = {}  # seeds of a variant take the same
-    for run in [*(each.key for each in planned), *_trials(settings)]:
+    for run in runs:
         variant = (run.task, run.method, run.variant)
         try:
             if variant not in of_variant:
                 of_variant[variant] = pace.seconds(*work_of(settings, run, data[run.task])) + JOB_SECONDS
-            runs[run] = of_variant[variant]
+            found[run] = of_variant[variant]
         except UserError:
             unknown[run.method] = None
-    return Forecast(runs, _clock(settings, planned, data, pace), jobs, tuple(unknown))
+    return Forecast(found, _clock(settings, data, pace), jobs, tuple(unknown))
 
 
 def work_of(settings: Settings, key: RunKey, data: TaskData) -> tuple[Work, Work]:
@@ -283,21 +282,10 @@ def _random_words(rows: int, length: int, vocabulary: int) -> Examples:
     return Examples(np.arange(rows), none, words.tolist(), np.zeros_like(words).tolist())
 
 
-def _trials(settings: Settings) -> Iterator[RunKey]:
-    """Runs that stand for the trials of the studies, which are not known before: points drawn at random."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    for study in settings.studies:
-        for task in study.tasks:
-            drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(study.seed))
-            method = contestant(settings, study.method, task)
-            for _ in range(study.generations * study.population):
-                yield RunKey(task, study.method, method.search_space(drawn.ask()), settings.seeds_of(task)[0])
-
-
-def _clock(settings: Settings, planned: Sequence[Planned], data: Mapping[str, TaskData], pace: Pace) -> float:
+def _clock(settings: Settings, data: Mapping[str, TaskData], pace: Pace) -> float:
     """Seconds of the clock: each timed run at full depth and at two points of half its work, and the reference."""
     seconds = 0.0
-    for run in planned:
+    for run in planned_runs(settings):
         task = run.key.task
         if run.key.seed != settings.seeds_of(task)[0]:
             continue

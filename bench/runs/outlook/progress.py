@@ -9,10 +9,10 @@ from pathlib import Path
 
 from bench.context import task_data
 from bench.encoder import backbones
-from bench.errors import UserError
 from bench.runs.identity import Identities
+from bench.runs.outlook.coming import coming
 from bench.runs.outlook.forecast import REPORT_SECONDS, Forecast, forecast, spoken
-from bench.runs.plan import Planned, runs
+from bench.runs.plan import runs
 from bench.runs.ratios import trials_so_far
 from bench.settings import Settings
 from bench.store import RunKey, log_file, read_json, run_folder, state_folder, write_json
@@ -25,19 +25,17 @@ _STEP = re.compile(r"(\S+): steps? (\d+) (?:of|to) (\d+)$")
 
 def ahead(settings: Settings, cores: int) -> Forecast | None:
     """The forecast of the runs that are not there yet, kept for `line`; None where all are."""
-    planned, identities = runs(settings), Identities(settings)
-    to_come = [run for run in planned if not _made(settings, run, identities)]
-    if not to_come:
+    found = coming(settings, Identities(settings))
+    if not len(found):
         return None
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
     data = {task: task_data(settings, task_named(task, settings.own_tasks), tokenizer) for task in settings.tasks}
-    found = forecast(settings, to_come, data, cores)
-    known = {run.key for run in planned}
-    seconds = {key.path.as_posix(): value for key, value in found.runs.items() if key in known}
-    trials = [value for key, value in found.runs.items() if key not in known]
-    kept = {"jobs": found.jobs, "clock": found.clock, "runs": seconds, "trials": sum(trials) / max(1, len(trials))}
+    told = forecast(settings, [*found.runs, *found.trials], data, cores)
+    seconds = {key.path.as_posix(): told.runs[key] for key in found.runs if key in told.runs}
+    trials = [told.runs[key] for key in found.trials if key in told.runs]
+    kept = {"jobs": told.jobs, "clock": told.clock, "runs": seconds, "trials": sum(trials) / max(1, len(trials))}
     write_json(_file(settings), kept)
-    return found
+    return told
 
 
 def line(settings: Settings) -> str:
@@ -76,14 +74,6 @@ def _going(settings: Settings, key: RunKey) -> str:
     steps = [found for text in log.read_text(errors="replace").splitlines() if (found := _STEP.search(text))]
     where = f" {steps[-1][1]}, step {steps[-1][2]} of {steps[-1][3]}" if steps else ""
     return f"{key.path.as_posix()}{where}"
-
-
-def _made(settings: Settings, run: Planned, identities: Identities) -> bool:
-    path = run_folder(settings, run.key) / "run.json"
-    try:
-        return path.is_file() and read_json(path)["identity"] == identities.of(run.key).hash
-    except (UserError, KeyError):
-        return False
 
 
 def _file(settings: Settings) -> Path:

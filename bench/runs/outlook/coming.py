@@ -1,0 +1,81 @@
+"""What is still to be made: planned runs, and trials of studies, that are neither there nor taken from elsewhere."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+
+from bench.errors import UserError
+from bench.method import contestant
+from bench.runs.identity import Identities
+from bench.runs.plan import runs
+from bench.runs.ratios import trials_so_far
+from bench.runs.reuse import taken
+from bench.settings import Settings
+from bench.store import RunKey, read_json, run_folder
+
+
+@dataclass(frozen=True)
+class Coming:
+    """The runs that are still to be made here."""
+
+    runs: tuple[RunKey, ...]
+    trials: tuple[RunKey, ...]
+    """Those that nobody has asked for yet are points drawn at random, which stand for them."""
+    taken: Mapping[RunKey, Path]
+    """What is not there yet and will be taken from a folder under `reuse`."""
+
+    def __len__(self) -> int:
+        return len(self.runs) + len(self.trials)
+
+    def lines(self) -> Iterator[str]:
+        """What is taken, and what is made beside it, in words; nothing where nothing is taken."""
+        if self.taken:
+            names = Counter(key.method for key in (*self.runs, *self.trials))
+            made = ", ".join(f"{name} ({count})" for name, count in names.items())
+            yield f"reuse: {len(self.taken)} runs are taken; made here: {made or 'nothing'}"
+
+
+def coming(settings: Settings, identities: Identities) -> Coming:
+    """What is to be made of the settings. Raises UserError where a text, a checkpoint or a folder cannot be read."""
+    elsewhere = taken(settings, identities)
+    asked, _ = trials_so_far(settings)
+    trials = dict.fromkeys([*asked, *(key for key in elsewhere if _is_trial(settings, key))])
+    wanted = dict.fromkeys([*(run.key for run in runs(settings)), *trials])
+    missing = [key for key in wanted if not _made(settings, key, identities)]
+    made_here = [key for key in missing if key not in elsewhere]
+    return Coming(
+        tuple(key for key in made_here if key not in trials),
+        (*(key for key in made_here if key in trials), *_not_asked(settings, trials)),
+        {key: elsewhere[key] for key in missing if key in elsewhere},
+    )
+
+
+def _is_trial(settings: Settings, key: RunKey) -> bool:
+    return any(key.method == study.method and key.task in study.tasks for study in settings.studies) and (
+        key.variant not in contestant(settings, key.method, key.task).variants()
+    )
+
+
+def _not_asked(settings: Settings, known: Mapping[RunKey, None]) -> Iterator[RunKey]:
+    """Points drawn at random in place of the trials that nobody knows yet."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    for study in settings.studies:
+        for task in study.tasks:
+            drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(study.seed))
+            method = contestant(settings, study.method, task)
+            there = sum(key.task == task and key.method == study.method for key in known)
+            for _ in range(study.generations * study.population - there):
+                yield RunKey(task, study.method, method.search_space(drawn.ask()), settings.seeds_of(task)[0])
+
+
+def _made(settings: Settings, key: RunKey, identities: Identities) -> bool:
+    path = run_folder(settings, key) / "run.json"
+    try:
+        return path.is_file() and read_json(path)["identity"] == identities.of(key).hash
+    except (UserError, KeyError):
+        return False

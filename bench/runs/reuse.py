@@ -1,0 +1,66 @@
+"""What need not be made here: runs under `reuse` that were asked the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from bench.errors import UserError
+from bench.method import contestant
+from bench.runs.identity import Identities
+from bench.runs.plan import Planned, runs
+from bench.settings import Settings
+from bench.store import RunKey, read_json
+
+
+def taken(settings: Settings, identities: Identities, key: RunKey | None = None) -> dict[RunKey, Path]:
+    """Run, or trial of a study -> the folder of a run under `reuse` that was asked the same.
+
+    `key`: only this run and those of its task and seed. One whose model is not there, as in published results, is left
+    out where a run that is made here starts from it. Raises UserError for a folder without runs.
+    """
+    if not settings.reuse:
+        return {}
+    there: dict[str, Path] = {}
+    for folder in settings.reuse:
+        for identity, path in _kept(folder.absolute()):
+            there.setdefault(identity, path)
+    planned = {run.key: run for run in [*runs(settings), *_trials(settings)]}
+    if key is not None:
+        planned.setdefault(key, _planned(settings, key))
+        planned = {each: run for each, run in planned.items() if (each.task, each.seed) == (key.task, key.seed)}
+    hashes = {each: identities.of(each).hash for each in planned}
+    found = {each: there[identity] for each, identity in hashes.items() if identity in there}
+    while True:
+        made = [run for each, run in planned.items() if each not in found]
+        needed = {need for run in made for need in run.needs if need in found}
+        lacking = {need for need in needed if not (found[need] / "model" / "model.safetensors").is_file()}
+        if not lacking:
+            return found
+        found = {each: folder for each, folder in found.items() if each not in lacking}
+
+
+@cache
+def _kept(folder: Path) -> tuple[tuple[str, Path], ...]:
+    """(identity, folder) of every run of a results folder that went well."""
+    files = sorted(folder.glob("runs/*/*/*/*/run.json"))
+    if not files:
+        raise UserError(f"reuse: {folder} holds no runs; name a results folder, or a published one")
+    facts = ((read_json(file), file.parent) for file in files)
+    return tuple((each["identity"], path) for each, path in facts if each["status"] == "ok")
+
+
+def _trials(settings: Settings) -> Iterator[Planned]:
+    """The trials of the studies, as far as they follow from the settings and the histories under `reuse`."""
+    if settings.studies:
+        from bench.runs.ratios import foreseen  # Optuna, for those who have a study
+
+        for study in settings.studies:
+            for task in study.tasks:
+                for key in foreseen(settings, task, study.method, settings.reuse):
+                    yield _planned(settings, key)
+
+
+def _planned(settings: Settings, key: RunKey) -> Planned:
+    return Planned(key, contestant(settings, key.method, key.task).needed(key))
