@@ -32,6 +32,7 @@ def main() -> None:
     work = {
         "Training throughput": ["throughput.py", *data],
         "Early exit on the clock": ["early_exit.py", "--config", str(given.config)],
+        "Turns of the clock": ["clock.py", "--config", str(given.config)],
         "Thresholds": ["thresholds.py", "--config", str(given.config), "--splits", "2"],
     }
     if given.glue:

@@ -58,8 +58,8 @@ class Timing:
 
     seconds: NDArray[np.float64]
     """[R] for all examples, in each round."""
-    slowest: NDArray[np.float64]
-    """[R] the 95th percentile of the seconds of one batch."""
+    slow: float
+    """The 95th percentile of the seconds of one batch, over batches and rounds."""
 
 
 def measure(
@@ -91,8 +91,7 @@ def measure(
                 own[position] = [
                     _seconds(one.model, batch, one.rule(part)) for batch, part in zip(batches, parts, strict=True)
                 ]
-    slowest = np.percentile(times, 95, axis=2)
-    return [Timing(times[:, i].sum(axis=1), slowest[:, i]) for i in range(len(contestants))]
+    return [Timing(times[:, i].sum(axis=1), float(np.percentile(times[:, i], 95))) for i in range(len(contestants))]
 
 
 def _seconds(model: DeployedEncoder | DeployedCascade, batch: Batch, leaves: Leaves) -> float:

@@ -101,10 +101,14 @@ def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Ite
             continue
         own = points[(points["method"] == name) & (points["variant"] == variant)]
         timed += [(point, runs[key]) for point in own.to_dict("records")]
-    for batch_size, count in ((1, max(1, settings.latency.examples // 2)), (32, settings.latency.examples)):
+    asked = settings.latency
+    for batch_size, count, rounds in (
+        (1, max(1, asked.examples // 4), 4 * asked.rounds),
+        (32, asked.examples, asked.rounds),
+    ):
         chosen = spread(examples.lengths, count)
         lengths = examples.lengths[chosen]
-        found = _measure(timed, full, examples, chosen, batch_size, settings.latency.rounds)
+        found = _measure(timed, full, examples, chosen, batch_size, rounds)
         promise = full.costs.flops(lengths)[-1].sum()
         for (point, run), (own_time, reference_time) in zip(timed, found, strict=True):
             exits = left(point, run.trace)[chosen]
@@ -120,8 +124,8 @@ def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Ite
                 "seconds": np.median(own_time.seconds),
                 "reference_seconds": np.median(reference_time.seconds),
                 "trained": run.trained,
-                "p95_seconds": np.median(own_time.slowest) if batch_size == 1 else np.nan,
-                "reference_p95_seconds": np.median(reference_time.slowest) if batch_size == 1 else np.nan,
+                "p95_seconds": own_time.slow if batch_size == 1 else np.nan,
+                "reference_p95_seconds": reference_time.slow if batch_size == 1 else np.nan,
             }
 
 

@@ -295,6 +295,6 @@ def _clock(settings: Settings, data: Mapping[str, TaskData], pace: Pace) -> floa
         except UserError:
             shape = method.backbone
         mean = _work(shape, data[task].splits["validation"].lengths) * (1 / len(data[task].splits["validation"]))
-        read = mean * (1.5 * settings.latency.examples * settings.latency.rounds * 2)
+        read = mean * (2 * settings.latency.examples * settings.latency.rounds * 2)
         seconds += 0.5 + pace.seconds(Work(), read)
     return seconds
