@@ -4,8 +4,8 @@ Of the knobs in a policy's range only those matter at an exit that let another s
 A small one is tried whole. In others a direct search comes first: from every corner ("all leave at exit k") and uniform
 knobs a coordinate ascent of score + weight x halvings of the cost, for a dozen weights, then a Pareto local search,
 which changes one knob of each non-dominated vector until that finds nothing new. All knobs of an exit are judged at
-once: in the order in which they leave there, examples change the sums that a score is made of. Optuna's NSGA-II starts
-from what was found and samples on.
+once: those whom a knob lets go change the sums that a score is made of, so one product of matrices tells of every knob.
+Optuna's NSGA-II starts from what was found and samples on.
 
 Choosing among so many vectors could overfit a small selection part. `benchmarks/thresholds.py` on 13 runs of the
 sketch, 128 examples to choose on and 256 to read, three deals each: area under the chosen frontier, on selection /
@@ -211,12 +211,11 @@ class _Neighbours:
             summed = [answers == labels]
             self.score = lambda sums: np.asarray(sums[..., 0] / len(labels))
         self.values = np.stack([np.asarray(each, dtype=np.float64) for each in (*summed, space.flops)], axis=-1)
-        self.order = np.argsort(-space.ranks, axis=1, kind="stable")
         self.leaving = [
-            np.searchsorted(np.sort(-ranks), -np.arange(len(levels)))
+            (np.arange(len(levels)) < ranks[:, None]).astype(np.float64)
             for ranks, levels in zip(space.ranks, space.levels, strict=True)
         ]
-        """Of each free exit: how many examples each level lets go."""
+        """[N, L] of each free exit: whether a level lets an example go."""
 
     def at(self, choices: Ints, f: int) -> tuple[Floats, Floats]:
         """Scores and mean FLOPs [K, L] of `choices` with each of the L levels of free exit `f` in turn."""
@@ -226,9 +225,9 @@ class _Neighbours:
             left = space.left(block, without=f)
             without = self.values[left, examples]
             change = np.where((left > space.free[f])[..., None], self.values[space.free[f]] - without, 0.0)
-            change = np.cumsum(change[:, self.order[f]], axis=1)
-            change = np.concatenate([np.zeros_like(change[:, :1]), change], axis=1)[:, self.leaving[f]]
-            parts.append(without.sum(axis=1)[:, None] + change)
+            parts.append(
+                without.sum(axis=1)[:, None] + np.einsum("knv,nl->klv", change, self.leaving[f], optimize=True)
+            )
         sums = np.concatenate(parts)
         return self.score(sums[..., :-1]), sums[..., -1] / len(examples)
 
