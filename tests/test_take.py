@@ -191,7 +191,7 @@ def test_the_card_says_what_it_is(settings, answers):
     assert card.data.pipeline_tag == "text-classification" and card.data.metrics == ["f1_macro", "accuracy"]
     assert card.data.eval_results[0].metric_value == pytest.approx(row["score"], abs=1e-6)
     said = json.loads((run_folder(settings, RunKey("tickets", "assistant", "full", 0)) / "run.json").read_text())
-    for part in (*WORDS, said["identity"], said["data"]["fingerprint"], "95% interval", "seed", "entropy", "Licence"):
+    for part in (*WORDS, said["identity"], said["data"]["fingerprint"], "95 % interval", "seed", "entropy", "Licence"):
         assert part in card.text, part
     assert str(ROOT) not in card.content and str(settings.results) not in card.content
     assert (

@@ -132,7 +132,7 @@ def at_quality(
     floor, gain = _gain(usable, points, reference, selected)
     enough = (usable["score"] >= floor + share * gain - _ROUNDING) & (usable["split"] == selected) & (gain > 0)
     chosen = best(usable, enough, split=split, by=by, order=("speedup", "score"))
-    rows = _with_reasons(points, chosen, by, f"no point keeps {share:.0%} of the gain")
+    rows = _with_reasons(points, chosen, by, f"no point keeps {100 * share:g} % of the gain")
     floor, gain = _gain(rows, points, reference, split)
     without = ~(_gain(rows, points, reference, selected)[1] > 0) & rows["reason"].str.startswith("no point")
     rows["reason"] = rows["reason"].where(~without, f"{reference} gains nothing over the control")

@@ -100,7 +100,10 @@ def knob(runs: Runs, key: RunKey) -> None:
     policy, statistic, knobs = runs.rule(key), runs.statistic(key), runs.knobs(key)
     left, last = replay_many(policy, statistic, knobs), len(statistic) - 1
     _hold((np.diff(left, axis=0) >= 0).all(), "a stricter knob lets some examples leave earlier")
-    _hold((left[-1] == last).all(), f"at the strictest knob {(left[-1] < last).mean():.0%} of the examples leave early")
+    _hold(
+        (left[-1] == last).all(),
+        f"at the strictest knob {100 * (left[-1] < last).mean():.0f} % of the examples leave early",
+    )
     if policy.name == "patience" or not ours(policy):  # its loosest may still ask for something
         _hold(left[0].min() < last or policy.earliest >= last, "at the loosest knob nobody leaves early")
     else:
@@ -151,7 +154,10 @@ def engine_agrees(runs: Runs, key: RunKey) -> None:
         for size in (1, 32):
             found = engine.run(model, examples, rule(policy, value), size)
             other = (found.exits[sure] != expected[sure]).mean()
-            _hold(not other, f"{other:.0%} of the examples leave elsewhere than replayed (knob {value}, batch {size})")
+            _hold(
+                not other,
+                f"{100 * other:.0f} % of the examples leave elsewhere than replayed (knob {value}, batch {size})",
+            )
             _hold(
                 np.allclose(found.logits[sure], answers[sure], atol=_ROUNDED, rtol=_ROUNDED),
                 "they leave with another answer",

@@ -147,8 +147,8 @@ def _scores(settings: Settings, points: pd.DataFrame, row: pd.Series, task: Task
         found = resamples.of(records(row.to_frame().T))[:, 0]
         low, high = 100 * np.quantile(found, [(1 - comparison.level) / 2, (1 + comparison.level) / 2])
         interval = (
-            f"{comparison.level:.0%} interval of this model's {task.metrics[0]}: {low:.2f} to {high:.2f} (bootstrap "
-            "over the validation examples; how another training would come out is not in it)."
+            f"{100 * comparison.level:g} % interval of this model's {task.metrics[0]}: {low:.2f} to {high:.2f} "
+            "(bootstrap over the validation examples; how another training would come out is not in it)."
         )
     except UserError as error:
         interval = f"No interval: {error}."
@@ -156,7 +156,7 @@ def _scores(settings: Settings, points: pd.DataFrame, row: pd.Series, task: Task
 
 
 def _costs(settings: Settings, row: pd.Series, costs: Costs) -> str:
-    shares = ", ".join(f"exit {e}: {share:.0%}" for e, share in enumerate(row["exits"], start=1))
+    shares = ", ".join(f"exit {e}: {100 * share:.0f} %" for e, share in enumerate(row["exits"], start=1))
     table = [
         ["parameters", f"{int(row['parameters']):,}"],
         ["of these in layers and heads", f"{int(row['parameters_encoder']):,}"],

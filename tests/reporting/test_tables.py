@@ -182,7 +182,7 @@ def test_verdicts_have_four_words(made):
 
 def test_fixed_quality_counts_where_every_seed_keeps_it(made, points):
     values = made["quality"].values
-    reached = values["Speed-up at 95%"].notna()
+    reached = values["Speed-up at 95 %"].notna()
     assert reached.any() and (values.loc[~reached, "Note"].fillna("") != "").all()
 
 

@@ -28,7 +28,7 @@ def how(comparison: Comparison, comparisons: int) -> str:
     """What the words of a table of verdicts mean."""
     return (
         f"Interval and verdict: seeds and examples resampled together ({comparison.resamples} times, paired), "
-        f"corrected for the {comparisons} comparisons of this table (Holm, {comparison.level:.0%} for all together). "
+        f"corrected for the {comparisons} comparisons of this table (Holm, {100 * comparison.level:g} % for all). "
         f"Better, worse: the interval excludes 0. Equal: all of it lies within {comparison.margin:g} points of 0. "
         "Not decided: neither. With one seed the interval covers the examples only."
     )

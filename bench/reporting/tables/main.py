@@ -115,8 +115,8 @@ def _notes(values: pd.DataFrame, evidence: Evidence | None, tasks: Sequence[str]
     how = "as they are printed"
     if evidence:
         how = (
-            f"by a bootstrap over seeds and examples at {evidence.comparison.level:.0%}, corrected (Holm) for the "
-            "methods of the block"
+            f"by a bootstrap over seeds and examples at {100 * evidence.comparison.level:g} %, corrected (Holm) for "
+            "the methods of the block"
         )
     halves = ", MNLI counted once (matched)" if "mnli" in tasks else ""
     said = [

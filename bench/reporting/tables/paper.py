@@ -69,9 +69,9 @@ def paper(points: pd.DataFrame, notes: Sequence[str]) -> Table:
             'Rows "as reported" are copied from their source, with its own split, metric, teacher and way of '
             "counting costs; none of them was measured here. Speed-ups are the printed ones and count what stands "
             f"beside them; {COMPUTED}: computed here from the printed FLOPs.",
-            f"Measured: the best point on the selection split whose FLOPs speed-up is within {NEAR - 1:.0%} of the "
-            "published one (else its speed-up in layers; a measured time has no match), in the published metric (the "
-            "ranking metric where the source names none).",
+            f"Measured: the best point on the selection split whose FLOPs speed-up is within {100 * (NEAR - 1):g} % of "
+            "the published one (else its speed-up in layers; a measured time has no match), in the published metric "
+            "(the ranking one where the source names none).",
             "Difference: measured minus reported; splits differ, and backbones where the profile has its own."
             if comparable
             else "No differences are given: the measured text is not GLUE.",

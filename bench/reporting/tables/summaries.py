@@ -86,9 +86,10 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares:
     names, tasks = display_names(points), tasks_of(points)
     formats: dict[str, Format] = {}
     lines: dict[tuple[str, str], dict[str, Any]] = {}
+    unkept: dict[tuple[str, str], dict[str, list[float]]] = {}
     every = []
     for share in shares:
-        fast, really = f"Speed-up at {share:.0%}", f"Kept at {share:.0%}"
+        fast, really = f"Speed-up at {_listed([share])}", f"Kept at {_listed([share])}"
         formats |= {fast: speedup, really: percent}
         rows = at_quality(points, share, reference=roles.reference)
         rows = gains(rows[rows["method"] != roles.reference], points, reference=roles.reference)
@@ -115,19 +116,12 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares:
                 every_seed = len(seeds) == ((rows["method"] == row["method"]) & (rows["task"] == row["task"])).sum()
                 where = "" if seeds.empty else "any seed" if every_seed else f"seed {', '.join(map(str, seeds))}"
             if where:
-                line["Note"] = "; ".join(
-                    filter(
-                        None,
-                        [
-                            line.get("Note"),
-                            f"{share:.0%} not kept by {where}"
-                            if row["shown"] != ALL
-                            else f"{share:.0%} not kept on {where}",
-                        ],
-                    )
-                )
+                reason = f"not kept {'on' if row['shown'] == ALL else 'by'} {where}"
+                unkept.setdefault((row["shown"], row["method"]), {}).setdefault(reason, []).append(share)
+    for cell, reasons in unkept.items():
+        lines[cell]["Note"] = "; ".join(f"{_listed(those)} {reason}" for reason, those in reasons.items())
     values = with_failures(pd.DataFrame(list(lines.values())), points, ["Task", "Method", *formats], "Method")
-    listed = ", ".join(f"{share:.0%}" for share in shares)
+    listed = _listed(shares)
     return Table(
         "quality",
         f"Cost at a quality: the speed-up that keeps {listed} of the teacher's gain",
@@ -143,6 +137,11 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares:
             *_no_gain(pd.concat(every), tasks, ["teacher_gain"]),
         ],
     )
+
+
+def _listed(shares: Sequence[float]) -> str:
+    """99, 97, 95 % for 0.99, 0.97, 0.95."""
+    return ", ".join(f"{100 * share:g}" for share in shares) + " %"
 
 
 def _with_average(
