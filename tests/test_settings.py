@@ -110,6 +110,22 @@ def test_every_profile_of_the_repository_is_valid(profile, monkeypatch):
             assert contestant(settings, name, task).version >= 1
 
 
+@pytest.mark.parametrize(("profile", "whole"), [("ablation-laptop", "glue-laptop")])
+def test_ablations_share_the_runs_of_the_full_method(profile, whole, monkeypatch, tmp_path):
+    """Each is the full method but for its switch, and what they start from is what the other profile has."""
+    monkeypatch.setenv("GLUE_DIR", str(tmp_path))
+    ours, theirs = (load(ROOT / "config" / f"{name}.yaml") for name in (profile, whole))
+    for name, variant in (("teacher", "full"), ("assistant", "full"), ("costeff", "8x")):
+        asked = [contestant(settings, name, "sst2").asked(variant) for settings in (ours, theirs)]
+        assert asked[0] == asked[1]
+    full = contestant(ours, "costeff", "sst2").asked("8x")
+    switches = {"assistant", "distil_from", "importance", "training", "compress", "losses", "iterative", "equilibrium"}
+    for name in ours.ablations:
+        asked = contestant(ours, name, "sst2").asked("8x")
+        other = {key for key in full if asked[key] != full[key]}
+        assert other and other <= switches, name
+
+
 def test_the_command_prints_the_plan_and_stops_with_one_line(tmp_path):
     good = ROOT / "config" / "sketch.yaml"
     done = subprocess.run(

@@ -1,0 +1,162 @@
+"""Tunes the recipes of a profile, every method with as many tries of the same kind, and prints the log of it.
+
+    GLUE_DIR=/path/to/glue python benchmarks/tuning.py --cores 2      (the table of docs/tuning.md)
+
+A try multiplies every learning rate of a recipe by one number and every count of epochs by another: first the rates
+of RATES at the profile's own epochs, then EPOCHS at the better rate. What counts is the calibration part alone, with a
+seed that no profile reports: the mean over the tasks, over a recipe's variants, and over the exits of each, so that no
+exit rule and no threshold takes part. Students learn from the best try of their teacher. Cuts and the longer control
+take the teacher's recipe, the smaller cascade the larger one's. What has been tried is kept in results/<name>/ and not
+trained again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from bench.artefacts import Costs, Trace
+from bench.choosing.points import evaluate
+from bench.runs.plan import runs
+from bench.settings import Settings, load
+from bench.store import RunKey, read_json, run_folder
+from bench.tasks.catalogue import TASKS
+
+SEED = 100
+RATES = (1.0, 2.0)
+EPOCHS = (1.5,)
+TEACHERS: dict[str, dict[str, str]] = {
+    "teacher": {},
+    "pabee": {},
+    "distilbert": {},
+    "assistant": {"teacher": "teacher"},
+    "tinybert": {"teacher": "teacher"},
+    "cascadebert": {"big": "teacher"},
+    "costeff": {"teacher": "teacher", "assistant": "assistant"},
+}
+"""Contestant -> option -> the contestant that it names, in an order in which each comes after its teachers."""
+IS_RATE = {"learning_rate", "distil_rate", "hidden_rate", "representation_rate", "slenderise_rate"}
+IS_EPOCHS = {"epochs", "distil_epochs", "hidden_epochs", "representation_epochs", "fold_epochs", "rate"}
+"""COST-EFF's `rate` is the epochs of a slenderising period."""
+
+
+@dataclass(frozen=True)
+class Try:
+    """One recipe: the profile's with all its rates and all its epochs multiplied."""
+
+    contestant: str
+    rates: float
+    epochs: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.contestant}-{self.rates:g}-{self.epochs:g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, default=Path("config/glue-laptop.yaml"))
+    parser.add_argument("--tasks", nargs="+", default=["cola", "qqp"], choices=list(TASKS))
+    parser.add_argument("--cores", type=int, default=os.cpu_count())
+    arguments = parser.parse_args()
+    tuning = Tuning(load(arguments.config), arguments.config.resolve(), arguments.tasks, arguments.cores)
+    for contestants in (["teacher", "pabee", "distilbert"], ["assistant", "tinybert", "cascadebert"], ["costeff"]):
+        tuning.run([Try(name, rates, 1.0) for name in contestants for rates in RATES])
+        tuning.run([Try(name, tuning.best(name).rates, epochs) for name in contestants for epochs in EPOCHS])
+    print("\n".join(tuning.log()))
+
+
+class Tuning:
+    """The tries so far. All lie in one folder of results, under one profile that grows."""
+
+    def __init__(self, settings: Settings, base: Path, tasks: list[str], cores: int) -> None:
+        self.settings, self.base, self.tasks, self.cores = settings, base, tasks, cores
+        self.profile = f"{settings.profile}-tuning"
+        self.scores: dict[Try, dict[str, float]] = {}
+
+    def run(self, tries: list[Try]) -> None:
+        """Trains what was not tried, and reads all scores anew."""
+        tried = [*self.scores, *tries]
+        file = self.settings.results / self.profile / "profile.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump(self._profile(tried)), encoding="utf-8")
+        subprocess.run(
+            ["costeff", "workflow", str(file), "--cores", str(self.cores), "--until", "run", "--quiet", "all"],
+            check=True,
+        )
+        self.scores = {each: self._scores(load(file), each) for each in tried}
+
+    def best(self, contestant: str) -> Try:
+        return max((each for each in self.scores if each.contestant == contestant), key=self.mean)
+
+    def mean(self, each: Try) -> float:
+        """Over the tasks; of a try that failed somewhere, less than of any other."""
+        return float(np.nan_to_num(np.mean([*self.scores[each].values()]), nan=-math.inf))
+
+    def log(self) -> Iterator[str]:
+        """A table in Markdown, a line a try; the best of a recipe in bold."""
+        yield "| recipe | rates | epochs | " + " | ".join(self.tasks) + " | mean |"
+        yield "| --- | --- | --- |" + " --- |" * (len(self.tasks) + 1)
+        for each, scores in self.scores.items():
+            options = self._options(each)
+            rates = ", ".join(f"{key} {options[key]:.2g}" for key in options if key in IS_RATE)
+            epochs = ", ".join(f"{key} {options[key]:.2g}" for key in options if key in IS_EPOCHS)
+            mean = f"{100 * self.mean(each):.1f}"
+            mean = f"**{mean}**" if each == self.best(each.contestant) else mean
+            found = " | ".join(f"{100 * score:.1f}" for score in scores.values())
+            yield f"| {each.contestant} | {rates} | {epochs} | {found} | {mean} |"
+
+    def _profile(self, tries: list[Try]) -> dict[str, Any]:
+        contestants: dict[str, Any] = dict.fromkeys(self.settings.contestants)  # null: taken out
+        for each in tries:
+            method = self.settings.contestants[each.contestant].method
+            contestants[each.name] = {"method": method, "options": self._options(each)}
+        return {
+            "extends": str(self.base),
+            "profile": self.profile,
+            "tasks": self.tasks,
+            "seeds": [SEED],
+            "contestants": contestants,
+            "reference": next(each.name for each in tries if each.contestant == "teacher"),
+            "depth_reference": None,
+            "studies": [],
+        }
+
+    def _options(self, each: Try) -> dict[str, Any]:
+        options = dict(self.settings.contestants[each.contestant].options)
+        for key, value in options.items():
+            if key in IS_RATE:
+                options[key] = value * each.rates
+            elif key in IS_EPOCHS:
+                options[key] = value * each.epochs
+        return options | {key: self.best(name).name for key, name in TEACHERS[each.contestant].items()}
+
+    def _scores(self, settings: Settings, each: Try) -> Mapping[str, float]:
+        found: dict[str, list[float]] = {task: [] for task in self.tasks}
+        for planned in runs(settings):
+            if planned.key.method == each.name:
+                found[planned.key.task].append(_mean_of_exits(settings, planned.key))
+        return {task: float(np.mean(scores)) for task, scores in found.items()}
+
+
+def _mean_of_exits(settings: Settings, key: RunKey) -> float:
+    """The mean calibration score of a run over its exits; not a number where it failed."""
+    folder = run_folder(settings, key)
+    if read_json(folder / "run.json")["status"] != "ok":
+        return math.nan
+    trace, costs = Trace.load(folder / "trace-calibration.parquet"), Costs.load(folder / "costs.json")
+    exits = np.arange(len(trace.logits))[:, None].repeat(len(trace.labels), axis=1)
+    return float(evaluate(exits, trace, costs, TASKS[key.task])["score"].mean())
+
+
+if __name__ == "__main__":
+    main()
