@@ -1,6 +1,6 @@
 """Tunes the recipes of a profile, every method with as many tries of the same kind, and prints the log of it.
 
-    GLUE_DIR=/path/to/glue python benchmarks/tuning.py --cores 2      (the table of docs/tuning.md)
+    GLUE_DIR=/path/to/glue python benchmarks/tuning.py --cores 2
 
 A try multiplies every learning rate of a recipe by one number and every count of epochs by another: first the rates
 of RATES at the profile's own epochs, then EPOCHS at the better rate. What counts is the calibration part alone, with a
