@@ -80,7 +80,7 @@ def test_time_and_promise_are_of_the_same_examples(settings):
     assert set(timed["method"]) == {"teacher", "every-other"}  # and not the one that failed
     lengths = validation(settings).lengths
     for _, row in timed.iterrows():
-        chosen = spread(lengths, {1: 4, 32: 8}[row["batch_size"]])
+        chosen = spread(lengths, {1: 2, 32: 8}[row["batch_size"]])
         assert row["examples"] == len(chosen)
         key = RunKey("sst2", row["method"], row["variant"], 0)
         folder = run_folder(settings, key)
