@@ -209,8 +209,9 @@ class _Neighbours:
             self.score = (_f1 if metric == "f1" else _matthews)(len(labels), float((labels == 1).sum()))
         else:
             summed = [answers == labels]
-            self.score = lambda sums: np.asarray(sums[..., 0] / len(labels))
-        self.values = np.stack([np.asarray(each, dtype=np.float64) for each in (*summed, space.flops)], axis=-1)
+            self.score = lambda sums: np.asarray(sums[0] / len(labels))
+        self.values = np.stack([np.asarray(each, dtype=np.float64) for each in (*summed, space.flops)])
+        """[V, E, N] what is summed over examples; FLOPs come last."""
         self.leaving = [
             (np.arange(len(levels)) < ranks[:, None]).astype(np.float64)
             for ranks, levels in zip(space.ranks, space.levels, strict=True)
@@ -221,15 +222,13 @@ class _Neighbours:
         """Scores and mean FLOPs [K, L] of `choices` with each of the L levels of free exit `f` in turn."""
         space, examples = self.space, np.arange(len(self.space.labels))
         parts = []
-        for block in _blocks(choices, len(examples) * self.values.shape[-1]):
+        for block in _blocks(choices, len(examples) * len(self.values)):
             left = space.left(block, without=f)
-            without = self.values[left, examples]
-            change = np.where((left > space.free[f])[..., None], self.values[space.free[f]] - without, 0.0)
-            parts.append(
-                without.sum(axis=1)[:, None] + np.einsum("knv,nl->klv", change, self.leaving[f], optimize=True)
-            )
-        sums = np.concatenate(parts)
-        return self.score(sums[..., :-1]), sums[..., -1] / len(examples)
+            without = self.values[:, left, examples]
+            change = np.where(left > space.free[f], self.values[:, space.free[f], None] - without, 0.0)
+            parts.append(without.sum(axis=2)[..., None] + change @ self.leaving[f])
+        sums = np.concatenate(parts, axis=1)  # [V, K, L]
+        return self.score(sums[:-1]), sums[-1] / len(examples)
 
     def best(self, choices: Ints, f: int) -> tuple[Found, Floats, Floats]:
         """The non-dominated ones of `at(choices, f)`, and all of it."""
@@ -242,12 +241,12 @@ class _Neighbours:
 
 
 def _f1(count: int, actual: float) -> Callable[[Floats], Floats]:
-    return lambda sums: _ratio(2 * sums[..., 0], sums[..., 1] + actual)
+    return lambda sums: _ratio(2 * sums[0], sums[1] + actual)
 
 
 def _matthews(count: int, actual: float) -> Callable[[Floats], Floats]:
     def score(sums: Floats) -> Floats:
-        hits, guessed = sums[..., 0], sums[..., 1]
+        hits, guessed = sums[0], sums[1]
         spread = np.sqrt(guessed * (count - guessed) * actual * (count - actual))
         return _ratio(hits * count - guessed * actual, spread)
 
@@ -256,9 +255,9 @@ def _matthews(count: int, actual: float) -> Callable[[Floats], Floats]:
 
 def _correlation(count: int, spread: float) -> Callable[[Floats], Floats]:
     def score(sums: Floats) -> Floats:
-        variance = sums[..., 1] - sums[..., 0] ** 2 / count
-        constant = variance <= 1e-12 * sums[..., 1]  # but for rounding
-        return _ratio(sums[..., 2], np.sqrt(np.where(constant, 0.0, variance) * spread))
+        variance = sums[1] - sums[0] ** 2 / count
+        constant = variance <= 1e-12 * sums[1]  # but for rounding
+        return _ratio(sums[2], np.sqrt(np.where(constant, 0.0, variance) * spread))
 
     return score
 
