@@ -98,17 +98,18 @@ def foreseen(settings: Settings, task: str, method: str, folders: Sequence[Path]
     return keys
 
 
-def trials_so_far(settings: Settings) -> tuple[list[RunKey], int]:
-    """The runs of all trials that have been asked for, and how many trials are still to be asked for."""
+def trials_so_far(settings: Settings) -> tuple[list[RunKey], dict[tuple[str, str], int]]:
+    """The runs of all trials that have been asked for, and by (task, method) how many are still to be asked for."""
     known: dict[RunKey, None] = {}
-    later = 0
+    later: dict[tuple[str, str], int] = {}
     for study in settings.studies:
         for task in study.tasks:
+            later[task, study.method] = 0
             for generation in range(study.generations):
                 if generation_file(settings, task, study.method, generation).is_file():
                     known |= dict.fromkeys(trial_keys(settings, task, study.method, generation))
                 else:
-                    later += study.population
+                    later[task, study.method] += study.population
     return list(known), later
 
 

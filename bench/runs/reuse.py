@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 
 from bench.errors import UserError
@@ -26,7 +25,7 @@ def taken(settings: Settings, identities: Identities, key: RunKey | None = None)
     for folder in settings.reuse:
         for identity, path in _kept(folder.absolute()):
             there.setdefault(identity, path)
-    planned = {run.key: run for run in [*runs(settings), *_trials(settings)]}
+    planned = {run.key: run for run in [*runs(settings), *_trials(settings, key)]}
     if key is not None:
         planned.setdefault(key, _planned(settings, key))
         planned = {each: run for each, run in planned.items() if (each.task, each.seed) == (key.task, key.seed)}
@@ -41,25 +40,23 @@ def taken(settings: Settings, identities: Identities, key: RunKey | None = None)
         found = {each: folder for each, folder in found.items() if each not in lacking}
 
 
-@cache
-def _kept(folder: Path) -> tuple[tuple[str, Path], ...]:
+def _kept(folder: Path) -> list[tuple[str, Path]]:
     """(identity, folder) of every run of a results folder that went well."""
     files = sorted(folder.glob("runs/*/*/*/*/run.json"))
     if not files:
         raise UserError(f"reuse: {folder} holds no runs; name a results folder, or a published one")
     facts = ((read_json(file), file.parent) for file in files)
-    return tuple((each["identity"], path) for each, path in facts if each["status"] == "ok")
+    return [(each["identity"], path) for each, path in facts if each["status"] == "ok"]
 
 
-def _trials(settings: Settings) -> Iterator[Planned]:
-    """The trials of the studies, as far as they follow from the settings and the histories under `reuse`."""
-    if settings.studies:
-        from bench.runs.ratios import foreseen  # Optuna, for those who have a study
+def _trials(settings: Settings, key: RunKey | None) -> Iterator[Planned]:
+    """The trials of the studies (of the task of `key`), as far as they follow from the histories under `reuse`."""
+    for study in settings.studies:
+        for task in study.tasks:
+            if key is None or task == key.task:
+                from bench.runs.ratios import foreseen  # Optuna, for those who have a study
 
-        for study in settings.studies:
-            for task in study.tasks:
-                for key in foreseen(settings, task, study.method, settings.reuse):
-                    yield _planned(settings, key)
+                yield from (_planned(settings, each) for each in foreseen(settings, task, study.method, settings.reuse))
 
 
 def _planned(settings: Settings, key: RunKey) -> Planned:

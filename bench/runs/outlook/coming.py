@@ -43,33 +43,33 @@ class Coming:
 def coming(settings: Settings, identities: Identities) -> Coming:
     """What is to be made of the settings. Raises UserError where a text, a checkpoint or a folder cannot be read."""
     elsewhere = taken(settings, identities)
-    asked, _ = trials_so_far(settings)
-    trials = dict.fromkeys([*asked, *(key for key in elsewhere if _is_trial(settings, key))])
-    wanted = dict.fromkeys([*(run.key for run in runs(settings)), *trials])
+    asked, later = trials_so_far(settings)
+    planned = dict.fromkeys(run.key for run in runs(settings))
+    foreseen = [key for key in elsewhere if key not in planned and key not in asked]
+    trials = dict.fromkeys([*asked, *foreseen])
+    wanted = dict.fromkeys([*planned, *trials])
     missing = [key for key in wanted if not _made(settings, key, identities)]
     made_here = [key for key in missing if key not in elsewhere]
     return Coming(
         tuple(key for key in made_here if key not in trials),
-        (*(key for key in made_here if key in trials), *_not_asked(settings, trials)),
+        (
+            *(key for key in made_here if key in trials),
+            *_not_asked(settings, later, Counter((key.task, key.method) for key in foreseen)),
+        ),
         {key: elsewhere[key] for key in missing if key in elsewhere},
     )
 
 
-def _is_trial(settings: Settings, key: RunKey) -> bool:
-    return any(key.method == study.method and key.task in study.tasks for study in settings.studies) and (
-        key.variant not in contestant(settings, key.method, key.task).variants()
-    )
-
-
-def _not_asked(settings: Settings, known: Mapping[RunKey, None]) -> Iterator[RunKey]:
-    """Points drawn at random in place of the trials that nobody knows yet."""
+def _not_asked(
+    settings: Settings, later: Mapping[tuple[str, str], int], foreseen: Mapping[tuple[str, str], int]
+) -> Iterator[RunKey]:
+    """Points drawn at random in place of the trials that nobody knows yet; both count them by (task, method)."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for study in settings.studies:
         for task in study.tasks:
             drawn = optuna.create_study(sampler=optuna.samplers.RandomSampler(study.seed))
             method = contestant(settings, study.method, task)
-            there = sum(key.task == task and key.method == study.method for key in known)
-            for _ in range(study.generations * study.population - there):
+            for _ in range(later[task, study.method] - foreseen[task, study.method]):
                 yield RunKey(task, study.method, method.search_space(drawn.ask()), settings.seeds_of(task)[0])
 
 

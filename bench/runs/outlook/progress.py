@@ -40,7 +40,8 @@ def ahead(settings: Settings, cores: int) -> Forecast | None:
 
 def line(settings: Settings) -> str:
     """One line: what is done and has failed of all runs, what goes on, and the time left where it was forecast."""
-    trials, later = trials_so_far(settings)
+    trials, not_asked = trials_so_far(settings)
+    later = sum(not_asked.values())
     known = dict.fromkeys([*(run.key for run in runs(settings)), *trials])
     facts = {key: read_json(path) for key in known if (path := run_folder(settings, key) / "run.json").is_file()}
     failed = sum(each["status"] == "failed" for each in facts.values())
