@@ -1,13 +1,12 @@
-"""Tunes the recipes of a profile, every method with as many tries of the same kind, and prints the log of it.
+"""Tunes the recipes of a profile, every method with as many tries of the same kind; prints the log and what to write.
 
     GLUE_DIR=/path/to/glue python benchmarks/tuning.py --cores 2
 
-A try multiplies every learning rate of a recipe by one number and every count of epochs by another: first the rates
-of RATES at the profile's own epochs, then EPOCHS at the better rate. What counts is the calibration part alone, with a
-seed that no profile reports: the mean over the tasks, over a recipe's variants, and over the exits of each, so that no
-exit rule and no threshold takes part. Students learn from the best try of their teacher. Cuts and the longer control
-take the teacher's recipe, the smaller cascade the larger one's. What has been tried is kept in results/<name>/ and not
-trained again.
+A try multiplies every learning rate of a recipe by one of RATES and every count of epochs by one of EPOCHS: a full grid
+for each. What counts is the calibration part alone, with a seed that no profile reports: the mean over the tasks, over
+a recipe's variants, and over the exits of each, so that no exit rule and no threshold takes part. Students learn from
+the best try of their teacher. Cuts and the longer control take the teacher's recipe, the smaller cascade the larger
+one's, the ratio study COST-EFF's. What has been tried is kept in results/<name>/ and not trained again.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ from bench.store import RunKey, read_json, run_folder
 from bench.tasks.catalogue import TASKS
 
 SEED = 100
-RATES = (1.0, 2.0)
-EPOCHS = (1.5,)
+RATES = (0.5, 1.0, 2.0)
+EPOCHS = (0.67, 1.0)
 TEACHERS: dict[str, dict[str, str]] = {
     "teacher": {},
     "pabee": {},
@@ -44,6 +43,9 @@ TEACHERS: dict[str, dict[str, str]] = {
     "costeff": {"teacher": "teacher", "assistant": "assistant"},
 }
 """Contestant -> option -> the contestant that it names, in an order in which each comes after its teachers."""
+FOLLOWS = {"cut": "teacher", "finetuned-long": "teacher", "cascadebert-1-layer": "cascadebert", "search": "costeff"}
+"""Contestants that take another one's factors."""
+LEVELS = (("teacher", "pabee", "distilbert"), ("assistant", "tinybert", "cascadebert"), ("costeff",))
 IS_RATE = {"learning_rate", "distil_rate", "hidden_rate", "representation_rate", "slenderise_rate"}
 IS_EPOCHS = {"epochs", "distil_epochs", "hidden_epochs", "representation_epochs", "fold_epochs", "rate"}
 """COST-EFF's `rate` is the epochs of a slenderising period."""
@@ -61,18 +63,23 @@ class Try:
     def name(self) -> str:
         return f"{self.contestant}-{self.rates:g}-{self.epochs:g}"
 
+    def changed(self, options: Mapping[str, Any]) -> dict[str, float]:
+        """The rates and epochs among a recipe's options, multiplied; two digits are enough."""
+        factors = dict.fromkeys(IS_RATE, self.rates) | dict.fromkeys(IS_EPOCHS, self.epochs)
+        return {key: float(f"{options[key] * factors[key]:.2g}") for key in options if key in factors}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("config/glue-laptop.yaml"))
-    parser.add_argument("--tasks", nargs="+", default=["cola", "qqp"], choices=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", default=["mnli", "stsb"], choices=list(TASKS))
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     tuning = Tuning(load(arguments.config), arguments.config.resolve(), arguments.tasks, arguments.cores)
-    for contestants in (["teacher", "pabee", "distilbert"], ["assistant", "tinybert", "cascadebert"], ["costeff"]):
-        tuning.run([Try(name, rates, 1.0) for name in contestants for rates in RATES])
-        tuning.run([Try(name, tuning.best(name).rates, epochs) for name in contestants for epochs in EPOCHS])
+    for contestants in LEVELS:
+        tuning.run([Try(name, rates, epochs) for name in contestants for rates in RATES for epochs in EPOCHS])
     print("\n".join(tuning.log()))
+    print(yaml.safe_dump({"contestants": tuning.tuned()}, sort_keys=False))
 
 
 class Tuning:
@@ -89,11 +96,15 @@ class Tuning:
         file = self.settings.results / self.profile / "profile.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(self._profile(tried)), encoding="utf-8")
+        self.train(file)
+        self.scores = {each: self._scores(load(file), each) for each in tried}
+
+    def train(self, file: Path) -> None:
+        """Makes all runs of a profile that are not there yet."""
         subprocess.run(
             ["costeff", "workflow", str(file), "--cores", str(self.cores), "--until", "run", "--quiet", "all"],
             check=True,
         )
-        self.scores = {each: self._scores(load(file), each) for each in tried}
 
     def best(self, contestant: str) -> Try:
         return max((each for each in self.scores if each.contestant == contestant), key=self.mean)
@@ -115,6 +126,14 @@ class Tuning:
             found = " | ".join(f"{100 * score:.1f}" for score in scores.values())
             yield f"| {each.contestant} | {rates} | {epochs} | {found} | {mean} |"
 
+    def tuned(self) -> dict[str, dict[str, Any]]:
+        """Contestant -> the options that its best try changes."""
+        found: dict[str, dict[str, Any]] = {}
+        for name, entry in self.settings.contestants.items():
+            best = self.best(FOLLOWS.get(name, name))
+            found[name] = {"options": best.changed(entry.options)}
+        return found
+
     def _profile(self, tries: list[Try]) -> dict[str, Any]:
         contestants: dict[str, Any] = dict.fromkeys(self.settings.contestants)  # null: taken out
         for each in tries:
@@ -132,13 +151,8 @@ class Tuning:
         }
 
     def _options(self, each: Try) -> dict[str, Any]:
-        options = dict(self.settings.contestants[each.contestant].options)
-        for key, value in options.items():
-            if key in IS_RATE:
-                options[key] = value * each.rates
-            elif key in IS_EPOCHS:
-                options[key] = value * each.epochs
-        return options | {key: self.best(name).name for key, name in TEACHERS[each.contestant].items()}
+        options = self.settings.contestants[each.contestant].options
+        return options | each.changed(options) | {key: self.best(name).name for key, name in TEACHERS[each.contestant].items()}
 
     def _scores(self, settings: Settings, each: Try) -> Mapping[str, float]:
         found: dict[str, list[float]] = {task: [] for task in self.tasks}
