@@ -152,9 +152,10 @@ class Tuning:
 
     def _options(self, each: Try) -> dict[str, Any]:
         options = self.settings.contestants[each.contestant].options
-        return options | each.changed(options) | {key: self.best(name).name for key, name in TEACHERS[each.contestant].items()}
+        teachers = {key: self.best(name).name for key, name in TEACHERS[each.contestant].items()}
+        return options | each.changed(options) | teachers
 
-    def _scores(self, settings: Settings, each: Try) -> Mapping[str, float]:
+    def _scores(self, settings: Settings, each: Try) -> dict[str, float]:
         found: dict[str, list[float]] = {task: [] for task in self.tasks}
         for planned in runs(settings):
             if planned.key.method == each.name:
