@@ -78,7 +78,7 @@ def test_a_failed_write_leaves_the_old_trace_alone(tmp_path, monkeypatch):
     path, old = tmp_path / "trace.parquet", trace(np.ones((2, 3, 2)))
     old.save(path)
 
-    def full_disk(table, where):
+    def full_disk(table, where, **packing):
         where.write_bytes(b"half")
         raise OSError("no space left on device")
 
