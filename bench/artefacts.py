@@ -99,7 +99,7 @@ class Trace:
 
 
 def _packing(table: pa.Table) -> dict[str, Any]:
-    """How parquet keeps a trace, without loss, in 0.57 of the bytes of its defaults: the bytes of floats sorted by their
+    """How parquet keeps a trace, without loss, in 0.57 of its defaults' bytes: the bytes of floats sorted by their
     place in the number, row numbers as differences."""
     floats = [f"{name}.list.element" for name in table.column_names if name.startswith("exit_")]
     floats += [name for name in table.column_names if name.startswith("signal_")]
