@@ -6,6 +6,8 @@ import numpy as np
 import optuna
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib.figure import Figure
 from matplotlib.image import imread
 from synthetic import ROLES
@@ -13,7 +15,7 @@ from synthetic import ROLES
 from bench.choosing.budgets import RUN, at_budget, operating_points
 from bench.choosing.roles import Roles
 from bench.reporting import figures
-from bench.reporting.figures import sweeps
+from bench.reporting.figures import drawing, sweeps
 from bench.reporting.figures.comparisons import ablation_differences
 from bench.reporting.figures.curves import Resamples, average_curves
 from bench.reporting.figures.drawing import Absent, marks
@@ -250,3 +252,10 @@ def test_importances_want_ten_trials_a_ratio(study: optuna.Study) -> None:
     few.add_trials(study.trials[:19])
     with pytest.raises(Absent, match=r"20 finished trials \(10 a ratio\), there are 19"):
         sweeps.importances(few)
+
+
+@given(st.floats(1.0, 1e12), st.floats(1.02, 1e4))
+def test_an_axis_of_counts_has_ticks_and_never_a_crowd(low: float, ratio: float) -> None:
+    ticks = np.asarray(drawing._Counts().tick_values(low, low * ratio))
+    shown = ticks[(low <= ticks) & (ticks <= low * ratio)]
+    assert 2 <= len(shown) <= 3 * (np.log10(ratio) + 2)

@@ -1,5 +1,6 @@
 """What all figures share: one look, one mark a method, and files that stay the same when drawn again."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
@@ -16,7 +17,7 @@ from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, MaxNLocator, NullFormatter, NullLocator
 from PIL import Image
 
 from bench.choosing.roles import Roles
@@ -215,9 +216,26 @@ def ratio_axis(axis: Axis, low: float, high: float) -> None:
     axis.set_minor_locator(NullLocator())
 
 
+class _Counts(Locator):
+    """1, 2, 5 in every decade of a log axis; where that is less than two ticks, finer steps, but never a crowd."""
+
+    def __call__(self) -> Any:
+        assert self.axis is not None
+        return self.tick_values(*sorted(self.axis.get_view_interval()))
+
+    def tick_values(self, vmin: float, vmax: float) -> Any:
+        decades = 10.0 ** np.arange(math.floor(math.log10(vmin)), math.ceil(math.log10(vmax)) + 1)
+        for steps in ((1.0, 2.0, 5.0), (1.0, 2.0, 3.0, 5.0, 7.0)):
+            ticks = np.outer(decades, steps).ravel()
+            ticks = ticks[(vmin <= ticks) & (ticks <= vmax)]
+            if len(ticks) > 1:
+                return ticks
+        return MaxNLocator(4, min_n_ticks=3).tick_values(vmin, vmax)
+
+
 def count_axis(axis: Axis) -> None:
     """Ticks of a log axis of big numbers: 200 M, 1 G."""
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_major_locator(_Counts())
     axis.set_major_formatter(FuncFormatter(lambda value, _: big(value)))
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())

@@ -62,7 +62,6 @@ def landscape(study: optuna.Study) -> Figure:
         axes.set_xscale("log")
         axes.set_xlim(flops.min() / 1.1, flops.max() * 1.1)
         count_axis(axes.xaxis)
-        axes.tick_params(axis="x", labelrotation=30)
         axes.set_title(f"coloured by {name.replace('_', ' ')}", loc="left")
     figure.supxlabel("mean FLOPs an example", fontsize=7.5)
     figure.supylabel("score × 100", fontsize=7.5)
