@@ -63,7 +63,7 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
     """Parquet through a temporary file, as `write_json`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    table.to_parquet(part, index=False)
+    table.to_parquet(part, index=False, compression="zstd", compression_level=12)
     part.replace(path)
 
 

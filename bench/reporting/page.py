@@ -42,7 +42,7 @@ _MEASURES = (
     "knob", "latency_1", "latency_32",
 )  # fmt: skip
 # A sweep has hundreds of points a run; beside its frontier so many, evenly over their order in FLOPs, are shown.
-MOST = 100
+MOST = 60
 # A table longer than this starts folded.
 _LONG = 40
 

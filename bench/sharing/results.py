@@ -25,7 +25,7 @@ FILES = (
     "all-points.parquet",
     "latency.parquet",
     "tables/*",
-    "figures/*",
+    "figures/*.png",
     "sweeps/*/*/trials.parquet",
     "sweeps/*/*/history-*.parquet",
     "runs/*/*/*/*/run.json",
@@ -33,7 +33,8 @@ FILES = (
     "runs/*/*/*/*/model/config.json",
     "runs/*/*/*/*/trace-*.parquet",
 )
-"""What others need of a results folder: no weights (a model's configuration is its shape), no text."""
+"""What others need of a results folder: no weights (a model's configuration is its shape), no text, and no drawings for
+print, which `costeff report` makes again."""
 
 
 def publish(settings: Settings, out: Path) -> int:
