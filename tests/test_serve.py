@@ -201,6 +201,10 @@ def test_an_error_and_a_signal_end_as_they_do_alone(workflow):
         ("os.kill(os.getpid(), 9)", 128 + 9),
         ("os.kill(os.getpid(), 15)", 128 + 15),
         ("import atexit; atexit.register(print, 'last words')", 0),
+        ("import atexit; atexit.register(os.write, 1, b'last'); print('no newline', end=''); sys.exit(4)", 4),
+        ("import threading; threading.Timer(0.5, print, ['from a thread']).start()", 0),
+        ("sys.exit(True)", 1),
+        ("sys.exit(-1)", 255),
     ):
         served, plain = workflow.ended("python", code), workflow.ended("python", code, plain=True)
         assert served[2] == plain[2] == status

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -10,12 +11,15 @@ import struct
 import sys
 import zlib
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
 SERVER = "COSTEFF_SERVER"
 """The environment variable that names the server's socket (an abstract one: it goes with the server)."""
 _WAKE_ON_DEATH = 1  # PR_SET_PDEATHSIG of prctl.h
 _running: list[Any] = []
+_status: list[int] = []
+"""The exit status of this process's command, once it has ended."""
 
 
 def record_death(arguments: list[str], number: int) -> bool:
@@ -55,7 +59,7 @@ def main(command: Callable[[], None] | None = None) -> None:
     if sys.argv[1:] == ["serve"]:
         from bench.serve.server import serve  # not light
 
-        return serve(command)
+        serve(command)
     if sys.argv[1:2] == ["workflow"]:
         return command()  # becomes Snakemake, which has its own ways with signals
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the command has a traceback to show, this process has not
@@ -108,9 +112,35 @@ def _by_child(command: Callable[[], None]) -> int:
     if not child:
         end_with(parent)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        leave_at_once()
+        run_to_its_end(command)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def leave_at_once() -> None:
+    """Spares this process the taking apart of what it will have imported, half a second that nobody needs.
+
+    To be called before the libraries are there: what they ask for at the end then comes before.
+    """
+
+    def leave() -> None:
+        if _status:
+            with suppress(OSError):  # else Python tells of it
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(_status[0])
+
+    atexit.register(leave)
+
+
+def run_to_its_end(command: Callable[[], None]) -> NoReturn:
+    """Runs the command and ends this process with its exit status."""
+    try:
         command()
         sys.exit()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    except SystemExit as end:
+        _status.append(end.code if isinstance(end.code, int) else 1 if end.code else 0)
+        raise
 
 
 def end_with(parent: int) -> None:

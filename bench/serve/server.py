@@ -17,9 +17,9 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from bench.serve.client import SERVER, end_with, installation, same_user
+from bench.serve.client import SERVER, end_with, installation, leave_at_once, run_to_its_end, same_user
 
 THREADS = {
     *("OMP_NUM_THREADS", "GOTO_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
@@ -32,12 +32,14 @@ MAY_DIFFER = THREADS | {
 }
 """Environment variables that a library reads when it is used, or that a child sets right."""
 PRELOADED = (
+    "bench.cli",
     "bench.reporting.everything",
     "bench.runs.outlook.checks",
     "bench.runs.collect",
     "bench.runs.produce",
     "bench.runs.ratios",
     "bench.training.lease",
+    "pyarrow.dataset",  # with which pandas reads its first table
     "sklearn.model_selection",
     "transformers.modeling_layers",
     "transformers.models.bert.modeling_bert",
@@ -48,9 +50,12 @@ PRELOADED = (
 _CUDA_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"  # asks the driver without waking CUDA, which does not live through a fork
 
 
-def serve(command: Callable[[], None]) -> None:
-    """Serves until stdin, a pipe from the process that started it, is closed; returns in a child that has its client's
-    command behind it. Prints the name of its socket."""
+def serve(command: Callable[[], None]) -> NoReturn:
+    """Serves until stdin, a pipe from the process that started it, is closed. Prints the name of its socket.
+
+    Each client's command runs in a child, which ends with it.
+    """
+    leave_at_once()
     environment = dict(os.environ)
     os.environ |= dict.fromkeys({*THREADS, _CUDA_CHECK}, "1")
     fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
@@ -61,11 +66,10 @@ def serve(command: Callable[[], None]) -> None:
         listener.listen(1024)
         print(name, flush=True)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        select.select([listener], [], [])  # where no job comes here, as on a cluster, nothing is imported
         _preload()
         client = _next_client(listener)
     _become(client, environment)
-    command()
+    run_to_its_end(command)
 
 
 def _preload() -> None:
@@ -149,7 +153,11 @@ def _become(client: socket.socket, environment: dict[str, str]) -> None:
         header, files, _, _ = socket.recv_fds(client, struct.calcsize("i"), 3)
         state = json.loads(client.makefile("rb").read(struct.unpack("i", header)[0]))
         own = state["environment"]
-        if {name for name, _ in own.items() ^ environment.items()} - MAY_DIFFER:
+        # A client that has imported the same libraries has what they left in the environment, as this process has now.
+        if any(
+            own.get(name) not in (environment.get(name), os.environ.get(name))
+            for name in {*own, *environment} - MAY_DIFFER
+        ):
             raise ValueError("a library may have been loaded otherwise")
         (threads,) = {int(own[name]) for name in THREADS & own.keys() | {"OMP_NUM_THREADS"}}
         _set_threads(threads)
