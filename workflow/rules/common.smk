@@ -20,6 +20,12 @@ if (HOME / "bench").is_dir():
     sys.path.insert(0, str(HOME))
 
 from bench.cli import heavy_imports
+from bench.serve.client import start
+
+# Jobs run on this machine, not in a cluster's queue: while this file is read, Snakemake's own local_exec is always true.
+LOCAL = workflow.resource_settings.nodes is None
+if workflow.is_main_process and LOCAL:
+    start()  # a server of the jobs, which imports what they need while the plan is made
 
 with heavy_imports():
     from bench import settings as settings_file
@@ -30,7 +36,6 @@ with heavy_imports():
     from bench.runs.outlook.checks import check_room
     from bench.runs.outlook.coming import coming
     from bench.runs.outlook.memory import latency_mb, memory_mb
-    from bench.serve.client import start
     from bench.store import RunKey, log_file, points_file, run_folder
     from bench.training.lease import shares
 
@@ -49,7 +54,7 @@ except UserError as error:
 
 ROOT = str(SETTINGS.root)
 GPU = int(wants_gpu(SETTINGS))  # what a job asks for: a GPU, or a share of one of this machine
-if workflow.local_exec and "gpu" not in workflow.global_resources:
+if LOCAL and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", shares(SETTINGS.training.gpu_share))
 EFFECTIVE = f"{ROOT}/settings.yaml"  # what the jobs read: the profile with everything --config changed
 LOCK = FileLock(f"{ROOT}/.workflow.lock")  # held by this process, gone with it
@@ -80,8 +85,7 @@ onstart:
     part = Path(f"{EFFECTIVE}.part")
     part.write_text(yaml.safe_dump(SETTINGS.model_dump(mode="json"), sort_keys=False))
     part.replace(EFFECTIVE)
-    if workflow.local_exec:
-        start()  # its jobs then need not import everything anew
+    if LOCAL:
         if len(to_come) and (
             SETTINGS.data.source == "sketch" or SETTINGS.data.max_train
         ):  # other text takes long to read

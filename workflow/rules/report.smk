@@ -41,7 +41,7 @@ rule report:
         f"{ROOT}/logs/report.log",
     benchmark:
         f"{ROOT}/benchmarks/report.jsonl"
-    threads: workflow.resource_settings.cores if workflow.local_exec else 1
+    threads: workflow.resource_settings.cores if LOCAL else 1
     params:
         config=EFFECTIVE,
     shell:

@@ -58,7 +58,7 @@ rule latency:
         f"{ROOT}/logs/latency.log",
     benchmark:
         f"{ROOT}/benchmarks/latency.jsonl"
-    threads: workflow.resource_settings.cores if workflow.local_exec else SETTINGS.training.threads
+    threads: workflow.resource_settings.cores if LOCAL else SETTINGS.training.threads
     resources:
         gpu=GPU,
         mem_mb=latency_mb(SETTINGS, timed_keys),
