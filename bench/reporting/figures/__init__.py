@@ -17,6 +17,7 @@ from bench.reporting.figures.comparisons import ablation_bars, promised_against_
 from bench.reporting.figures.curves import Resamples
 from bench.reporting.figures.drawing import Absent, save, task_order
 from bench.reporting.figures.exits import exit_against_difficulty, exit_histogram, score_per_exit
+from bench.reporting.figures.fonts import families
 from bench.reporting.figures.frontiers import frontier, frontier_average, score_against_parameters
 from bench.reporting.figures.sweeps import importances, kept_studies, landscape, pareto_front
 from bench.tasks.catalogue import TASKS
@@ -130,6 +131,7 @@ def begin(
     of `bench.reporting.published`, where text and backbone are the papers' own.
     """
     folder, plan = results / "figures", _plan(points, results, roles, published)
+    families()  # once for all processes
     if sys.platform == "linux":
         cores = min(len(os.sched_getaffinity(0)), len(plan))
         pool: Executor = ProcessPoolExecutor(cores, multiprocessing.get_context("fork"))

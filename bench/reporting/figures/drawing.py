@@ -21,6 +21,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, MaxNLocator,
 from PIL import Image
 
 from bench.choosing.roles import Roles
+from bench.reporting.figures.fonts import families
 from bench.reporting.tables.table import display_names
 from bench.tasks.catalogue import in_order
 from bench.tasks.scores import TITLES
@@ -31,7 +32,6 @@ P = ParamSpec("P")
 COLUMN, PAGE = 3.45, 7.1
 
 STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
     "font.size": 7.5,
     "axes.labelsize": 7.5,
     "axes.titlesize": 8,
@@ -95,7 +95,7 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 
     @wraps(draw)
     def inner(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with matplotlib.rc_context(STYLE):
+        with matplotlib.rc_context(STYLE | {"font.family": families()}):
             figure = draw(*args, **kwargs)
             settle(figure)
             return figure
@@ -267,7 +267,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE | {"font.family": families()}):
         settle(figure)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()

@@ -53,7 +53,7 @@ def frontier(
     `published` (rows of `bench.reporting.published`) adds hollow marks at the reported speed-ups.
     """
     shown = roles.contestants(points[points["task"] == task])
-    looks = marks(points, roles)
+    looks, variants = marks(points, roles), variant_names(points)
     teacher = teacher_rows(shown, reference=roles.reference)
     if teacher.empty:
         raise Absent("no run of the teacher on this task")
@@ -69,7 +69,7 @@ def frontier(
         curve = task_curve(rows, resamples or Resamples(None))
         _curve(axes, curve, looks[method], drawstyle="steps-post")
         _own_points(axes, rows, looks[method], several=curve.seeds > 1, many=len(drawn) > _FEW)
-        names += _names(rows, looks[method], variant_names(points))
+        names += _names(rows, looks[method], variants)
         scores += [*(100 * rows["score"]), *(100 * curve.low), *(100 * curve.high)]
     axes.plot(full, top_score, **looks[roles.reference].dots, markersize=8, zorder=6)
     metric = str(teacher["metric"].iloc[0])
