@@ -297,8 +297,10 @@ def sweep_finish(task: str, method: str, config: ConfigOption = DEFAULT) -> None
 @app.command()
 def report(config: ConfigOption = DEFAULT) -> None:
     """Writes every table and figure, and the results page, from all-points.parquet."""
-    from bench.reporting.everything import write_everything
+    with heavy_imports():
+        from bench.reporting.everything import write_everything
 
+    gc.disable()  # a tenth of the time; what is drawn and printed goes with the process
     for line in write_everything(settings_file.load(config)):
         typer.echo(line)
 

@@ -6,7 +6,9 @@ operating point on another split, validation unless said. What a chosen point pr
 run's kept trace.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -191,7 +193,7 @@ def teacher_rows(points: pd.DataFrame, *, reference: str = "teacher", split: str
     return rows[rows["method"] == reference].drop_duplicates(["task", "seed"]).reset_index(drop=True)
 
 
-def run_folder(row: pd.Series, runs: Path) -> Path:
+def run_folder(row: pd.Series | Mapping[str, Any], runs: Path) -> Path:
     """Where the run of a point keeps its artefacts; `runs` is results/<profile>/runs."""
     return runs / row["task"] / row["method"] / row["variant"] / f"seed{int(row['seed'])}"
 

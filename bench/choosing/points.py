@@ -158,20 +158,21 @@ def evaluate(exits: NDArray[np.int64], trace: Trace, costs: Costs, task: Task) -
     measured = scores(task, predicted, trace.labels)
     depth = len(trace.logits)
     shares = np.stack([(exits == e).mean(axis=1) for e in range(depth)], axis=1)
-    table = pd.DataFrame({"score": measured[task.metrics[0]]})
-    table["metric"] = task.metrics[0]
-    for metric in METRICS:
-        table[metric] = measured.get(metric, np.nan)
-    table["constant"] = (predicted == predicted[:, :1]).all(axis=1)
-    table["examples"] = count
-    table["flops"] = costs.mean_flops(exits, trace.lengths)
-    table["flops_128"] = shares @ costs.flops(128).astype(np.float64)
-    table["mean_exit"] = shares @ np.arange(1.0, depth + 1)
-    table["mean_layers"] = shares @ np.array(costs.layers, dtype=np.float64)
-    table["exits"] = shares.tolist()
-    table["parameters"] = costs.parameters
-    table["parameters_encoder"] = costs.parameters_encoder
-    return table
+    columns = {
+        "score": measured[task.metrics[0]],
+        "metric": task.metrics[0],
+        **{metric: measured.get(metric, np.nan) for metric in METRICS},
+        "constant": (predicted == predicted[:, :1]).all(axis=1),
+        "examples": count,
+        "flops": costs.mean_flops(exits, trace.lengths),
+        "flops_128": shares @ costs.flops(128).astype(np.float64),
+        "mean_exit": shares @ np.arange(1.0, depth + 1),
+        "mean_layers": shares @ np.array(costs.layers, dtype=np.float64),
+        "exits": shares.tolist(),
+        "parameters": costs.parameters,
+        "parameters_encoder": costs.parameters_encoder,
+    }
+    return pd.DataFrame(columns, index=range(len(exits)))
 
 
 def labelled(trace: Trace) -> bool:

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from bench.artefacts import Trace
-from bench.choosing.budgets import POINT, RUN, predicted, run_folder
+from bench.choosing.budgets import POINT, predicted, run_folder
 from bench.errors import UserError
 from bench.tasks.scores import score
 
@@ -41,7 +41,7 @@ class Resamples:
         """
         self.prepare(rows)
         for row in rows:
-            if (problem := self._problems.get(_folder(row, self.runs))) is not None:
+            if (problem := self._problems.get(run_folder(row, self.runs))) is not None:
                 raise UserError(problem)
         return np.column_stack([self._scores[_key(row)] for row in rows])
 
@@ -53,7 +53,7 @@ class Resamples:
             answers, labels = {}, np.array([])
             trace, at = None, None
             for key, row in sorted(of_task.items(), key=lambda item: str(item[0])):
-                folder = _folder(row, self.runs)
+                folder = run_folder(row, self.runs)
                 if folder != at:
                     trace, at = self._trace(folder, task), folder
                 if trace is not None:
@@ -90,10 +90,6 @@ def records(rows: pd.DataFrame) -> list[Point]:
 
 def _key(row: Point) -> tuple[Any, ...]:
     return tuple(row[name] for name in POINT)
-
-
-def _folder(row: Point, runs: Path) -> Path:
-    return run_folder(pd.Series({name: row[name] for name in RUN}), runs)
 
 
 def resampled(

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 
 def over_seeds(
@@ -54,7 +55,8 @@ def deviation_of_mean(deviations: pd.Series) -> float:
     return float(np.sqrt((known**2).sum(skipna=False)) / len(known)) if len(known) else float("nan")
 
 
-def geometric(ratios: pd.Series) -> float:
+def geometric(ratios: ArrayLike) -> float:
     """Geometric mean of those that are known; NaN for none."""
-    known = ratios.dropna().astype(float)
+    given = np.asarray(ratios, dtype=np.float64)
+    known = given[~np.isnan(given)]
     return float(np.exp(np.log(known).mean())) if len(known) else float("nan")

@@ -219,8 +219,9 @@ def _tasks(
         common = set.intersection(*({row["seed"] for row in side} for side in sides))
         facts[task] = {"metric": next((row["metric"] for side in sides for row in side), "")}
         for name, side in zip("ab", sides, strict=True):
-            shared = pd.DataFrame([(r["score"], r["speedup"]) for r in side if r["seed"] in common], columns=["s", "x"])
-            facts[task] |= {f"score_{name}": shared["s"].mean(), f"speedup_{name}": geometric(shared["x"])}
+            shared = [row for row in side if row["seed"] in common]
+            mean = float(np.mean([row["score"] for row in shared])) if shared else float("nan")
+            facts[task] |= {f"score_{name}": mean, f"speedup_{name}": geometric([row["speedup"] for row in shared])}
         try:
             made[task] = estimate(first.get(task, []), second.get(task, []), resamples)
             facts[task]["note"] = ONE_SEED if len(common) == 1 else ""

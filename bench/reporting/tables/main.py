@@ -71,18 +71,19 @@ def main(
 ) -> Table:
     """Score of every method on every task at matched speed-ups; controls first, failed runs last."""
     names, tasks = display_names(points), tasks_of(points)
+    planned = points[["task", "seed"]].drop_duplicates()
     halves = "mnli" in tasks and points["split"].eq(MISMATCHED).any()
     compared = points[~points["method"].isin([*roles.ablations, roles.reference])]
-    control = _line("control", "Best constant", _both_halves(control_rows, points, halves), points, tasks)
+    control = _line("control", "Best constant", _both_halves(control_rows, points, halves), planned, tasks)
     teacher = _both_halves(teacher_rows, points, halves, reference=roles.reference)
-    lines = [control, _line("control", names.get(roles.reference, roles.reference), teacher, points, tasks)]
+    lines = [control, _line("control", names.get(roles.reference, roles.reference), teacher, planned, tasks)]
     control.cells = {name: value for name, value in control.cells.items() if name not in {*COSTS, *SPEEDUPS}}
     before: dict[str, _Line] = {}
     for budget in budgets:
         reported = _both_halves(at_budget, compared, halves, speedup=budget)
         for method in dict.fromkeys(compared["method"]):
             rows = reported[reported["method"] == method]
-            line = _line(f"at least {budget:g}x", names.get(method, method), rows, points, tasks)
+            line = _line(f"at least {budget:g}x", names.get(method, method), rows, planned, tasks)
             if method in before and _same(before[method].rows, line.rows):
                 line.repeats = before[method].repeats or before[method].block.removeprefix("at least ")
             before[method] = line
@@ -155,8 +156,8 @@ def _both_halves(choose: Callable[..., pd.DataFrame], points: pd.DataFrame, halv
     return rows.merge(other.rename(columns={"score": "mismatched"}), on=keys, how="left")
 
 
-def _line(block: str, name: str, rows: pd.DataFrame, points: pd.DataFrame, tasks: Sequence[str]) -> _Line:
-    """One line of the main table from the reported rows of a method, one a (task, seed)."""
+def _line(block: str, name: str, rows: pd.DataFrame, planned: pd.DataFrame, tasks: Sequence[str]) -> _Line:
+    """One line of the main table from the reported rows of a method, one a (task, seed) of those `planned`."""
     rows = rows.assign(score=rows["score"].astype(float) * 100, mismatched=rows["mismatched"].astype(float) * 100)
     rows = rows.reindex(columns=list(dict.fromkeys([*rows, *COSTS.values(), *SPEEDUPS.values(), "constant"])))
     ratios = list(SPEEDUPS.values())
@@ -165,14 +166,17 @@ def _line(block: str, name: str, rows: pd.DataFrame, points: pd.DataFrame, tasks
     )
     cells: dict[str, Any] = {}
     found: dict[str, list[Point]] = {}
+    points_of: dict[str, list[Point]] = {}
+    for row in records(rows):
+        points_of.setdefault(row["task"], []).append(row)
     for task, of_task in by_task.set_index("task").iterrows():
-        its = rows[rows["task"] == task]
+        its = points_of[str(task)]
         for title, column in (
             (title_of(str(task)), "score"),
             *([(OTHER_HALF, "mismatched")] if task == "mnli" else []),
         ):
             cells |= {title: of_task[column], f"{title} std": of_task[f"{column}_std"], f"{title} mark": _mark(its)}
-            found[title] = [{**row, "score": row[column] / 100} for row in records(its)]
+            found[title] = [{**row, "score": row[column] / 100} for row in its]
     for title, counted in (("Average", tasks), ("w/o WNLI", [task for task in tasks if task != WITHOUT])):
         means = over_tasks(by_task, ["method"], ["score"], counted)
         marks = {mark for task in counted for mark in str(cells.get(f"{title_of(task)} mark", ""))}
@@ -184,12 +188,12 @@ def _line(block: str, name: str, rows: pd.DataFrame, points: pd.DataFrame, tasks
     cells |= {title: shares[column].item() if shares is not None else np.nan for title, column in SPEEDUPS.items()}
     usable = rows[rows["score"].notna()]
     cells["Chosen"] = ", ".join(dict.fromkeys(usable["variant"].astype(str))) if block != "control" else ""
-    return _Line(block, name, cells, found, note=missing(rows, points))
+    return _Line(block, name, cells, found, note=missing(rows, planned))
 
 
-def _mark(rows: pd.DataFrame) -> str:
-    fixed, constant = rows["kind"].eq("fixed_exit").any(), rows["constant"].eq(True).any()
-    return FIXED_EXIT * bool(fixed) + CONSTANT * bool(constant)
+def _mark(rows: Sequence[Point]) -> str:
+    fixed = any(row["kind"] == "fixed_exit" for row in rows)
+    return FIXED_EXIT * fixed + CONSTANT * any(row["constant"] is True for row in rows)
 
 
 def _same(before: Mapping[str, Sequence[Point]], now: Mapping[str, Sequence[Point]]) -> bool:
@@ -258,10 +262,9 @@ def _gap(best: _Line, other: _Line, parts: Sequence[str], evidence: Evidence | N
         return None
 
 
-def missing(rows: pd.DataFrame, points: pd.DataFrame) -> str:
-    """Why cells are empty or rest on fewer seeds than others have, reasons first."""
+def missing(rows: pd.DataFrame, planned: pd.DataFrame) -> str:
+    """Why cells are empty or rest on fewer seeds than others have, reasons first; planned: one row a (task, seed)."""
     lost = rows.loc[rows["score"].isna(), ["task", "seed", "reason"]] if "reason" in rows else rows.iloc[:0]
-    planned = points[["task", "seed"]].drop_duplicates()
     absent = planned.merge(rows[["task", "seed"]].drop_duplicates(), how="left", indicator=True)
     absent = absent.loc[absent["_merge"] == "left_only", ["task", "seed"]].assign(reason="no run")
     parts = []

@@ -1,6 +1,6 @@
 """The papers' numbers, as reported, beside the nearest points measured here."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -26,7 +26,8 @@ def paper(points: pd.DataFrame, notes: Sequence[str]) -> Table:
     published.loc[published["metric"] == RELATIVE, "task"] = RELATIVE
     published["line"] = published.groupby(["source", "system", "task"]).cumcount()
     comparable = points["source"].dropna().astype(str).str.contains("GLUE").all()
-    usable, names = operating_points(points), display_names(points)
+    names = display_names(points)
+    usable = {(str(m), str(t)): rows for (m, t), rows in operating_points(points).groupby(["method", "task"])}
     tasks = [*(t for t in TASKS if t in set(published["task"])), "average", RELATIVE]
     tasks.insert(tasks.index("mnli") + 1, MISMATCHED)
     titles = {name: title(name) for name in tasks}
@@ -46,7 +47,7 @@ def paper(points: pd.DataFrame, notes: Sequence[str]) -> Table:
         costs["Counts"] = {"flops": "FLOPs"}.get(counted, counted)
         cited = {"Split": split, "Source": _cite(str(source), group)}
         rows.append({"System": system, "Kind": "as reported", **cells, **costs, **cited})
-        measured = _measured(points, usable, group)
+        measured = _measured(usable, selection_split(points), group)
         if measured.empty:
             continue
         own = {"System": names.get(first["method"], first["method"]), "Split": "validation"}
@@ -85,14 +86,18 @@ def _cite(source: str, group: pd.DataFrame) -> str:
     return "; ".join([source, *sorted(shared - {""})])
 
 
-def _measured(points: pd.DataFrame, usable: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
-    """Nearest measured points of a published line, indexed by its tasks; scores x 100, means over seeds."""
+def _measured(usable: Mapping[tuple[str, str], pd.DataFrame], selected: str, published: pd.DataFrame) -> pd.DataFrame:
+    """Nearest measured points of a published line, indexed by its tasks; scores x 100, means over seeds.
+
+    usable: points that a method may be operated at, by method and task. selected: the split of the choice.
+    """
     found = {}
-    selected = selection_split(points)
     for row in published[published["task"].isin([*TASKS, MISMATCHED])].to_dict("records"):
         split = "validation_mismatched" if row["task"] == MISMATCHED else "validation"
         task = "mnli" if row["task"] == MISMATCHED else row["task"]
-        ours = usable[(usable["method"] == row["method"]) & (usable["task"] == task)]
+        ours = usable.get((row["method"], task))
+        if ours is None:
+            continue
         near = ours["speedup"].between(row["flops_speedup"] / NEAR, row["flops_speedup"] * NEAR)
         near &= ours["split"] == selected
         if not near.any():
