@@ -61,6 +61,11 @@ class Plan:
         """Optimizer steps of this plan."""
         return self.steps or max(1, round(self.epochs * steps_per_epoch(examples, self.batch_size)))
 
+    def choices(self, examples: int) -> int:
+        """How often a stage that keeps its best epoch is scored: after each, and at its end; 0 where that is one."""
+        count = math.ceil(self.step_count(examples) / steps_per_epoch(examples, self.batch_size))
+        return count if count > 1 else 0
+
     def rate(self, step: int, steps: int) -> float:
         """The learning rate of the update number `step` (from 0) of `steps`."""
         warmup = max(self.warmup_floor, math.ceil(self.warmup * steps)) if self.warmup or self.warmup_floor else 0
@@ -129,6 +134,8 @@ def fit(
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
     stage = _Stage(model, examples, plan, state, whole_vocabulary)
+    if not plan.choices(len(examples)):
+        evaluate = None
     try:
         stage.run(loss, batch_schedule(examples.lengths, plan.batch_size, stage.steps, seed), machine, evaluate)
     finally:

@@ -103,20 +103,36 @@ def test_evaluation_reads_the_whole_table(tmp_path):
     data, seen = examples(), []
     model = encoder(**STILL)
     before = model.embeddings.words.weight.clone()
-    plan = Plan(1, 1e-2, 8, weight_decay=0.5, warmup=0)
+    plan = Plan(2, 1e-2, 8, weight_decay=0.5, warmup=0)
 
     def evaluate(trained: Encoder) -> float:
         assert not trained.training
         ids = torch.arange(60)[None]
         seen.append(trained.embeddings.words(ids)[0].detach())
-        return 1.0
+        return float(len(seen))
 
     data = data.take([i for i in range(len(data)) if 7 not in data.input_ids[i]])
     fit(model, supervised, data, plan, state=tmp_path, seed=0, machine=machine(), evaluate=evaluate)
     steps = plan.step_count(len(data))
     factor = np.prod([1 - plan.rate(step, steps) * 0.5 for step in range(steps)])
+    assert len(seen) == plan.choices(len(data)) == 2
     torch.testing.assert_close(seen[-1][7], before[7] * float(factor))
     torch.testing.assert_close(seen[-1], model.embeddings.words.weight.detach())
+
+
+@pytest.mark.parametrize("epochs", [0.5, 1])
+def test_one_choice_is_not_scored(epochs, tmp_path):
+    data, plan = examples(), Plan(epochs, 1e-2, 8)
+
+    def evaluate(_: Encoder) -> float:
+        raise AssertionError
+
+    made = [
+        fit(encoder(), supervised, data, plan, state=tmp_path / name, seed=0, machine=machine(), evaluate=given)
+        for name, given in (("chosen", evaluate), ("last", None))
+    ]
+    for (name, one), other in zip(made[0].state_dict().items(), made[1].state_dict().values(), strict=True):
+        assert torch.equal(one, other), name
 
 
 @pytest.mark.parametrize("how", ["another word", "the table itself"])

@@ -149,7 +149,7 @@ def work_of(settings: Settings, key: RunKey, data: TaskData) -> tuple[Work, Work
         if stage.scored:
             trained += replace(step, parameters=0.0) * (stage.scored / stage.plan.batch_size)
         if stage.selects:
-            read += _work(stage.shape, selection.lengths) * math.ceil(stage.plan.epochs)
+            read += _work(stage.shape, selection.lengths) * stage.plan.choices(stage.examples)
         if stage.kept:
             read += _work(stage.kept, train.lengths)
         if stage.beside:
@@ -194,7 +194,7 @@ def _timed(model: Encoder, examples: Examples, machine: Machine) -> tuple[float,
     began: list[float] = []
 
     def loss(model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
-        began.append(time.perf_counter())
+        began.append(_now(model.device))
         logits = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]).logits
         return task_loss(logits, batch["labels"])
 
@@ -203,10 +203,17 @@ def _timed(model: Encoder, examples: Examples, machine: Machine) -> tuple[float,
         fit(model, loss, examples, plan, state=Path(state), seed=0, machine=machine)
     read = []
     for _ in range(STEPS):
-        start = time.perf_counter()
+        start = _now(model.device)
         record(model, examples, len(examples))
-        read.append(time.perf_counter() - start)
+        read.append(_now(model.device) - start)
     return float(np.median(np.diff(began)[1:])), float(np.median(read))
+
+
+def _now(device: torch.device) -> float:
+    """Seconds, once the device has done all that it was told to."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
 
 
 @contextmanager
