@@ -60,9 +60,9 @@ PROFILE = {
 }
 
 
-def dry_run(*config: str) -> subprocess.CompletedProcess[str]:
+def dry_run(*config: str, options: tuple[str, ...] = ("--cores", "1")) -> subprocess.CompletedProcess[str]:
     """`snakemake -n` on the tiny profile."""
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "1", "--configfile", "config/tiny.yaml"]
+    command = [sys.executable, "-m", "snakemake", "--dry-run", *options, "--configfile", "config/tiny.yaml"]
     return subprocess.run([*command, "--config", *config], cwd=ROOT, capture_output=True, text=True)
 
 
@@ -88,6 +88,16 @@ def test_a_page_without_its_runs_is_not_a_finished_run(tmp_path):
     runs = [run for run in plan.runs(settings.load(ROOT / "config" / "tiny.yaml")) if run.key.task == "sst2"]
     assert found["run"] == len(runs) and found["sweep_tell"] == 2
     assert all(found[rule] == 1 for rule in ("replay", "collect", "sweep_finish", "report", "complete"))
+
+
+@pytest.mark.parametrize(("options", "threads"), [((), 8), (("--jobs", "4"), 3)])
+def test_the_clock_has_a_machine_s_cores_and_on_a_cluster_a_run_s_threads(tmp_path, options, threads):
+    planned = dry_run(
+        f"results={tmp_path}", "tasks=[sst2]", "training={threads: 3}", options=("--cores", "8", *options)
+    )
+    assert planned.returncode == 0, planned.stderr
+    [clock] = [job for job in planned.stdout.split("\nrule ") if job.startswith("latency:")]
+    assert f"threads: {threads}\n" in clock
 
 
 def test_wrong_settings_are_named_in_one_line_before_any_job():
