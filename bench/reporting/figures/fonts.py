@@ -14,7 +14,8 @@ from matplotlib.font_manager import FontEntry, FontProperties, findfont, fontMan
 
 FONT = "DejaVu Sans"
 SIGNS = (
-    *range(0x20, 0x180),  # Latin
+    *range(0x20, 0x7F),
+    *range(0xA0, 0x180),  # Latin
     *range(0x2010, 0x2045),  # dashes, quotes, daggers
     *range(0x2190, 0x2194),  # arrows
     *(0x2212, 0x2248, 0x2260, 0x2264, 0x2265),  # signs of mathematics
