@@ -23,12 +23,13 @@ def taken(settings: Settings, identities: Identities, key: RunKey | None = None)
         return {}
     there: dict[str, Path] = {}
     for folder in settings.reuse:
-        for identity, path in _kept(folder.absolute()):
+        for identity, path in _kept(folder.absolute(), key):
             there.setdefault(identity, path)
-    planned = {run.key: run for run in [*runs(settings), *_trials(settings, key)]}
+    here = settings if key is None else settings.model_copy(update={"tasks": [key.task]})
+    planned = {run.key: run for run in [*runs(here), *_trials(settings, key)]}
     if key is not None:
         planned.setdefault(key, _planned(settings, key))
-        planned = {each: run for each, run in planned.items() if (each.task, each.seed) == (key.task, key.seed)}
+        planned = {each: run for each, run in planned.items() if each.seed == key.seed}
     hashes = {each: identities.of(each).hash for each in planned}
     found = {each: there[identity] for each, identity in hashes.items() if identity in there}
     while True:
@@ -40,10 +41,11 @@ def taken(settings: Settings, identities: Identities, key: RunKey | None = None)
         found = {each: folder for each, folder in found.items() if each not in lacking}
 
 
-def _kept(folder: Path) -> list[tuple[str, Path]]:
-    """(identity, folder) of every run of a results folder that went well."""
-    files = sorted(folder.glob("runs/*/*/*/*/run.json"))
-    if not files:
+def _kept(folder: Path, key: RunKey | None) -> list[tuple[str, Path]]:
+    """(identity, folder) of the runs of a results folder that went well: all, or those of the task and seed of `key`."""
+    task, seed = (key.task, f"seed{key.seed}") if key else ("*", "*")
+    files = sorted(folder.glob(f"runs/{task}/*/*/{seed}/run.json"))
+    if not files and not any(folder.glob("runs/*/*/*/*/run.json")):
         raise UserError(f"reuse: {folder} holds no runs; name a results folder, or a published one")
     facts = ((read_json(file), file.parent) for file in files)
     return [(each["identity"], path) for each, path in facts if each["status"] == "ok"]
