@@ -42,7 +42,7 @@ def taken(settings: Settings, identities: Identities, key: RunKey | None = None)
 
 
 def _kept(folder: Path, key: RunKey | None) -> list[tuple[str, Path]]:
-    """(identity, folder) of the runs of a results folder that went well: all, or those of the task and seed of `key`."""
+    """(identity, folder) of the runs of a results folder that went well; with `key` those of its task and seed."""
     task, seed = (key.task, f"seed{key.seed}") if key else ("*", "*")
     files = sorted(folder.glob(f"runs/{task}/*/*/{seed}/run.json"))
     if not files and not any(folder.glob("runs/*/*/*/*/run.json")):
