@@ -47,7 +47,7 @@ class Stage:
     shape: Shape
     """Of the model that is trained; at its end where the stage changes it."""
     selects: bool = False
-    """Whether the selection split is read after every epoch."""
+    """Whether the selection split is read after every epoch, where there are several."""
     kept: Shape | None = None
     """A frozen model that reads every example once: its answers are kept."""
     beside: Shape | None = None

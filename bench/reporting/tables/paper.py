@@ -26,7 +26,7 @@ def paper(points: pd.DataFrame, notes: Sequence[str]) -> Table:
     published.loc[published["metric"] == RELATIVE, "task"] = RELATIVE
     published["line"] = published.groupby(["source", "system", "task"]).cumcount()
     comparable = points["source"].dropna().astype(str).str.contains("GLUE").all()
-    names = display_names(points)
+    names, selected = display_names(points), selection_split(points)
     usable = {(str(m), str(t)): rows for (m, t), rows in operating_points(points).groupby(["method", "task"])}
     tasks = [*(t for t in TASKS if t in set(published["task"])), "average", RELATIVE]
     tasks.insert(tasks.index("mnli") + 1, MISMATCHED)
@@ -47,7 +47,7 @@ def paper(points: pd.DataFrame, notes: Sequence[str]) -> Table:
         costs["Counts"] = {"flops": "FLOPs"}.get(counted, counted)
         cited = {"Split": split, "Source": _cite(str(source), group)}
         rows.append({"System": system, "Kind": "as reported", **cells, **costs, **cited})
-        measured = _measured(usable, selection_split(points), group)
+        measured = _measured(usable, selected, group)
         if measured.empty:
             continue
         own = {"System": names.get(first["method"], first["method"]), "Split": "validation"}
