@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from baselines.finetuned import supervised
-from bench.choosing.points import predictions
+from bench.analysis.points import predictions
 from bench.context import Context
 from bench.encoder import Cascade, Encoder
 from bench.encoder.backbones import shape_of

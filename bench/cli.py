@@ -18,7 +18,7 @@ import typer
 import yaml
 
 if TYPE_CHECKING:
-    from bench.rules.policies import Policy
+    from bench.exit_policies.policies import Policy
 
 from bench import settings as settings_file
 from bench.errors import UserError, is_disk_full
@@ -66,7 +66,7 @@ def check(
 ) -> None:
     """Prints the plan, what is missing, and how long it will take here; trains nothing."""
     with heavy_imports():
-        from bench.runs.outlook.checks import report  # heavy imports only where they are needed
+        from bench.runs.planning.checks import report  # heavy imports only where they are needed
 
     for line in report(settings_file.load(config), cores or os.cpu_count() or 1):
         typer.echo(line)
@@ -123,7 +123,7 @@ def conform(
 @app.command()
 def fetch(config: Config = DEFAULT) -> None:
     """Brings every checkpoint and text of a profile onto this machine: its jobs then need no network."""
-    from bench.runs.outlook.fetch import fetch as everything
+    from bench.runs.planning.fetch import fetch as everything
 
     for line in everything(settings_file.load(config)):
         typer.echo(line)
@@ -145,7 +145,7 @@ def size(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Parameters, multiply-adds and FLOPs of a shape at each exit; no weights needed."""
-    from bench.runs.outlook.checks import size_of
+    from bench.runs.planning.checks import size_of
 
     facts = size_of(layers, hidden, heads, ffn, rank, classes, length, head_size, vocabulary, positions, pooler)
     if as_json:
@@ -216,7 +216,7 @@ def say_forecast(
 ) -> None:
     """Says how long the runs that are not there yet will take on this machine."""
     with heavy_imports():
-        from bench.runs.outlook.progress import ahead
+        from bench.runs.planning.progress import ahead
 
     found = ahead(settings_file.load(config), cores or os.cpu_count() or 1)
     for line in found.lines() if found else ["forecast: every run is there"]:
@@ -230,7 +230,7 @@ def say_progress(
 ) -> None:
     """Says in one line how far the benchmark is: runs done, trainings with their step, the time left."""
     with heavy_imports():
-        from bench.runs.outlook.progress import line
+        from bench.runs.planning.progress import line
 
     settings = settings_file.load(config)
     typer.echo(line(settings))
@@ -315,9 +315,9 @@ def compare(
     ] = None,
 ) -> None:
     """Says whether contestant A is better than others, worse, equal or not decided, at the same budgets."""
-    from bench.choosing.comparing.resampling import Resamples
-    from bench.choosing.comparing.verdicts import BUDGETS
-    from bench.choosing.comparing.verdicts import compare as verdicts
+    from bench.analysis.comparing.resampling import Resamples
+    from bench.analysis.comparing.verdicts import BUDGETS
+    from bench.analysis.comparing.verdicts import compare as verdicts
     from bench.reporting.tables.comparisons import FORMATS, how, printed
     from bench.reporting.tables.table import Table, display_names
     from bench.store import read_points

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import set_seed
 
-from bench.choosing.points import predictions
+from bench.analysis.points import predictions
 from bench.encoder import backbones
 from bench.encoder.saved import load_model
 from bench.errors import UserError

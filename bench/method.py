@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import UserError
-from bench.rules.policies import Policy, policy_for
+from bench.exit_policies.policies import Policy, policy_for
 from bench.settings import Settings, explain
 from bench.store import RunKey
 from bench.tasks.catalogue import Task

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.artefacts import Costs
 from bench.context import pick_device, task_data
 from bench.encoder import backbones
 from bench.encoder.early.deployed import deploy
@@ -27,6 +26,7 @@ from bench.runs.produce import prepare
 from bench.settings import load
 from bench.store import RunKey, run_folder
 from bench.tasks.catalogue import task as task_named
+from bench.trace import Costs
 
 TURNS, EXAMPLES, DRAWS = 15, 32, 100
 

@@ -22,22 +22,22 @@ import numpy as np
 import torch
 from transformers.utils import logging as transformers_log
 
-from bench.artefacts import Costs
-from bench.choosing.points import evaluate
+from bench.analysis.points import evaluate
 from bench.cli import keep_memory
 from bench.context import load_model, task_data
 from bench.encoder import backbones
 from bench.encoder.early.deployed import Batch, deploy
 from bench.encoder.early.engine import answer
+from bench.exit_policies.deciding import rule
+from bench.exit_policies.policies import leaves_now, policy_for, replay_many
 from bench.measuring.recording import model_inputs, record
 from bench.method import Method, contestant
-from bench.rules.deciding import rule
-from bench.rules.policies import leaves_now, policy_for, replay_many
 from bench.runs.plan import runs
 from bench.settings import Settings, load
 from bench.store import RunKey, run_folder
 from bench.tasks.batches import length_batches
 from bench.tasks.examples import Examples
+from bench.trace import Costs
 
 CPU = torch.device("cpu")
 

@@ -19,17 +19,17 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 
-from bench.artefacts import Costs, Trace
-from bench.choosing import thresholds
-from bench.choosing.frontier import hypervolume
-from bench.choosing.points import RunName, build
+from bench.analysis import thresholds
+from bench.analysis.frontier import hypervolume
+from bench.analysis.points import RunName, build
+from bench.exit_policies.policies import Policy
 from bench.method import contestant
-from bench.rules.policies import Policy
 from bench.runs.plan import runs
 from bench.settings import load
 from bench.store import run_folder
 from bench.tasks.catalogue import Task
 from bench.tasks.scores import constant
+from bench.trace import Costs, Trace
 
 SETS = {
     "one knob": (["static", "uniform"], None),

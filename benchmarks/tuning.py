@@ -23,12 +23,12 @@ from typing import Any
 import numpy as np
 import yaml
 
-from bench.artefacts import Costs, Trace
-from bench.choosing.points import evaluate
+from bench.analysis.points import evaluate
 from bench.runs.plan import runs
 from bench.settings import Settings, load
 from bench.store import RunKey, read_json, run_folder
 from bench.tasks.catalogue import TASKS
+from bench.trace import Costs, Trace
 
 SEED = 100
 RATES = (0.5, 1.0, 2.0)

@@ -13,8 +13,8 @@ from torch import Tensor
 from bench.context import Context
 from bench.encoder import Encoder
 from bench.errors import UserError
+from bench.exit_policies.policies import Policy
 from bench.method import Method, Options, Stage
-from bench.rules.policies import Policy
 from bench.training.loop import Plan
 from bench.training.losses import over_exits, task_loss
 

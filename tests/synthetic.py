@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.artefacts import Trace
-from bench.choosing.roles import Roles
-from bench.rules.policies import policy_for, replay
+from bench.analysis.roles import Roles
+from bench.exit_policies.policies import policy_for, replay
 from bench.tasks.catalogue import Task, task
 from bench.tasks.scores import constant, scores
+from bench.trace import Trace
 
 TASKS = ("cola", "mrpc", "stsb", "mnli", "rte", "wnli")
 SPLITS = ("calibration", "validation", "test")

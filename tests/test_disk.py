@@ -13,9 +13,9 @@ import yaml
 
 from bench.errors import UserError
 from bench.runs.identity import Identities
-from bench.runs.outlook.checks import check_room
-from bench.runs.outlook.coming import Coming, coming
 from bench.runs.plan import runs
+from bench.runs.planning.checks import check_room
+from bench.runs.planning.coming import Coming, coming
 from bench.settings import Settings
 
 Usage = namedtuple("Usage", "total used free")

@@ -7,13 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
-from bench.artefacts import Costs, Trace
 from bench.context import load_model, task_data
 from bench.encoder import backbones
 from bench.encoder.early.engine import run
 from bench.errors import UserError
+from bench.exit_policies.operating import leaves, left
 from bench.reporting.everything import write_everything
-from bench.rules.operating import leaves, left
 from bench.runs.clock import measure_latency, spread
 from bench.runs.collect import collect, operated
 from bench.runs.plan import runs
@@ -23,6 +22,7 @@ from bench.settings import Settings, check
 from bench.store import RunKey, read_json, run_folder, write_parquet
 from bench.tasks.catalogue import TASKS
 from bench.tasks.examples import Examples
+from bench.trace import Costs, Trace
 
 
 @pytest.fixture(scope="module")

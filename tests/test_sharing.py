@@ -12,8 +12,8 @@ from bench.runs import ratios
 from bench.runs.clock import measure_latency
 from bench.runs.collect import collect, operated
 from bench.runs.identity import Identities
-from bench.runs.outlook.coming import coming
 from bench.runs.plan import runs
+from bench.runs.planning.coming import coming
 from bench.runs.produce import produce
 from bench.runs.replay import replay
 from bench.settings import Settings, check, load

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bench.errors import UserError
-from bench.runs.outlook.checks import size_of
+from bench.runs.planning.checks import size_of
 
 BASE = {
     "layers": 12, "hidden": 768, "heads": 12, "ffn": 3072, "rank": None, "classes": 2, "length": 128, "head_size": 64,

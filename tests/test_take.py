@@ -12,10 +12,9 @@ import torch
 from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from bench.artefacts import Trace
-from bench.choosing.budgets import at_budget, operating_points, predicted
+from bench.analysis.budgets import at_budget, operating_points, predicted
 from bench.errors import UserError
-from bench.rules.operating import left
+from bench.exit_policies.operating import left
 from bench.runs.collect import collect
 from bench.runs.plan import runs
 from bench.runs.produce import produce
@@ -26,6 +25,7 @@ from bench.store import RunKey, run_folder, write_parquet
 from bench.tasks.catalogue import task as task_named
 from bench.tasks.sketch.generator import generate
 from bench.tasks.sources import load
+from bench.trace import Trace
 
 ROOT = Path(__file__).parents[1]
 WORDS = ("rather bad", "so so", "very good")

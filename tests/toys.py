@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.artefacts import Trace
 from bench.encoder import Cascade, Encoder, EncoderConfig
 from bench.tasks.examples import Examples
+from bench.trace import Trace
 
 
 def encoder(seed: int = 0, **changes) -> Encoder:

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bench.artefacts import Costs
 from bench.conformance.runs import Fault, Runs
 from bench.encoder.early import engine
+from bench.exit_policies.deciding import never, rule
+from bench.exit_policies.policies import ours, replay, replay_many
 from bench.measuring.recording import record
 from bench.method import check_variants
-from bench.rules.deciding import never, rule
-from bench.rules.policies import ours, replay, replay_many
 from bench.store import RunKey, state_folder
+from bench.trace import Costs
 
 EVERY_TASK = ("sst2", "mnli", "stsb")
 """One text in two classes, a pair in three, a pair with a score."""

@@ -10,17 +10,17 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from bench.artefacts import Trace
 from bench.context import load_model, task_data
 from bench.encoder import Cascade, Encoder
 from bench.encoder.backbones import tokenizer
+from bench.exit_policies.policies import Policy
 from bench.method import Method, contestant
-from bench.rules.policies import Policy
 from bench.runs.produce import produce
 from bench.runs.replay import points_of
 from bench.settings import Settings
 from bench.store import RunKey, read_json, run_folder
 from bench.tasks.examples import Examples
+from bench.trace import Trace
 
 
 class Fault(Exception):

@@ -18,9 +18,9 @@ import torch
 from fvcore.nn.jit_analysis import JitModelAnalysis
 from torch import Tensor, nn
 
-from bench.artefacts import Costs
 from bench.encoder import Cascade, Encoder
 from bench.errors import UserError
+from bench.trace import Costs
 
 _LENGTHS, _CHECK = (4, 8, 12), 16
 

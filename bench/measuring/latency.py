@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bench.encoder.early.deployed import Batch, DeployedCascade, DeployedEncoder
 from bench.encoder.early.engine import answer
 from bench.errors import UserError
-from bench.rules.deciding import Leaves, never
+from bench.exit_policies.deciding import Leaves, never
 from bench.tasks.batches import length_batches
 from bench.tasks.examples import Examples
 

@@ -5,11 +5,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.artefacts import Trace
 from bench.encoder import Cascade, Encoder
 from bench.errors import UserError
 from bench.tasks.batches import collate, length_batches
 from bench.tasks.examples import Examples
+from bench.trace import Trace
 
 MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from bench.choosing.roles import Roles
+from bench.analysis.roles import Roles
 from bench.reporting import figures, page
 from bench.reporting.published import for_figures, read_published
 from bench.reporting.tables import tables

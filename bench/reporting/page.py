@@ -11,7 +11,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from bench.choosing.budgets import (
+from bench.analysis.budgets import (
     POINT,
     RUN,
     chosen_frontier,
@@ -20,7 +20,7 @@ from bench.choosing.budgets import (
     operating_points,
     selection_split,
 )
-from bench.choosing.roles import Roles
+from bench.analysis.roles import Roles
 from bench.reporting.figures import Skipped, describe, drawn
 from bench.reporting.figures.drawing import Absent, marks, task_order
 from bench.reporting.figures.frontiers import average_curves

@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.artefacts import Trace
-from bench.choosing.budgets import at_budget, predicted, run_folder
+from bench.analysis.budgets import at_budget, predicted, run_folder
 from bench.errors import UserError
-from bench.rules.operating import brings_its_rule
-from bench.rules.policies import Policy
+from bench.exit_policies.operating import brings_its_rule
+from bench.exit_policies.policies import Policy
 from bench.store import RunKey
 from bench.tasks.catalogue import TASKS, Task
+from bench.trace import Trace
 
 AX_EXAMPLES = 1104
 # A zip of the same predictions is the same file.

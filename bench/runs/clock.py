@@ -14,23 +14,23 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from bench.artefacts import Costs, Trace
-from bench.choosing.budgets import POINT, RUN, at_budget, static_rows
+from bench.analysis.budgets import POINT, RUN, at_budget, static_rows
 from bench.context import pick_device, task_data
 from bench.encoder import backbones
 from bench.encoder.early.deployed import DeployedCascade, DeployedEncoder, deploy
 from bench.encoder.saved import has_weights, load_model, of_shape
 from bench.errors import UserError
+from bench.exit_policies.operating import leaves, left
+from bench.exit_policies.policies import Policy
 from bench.measuring.latency import Operated, Timing, measure
 from bench.method import contestant
-from bench.rules.operating import leaves, left
-from bench.rules.policies import Policy
 from bench.runs.collect import collect_task, operated
 from bench.runs.produce import hardware, prepare
 from bench.settings import Settings
 from bench.store import RunKey, read_json, run_folder, write_parquet
 from bench.tasks.catalogue import task as task_named
 from bench.tasks.examples import Examples
+from bench.trace import Costs, Trace
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.choosing.budgets import RUN
+from bench.analysis.budgets import RUN
 from bench.errors import UserError
 from bench.method import contestant
 from bench.runs.identity import Identities

@@ -20,13 +20,13 @@ from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESample
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from bench.artefacts import Costs
-from bench.choosing.points import full_depth, labelled
+from bench.analysis.points import full_depth, labelled
 from bench.errors import UserError
 from bench.method import Method, contestant
 from bench.runs.replay import traces_of
 from bench.settings import RatioStudy, Settings
 from bench.store import RunKey, read_json, run_folder, write_json, write_parquet
+from bench.trace import Costs
 
 VERSION = 1
 """Raised when a study of the same settings would come out differently."""

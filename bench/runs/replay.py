@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pandas as pd
 
-from bench.artefacts import Costs, Trace
-from bench.choosing import points
-from bench.choosing.thresholds import per_exit
+from bench.analysis import points
+from bench.analysis.thresholds import per_exit
 from bench.errors import UserError
 from bench.method import contestant
 from bench.runs.plan import runs
 from bench.settings import Settings
 from bench.store import RunKey, points_file, read_json, run_folder, trials_file, write_parquet
+from bench.trace import Costs, Trace
 
 VERSION = 1
 """Raised when the points or the search for thresholds of the same traces would come out differently."""
@@ -47,7 +47,7 @@ def succeeded(settings: Settings, key: RunKey) -> bool:
 
 
 def points_of(settings: Settings, key: RunKey) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The points table of one run (`bench.choosing.points`), and the trials of its search for thresholds."""
+    """The points table of one run (`bench.analysis.points`), and the trials of its search for thresholds."""
     method = contestant(settings, key.method, key.task)
     traces, cost = traces_of(settings, key), Costs.load(run_folder(settings, key) / "costs.json")
     policy = method.rule()

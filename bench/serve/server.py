@@ -34,7 +34,7 @@ MAY_DIFFER = THREADS | {
 PRELOADED = (
     "bench.cli",
     "bench.reporting.everything",
-    "bench.runs.outlook.checks",
+    "bench.runs.planning.checks",
     "bench.runs.collect",
     "bench.runs.produce",
     "bench.runs.ratios",

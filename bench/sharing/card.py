@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
-from bench.artefacts import Costs
-from bench.choosing.budgets import at_budget, control_rows, static_rows, teacher_rows
-from bench.choosing.comparing.resampling import Resamples, records
+from bench.analysis.budgets import at_budget, control_rows, static_rows, teacher_rows
+from bench.analysis.comparing.resampling import Resamples, records
 from bench.errors import UserError
 from bench.settings import Settings
 from bench.store import read_parquet_if_there
 from bench.tasks.catalogue import Task
+from bench.trace import Costs
 
 _WHEN = {
     "entropy": "the entropy of its prediction (nats) is below {}",

@@ -10,17 +10,17 @@ import torch
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_log
 
-from bench.artefacts import Costs, Trace
-from bench.choosing.budgets import at_budget, predicted
+from bench.analysis.budgets import at_budget, predicted
 from bench.encoder import EarlyExitClassifier
 from bench.encoder.saved import has_weights, load_model
 from bench.errors import UserError
-from bench.rules.operating import plain
+from bench.exit_policies.operating import plain
 from bench.settings import Settings
 from bench.sharing.card import write_card
 from bench.store import RunKey, read_json, read_points, run_folder
 from bench.tasks.catalogue import task as task_named
 from bench.tasks.scores import score
+from bench.trace import Costs, Trace
 
 
 def take(

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from bench.choosing.budgets import RUN
+from bench.analysis.budgets import RUN
 from bench.errors import UserError
 from bench.settings import Settings, load
 from bench.store import RunKey, read_json, read_parquet_if_there, write_parquet

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baselines.cascadebert import CascadeBert, CascadeBertOptions, DifficultyAware, difficulty_loss
-from bench.artefacts import Costs, Trace
-from bench.choosing.points import evaluate
+from bench.analysis.points import evaluate
 from bench.context import Context
 from bench.encoder import Cascade, CascadeConfig, Encoder, EncoderConfig
 from bench.errors import UserError
 from bench.runs.produce import produce
 from bench.store import RunKey
 from bench.tasks.catalogue import TASKS
+from bench.trace import Costs, Trace
 
 
 def bert(layers: int) -> EncoderConfig:

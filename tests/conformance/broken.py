@@ -12,8 +12,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from bench.encoder import Encoder, EncoderConfig
+from bench.exit_policies.policies import Entropy
 from bench.method import Method, Needed, Options
-from bench.rules.policies import Entropy
 from bench.training.loop import Plan
 from bench.training.losses import over_exits, task_loss
 

@@ -10,7 +10,7 @@ from bench.encoder import backbones
 from bench.errors import UserError
 from bench.method import contestant
 from bench.runs import plan
-from bench.runs.outlook.checks import check_checkpoints
+from bench.runs.planning.checks import check_checkpoints
 from bench.settings import load
 
 SIZE = {"layers": 2, "hidden": 24, "ffn": 48, "heads": 4}

@@ -10,11 +10,11 @@ from toys import cascade, encoder, examples
 from bench.encoder.early.deployed import Batch, Pass, deploy
 from bench.encoder.early.engine import answer, run
 from bench.errors import UserError
+from bench.exit_policies.deciding import rule
+from bench.exit_policies.policies import Agreement, Confidence, Entropy, FullDepth, Patience, Policy, replay
 from bench.measuring import latency
 from bench.measuring.latency import Operated, measure
 from bench.measuring.recording import record
-from bench.rules.deciding import rule
-from bench.rules.policies import Agreement, Confidence, Entropy, FullDepth, Patience, Policy, replay
 from bench.tasks.batches import length_batches
 
 POLICIES = [

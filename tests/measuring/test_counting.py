@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 from toys import cascade, encoder
 
-from bench.artefacts import Costs
 from bench.errors import UserError
 from bench.measuring.counting import measure
+from bench.trace import Costs
 
 
 @st.composite

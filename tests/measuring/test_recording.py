@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from toys import cascade, encoder, examples, trace
 
-from bench.artefacts import Trace
 from bench.errors import UserError
 from bench.measuring.recording import model_inputs, record
+from bench.trace import Trace
 
 
 def same(one: Trace, other: Trace) -> bool:

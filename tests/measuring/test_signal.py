@@ -9,18 +9,18 @@ import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.artefacts import Trace
-from bench.choosing import points
+from bench.analysis import points
 from bench.encoder import Cascade
 from bench.encoder.cut import narrow, take_layers
 from bench.encoder.early import engine
 from bench.errors import UserError
+from bench.exit_policies.deciding import rule
+from bench.exit_policies.operating import left
+from bench.exit_policies.policies import Entropy, Policy, policy_for, replay, replay_many
 from bench.measuring import counting
 from bench.measuring.recording import record
-from bench.rules.deciding import rule
-from bench.rules.operating import left
-from bench.rules.policies import Entropy, Policy, policy_for, replay, replay_many
 from bench.tasks.catalogue import task
+from bench.trace import Trace
 from examples.berxit import Certainty
 
 

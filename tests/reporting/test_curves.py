@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import ROLES
 
-from bench.choosing.budgets import chosen_frontier
+from bench.analysis.budgets import chosen_frontier
 from bench.reporting.figures.curves import Resamples, average_curves, task_curve
 
 POINT = st.tuples(st.integers(1, 30), st.floats(0, 1), st.booleans())

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from synthetic import ROLES
 
-from bench.choosing.budgets import RUN, at_budget, operating_points
-from bench.choosing.roles import Roles
+from bench.analysis.budgets import RUN, at_budget, operating_points
+from bench.analysis.roles import Roles
 from bench.reporting import figures
 from bench.reporting.figures import drawing, sweeps
 from bench.reporting.figures.comparisons import ablation_differences

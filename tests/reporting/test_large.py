@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
-from bench.choosing.roles import Roles
+from bench.analysis.roles import Roles
 from bench.reporting import figures
 from bench.reporting.figures.curves import Resamples
 from bench.reporting.figures.drawing import look, marks

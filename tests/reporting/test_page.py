@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from synthetic import REASON, ROLES
 
-from bench.choosing.budgets import chosen_frontier
+from bench.analysis.budgets import chosen_frontier
 from bench.reporting import figures, page
 from bench.reporting.tables import Table, tables
 

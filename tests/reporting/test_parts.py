@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from synthetic import REASON, ROLES
 
-from bench.choosing.budgets import RUN
+from bench.analysis.budgets import RUN
 from bench.reporting import figures, page
 from bench.reporting.everything import complete
 from bench.reporting.figures.drawing import Absent

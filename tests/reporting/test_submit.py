@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bench.artefacts import Trace
 from bench.errors import UserError
 from bench.reporting.submit import write_submission
 from bench.store import RunKey
 from bench.tasks.catalogue import TASKS
+from bench.trace import Trace
 
 FILES = ["CoLA", "SST-2", "MRPC", "QQP", "STS-B", "MNLI-m", "MNLI-mm", "QNLI", "RTE", "WNLI", "AX"]
 WORDS = {

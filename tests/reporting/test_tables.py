@@ -10,7 +10,7 @@ import synthetic
 from hypothesis import given, settings
 from synthetic import REASON, ROLES
 
-from bench.choosing.roles import Roles
+from bench.analysis.roles import Roles
 from bench.reporting.tables import tables
 from bench.reporting.tables.comparisons import ablations
 from bench.reporting.tables.latex import escape

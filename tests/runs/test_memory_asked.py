@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.runs.outlook.memory import JOB, latency_mb, memory_mb
+from bench.runs.planning.memory import JOB, latency_mb, memory_mb
 from bench.settings import load
 from bench.store import RunKey
 from bench.tasks.prepare import Survey

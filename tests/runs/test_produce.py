@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from bench.artefacts import Trace
 from bench.context import machine_of
 from bench.errors import UserError
 from bench.runs.identity import where
 from bench.runs.produce import produce, tf32, trace_tests
 from bench.store import RunKey, run_folder
+from bench.trace import Trace
 
 KEY = RunKey("sst2", "teacher", "full", 0)
 DATA = {"sketch": {"train": 96, "validation": 32, "test": 24}}

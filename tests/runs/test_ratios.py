@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.artefacts import Costs, Trace
 from bench.errors import UserError
 from bench.method import Method
 from bench.runs import ratios
 from bench.settings import Settings, check
 from bench.store import RunKey, run_folder, write_json
+from bench.trace import Costs, Trace
 
 TASK, METHOD = "sst2", "slender"
 EXAMPLES = 2000

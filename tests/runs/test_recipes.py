@@ -10,8 +10,8 @@ from hub import fill
 from bench import settings as settings_file
 from bench.encoder.checkpoints import files
 from bench.errors import UserError
-from bench.runs.outlook.fetch import fetch
-from bench.runs.outlook.recipes import recipes
+from bench.runs.planning.fetch import fetch
+from bench.runs.planning.recipes import recipes
 
 CONFIG = Path(__file__).parents[2] / "config"
 TEACHER = {

@@ -8,7 +8,7 @@ import numpy as np
 
 from baselines.finetuned import Finetuned, supervised
 from bench.context import data_survey
-from bench.runs.outlook.memory import memory_mb
+from bench.runs.planning.memory import memory_mb
 from bench.training.saving import saved
 
 

@@ -33,9 +33,9 @@ with heavy_imports():
     from bench.errors import UserError
     from bench.runs import plan, ratios, replay
     from bench.runs.identity import Identities
-    from bench.runs.outlook.checks import check_room
-    from bench.runs.outlook.coming import coming
-    from bench.runs.outlook.memory import latency_mb, memory_mb
+    from bench.runs.planning.checks import check_room
+    from bench.runs.planning.coming import coming
+    from bench.runs.planning.memory import latency_mb, memory_mb
     from bench.store import RunKey, log_file, points_file, run_folder
     from bench.training.lease import shares
 

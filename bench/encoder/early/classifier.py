@@ -16,12 +16,12 @@ from bench.encoder.early.deployed import Batch, DeployedCascade, DeployedEncoder
 from bench.encoder.early.engine import answer
 from bench.encoder.model import Encoder, EncoderConfig, EncoderOutput
 from bench.errors import UserError
-from bench.rules import operating
+from bench.exit_policies import operating
 
 
 class EarlyExitConfig(PretrainedConfig):
     """`model` is the configuration of the `Encoder` or `Cascade`; `leaving` the point it is operated at, as plain
-    values (`bench.rules.operating`)."""
+    values (`bench.exit_policies.operating`)."""
 
     model_type = "costeff-early-exit"
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bench.encoder.cascade import Cascade
 from bench.encoder.early.deployed import Batch, DeployedCascade, DeployedEncoder, deploy
 from bench.encoder.model import Encoder
-from bench.rules.deciding import Leaves
+from bench.exit_policies.deciding import Leaves
 from bench.tasks.batches import length_batches
 from bench.tasks.examples import Examples
 

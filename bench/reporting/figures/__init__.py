@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
-from bench.choosing.roles import Roles
+from bench.analysis.roles import Roles
 from bench.reporting.figures.comparisons import ablation_bars, promised_against_measured
 from bench.reporting.figures.curves import Resamples
 from bench.reporting.figures.drawing import Absent, save, task_order

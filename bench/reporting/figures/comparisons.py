@@ -6,8 +6,8 @@ import pandas as pd
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from bench.choosing.budgets import succeeded
-from bench.choosing.roles import Roles
+from bench.analysis.budgets import succeeded
+from bench.analysis.roles import Roles
 from bench.reporting.figures.drawing import (
     GREY,
     INK,

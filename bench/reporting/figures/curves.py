@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.artefacts import Trace
-from bench.choosing.budgets import POINT, TOLERANCE, chosen_frontier, predicted, run_folder, selection_split
-from bench.choosing.comparing.resampling import resampled
-from bench.choosing.roles import Roles
+from bench.analysis.budgets import POINT, TOLERANCE, chosen_frontier, predicted, run_folder, selection_split
+from bench.analysis.comparing.resampling import resampled
+from bench.analysis.roles import Roles
 from bench.errors import UserError
 from bench.reporting.figures.drawing import Absent
+from bench.trace import Trace
 
 Floats = NDArray[np.float64]
 RESAMPLES = 500

@@ -20,7 +20,7 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, MaxNLocator, NullFormatter, NullLocator
 from PIL import Image
 
-from bench.choosing.roles import Roles
+from bench.analysis.roles import Roles
 from bench.reporting.figures.fonts import families
 from bench.reporting.tables.table import display_names
 from bench.tasks.catalogue import in_order

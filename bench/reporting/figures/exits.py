@@ -14,10 +14,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from bench.artefacts import Trace
-from bench.choosing.budgets import RUN, operating_points, run_folder, selection_split, succeeded
-from bench.choosing.roles import Roles
+from bench.analysis.budgets import RUN, operating_points, run_folder, selection_split, succeeded
+from bench.analysis.roles import Roles
 from bench.errors import UserError
+from bench.exit_policies.operating import left
 from bench.reporting.figures.drawing import (
     GREY,
     INK,
@@ -33,8 +33,8 @@ from bench.reporting.figures.drawing import (
     task_order,
 )
 from bench.reporting.tables.table import variant_names
-from bench.rules.operating import left
 from bench.tasks.catalogue import title as task_title
+from bench.trace import Trace
 
 NEAR = 2.0
 """The speed-up at which exits are looked at: the one that most papers report."""

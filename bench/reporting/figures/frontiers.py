@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.choosing.budgets import chosen_frontier, control_rows, succeeded, teacher_rows
-from bench.choosing.roles import Roles
+from bench.analysis.budgets import chosen_frontier, control_rows, succeeded, teacher_rows
+from bench.analysis.roles import Roles
 from bench.reporting.figures.curves import Curve, Resamples, average_curves, is_constant, task_curve
 from bench.reporting.figures.drawing import (
     COLUMN,

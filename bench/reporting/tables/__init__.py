@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.choosing.comparing.resampling import Resamples
-from bench.choosing.roles import Roles
+from bench.analysis.comparing.resampling import Resamples
+from bench.analysis.roles import Roles
 from bench.reporting.tables.comparisons import ablations, verdicts
 from bench.reporting.tables.details import per_exit, ratios, thresholds
 from bench.reporting.tables.main import MISMATCHED, Evidence, common_notes, main

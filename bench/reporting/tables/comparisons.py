@@ -6,10 +6,10 @@ from typing import Any
 
 import pandas as pd
 
-from bench.choosing.budgets import failures, succeeded
-from bench.choosing.comparing.resampling import records
-from bench.choosing.comparing.verdicts import ALL, ONE_SEED, Estimate, average, compare, estimate, judged
-from bench.choosing.roles import Roles
+from bench.analysis.budgets import failures, succeeded
+from bench.analysis.comparing.resampling import records
+from bench.analysis.comparing.verdicts import ALL, ONE_SEED, Estimate, average, compare, estimate, judged
+from bench.analysis.roles import Roles
 from bench.errors import UserError
 from bench.reporting.tables.main import Evidence, tasks_of, title_of
 from bench.reporting.tables.table import Format, Table, difference, display_names, score, speedup

@@ -6,7 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.choosing.budgets import RUN, at_budget, failures, succeeded
+from bench.analysis.budgets import RUN, at_budget, failures, succeeded
 from bench.reporting.tables.main import tasks_of, title_of
 from bench.reporting.tables.table import Format, Table, amount, difference, plain, score
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.choosing.budgets import POINT, at_budget, control_rows, failures, selection_split, teacher_rows
-from bench.choosing.comparing.resampling import Point, Resamples, records
-from bench.choosing.comparing.seeds import over_seeds, over_tasks
-from bench.choosing.comparing.verdicts import Estimate, average, estimate, judged
-from bench.choosing.roles import Roles
+from bench.analysis.budgets import POINT, at_budget, control_rows, failures, selection_split, teacher_rows
+from bench.analysis.comparing.resampling import Point, Resamples, records
+from bench.analysis.comparing.seeds import over_seeds, over_tasks
+from bench.analysis.comparing.verdicts import Estimate, average, estimate, judged
+from bench.analysis.roles import Roles
 from bench.errors import UserError
 from bench.reporting.tables.table import Format, Table, amount, display_names, score, shown, speedup
 from bench.settings import Comparison

@@ -5,8 +5,8 @@ from typing import Any
 
 import pandas as pd
 
-from bench.choosing.budgets import best, operating_points, selection_split
-from bench.choosing.comparing.seeds import geometric
+from bench.analysis.budgets import best, operating_points, selection_split
+from bench.analysis.comparing.seeds import geometric
 from bench.reporting.published import MISMATCHED, read_published
 from bench.reporting.tables.main import ordered
 from bench.reporting.tables.table import Format, Table, amount, display_names, score, speedup

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.choosing.budgets import at_quality, failures
-from bench.choosing.comparing.seeds import over_seeds, over_tasks
-from bench.choosing.comparing.verdicts import ALL
-from bench.choosing.roles import Roles
-from bench.choosing.statistics import BUDGETS, frontier_summary, gains, kept
+from bench.analysis.budgets import at_quality, failures
+from bench.analysis.comparing.seeds import over_seeds, over_tasks
+from bench.analysis.comparing.verdicts import ALL
+from bench.analysis.roles import Roles
+from bench.analysis.statistics import BUDGETS, frontier_summary, gains, kept
 from bench.reporting.tables.details import with_failures
 from bench.reporting.tables.main import tasks_of, title_of
 from bench.reporting.tables.table import (

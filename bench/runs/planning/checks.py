@@ -13,10 +13,10 @@ from bench.encoder import Encoder, EncoderConfig, backbones
 from bench.errors import UserError
 from bench.method import contestant
 from bench.runs.identity import Identities
-from bench.runs.outlook.coming import Coming, coming
-from bench.runs.outlook.forecast import forecast
-from bench.runs.outlook.recipes import recipes
 from bench.runs.plan import Planned, runs, summary
+from bench.runs.planning.coming import Coming, coming
+from bench.runs.planning.forecast import forecast
+from bench.runs.planning.recipes import recipes
 from bench.settings import Settings
 from bench.store import RunKey
 from bench.tasks.catalogue import task as task_named

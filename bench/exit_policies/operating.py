@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.artefacts import Trace
 from bench.errors import UserError
-from bench.rules.deciding import Leaves, fixed, never, rule
-from bench.rules.policies import Agreement, Policy, policy_for, replay
+from bench.exit_policies.deciding import Leaves, fixed, never, rule
+from bench.exit_policies.policies import Agreement, Policy, policy_for, replay
+from bench.trace import Trace
 
 
 def plain(point: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,9 @@ from pathlib import Path
 from bench.context import task_data
 from bench.encoder import backbones
 from bench.runs.identity import Identities
-from bench.runs.outlook.coming import coming
-from bench.runs.outlook.forecast import REPORT_SECONDS, Forecast, forecast, spoken
 from bench.runs.plan import runs
+from bench.runs.planning.coming import coming
+from bench.runs.planning.forecast import REPORT_SECONDS, Forecast, forecast, spoken
 from bench.runs.ratios import trials_so_far
 from bench.settings import Settings
 from bench.store import RunKey, log_file, read_json, run_folder, state_folder, write_json

@@ -11,10 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.context import Context, task_data
 from bench.encoder.backbones import tokenizer
 from bench.method import contestant
-from bench.runs.outlook import forecast as told
-from bench.runs.outlook.forecast import Pace, Work, forecast, spoken, work_of
-from bench.runs.outlook.progress import ahead, line
 from bench.runs.plan import runs
+from bench.runs.planning import forecast as told
+from bench.runs.planning.forecast import Pace, Work, forecast, spoken, work_of
+from bench.runs.planning.progress import ahead, line
 from bench.runs.produce import produce
 from bench.settings import load
 from bench.store import RunKey, state_folder
@@ -30,7 +30,7 @@ def settings(tiny_settings, tmp_path_factory):
     for entry in contestants.values():
         entry["options"] |= {key: value for key, value in short.items() if key in entry["options"]}
         entry["tasks"] = {}
-    return tiny_settings(tmp_path_factory.mktemp("outlook"), contestants=contestants)
+    return tiny_settings(tmp_path_factory.mktemp("planning"), contestants=contestants)
 
 
 def data_of(settings):

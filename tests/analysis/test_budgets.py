@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import synthetic
 
-from bench.choosing import budgets
+from bench.analysis import budgets
 
 KEYS = list(budgets.GROUP)
 

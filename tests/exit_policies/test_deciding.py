@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bench.rules.deciding import fixed, rule
-from bench.rules.policies import Agreement, Confidence, Entropy, FullDepth, Patience, Policy, replay
+from bench.exit_policies.deciding import fixed, rule
+from bench.exit_policies.policies import Agreement, Confidence, Entropy, FullDepth, Patience, Policy, replay
 
 POLICIES = [Entropy(), Entropy(exit_start=2), Confidence(), Patience(), Patience(exit_start=2), FullDepth()]
 REGRESSION = [Agreement(), Agreement(exit_start=2), Agreement(run=2)]

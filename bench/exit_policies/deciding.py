@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench.rules.policies import Agreement, Confidence, Entropy, Patience, Policy, leaves_now
+from bench.exit_policies.policies import Agreement, Confidence, Entropy, Patience, Policy, leaves_now
 
 Leaves = Callable[[Sequence[NDArray[np.floating]], Sequence[NDArray[np.floating]]], NDArray[np.bool_]]
 """An exit rule at its knob: who leaves at the exit just computed, bool [B].

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from bench.artefacts import Trace
-from bench.choosing.budgets import POINT, predicted, run_folder
+from bench.analysis.budgets import POINT, predicted, run_folder
 from bench.errors import UserError
 from bench.tasks.scores import score
+from bench.trace import Trace
 
 # Resamples are drawn and multiplied in blocks of this many numbers (float64: 80 MB).
 _BLOCK = 10_000_000

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
-from bench.artefacts import Costs, Trace
-from bench.choosing.frontier import nondominated
+from bench.analysis.frontier import nondominated
 from bench.errors import UserError
-from bench.rules.policies import Policy, ours, replay_many
+from bench.exit_policies.policies import Policy, ours, replay_many
 from bench.tasks.catalogue import Task
 from bench.tasks.scores import METRICS, constant, hidden, scores
+from bench.trace import Costs, Trace
 
 # Predictions scored at once: 200 thresholds on QQP's 40,000 examples come in two blocks of 32 MB an array.
 _BLOCK = 4_000_000

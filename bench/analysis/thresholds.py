@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from optuna.distributions import IntDistribution
 from optuna.trial import Trial
 
-from bench.artefacts import Costs, Trace
-from bench.choosing.frontier import nondominated
-from bench.choosing.points import predictions
-from bench.rules.policies import Policy
+from bench.analysis.frontier import nondominated
+from bench.analysis.points import predictions
+from bench.exit_policies.policies import Policy
 from bench.tasks.catalogue import Task
 from bench.tasks.scores import METRICS
+from bench.trace import Costs, Trace
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -213,7 +213,7 @@ def policy_for(policy: str | type[Policy], regression: bool, exit_start: int = 1
             raise UserError(f"exit policy {policy.__name__}: give it a `name` of its own; taken are {taken}")
         if policy.__abstractmethods__:
             missing = ", ".join(sorted(policy.__abstractmethods__))
-            raise UserError(f"exit policy {policy.__name__} lacks {missing}; see bench.rules.policies.Policy")
+            raise UserError(f"exit policy {policy.__name__} lacks {missing}; see bench.exit_policies.policies.Policy")
         return policy(exit_start=exit_start)
     if not isinstance(policy, str) or policy not in _FAMILIES:
         known = ", ".join(_FAMILIES)

@@ -7,12 +7,12 @@ import pytest
 import synthetic
 from hypothesis import given, settings
 
-from bench.artefacts import Trace
-from bench.choosing.comparing.resampling import Resamples, resampled
-from bench.choosing.comparing.seeds import deviation_of_mean, geometric, over_seeds, over_tasks
-from bench.choosing.comparing.verdicts import ALL, ONE_SEED, Estimate, average, compare, judged, spread
+from bench.analysis.comparing.resampling import Resamples, resampled
+from bench.analysis.comparing.seeds import deviation_of_mean, geometric, over_seeds, over_tasks
+from bench.analysis.comparing.verdicts import ALL, ONE_SEED, Estimate, average, compare, judged, spread
 from bench.errors import UserError
 from bench.settings import Comparison
+from bench.trace import Trace
 
 WORDS = {"better", "worse", "equal", "not decided"}
 QUICK = Comparison(resamples=300)

@@ -9,7 +9,7 @@ from scipy.special import softmax
 from scipy.stats import entropy
 
 from bench.errors import UserError
-from bench.rules.policies import (
+from bench.exit_policies.policies import (
     Agreement,
     Confidence,
     Entropy,

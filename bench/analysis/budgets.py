@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.artefacts import Trace
 from bench.errors import UserError
-from bench.rules.operating import left
-from bench.rules.policies import Policy
+from bench.exit_policies.operating import left
+from bench.exit_policies.policies import Policy
+from bench.trace import Trace
 
 RUN = ["task", "method", "variant", "seed"]
 POINT = [*RUN, "kind", "point"]
@@ -201,7 +201,7 @@ def run_folder(row: pd.Series | Mapping[str, Any], runs: Path) -> Path:
 def predicted(row: pd.Series, trace: Trace, own: Policy | None = None) -> NDArray[np.float64]:
     """What an operating point answers for the examples of a trace: [N] class ids, or values for regression.
 
-    row: one of `operating_points`, or of what is chosen among them. own: as in `bench.rules.operating.left`.
+    row: one of `operating_points`, or of what is chosen among them. own: as in `bench.exit_policies.operating.left`.
     """
     exits = left(row, trace, own)
     logits = trace.logits[exits, np.arange(len(exits))]

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from bench.choosing.budgets import at_budget, chosen_frontier, control_rows, static_rows, teacher_rows
-from bench.choosing.frontier import hypervolume
-from bench.choosing.roles import Roles
+from bench.analysis.budgets import at_budget, chosen_frontier, control_rows, static_rows, teacher_rows
+from bench.analysis.frontier import hypervolume
+from bench.analysis.roles import Roles
 
 BUDGETS = (2.0, 4.0, 8.0, 19.0)
 
@@ -64,7 +64,7 @@ def frontier_summary(
     """One row a (task, method, seed): points on the frontier, hypervolume, elue; score_, gain_ and teacher_gain_<b>x.
 
     Frontiers are chosen on the selection split and read on validation. Hypervolume: score x doublings of
-    speed-up above (control score, the teacher's FLOPs), see bench.choosing.frontier. ELUE: the reference is
+    speed-up above (control score, the teacher's FLOPs), see bench.analysis.frontier. ELUE: the reference is
     the static points of the depth reference with the teacher as its full depth; NaN where that has none.
     Where the control or the teacher of a seed failed, so does what is measured against it: NaN.
     """

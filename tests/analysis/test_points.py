@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toys import cascade, encoder, examples, learned, trace
 
-from bench.artefacts import Costs
-from bench.choosing.frontier import hypervolume, nondominated
-from bench.choosing.points import RunName, build, evaluate
+from bench.analysis.frontier import hypervolume, nondominated
+from bench.analysis.points import RunName, build, evaluate
 from bench.errors import UserError
+from bench.exit_policies.policies import Confidence, Entropy, FullDepth, Patience, Policy, policy_for, replay_many
 from bench.measuring.counting import measure
 from bench.measuring.recording import record
-from bench.rules.policies import Confidence, Entropy, FullDepth, Patience, Policy, policy_for, replay_many
 from bench.tasks.catalogue import task
+from bench.trace import Costs
 
 RUN = RunName("sst2", "costeff", "2x", "COST-EFF 2x", 3)
 COLUMNS = """

@@ -10,13 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import encoder, learned, trace
 
-from bench.artefacts import Costs, Trace
-from bench.choosing import thresholds
-from bench.choosing.frontier import hypervolume
-from bench.choosing.points import evaluate
-from bench.choosing.thresholds import per_exit
-from bench.measuring.counting import measure
-from bench.rules.policies import (
+from bench.analysis import thresholds
+from bench.analysis.frontier import hypervolume
+from bench.analysis.points import evaluate
+from bench.analysis.thresholds import per_exit
+from bench.exit_policies.policies import (
     Agreement,
     Confidence,
     Entropy,
@@ -26,7 +24,9 @@ from bench.rules.policies import (
     policy_for,
     replay_many,
 )
+from bench.measuring.counting import measure
 from bench.tasks.catalogue import task
+from bench.trace import Costs, Trace
 
 GRID, TRIALS = 40, 120
 ENTROPY = Entropy()

@@ -26,9 +26,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import stdtr, stdtrit
 
-from bench.choosing.budgets import POINT, at_budget
-from bench.choosing.comparing.resampling import Floats, Point, Resamples, records
-from bench.choosing.comparing.seeds import geometric
+from bench.analysis.budgets import POINT, at_budget
+from bench.analysis.comparing.resampling import Floats, Point, Resamples, records
+from bench.analysis.comparing.seeds import geometric
 from bench.errors import UserError
 from bench.settings import Comparison
 
