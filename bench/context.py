@@ -98,7 +98,7 @@ class Context:
             signal=signal,
         )
         if self.task.regression:
-            for key, parameter in model.heads.named_parameters():
+            for key, parameter in model.exit_heads.named_parameters():
                 if key.endswith("classifier.bias"):
                     torch.nn.init.constant_(parameter, float(self.train.labels.mean()))
         return model

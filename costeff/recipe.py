@@ -311,7 +311,7 @@ def _recover(context: Context, stages: Stages, model: Encoder, distillation: Dis
     context.fit(model, distillation.predictions, stages.predictions, "predictions", select=distillation.exits or True)
     if stages.exits:
         model.requires_grad_(False)
-        model.heads.requires_grad_(True)
+        model.exit_heads.requires_grad_(True)
         exits = replace(distillation, hidden=False, prediction=True, exits=None)
         context.fit(model, exits.predictions, stages.exits, "exits", select=True)
     return model

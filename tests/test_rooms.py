@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    ("errors",),
+    ("errors", "compat"),
     ("settings",),
     ("store", "trace"),
     ("exit_policies",),

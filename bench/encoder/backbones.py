@@ -84,7 +84,7 @@ def load(
     if not has_dense(head) or head == "distilbert":
         matched = {ours: theirs for ours, theirs in matched.items() if not ours.startswith("dense.")}
     missing, unexpected = encoder.load_state_dict(_values(name, stored, matched), strict=False)
-    assert not unexpected and all(key.startswith(("heads.", "dense.", "signal.")) for key in missing), (
+    assert not unexpected and all(key.startswith(("exit_heads.", "dense.", "signal.")) for key in missing), (
         missing,
         unexpected,
     )

@@ -1,4 +1,4 @@
-"""Two complete encoders behind the interface of one: an exit of a cascade is a member (CascadeBERT)."""
+"""A cascade of complete encoders with the interface of one encoder: each member is an exit (CascadeBERT)."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 
 from bench.encoder.model import Encoder, EncoderConfig, EncoderOutput
+from bench.encoder.saved import SavedModel
 from bench.errors import UserError
 
 
 class CascadeConfig(PretrainedConfig):
-    """The configurations of the members, from the smallest to the largest; each member keeps its own."""
+    """Configuration of a `Cascade`.
+
+    Args:
+        members: Configurations of the members, from the smallest to the largest.
+        **kwargs: Arguments of `PretrainedConfig`.
+    """
 
     model_type = "costeff-cascade"
 
@@ -23,8 +29,12 @@ class CascadeConfig(PretrainedConfig):
         self.members = members or [EncoderConfig(num_labels=self.num_labels).to_dict()]
 
 
-class Cascade(PreTrainedModel):
-    """Complete models, nothing shared: what one member does not answer, the next reads anew."""
+class Cascade(SavedModel):
+    """Encoders that share nothing: an example that does not exit at one member is computed anew by the next.
+
+    Raises:
+        UserError: A member has signals.
+    """
 
     config_class = CascadeConfig
     config: CascadeConfig
@@ -38,11 +48,11 @@ class Cascade(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The members have initialised themselves."""
+        """Do nothing: the members have initialised themselves."""
 
     @classmethod
     def of(cls, *members: Encoder) -> Cascade:
-        """A cascade of these models; their weights are copied."""
+        """Return a cascade of these models with a copy of their weights."""
         configs = [member.config.to_dict() for member in members]
         cascade = cls(CascadeConfig(members=configs, num_labels=members[0].config.num_labels))
         for own, given in zip(cascade.members, members, strict=True):
@@ -55,24 +65,27 @@ class Cascade(PreTrainedModel):
 
     @property
     def exit_count(self) -> int:
+        """Number of members."""
         return len(self.members)
 
     @property
     def exit_layers(self) -> list[int]:
-        """Layers run before each member has answered, the earlier members' included."""
+        """Number of layers up to the end of each member, those of earlier members included."""
         return list(accumulate(len(member.config.heads) for member in self._encoders))
 
     def exit_macs(self, length: int) -> list[int]:
-        """Multiply-adds until each member has answered: an escalated example pays for all members it has seen."""
+        """Return the multiply-adds up to the end of each member, those of earlier members included."""
         return list(accumulate(member.exit_macs(length)[-1] for member in self._encoders))
 
     def begin(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
+        """Return the state that `advance` reads: the inputs."""
         state = {"input_ids": input_ids, "mask": attention_mask}
         return state if token_type_ids is None else state | {"token_type_ids": token_type_ids}
 
     def advance(self, state: dict[str, Tensor], exit_index: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Run member `exit_index` (0-based); return the unchanged state and the member's logits [B, C]."""
         output = self.members[exit_index](state["input_ids"], state["mask"], state.get("token_type_ids"))
         return state, output.logits
 
@@ -83,6 +96,6 @@ class Cascade(PreTrainedModel):
         token_type_ids: Tensor | None = None,
         **_: Any,
     ) -> EncoderOutput:
-        """Every member's answer; `exit_logits` [members, B, C]."""
+        """Compute every member for a batch [B, n]; `exit_logits` is [members, B, C]."""
         logits = torch.stack([m(input_ids, attention_mask, token_type_ids).logits for m in self.members])
         return EncoderOutput(logits=logits[-1], exit_logits=logits)

@@ -83,7 +83,7 @@ def take_layers(model: Encoder, layers: Sequence[int], exits: Sequence[int] | No
     if not layers or min(layers) < 0 or max(layers) >= len(config.heads):
         raise UserError(f"cut: layers {list(layers)} of an encoder with {len(config.heads)}")
     exits = [len(layers)] if exits is None else list(exits)
-    weights = {k: v for k, v in model.state_dict().items() if not k.startswith(("layers.", "heads."))}
+    weights = {k: v for k, v in model.state_dict().items() if not k.startswith(("layers.", "exit_heads."))}
     state = model.state_dict()
     for new, old in enumerate(layers):
         prefix = f"layers.{old}."
@@ -91,8 +91,8 @@ def take_layers(model: Encoder, layers: Sequence[int], exits: Sequence[int] | No
     for new, exit_layer in enumerate(exits):
         at = layers[exit_layer - 1] + 1
         old = config.exits.index(at) if at in config.exits else len(config.exits) - 1
-        prefix = f"heads.{old}."
-        weights |= {f"heads.{new}.{k.removeprefix(prefix)}": v for k, v in state.items() if k.startswith(prefix)}
+        prefix = f"exit_heads.{old}."
+        weights |= {f"exit_heads.{new}.{k.removeprefix(prefix)}": v for k, v in state.items() if k.startswith(prefix)}
     smaller = _reshaped(
         config,
         heads=[config.heads[i] for i in layers],

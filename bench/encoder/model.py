@@ -1,6 +1,6 @@
-"""The one encoder: BERT with a shape of its own in each layer and an exit wherever one is asked for.
+"""A BERT encoder with its own shape in each layer and exits after any layers.
 
-Reads top to bottom: configuration, embeddings, a layer, the encoder. The same weights give transformers' BERT logits.
+With the same weights it gives the logits of transformers' BERT.
 """
 
 from __future__ import annotations
@@ -11,21 +11,37 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import PretrainedConfig
 from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
 from bench.encoder.exits import ExitHead, HeadKind, Pooling, has_dense, pool, scale_gradient
+from bench.encoder.saved import SavedModel
 from bench.encoder.shape import Shape
 from bench.errors import UserError
 
 
 class EncoderConfig(PretrainedConfig):
-    """Shape, exits and heads of an `Encoder`.
+    """Shape, exits and exit heads of an `Encoder`.
 
-    `heads` and `ffn` have one entry a layer. `exits` are the layers (1-based, ascending) after which there is an exit;
-    the last layer always has one. `rank` is None for a whole word embedding. `num_labels` 1 means regression.
-    `signal`: one more number an exit, from a linear head that all exits share, for a model that learns when to leave.
+    Args:
+        type_vocab_size: Number of segments; 0 for an encoder without segment embeddings.
+        head_size: Size of one attention head.
+        heads: Attention heads of each layer.
+        ffn: FFN neurons of each layer.
+        rank: Inner size of a factorised word embedding; None for a whole one.
+        exits: Layers (1-based, ascending) that are followed by an exit, the last layer among them. Default: the last.
+        head: Kind of the exit heads (`bench.encoder.exits`).
+        signal: Whether each exit also gives one number, from a linear layer that all exits share, for an exit policy
+            that is learned.
+        pooling: How an exit reads the hidden states: the first position, or the mean over tokens.
+        head_dropout: Dropout rate in the exit heads.
+        **kwargs: Arguments of `PretrainedConfig`; `num_labels` = 1 means regression.
+
+    The other arguments have the names and meanings of BERT's configuration.
+
+    Raises:
+        UserError: `exits` are not ascending layers that end at the last.
     """
 
     model_type = "costeff-encoder"
@@ -77,6 +93,7 @@ class EncoderConfig(PretrainedConfig):
 
     @property
     def shape(self) -> Shape:
+        """The encoder's shape."""
         return Shape(
             vocabulary=self.vocab_size,
             positions=self.max_positions,
@@ -91,9 +108,15 @@ class EncoderConfig(PretrainedConfig):
 
 @dataclass
 class EncoderOutput(ModelOutput):
-    """`logits` [B, C] of the last exit; `exit_logits` [E, B, C]; `hidden_states` L+1 of [B, n, d];
-    `attention_scores` L of [B, heads, n, n], scaled and before the mask and the softmax; `signals` [E, B] of a model
-    that has them."""
+    """Output of an `Encoder` or a `Cascade` for B examples, with E exits, C classes and L layers.
+
+    Attributes:
+        logits: [B, C] of the last exit.
+        exit_logits: [E, B, C].
+        hidden_states: L + 1 tensors [B, n, d], the first one after the embeddings.
+        attention_scores: L tensors [B, heads, n, n], scaled, before the mask and the softmax.
+        signals: [E, B] of a model with signals.
+    """
 
     logits: Tensor | None = None
     exit_logits: Tensor | None = None
@@ -103,7 +126,7 @@ class EncoderOutput(ModelOutput):
 
 
 class Embeddings(nn.Module):
-    """Word (whole or factorised), position and, where there are any, segment embeddings; LayerNorm; dropout."""
+    """Sum of word (whole or factorised), position and optional segment embeddings; LayerNorm; dropout."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -116,7 +139,7 @@ class Embeddings(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        """[B, n] ids -> [B, n, d]."""
+        """Embed token ids [B, n] as [B, n, d]."""
         hidden = self.words(input_ids)
         if self.factor is not None:
             hidden = self.factor(hidden)
@@ -151,7 +174,16 @@ class Layer(nn.Module):
         return values.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
 
     def forward(self, hidden: Tensor, bias: Tensor | None, with_scores: bool = False) -> tuple[Tensor, Tensor | None]:
-        """hidden [B, n, d]; bias [B, 1, 1, n], -inf at padding, or None where nothing is padded."""
+        """Compute the layer.
+
+        Args:
+            hidden: Hidden states [B, n, d].
+            bias: Output of `attention_bias`.
+            with_scores: Whether to return the attention scores.
+
+        Returns:
+            Hidden states [B, n, d], and scores [B, heads, n, n] before the mask and the softmax, or None.
+        """
         query, key, value = (self._split(part(hidden)) for part in (self.query, self.key, self.value))
         scores = query @ key.transpose(-1, -2) / self.head_size**0.5 if with_scores else None
         dropout = self.attention_dropout if self.training else 0.0
@@ -162,8 +194,8 @@ class Layer(nn.Module):
         return self.ffn_norm(hidden + self.dropout(inner)), scores
 
 
-class Encoder(PreTrainedModel):
-    """A multi-exit BERT-family encoder for sequence classification or regression."""
+class Encoder(SavedModel):
+    """A BERT-family encoder with exits, for sequence classification or regression."""
 
     config_class = EncoderConfig
     config: EncoderConfig
@@ -175,7 +207,7 @@ class Encoder(PreTrainedModel):
         self.embeddings = Embeddings(config)
         self.layers = nn.ModuleList(Layer(config, h, f) for h, f in zip(config.heads, config.ffn, strict=True))
         self.dense = nn.Linear(config.hidden_size, config.hidden_size) if has_dense(config.head) else None
-        self.heads = nn.ModuleList(
+        self.exit_heads = nn.ModuleList(
             ExitHead(config.head, config.hidden_size, config.num_labels, config.head_dropout) for _ in config.exits
         )
         self.signal = nn.Linear(config.hidden_size, 1) if config.signal else None
@@ -191,21 +223,22 @@ class Encoder(PreTrainedModel):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
 
-    # -- what the measurements ask of every model ---------------------------------------------------------------
+    # -- size and cost ------------------------------------------------------------------------------------------
 
     @property
     def exit_count(self) -> int:
+        """Number of exits."""
         return len(self.config.exits)
 
     @property
     def exit_layers(self) -> list[int]:
-        """Layers run before each exit."""
+        """Number of layers before each exit."""
         return list(self.config.exits)
 
     def exit_macs(self, length: int) -> list[int]:
-        """Multiply-adds for one example of `length` tokens up to each exit, in closed form.
+        """Return the multiply-adds up to each exit for one example of `length` tokens, in closed form.
 
-        Counts the matrix products of the embedding's factorisation, of the layers, and of every exit head on the way.
+        They are those of matrix products: in the factorised embedding, the layers, and every exit head passed.
         """
         shape, d = self.config.shape, self.config.hidden_size
         head = d * (self.config.num_labels + self.config.signal) + (d * d if self.dense is not None else 0)
@@ -216,18 +249,19 @@ class Encoder(PreTrainedModel):
             counts.append(total)
         return counts
 
-    # -- one exit at a time: the early-exit engine --------------------------------------------------------------
+    # -- one exit at a time -------------------------------------------------------------------------------------
 
     def begin(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The state before the first layer: tensors with the batch first, so that rows are dropped by indexing."""
+        """Return the state before the first layer; all of its tensors have the batch as first dimension."""
         return {"hidden": self.embeddings(input_ids, token_type_ids), "mask": attention_mask}
 
     def advance(self, state: dict[str, Tensor], exit_index: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Runs the layers up to exit `exit_index` (0-based); returns the new state and that exit's logits [B, C].
+        """Run the layers between the previous exit and exit `exit_index` (0-based).
 
-        The signal of a model that has one is one column more.
+        Returns:
+            The new state and the exit's logits [B, C], with the signal as last column for a model with signals.
         """
         hidden, mask = state["hidden"], state["mask"]
         bias = attention_bias(mask, hidden.dtype)
@@ -235,12 +269,12 @@ class Encoder(PreTrainedModel):
         for layer in self.layers[start : self.config.exits[exit_index]]:
             hidden, _ = layer(hidden, bias)
         pooled = pool(hidden, mask, self.config.pooling)
-        logits = self.heads[exit_index](pooled, self.dense)
+        logits = self.exit_heads[exit_index](pooled, self.dense)
         if self.signal is not None:
             logits = torch.cat([logits, self.signal(pooled)], dim=-1)
         return {"hidden": hidden, "mask": mask}, logits
 
-    # -- all exits at once: training and traces -----------------------------------------------------------------
+    # -- all exits at once --------------------------------------------------------------------------------------
 
     def forward(
         self,
@@ -252,10 +286,19 @@ class Encoder(PreTrainedModel):
         equilibrium: bool = False,
         **_: Any,
     ) -> EncoderOutput:
-        """Every exit of a batch [B, n] in one pass.
+        """Compute every exit for a batch [B, n].
 
-        `equilibrium` averages the gradients of the exits (see `scale_gradient`); it needs an exit after every layer.
-        The hidden states returned lie behind the scaling, so a loss on them is averaged with the exits' losses.
+        Args:
+            input_ids: Token ids [B, n].
+            attention_mask: 1 for tokens and 0 for padding [B, n]; None: no padding.
+            token_type_ids: Segment of each token [B, n]; None: all in the first segment.
+            output_hidden_states: Whether to return the hidden states.
+            output_attention_scores: Whether to return the attention scores.
+            equilibrium: Whether to average the gradients of the exits (`scale_gradient`). The returned hidden states
+                come after the scaling, so the gradient of a loss on them is averaged too.
+
+        Raises:
+            UserError: `equilibrium` without an exit after every layer.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         depth, exits = len(self.layers), {layer: i for i, layer in enumerate(self.config.exits)}
@@ -273,7 +316,7 @@ class Encoder(PreTrainedModel):
             all_scores.append(scores)
             if i + 1 in exits:
                 pooled = pool(hidden, mask, self.config.pooling)
-                logits.append(self.heads[exits[i + 1]](pooled, self.dense))
+                logits.append(self.exit_heads[exits[i + 1]](pooled, self.dense))
                 if self.signal is not None:
                     signals.append(self.signal(pooled).squeeze(-1))
         exit_logits = torch.stack(logits)
@@ -287,9 +330,10 @@ class Encoder(PreTrainedModel):
 
 
 def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """[B, n] of 1 (real) and 0 (padding) -> additive bias [B, 1, 1, n]; None where nothing is padded.
+    """Return the bias [B, 1, 1, n] that attention adds to its scores: 0 for tokens, the lowest number for padding.
 
-    On a GPU it is always made: to ask whether anything is padded is to wait for the device.
+    `mask` [B, n] is 1 for tokens and 0 for padding. On a CPU the result is None if there is no padding; on a GPU that
+    test would wait for the device.
     """
     if mask.device.type == "cpu" and bool(mask.all()):
         return None

@@ -1,30 +1,46 @@
-"""A run's model as it lies in its folder: with its weights, or, of a published run, its shape alone."""
+"""Trained models on disk: weights in a run folder, or the configuration alone in a published folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
+from bench.compat import WEIGHTS, weight_name
 from bench.errors import UserError
 
 
+class SavedModel(PreTrainedModel):
+    """Base class of the suite's models, which also loads weights under their names of version 0.2."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.register_load_state_dict_pre_hook(_rename)
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Self:
+        """Load a model from a folder, as `PreTrainedModel.from_pretrained` does."""
+        return super().from_pretrained(*args, **({"key_mapping": WEIGHTS} | kwargs))
+
+
 def has_weights(folder: Path) -> bool:
-    """Whether a run folder holds a model's weights; a published one holds its configuration only."""
+    """Return whether a run folder holds the model's weights; a published folder holds its configuration only."""
     return (folder / "model" / "model.safetensors").is_file()
 
 
 def load_model(folder: Path, device: torch.device) -> Any:
-    """The `Encoder` or `Cascade` of a run folder, on `device`, in eval mode.
+    """Load the `Encoder` or `Cascade` of a run folder in eval mode.
 
-    Raises UserError where it is missing, broken or of another kind; no weight is ever drawn for one that is not there.
+    Raises:
+        UserError: The model is missing, damaged or of another class, or its weights do not match its configuration;
+            missing weights are never replaced by random ones.
     """
     path = _path(folder)
     try:
         model, found = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True)
-    except Exception as error:  # a damaged file raises what each library likes
+    except Exception as error:  # a damaged file raises exceptions of several libraries
         raise UserError(f"the model in {path} cannot be loaded ({_why(error)}); delete it and run again") from error
     if not hasattr(model, "exit_macs"):
         raise UserError(f"the model in {path} is a {type(model).__name__}, none of this suite; delete it and run again")
@@ -35,9 +51,12 @@ def load_model(folder: Path, device: torch.device) -> Any:
 
 
 def of_shape(folder: Path, device: torch.device) -> Any:
-    """A model of the shape of a run folder's, on `device`, in eval mode; its weights are drawn and mean nothing.
+    """Return a model of a run folder's configuration in eval mode, with random weights.
 
-    It takes as long as the trained one to come to the same exits. Raises UserError where there is no configuration.
+    It serves measurements of latency, which depends on the shapes of the weights and not on their values.
+
+    Raises:
+        UserError: There is no configuration, or it cannot be read.
     """
     path = _path(folder)
     try:
@@ -45,6 +64,11 @@ def of_shape(folder: Path, device: torch.device) -> Any:
     except Exception as error:
         raise UserError(f"the configuration in {path} cannot be read ({_why(error)}); publish the run again") from error
     return model.to(device).eval().requires_grad_(False)
+
+
+def _rename(module: SavedModel, state: dict[str, Any], *_: Any) -> None:
+    for name in list(state):
+        state[weight_name(name)] = state.pop(name)
 
 
 def _path(folder: Path) -> Path:

@@ -14,6 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bench.compat import weight_name
+
 CHECKPOINT = "checkpoint.safetensors"
 FINAL = "final.safetensors"
 
@@ -55,7 +57,7 @@ def write(tensors: dict[str, Tensor], path: Path, notes: dict[str, Any] | None =
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """What `write` wrote."""
     with safe_open(path, "pt") as file:
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        tensors = {weight_name(key): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         return tensors, json.loads(file.metadata()["notes"])
 
 

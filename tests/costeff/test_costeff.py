@@ -145,10 +145,10 @@ def test_every_exit_is_heard_unless_only_the_last_is_asked_for(examples):
     frozen = FrozenTeacher(teacher, examples, 1e9, hidden=True)
     model.zero_grad()
     Distillation(frozen, exits=[-1], hidden=False).predictions(model, batch, 0.0).backward()
-    assert not model.heads[0].classifier.weight.grad.any() and model.heads[2].classifier.weight.grad.any()
+    assert not model.exit_heads[0].classifier.weight.grad.any() and model.exit_heads[2].classifier.weight.grad.any()
     model.zero_grad()
     Distillation(frozen, hidden=False).predictions(model, batch, 0.0).backward()
-    assert all(head.classifier.weight.grad.any() for head in model.heads)
+    assert all(head.classifier.weight.grad.any() for head in model.exit_heads)
 
 
 def test_squat_has_about_the_parameters_of_slender():

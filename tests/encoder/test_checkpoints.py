@@ -178,7 +178,7 @@ def test_half_precision_is_read_as_float32(checkpoint, kind):
     rewrite(checkpoint, lambda tensors: {key: value.to(kind) for key, value in tensors.items()})
     after = loaded(checkpoint)
     assert all(value.dtype == torch.float32 for value in after.values())
-    fresh = ("heads.", "dense.") if checkpoint_kind(checkpoint) == "distilbert" else ("heads.",)
+    fresh = ("exit_heads.", "dense.") if checkpoint_kind(checkpoint) == "distilbert" else ("exit_heads.",)
     kept = [key for key in after if not key.startswith(fresh)]
     assert kept and all(torch.equal(after[key], before[key]) for key in kept)
     assert ("F16" in opened(checkpoint)) or ("BF16" in opened(checkpoint))
@@ -192,7 +192,7 @@ def test_the_table_of_names_covers_the_encoder_and_every_value_arrives(checkpoin
     name = str(checkpoint)
     layout, stored = layouts.read(name, checkpoint), weights.headers(name, checkpoint)
     matched, arrived, tensors = layouts.match(name, layout, stored), loaded(checkpoint), state(checkpoint)
-    fresh = {key for key in arrived if key.startswith("heads.")}
+    fresh = {key for key in arrived if key.startswith("exit_heads.")}
     if checkpoint_kind(checkpoint) == "distilbert":
         fresh |= {"dense.weight", "dense.bias"}
     assert set(matched) == set(arrived) - fresh
@@ -590,7 +590,7 @@ def test_the_sketchs_backbone_is_what_transformers_reads():
     ours = loaded(MINILM)
     layout = layouts.read(MINILM, files.find(MINILM))
     names = {f"{t}.{part}": f"{o}.{part}" for t, o, _ in layout.modules() for part in ("weight", "bias")}
-    assert {names[key] for key in theirs} == {key for key in ours if not key.startswith("heads.")}
+    assert {names[key] for key in theirs} == {key for key in ours if not key.startswith("exit_heads.")}
     assert all(torch.equal(ours[names[key]], value) for key, value in theirs.items())
 
 
@@ -622,7 +622,7 @@ def test_a_model_of_our_own_comes_back_whole(trained, tmp_path):
         "impossible configuration": (lambda folder: configure(folder, exits=[5]), "cannot be loaded"),
         "another shape": (lambda folder: configure(folder, ffn=[8, 7]), "cannot be loaded"),
         "a weight missing": (without("layers.1.query.weight"), "missing layers.1.query.weight"),
-        "a head missing": (without("heads.0"), "missing heads.0"),
+        "a head missing": (without("exit_heads.0"), "missing exit_heads.0"),
         "a weight too many": (renamed(lambda key: key.replace("layers.1.key", "layers.7.key")), "layers."),
     }.values(),
 )

@@ -55,7 +55,7 @@ def test_equals_transformers_bert(tmp_path):
     bert = BertForSequenceClassification(config).eval()
     bert.save_pretrained(tmp_path)
     ours = load(str(tmp_path), num_labels=3, head="pooler", pooling="cls").eval()
-    ours.heads[0].classifier.load_state_dict(bert.classifier.state_dict())
+    ours.exit_heads[0].classifier.load_state_dict(bert.classifier.state_dict())
     torch.testing.assert_close(logits(ours, **batch()), logits(bert, **batch()), atol=1e-5, rtol=0)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in bert.parameters())
 
@@ -70,7 +70,7 @@ def test_equals_transformers_distilbert(tmp_path):
     theirs.save_pretrained(tmp_path)
     ours = load(str(tmp_path), num_labels=3, head="distilbert", pooling="cls").eval()
     ours.dense.load_state_dict(theirs.pre_classifier.state_dict())
-    ours.heads[0].classifier.load_state_dict(theirs.classifier.state_dict())
+    ours.exit_heads[0].classifier.load_state_dict(theirs.classifier.state_dict())
     given_ = batch()
     expected = logits(theirs, input_ids=given_["input_ids"], attention_mask=given_["attention_mask"])
     torch.testing.assert_close(logits(ours, **given_), expected, atol=1e-5, rtol=0)

@@ -79,7 +79,7 @@ class Cubic(nn.Module):
 
 def test_products_that_cannot_be_counted_are_an_error():
     model = encoder()
-    model.heads[1].classifier = Einsum(32, 3)
+    model.exit_heads[1].classifier = Einsum(32, 3)
     with pytest.raises(UserError, match="aten::einsum"):
         measure(model)
 

@@ -8,13 +8,14 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig
 from transformers.utils import ModelOutput
 
 from bench.encoder.cascade import Cascade
 from bench.encoder.early.deployed import Batch, DeployedCascade, DeployedEncoder, deploy
 from bench.encoder.early.engine import answer
 from bench.encoder.model import Encoder, EncoderConfig, EncoderOutput
+from bench.encoder.saved import SavedModel
 from bench.errors import UserError
 from bench.exit_policies import operating
 
@@ -41,7 +42,7 @@ class EarlyExitOutput(ModelOutput):
     exits: Tensor | None = None
 
 
-class EarlyExitClassifier(PreTrainedModel):
+class EarlyExitClassifier(SavedModel):
     """In eval mode rows leave the batch at their exits, by the benchmark's own engine; the answers need no gradient.
 
     In training mode it is the model inside: every exit of the batch, with gradients.

@@ -123,7 +123,7 @@ class DeployedEncoder:
         signal = None if model.signal is None else _product([model.signal])
         self.exits = []
         start = 0
-        for head, layer in zip(cast(list[ExitHead], list(model.heads)), config.exits, strict=True):
+        for head, layer in zip(cast(list[ExitHead], list(model.exit_heads)), config.exits, strict=True):
             between = tuple(_layer(layers[i], shifts[i + 1]) for i in range(start, layer))
             dense = None if model.dense is None else _product([model.dense])
             activations = tuple(_FUNCTIONS[type(module)] for module in head.activation)

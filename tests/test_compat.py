@@ -1,0 +1,79 @@
+"""Files of version 0.2 are read under today's names."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from baselines.finetuned import supervised
+from bench.encoder import Cascade, EarlyExitClassifier, Encoder
+from bench.encoder.saved import load_model
+from bench.training.loop import Machine, Plan, fit
+from bench.training.saving import CHECKPOINT
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from toys import cascade, encoder, examples
+from transformers import AutoModelForSequenceClassification
+
+
+def exported() -> EarlyExitClassifier:
+    return EarlyExitClassifier.of(encoder(), {"kind": "fixed_exit", "exit": 2}, ("no", "maybe", "yes"))
+
+
+def old(name: str) -> str:
+    return re.sub(r"\bexit_heads\.", "heads.", name)
+
+
+def age(file: Path) -> None:
+    """Give the weights of a file the names of version 0.2."""
+    with safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    save_file({old(name): value for name, value in load_file(file).items()}, file, metadata)
+    assert re.search(rb'"([\w.]+\.)?heads\.0\.classifier\.weight', file.read_bytes())
+
+
+@pytest.mark.parametrize("make", [encoder, cascade, exported])
+def test_a_model_saved_under_old_names_loads_with_every_weight(make: Callable[[], Encoder | Cascade], tmp_path: Path):
+    model, ids = make().eval(), torch.randint(1, 60, (4, 9))
+    model.save_pretrained(tmp_path / "model")
+    age(tmp_path / "model" / "model.safetensors")
+    read: list = [AutoModelForSequenceClassification.from_pretrained(tmp_path / "model")]
+    if make is not exported:
+        read.append(load_model(tmp_path, torch.device("cpu")))
+    read[0].save_pretrained(tmp_path / "again")
+    read.append(AutoModelForSequenceClassification.from_pretrained(tmp_path / "again"))
+    fresh = make()
+    for parameter in fresh.parameters():
+        torch.nn.init.zeros_(parameter)
+    fresh.load_state_dict({old(name): value for name, value in model.state_dict().items()})
+    expected = model(ids).logits
+    for loaded in (*read, fresh):
+        assert loaded.state_dict().keys() == model.state_dict().keys()
+        assert torch.equal(loaded.eval()(ids).logits, expected)
+
+
+def test_a_stage_goes_on_from_a_checkpoint_with_old_names(tmp_path: Path):
+    """The optimizer's state is read too: the weights are those of an unbroken stage, bit for bit."""
+    data, plan, made = examples(), Plan(3, 1e-2, 8), []
+
+    class Killed(Exception):
+        pass
+
+    def stage(name: str, loss=supervised, save_seconds: float = 600) -> None:
+        machine = Machine(cpu=True, bfloat16=False, save_seconds=save_seconds)
+        made.append(fit(encoder(), loss, data, plan, state=tmp_path / name, seed=0, machine=machine).state_dict())
+
+    steps = iter(range(100))
+
+    def dies(*given) -> torch.Tensor:
+        if next(steps) == 7:
+            raise Killed
+        return supervised(*given)
+
+    stage("unbroken")
+    with pytest.raises(Killed):
+        stage("resumed", dies, 0)
+    age(tmp_path / "resumed" / CHECKPOINT)
+    stage("resumed")
+    assert all(torch.equal(value, made[1][name]) for name, value in made[0].items())
