@@ -6,15 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from toys import cascade, encoder, examples
+from transformers import AutoModelForSequenceClassification
+
 from baselines.finetuned import supervised
 from bench.encoder import Cascade, EarlyExitClassifier, Encoder
 from bench.encoder.saved import load_model
 from bench.training.loop import Machine, Plan, fit
 from bench.training.saving import CHECKPOINT
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
-from toys import cascade, encoder, examples
-from transformers import AutoModelForSequenceClassification
 
 
 def exported() -> EarlyExitClassifier:
