@@ -33,3 +33,8 @@ def is_disk_full(error: BaseException) -> bool:
         return True
     source = error.__cause__ or error.__context__
     return source is not None and is_disk_full(source)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class if the message is empty."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -14,11 +14,18 @@ from bench.training.targets import FrozenTeacher, Target
 
 @dataclass(frozen=True)
 class Distillation:
-    """What a student learns from a frozen teacher, and how much of it.
+    """Distillation from a frozen teacher to a student.
 
-    `levels` are the teacher's hidden levels (0 = embedding output) that the student's levels learn from, None where
-    both have the same; `exits` the student's exits (0-based) that are in the loss, None for all. A teacher with one
-    exit teaches every exit of the student; otherwise exit i learns from the exit at the same level.
+    A teacher with one exit is the target of every exit of the student; otherwise the target of an exit is the teacher's
+    exit at the same level.
+
+    Attributes:
+        teacher: The teacher.
+        equilibrium: Whether gradients of exits are averaged in training (`scale_gradient`).
+        hidden: Whether hidden states are distilled.
+        prediction: Whether predictions are distilled.
+        exits: The student's exits (0-based) in the loss; None: all.
+        levels: The teacher's hidden level (0: output of the embeddings) for each of the student's; None: the same ones.
     """
 
     teacher: FrozenTeacher
@@ -29,13 +36,13 @@ class Distillation:
     levels: Sequence[int] | None = None
 
     def representations(self, model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
-        """Hidden-state distillation alone (steps 2a and 4)."""
-        output, target = self._answers(model, batch)
+        """Return the MSE of hidden states (steps 2a and 4)."""
+        output, target = self._outputs(model, batch)
         return self._hidden(output.hidden_states, target, batch)
 
     def predictions(self, model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
-        """Sum over exits of soft CE against the teacher, plus hidden-state MSE (step 5)."""
-        output, target = self._answers(model, batch)
+        """Return the soft cross-entropy against the teacher, summed over exits, plus hidden-state MSE (step 5)."""
+        output, target = self._outputs(model, batch)
         loss = output.exit_logits.new_zeros(())
         if self.prediction:
             loss = loss + over_exits(soft_loss, *self._exits(output.exit_logits, target))
@@ -44,7 +51,7 @@ class Distillation:
         return loss
 
     def while_slenderising(self, first: float):
-        """The loss of a period: hidden states alone for the fraction `first` of its steps, then both (step 3)."""
+        """Return the loss of a period: hidden states alone in the fraction `first` of its steps, then both (step 3)."""
 
         def loss(model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
             alone = self.hidden and progress < first
@@ -53,16 +60,16 @@ class Distillation:
         return loss
 
     def importance(self, model: Encoder, batch: dict[str, Tensor]) -> Tensor:
-        """0.9 x sum over exits of soft CE + 0.1 x sum over exits of hard CE + hidden-state MSE.
+        """Return 0.9 x soft cross-entropy + 0.1 x cross-entropy, both summed over exits, + MSE of hidden states.
 
-        That every exit is in it is the paper's calibration of pruning (section 3.1).
+        The sum over all exits is the paper's calibration of pruning (section 3.1).
         """
-        output, target = self._answers(model, batch)
+        output, target = self._outputs(model, batch)
         logits, taught = self._exits(output.exit_logits, target)
         soft, hard = over_exits(soft_loss, logits, taught), over_exits(task_loss, logits, batch["labels"])
         return 0.9 * soft + 0.1 * hard + self._hidden(output.hidden_states, target, batch)
 
-    def _answers(self, model: Encoder, batch: dict[str, Tensor]):
+    def _outputs(self, model: Encoder, batch: dict[str, Tensor]):
         output = model(
             batch["input_ids"],
             batch["attention_mask"],
@@ -89,7 +96,10 @@ class Distillation:
 
 
 def assistant_loss(teacher: FrozenTeacher, equilibrium: bool):
-    """Step 2b: (soft CE of every exit against the teacher's one output + hard CE of every exit, summed) / 2."""
+    """Return the loss of step 2b: half of the soft cross-entropy plus half of the cross-entropy, summed over exits.
+
+    The target of the soft cross-entropy is the teacher's first exit.
+    """
 
     def loss(model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
         logits = model(

@@ -1,4 +1,4 @@
-"""How much the loss would feel the removal of a head or a neuron (section 3.1: first-order Taylor)."""
+"""Importance of heads and neurons: first-order Taylor estimate of the loss without them (section 3.1)."""
 
 from __future__ import annotations
 
@@ -17,13 +17,18 @@ from bench.tasks.examples import Examples
 
 @dataclass(frozen=True)
 class Importance:
-    """Scores of every layer's heads [L][H_i] and FFN neurons [L][f_i]; higher means keep."""
+    """Scores of heads and FFN neurons; those with higher scores are kept.
+
+    Attributes:
+        heads: L tensors, one score for each head of a layer.
+        neurons: L tensors, one score for each neuron of a layer.
+    """
 
     heads: list[Tensor]
     neurons: list[Tensor]
 
     def best(self, heads: int, neurons: int) -> tuple[list[list[int]], list[list[int]]]:
-        """The indices each layer keeps, in their old order: its own best ones, the same number in every layer."""
+        """Return for each layer the ascending indices of its `heads` best heads and its `neurons` best neurons."""
         return [_top(scores, heads) for scores in self.heads], [_top(scores, neurons) for scores in self.neurons]
 
 
@@ -35,24 +40,31 @@ def taylor(
     batch_size: int,
     bfloat16: bool = False,
 ) -> Importance:
-    """|weight| x |gradient|, the gradient's absolute value summed over batches of the chosen examples, dropout off.
+    """Return the sum of |weight| x |gradient| for each head and neuron.
 
-    A head's score sums over its columns of the attention output projection; a neuron's is the row sum of the first
-    FFN matrix plus the column sum of the second. Biases do not count. `bfloat16`: with bfloat16 products, as training
-    feels the same gradients; weights and sums stay float32.
+    |gradient| is summed over batches, without dropout. A head has its columns of the attention output projection; a
+    neuron has its row of the first FFN matrix and its column of the second. Biases are left out.
+
+    Args:
+        model: The encoder; it is in eval mode afterwards.
+        loss: Loss of (model, batch).
+        examples: The training examples.
+        chosen: Positions of the examples that are read.
+        batch_size: Examples in a batch.
+        bfloat16: Whether products are computed in bfloat16, as in training; weights and sums are float32.
     """
     model.eval()
     parts = ("attention_output", "ffn_in", "ffn_out")
     weights: list[Tensor] = [getattr(layer, part).weight for layer in model.layers for part in parts]
-    felt = [torch.zeros_like(weight) for weight in weights]
+    gradients = [torch.zeros_like(weight) for weight in weights]
     for rows in length_batches(examples.lengths[chosen], batch_size, None):
         batch = collate([examples[i] for i in chosen[rows]])
         batch = {key: value.to(model.device) for key, value in batch.items()}
         with torch.autocast(model.device.type, torch.bfloat16, enabled=bfloat16):
             value = loss(model, batch)
-        for total, gradient in zip(felt, torch.autograd.grad(value, weights), strict=True):
+        for total, gradient in zip(gradients, torch.autograd.grad(value, weights), strict=True):
             total += gradient.abs()
-    scores = [weight.detach().abs() * total for weight, total in zip(weights, felt, strict=True)]
+    scores = [weight.detach().abs() * total for weight, total in zip(weights, gradients, strict=True)]
     size = model.config.head_size
     return Importance(
         heads=[output.unflatten(1, (-1, size)).sum((0, 2)).cpu() for output in scores[0::3]],
@@ -63,7 +75,7 @@ def taylor(
 
 
 def random(model: Encoder, seed: int) -> Importance:
-    """Scores drawn at random: the control of the ablation."""
+    """Return random scores, the control of the ablation."""
     generator = np.random.default_rng([seed, 11])
     return Importance(
         heads=[torch.from_numpy(generator.random(count)) for count in model.config.heads],

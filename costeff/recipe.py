@@ -1,4 +1,4 @@
-"""The paper's method in five steps: teacher, assistant, slenderise, recover representations, recover predictions."""
+"""The five steps of COST-EFF: teacher, assistant, slenderise, recover representations, recover predictions."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ Ratio = Annotated[float, BeforeValidator(lambda value: float(Fraction(value)) if
 
 
 class Size(Options):
-    """What is kept of the backbone's width; fractions such as 1/6 may be written as text."""
+    """Fractions of the backbone's width, as numbers or as text such as 1/6."""
 
     heads: Ratio = Field(gt=0, le=1, description="Attention heads of every layer.")
     ffn: Ratio = Field(gt=0, le=1, description="FFN neurons of every layer.")
     rank: Ratio = Field(gt=0, le=1, description="Rank of the word embedding; 1 leaves it whole.")
-    # A smaller model is given more time: the authors' epochs differ by size.
+    # The authors' epochs depend on the size.
     rate: float | None = Field(None, gt=0, description="This size's epochs of a slenderising period.")
     hidden_epochs: float | None = Field(None, gt=0, description="This size's epochs of recovering representations.")
     epochs: float | None = Field(None, gt=0, description="This size's epochs of recovering predictions.")
 
 
 class AssistantOptions(Options):
-    """Step 2 of the recipe."""
+    """Options of step 2."""
 
     teacher: str = Field("teacher", description="The contestant that is its teacher.")
     hidden_epochs: float = Field(1, gt=0, description="Epochs of hidden-state distillation (the authors': a third).")
@@ -52,23 +52,26 @@ class AssistantOptions(Options):
 class Assistant(Method):
     """COST-EFF's teaching assistant (Shen et al., EMNLP 2022, section 3.2): full width, an exit after every layer.
 
-    Started from the pre-trained weights and distilled from the fine-tuned teacher, first its hidden states, then its
-    predictions. Read at each exit it is also a free curve of static depths.
+    Starts from the pretrained weights; the teacher's hidden states, then its predictions are distilled.
     """
 
     Options = AssistantOptions
     policy = "entropy"
 
     def variants(self) -> Sequence[str]:
+        """Return the only variant, `full`."""
         return ["full"]
 
     def needs(self, variant: str) -> Sequence[Needed]:
+        """Return the teacher."""
         return [Needed(self.options.teacher, "full")]
 
     def label(self, variant: str) -> str:
+        """Return the name in tables."""
         return self.titled("COST-EFF's assistant", "assistant")
 
     def train(self, context: Context, variant: str) -> Encoder:
+        """Distil hidden states, then predictions."""
         options = self.options
         teacher = context.teacher(context.model(options.teacher, "full"), hidden=True)
         model = context.backbone("tanh", exits="all")
@@ -79,6 +82,7 @@ class Assistant(Method):
         return model
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        """Return the two stages."""
         representations, predictions = self._plans
         return [
             Stage(representations, examples, self.backbone, kept=self.backbone),
@@ -93,7 +97,7 @@ class Assistant(Method):
 
 
 class CostEffOptions(Options):
-    """Steps 3 to 5 of the recipe, and the switches of its ablations."""
+    """Options of steps 3 to 5, and switches for ablations."""
 
     sizes: dict[str, Size] = Field(description="Variant name -> its size, such as 2x: {heads: 1/2, ...}.")
     assistant: str = Field("assistant", description="The contestant that is its teaching assistant.")
@@ -109,7 +113,7 @@ class CostEffOptions(Options):
     epochs: float = Field(5, gt=0, description="Epochs of recovering predictions (step 5).")
     learning_rate: float = Field(2e-5, gt=0, description="Its learning rate.")
     exit_start: int = Field(1, ge=1, description="The first exit that may be taken.")
-    # The ablations of the paper, and the questions a reader asks.
+    # Ablations, of the paper and others.
     distil_from: Literal["assistant", "teacher"] = Field("assistant", description="teacher: no teaching assistant.")
     importance: Literal["taylor", "last_exit", "random"] = Field(
         "taylor", description="last_exit: no calibration of pruning; random: the control."
@@ -125,63 +129,70 @@ class CostEffOptions(Options):
 
 @dataclass(frozen=True)
 class Stages:
-    """The trainings of one variant. Whatever is ablated, they have the same number of optimizer steps in all."""
+    """Plans of one variant's stages; their optimizer steps add up to the same number in every ablation."""
 
     periods: list[Plan]
-    """Slenderising (step 3); one for a squat model or a one-shot cut."""
+    """Step 3: one plan for each period; a single one for a squat model or a single cut."""
     representations: Plan | None
     """Step 4."""
     predictions: Plan
-    """Step 5; of two-stage training its first half, the backbone with the last exit."""
+    """Step 5; with two-stage training its first half, which trains the backbone with the last exit."""
     exits: Plan | None
-    """Of two-stage training the other half: all exits on the frozen backbone."""
+    """With two-stage training the second half, which trains all exits on the frozen backbone."""
 
 
 class CostEff(Method):
-    """COST-EFF (Shen et al., EMNLP 2022, arXiv 2210.15523): a BERT slenderised in width, with an exit after each layer.
+    """COST-EFF (Shen et al., EMNLP 2022, arXiv 2210.15523): a BERT of reduced width with an exit after each layer.
 
-    Starts from the teaching assistant, which is also its teacher; loses one head a step with a Taylor importance that
-    hears every exit; recovers representations, then predictions. Leaves at the first exit with low entropy.
+    Starts from the teaching assistant, which is also its teacher. Removes one head in each step by a Taylor importance
+    of the losses of all exits; then recovers representations, then predictions. An example leaves at the first exit
+    with low entropy.
 
-    Two-stage training (an ablation: the backbone first, then the exits on the frozen backbone) changes
-    that and nothing else. While the backbone trains, the last exit alone is in the loss and alone chooses its epoch,
-    for the others do not learn yet. The importance still hears every exit, with the heads that came from the assistant:
-    the hidden-state loss keeps the layers near the assistant's, so those heads still read them; hearing the last exit
-    only is an ablation of its own (`importance: last_exit`). One exit in the loss leaves no gradients to balance.
+    Two-stage training is an ablation: the backbone is trained first, then the exits on the frozen backbone. While the
+    backbone is trained, the last exit alone is in the loss and in the choice of the epoch, and there are no gradients
+    of several exits to average. The importance still uses all exits, with the exit heads of the assistant, which fit
+    because the hidden-state loss keeps the layers close to the assistant's; `importance: last_exit` is an ablation of
+    its own.
     """
 
     Options = CostEffOptions
     policy = "entropy"
 
     def variants(self) -> Sequence[str]:
+        """Return the names of the sizes."""
         return list(self.options.sizes)
 
     def check(self) -> None:
+        """Check every size."""
         for variant in self.variants():
             self._width(variant)
 
     def accepts(self, variant: str) -> bool:
-        """A size of the options, or a point of the search space: h6-f768-r192, within the backbone's own width."""
+        """Return whether `variant` is a size of the options, or a width such as h6-f768-r192 within the backbone's."""
         if variant in self.options.sizes:
             return True
         width, full = _named_width(variant), self._full
         return width is not None and width.heads <= full.heads and width.ffn <= full.ffn and width.rank <= full.rank
 
     def needs(self, variant: str) -> Sequence[Needed]:
+        """Return the assistant, or the teacher without one."""
         return [Needed(self._source, "full")]
 
     def asked(self, variant: str) -> dict[str, Any]:
-        """Its own size alone: another one more retrains nothing."""
+        """Return the options with this size alone, so that a new size does not retrain the others."""
         asked = super().asked(variant)
         return asked | {"sizes": {name: size for name, size in asked["sizes"].items() if name == variant}}
 
     def label(self, variant: str) -> str:
+        """Return the name in tables."""
         return self.titled(f"COST-EFF {variant}", "costeff")
 
     def exit_start(self) -> int:
+        """Return the first exit (1-based) at which an example may leave."""
         return self.options.exit_start
 
     def train(self, context: Context, variant: str) -> Encoder:
+        """Slenderise the source model, then recover representations and predictions."""
         options, target = self._recipe(variant), self._width(variant)
         source = context.model(self._source, "full")
         model = _with_exits(context, source)
@@ -213,6 +224,7 @@ class CostEff(Method):
         return _recover(context, stages, model, distillation)
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        """Return the periods and the stages of recovery."""
         options, stages, target = self._recipe(variant), self._stages(variant, examples), self._width(variant)
         if options.compress == "squat":
             final, passed = squatted(self.backbone, target), [target]
@@ -231,6 +243,7 @@ class CostEff(Method):
         return found + [Stage(plan, examples, final, selects=plan is not stages.representations) for plan in after]
 
     def starts_from(self, variant: str) -> Needed | None:
+        """Return the model whose weights are slenderised."""
         return Needed(self._source, "full")
 
     def _stages(self, variant: str, examples: int) -> Stages:
@@ -251,7 +264,7 @@ class CostEff(Method):
         return Stages(periods, representations, replace(predictions, steps=steps), exits)
 
     def search_space(self, trial: Trial) -> str:
-        """Heads one by one, FFN and rank in sixteenths and twelfths of the backbone's: a variant named by its width."""
+        """Return a width: heads in steps of 1, FFN in sixteenths and rank in twelfths of the backbone's."""
         full = self._full
         heads = trial.suggest_int("heads", max(1, full.heads // 6), full.heads)
         ffn = trial.suggest_int("ffn", full.ffn // 16, full.ffn, step=full.ffn // 16)
@@ -267,13 +280,13 @@ class CostEff(Method):
         return self.backbone.slender
 
     def _recipe(self, variant: str) -> CostEffOptions:
-        """The options with what this size changes."""
+        """Return the options with the epochs of this size."""
         size = self.options.sizes.get(variant)
         own = {key: getattr(size, key, None) for key in ("rate", "hidden_epochs", "epochs")}
         return self.options.model_copy(update={key: value for key, value in own.items() if value is not None})
 
     def _width(self, variant: str) -> Width:
-        """The width of a named size, or of a name such as h6-f768-r192."""
+        """Return the width of a size, or of a name such as h6-f768-r192."""
         explicit = _named_width(variant)
         if explicit and variant not in self.options.sizes:
             return explicit
@@ -289,13 +302,13 @@ class CostEff(Method):
         kind = self.options.importance
         if kind == "random":
             return lambda model, chosen: random(model, context.seed)
-        heard = replace(distillation, hidden=True, prediction=True, exits=[-1] if kind == "last_exit" else None)
+        losses = replace(distillation, hidden=True, prediction=True, exits=[-1] if kind == "last_exit" else None)
         size, bfloat16 = self.options.batch_size, context.machine.bfloat16
-        return lambda model, chosen: taylor(model, heard.importance, context.train, chosen, size, bfloat16)
+        return lambda model, chosen: taylor(model, losses.importance, context.train, chosen, size, bfloat16)
 
 
 def _named_width(variant: str) -> Width | None:
-    """The width that a name such as h6-f768-r192 says; each width has one name."""
+    """Return the width that a name such as h6-f768-r192 stands for; each width has one name."""
     found = re.fullmatch(r"h([1-9]\d*)-f([1-9]\d*)-r([1-9]\d*)", variant)
     return Width(*(int(number) for number in found.groups())) if found else None
 
@@ -305,7 +318,7 @@ def _schedule(options: CostEffOptions) -> Schedule:
 
 
 def _recover(context: Context, stages: Stages, model: Encoder, distillation: Distillation) -> Encoder:
-    """Steps 4 and 5; then, in two-stage training, the exits on the frozen backbone."""
+    """Run steps 4 and 5, and with two-stage training the stage of the exits."""
     if stages.representations:
         context.fit(model, distillation.representations, stages.representations, "representations")
     context.fit(model, distillation.predictions, stages.predictions, "predictions", select=distillation.exits or True)
@@ -318,7 +331,7 @@ def _recover(context: Context, stages: Stages, model: Encoder, distillation: Dis
 
 
 def _with_exits(context: Context, source: Encoder) -> Encoder:
-    """A copy of `source` with an exit after every layer; fresh heads where `source` has no such exits."""
+    """Return a copy of `source` with an exit after every layer; exit heads are new unless `source` has the same."""
     model = context.backbone("tanh", exits="all")
     weights = source.state_dict()
     if source.config.exits != model.config.exits or source.config.head != model.config.head:

@@ -1,4 +1,4 @@
-"""Iterative slenderising: one head a step, FFN and embedding rank moving linearly to their targets (section 3.1)."""
+"""Iterative slenderising: each step removes one head, and FFN and rank decrease linearly (section 3.1)."""
 
 from __future__ import annotations
 
@@ -23,11 +23,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Schedule:
-    """The pace of slenderising.
+    """Schedule of slenderising: each step is followed by a period of training with a new optimizer.
 
-    A step is followed by a period of `rate` epochs with a fresh optimizer; after k steps its learning rate is
-    `learning_rate` x (1 + growth)^k, with a warm-up of max(10, 10 %) steps and a linear decay within the period. The
-    fraction `first` of a period trains hidden states only.
+    A period has a warm-up of max(10, 10 %) steps and a linear decay.
+
+    Attributes:
+        rate: Epochs of a period.
+        learning_rate: Peak learning rate of the first period.
+        growth: Period k (from 0) has the peak learning rate `learning_rate` x (1 + growth)^k.
+        first: Fraction of a period in which hidden states alone are distilled.
+        batch_size: Examples in a batch.
     """
 
     rate: float
@@ -38,9 +43,9 @@ class Schedule:
 
 
 def widths(start: Width, target: Width, iterative: bool = True) -> list[Width]:
-    """The width after each step: one head fewer a step, f and r on a line, truncated to integers.
+    """Return the width after each step: one head less each, FFN and rank linear and rounded down.
 
-    With as many heads to keep as there are, or one-shot (`iterative` false), a single step goes all the way.
+    There is a single step if no head is removed or `iterative` is false.
     """
     steps = max(1, start.heads - target.heads) if iterative else 1
 
@@ -64,11 +69,22 @@ def slenderise(
     examples: int | None = None,
     iterative: bool = True,
 ) -> Encoder:
-    """Cuts `model` to `target` in steps and trains it for a period after each.
+    """Cut `model` to `target` in steps, with a period of training after each.
 
-    `importance(model, chosen)` scores it on the chosen training positions: all of them, or a seeded sample of
-    `examples`. The stage ends one period after the last step; a one-shot cut trains as long as all periods together.
-    Goes on in the last period that left something, since its weights hold all that came before.
+    A resumed run continues in the last period that has a file, because its weights result from all earlier ones.
+
+    Args:
+        context: Context of the run.
+        model: The encoder.
+        target: Final width.
+        distillation: Losses.
+        schedule: Schedule of the periods.
+        importance: Function of the model and positions of training examples.
+        examples: Number of training examples, drawn at random, on which importance is computed; None: all.
+        iterative: False: a single step, followed by as many optimizer steps as all periods have.
+
+    Returns:
+        The slender encoder.
     """
     plan = widths(model.config.shape.slender, target, iterative)
     periods = periods_of(schedule, model.config.shape.slender, target, len(context.train), iterative)
@@ -77,11 +93,12 @@ def slenderise(
         if k < last:
             continue
         log.info("slenderise %d of %d: %s", k, len(plan), width)
-        if k == last:  # only the shape counts: the weights are read
-            model = cut(model, *_first(model, width), rank=width.rank)
+        if k == last:  # any heads and neurons: the weights are read from the period's file
+            heads, neurons = ([list(range(count))] * len(model.layers) for count in (width.heads, width.ffn))
         else:
             scores = importance(model, _sample(len(context.train), examples, context.seed + k))
-            model = cut(model, *scores.best(width.heads, width.ffn), rank=width.rank)
+            heads, neurons = scores.best(width.heads, width.ffn)
+        model = cut(model, heads, neurons, rank=width.rank)
         context.fit(model, distillation.while_slenderising(schedule.first), period, f"period-{k}")
         if saved(context.state / f"period-{k}"):
             shutil.rmtree(context.state / f"period-{k - 1}", ignore_errors=True)
@@ -89,7 +106,7 @@ def slenderise(
 
 
 def periods_of(schedule: Schedule, start: Width, target: Width, examples: int, iterative: bool = True) -> list[Plan]:
-    """The training after each step; one-shot trains as many steps after its single one as all periods together."""
+    """Return the plan of each period; if `iterative` is false, one with the optimizer steps of all periods."""
     each = max(1, round(schedule.rate * steps_per_epoch(examples, schedule.batch_size)))
     full = len(widths(start, target))
     return [
@@ -105,10 +122,12 @@ def periods_of(schedule: Schedule, start: Width, target: Width, examples: int, i
 
 
 def squat(model: Encoder, target: Width) -> tuple[Encoder, list[int]]:
-    """The ablation: full-width layers of `model`, evenly spread and as many as give the parameters of `target`.
+    """Return fewer layers of full width with about the parameters of `target`, an ablation.
 
-    The word embedding gets the target's rank, as in the slender model. Returns the shallower model with an exit after
-    each layer, and the layers (0-based) it kept.
+    The layers are evenly spaced; the word embedding has the rank of `target`.
+
+    Returns:
+        The encoder, with an exit after each layer, and the layers of `model` (0-based) it keeps.
     """
     layers = model.config.shape.layers
     depth = squatted(model.config.shape, target).layers
@@ -118,7 +137,7 @@ def squat(model: Encoder, target: Width) -> tuple[Encoder, list[int]]:
 
 
 def squatted(shape: Shape, target: Width) -> Shape:
-    """`shape` with the embedding's rank of `target`, and as many layers as come nearest to its parameters."""
+    """Return `shape` with the rank of `target` and the depth whose number of parameters is closest to `target`."""
     wanted, flat = shape.narrowed(target).parameters(), replace(shape, rank=target.rank)
     depth = min(range(1, shape.layers + 1), key=lambda k: abs(flat.truncated(k).parameters() - wanted))
     return flat.truncated(depth)
@@ -128,8 +147,3 @@ def _sample(total: int, count: int | None, seed: int) -> np.ndarray:
     if count is None or count >= total:
         return np.arange(total)
     return np.sort(np.random.default_rng([seed, 5]).choice(total, count, replace=False))
-
-
-def _first(model: Encoder, width: Width) -> tuple[list[range], list[range]]:
-    layers = len(model.layers)
-    return [range(width.heads)] * layers, [range(width.ffn)] * layers

@@ -22,7 +22,7 @@ from bench.runs.produce import produce
 from bench.settings import Settings
 from bench.store import RunKey, run_folder, state_folder
 from bench.training import saving
-from bench.training.saving import CHECKPOINT, FINAL, notes
+from bench.training.saving import CHECKPOINT, FINAL
 
 LONG = {
     "teacher": {"epochs": 4},
@@ -36,7 +36,7 @@ def saved_at(stage: str, step: int) -> Callable[[Path], bool]:
 
     def reached(state: Path) -> bool:
         file = state / stage / CHECKPOINT
-        return file.is_file() and notes(file)["step"] >= step
+        return file.is_file() and saving.read(file)[1]["step"] >= step
 
     return reached
 

@@ -1,4 +1,4 @@
-"""The encoder family; importing this package registers it with transformers' Auto classes."""
+"""The suite's encoders; importing this package registers them with transformers' Auto classes."""
 
 from transformers import AutoConfig, AutoModelForSequenceClassification
 

@@ -1,4 +1,4 @@
-"""Pre-trained encoders by name: their shape, their tokenizer, their weights, and whether all that fits together."""
+"""Pretrained encoders by name: shape, tokenizer, weights, and a check that they match."""
 
 from __future__ import annotations
 
@@ -12,36 +12,42 @@ from bench.encoder.checkpoints.files import VOCABULARIES, digest, find, tokenize
 from bench.encoder.exits import HeadKind, Pooling, has_dense
 from bench.encoder.model import Encoder, EncoderConfig
 from bench.encoder.shape import Shape
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-__all__ = ["check", "digest", "load", "shape_of", "tokenizer", "tokenizer_digest", "word_head"]
+__all__ = ["check", "digest", "has_word_head", "load", "shape_of", "tokenizer", "tokenizer_digest", "word_head"]
 
 
 def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The fast tokenizer that belongs to a checkpoint. Raises UserError where there is none or it is broken."""
+    """Return the tokenizer of a checkpoint.
+
+    Raises:
+        UserError: The checkpoint has no tokenizer, or it cannot be loaded.
+    """
     folder = find(name, revision)
     own = vocabulary.read(name, folder)
-    if own is None:  # transformers would make one that knows no word
+    if own is None:  # transformers would return a tokenizer with an empty vocabulary
         raise UserError(f"checkpoint {name}: no tokenizer in {folder} ({' or '.join(VOCABULARIES)}); add its files")
     try:
         found = AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # the tokenizers library raises bare exceptions
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(
-            f"checkpoint {name}: its tokenizer cannot be loaded ({why[:200]}); add its files anew"
-        ) from error
-    for mark in (found.cls_token, found.sep_token, found.unk_token):  # one that is not there gets an id of its own
+    except Exception as error:  # the tokenizers library raises plain exceptions
+        why = first_line(error)[:200]
+        raise UserError(f"checkpoint {name}: its tokenizer cannot be loaded ({why}); add its files anew") from error
+    for mark in (found.cls_token, found.sep_token, found.unk_token):  # a missing one would get a new id
         if mark is None or mark not in own:
             raise UserError(f"checkpoint {name}: its vocabulary has no {mark or '[CLS], [SEP] or [UNK]'}; use a BERT's")
     return found
 
 
 def shape_of(name: str, revision: str | None = None) -> Shape:
-    """The shape of a checkpoint, read from its configuration alone. Raises UserError where it cannot be found."""
+    """Return the shape of a checkpoint, which its configuration says.
+
+    Raises:
+        UserError: The checkpoint is not found, or its configuration is not understood.
+    """
     return EncoderConfig(**layouts.read(name, find(name, revision)).shape).shape
 
 
@@ -56,12 +62,23 @@ def load(
     device: torch.device | str = "cpu",
     signal: bool = False,
 ) -> Encoder:
-    """An `Encoder` with the pre-trained weights of `name` and fresh exit heads.
+    """Return an `Encoder` with the weights of a checkpoint in BERT's or DistilBERT's layout and new exit heads.
 
-    Reads checkpoints in BERT's and in DistilBERT's layout (no segment embeddings). `exits`: "last", "all", or the
-    layers (1-based); `signal`: each says one more number. The dense layer of the heads starts from the checkpoint's
-    pooler where it has one. Fresh weights are drawn from torch's global generator. Raises UserError for a checkpoint
-    that does not give every other weight.
+    New weights are drawn from torch's global generator. The dense layer of the exit heads starts from the
+    checkpoint's pooler if it has one.
+
+    Args:
+        name: A folder, `package:<module>/<folder>`, or a Hub id.
+        num_labels: Outputs of every exit; 1 for regression.
+        head: Kind of the exit heads.
+        pooling: How exits read the hidden states.
+        exits: "last", "all", or the layers (1-based) that are followed by an exit.
+        revision: Commit or branch of a Hub id.
+        device: Where the encoder is placed.
+        signal: Whether each exit gives one more number (`EncoderConfig`).
+
+    Raises:
+        UserError: The checkpoint lacks a weight of the encoder, or is not understood.
     """
     folder = find(name, revision)
     layout = layouts.read(name, folder)
@@ -92,10 +109,13 @@ def load(
 
 
 def word_head(name: str, revision: str | None = None) -> dict[str, Tensor] | None:
-    """The weights of the head that predicts masked words; None where the checkpoint has none.
+    """Return the weights of a checkpoint's masked-word head, or None if it has none.
 
-    `0.weight`, `0.bias` (dense layer), `2.weight`, `2.bias` (LayerNorm), `bias` [V]. Raises UserError for a part of a
-    head, and for one whose output matrix is not the word embedding: every encoder here ties the two.
+    Returns:
+        `0.weight`, `0.bias` (dense layer), `2.weight`, `2.bias` (LayerNorm) and `bias` [V].
+
+    Raises:
+        UserError: The head is incomplete, or its output matrix is not the word embedding.
     """
     folder = find(name, revision)
     layout, stored = layouts.read(name, folder), weights.headers(name, folder)
@@ -111,7 +131,7 @@ def word_head(name: str, revision: str | None = None) -> dict[str, Tensor] | Non
 
 
 def has_word_head(name: str, revision: str | None = None) -> bool:
-    """Whether the checkpoint has a head that predicts masked words, from the names alone."""
+    """Return whether a checkpoint has a masked-word head, from the names of its weights."""
     folder = find(name, revision)
     return layouts.word_head(name, layouts.read(name, folder), weights.headers(name, folder)) is not None
 
@@ -124,10 +144,17 @@ def check(
     longest: int,
     pairs: bool,
 ) -> str:
-    """Opens a checkpoint whole and says in a line what it holds. Raises UserError for the first thing that is wrong.
+    """Read a whole checkpoint and return a line that describes it.
 
-    `words` is the tokenizer whose ids it will be fed (the backbone's), `longest` the most tokens of an example, `pairs`
-    whether some examples have two segments.
+    Args:
+        name: Name of the checkpoint.
+        revision: Commit or branch of a Hub id.
+        words: Tokenizer whose ids the model will read: the backbone's.
+        longest: Tokens of the longest example.
+        pairs: Whether some examples have two segments.
+
+    Raises:
+        UserError: The checkpoint is damaged, or does not fit these inputs.
     """
     folder = find(name, revision)
     layout = layouts.read(name, folder)
@@ -151,7 +178,7 @@ def check(
             f"tokenizer pads with {words.pad_token_id}; write {words.pad_token_id} there"
         )
     for _ in weights.tensors(name, stored, matched.values()):
-        pass  # reading is the check
+        pass  # reading checks the values
     kinds = ", ".join(sorted({stored[key].kind for key in matched.values()}))
     pooler = "with" if "dense.weight" in matched else "without"
     depth, hidden = len(layout.shape["heads"]), layout.shape["hidden_size"]

@@ -1,6 +1,6 @@
-"""Cutting a trained encoder to a smaller shape: heads, FFN neurons, embedding rank, layers, hidden size.
+"""Cut a trained encoder to a smaller shape: heads, FFN neurons, embedding rank, layers, hidden size.
 
-A cut model computes what the full model computes with the removed heads and neurons masked (their outputs zeroed).
+A cut encoder computes what the full one computes if the outputs of the removed heads and neurons are set to zero.
 """
 
 from __future__ import annotations
@@ -20,11 +20,17 @@ def cut(
     neurons: Sequence[Sequence[int]] | None = None,
     rank: int | None = None,
 ) -> Encoder:
-    """A smaller copy of `model`.
+    """Return a copy of `model` with fewer heads, fewer FFN neurons or a word embedding of lower rank.
 
-    `heads[i]` and `neurons[i]` are the indices that layer i keeps (None: all of every layer); `rank` factorises the
-    word embedding by truncated SVD (None: left as it is; COST-EFF, section 3.1). Raises UserError for an index that a
-    layer does not have, an empty choice, or a rank above the present one.
+    Args:
+        model: The encoder.
+        heads: Indices of the heads that each layer keeps; None: all.
+        neurons: Indices of the FFN neurons that each layer keeps; None: all.
+        rank: Rank to which the word embedding is factorised by a truncated SVD (COST-EFF, section 3.1); None: as it
+            is.
+
+    Raises:
+        UserError: An index that a layer does not have, a layer that keeps nothing, or a rank above the present one.
     """
     config = model.config
     heads = [range(count) for count in config.heads] if heads is None else heads
@@ -60,9 +66,9 @@ def cut(
 
 
 def factorised(model: Encoder, rank: int) -> tuple[Tensor, Tensor]:
-    """The best rank-`rank` factors (V x r), (r x d) of the present word embedding W: W V_r and V_r^T of its SVD.
+    """Return the best rank-r factors W V_r [V, r] and V_r^T [r, d] of the word embedding W = U S V^T.
 
-    V comes from the d x d matrix W^T W in float64, which costs a twentieth of a thin SVD of W.
+    V comes from the eigenvectors of W^T W in float64, which takes a twentieth of the time of an SVD of W.
     """
     words = model.embeddings.words.weight.detach()
     if model.embeddings.factor is not None:
@@ -74,25 +80,31 @@ def factorised(model: Encoder, rank: int) -> tuple[Tensor, Tensor]:
 
 
 def take_layers(model: Encoder, layers: Sequence[int], exits: Sequence[int] | None = None) -> Encoder:
-    """A shallower copy with these layers (0-based, in this order) and exits (default: after the last).
+    """Return a copy of `model` with some of its layers.
 
-    Exit e of the copy starts from the head of the last exit at or below its layer in `model` where there is one, else
-    from the model's last head.
+    An exit of the copy starts from the exit head at the same layer of `model`, or else from the last exit head.
+
+    Args:
+        model: The encoder.
+        layers: Layers of `model` to keep (0-based), in this order.
+        exits: Layers of the copy (1-based) that are followed by an exit. Default: the last.
+
+    Raises:
+        UserError: A layer that `model` does not have, or none at all.
     """
     config = model.config
     if not layers or min(layers) < 0 or max(layers) >= len(config.heads):
         raise UserError(f"cut: layers {list(layers)} of an encoder with {len(config.heads)}")
     exits = [len(layers)] if exits is None else list(exits)
-    weights = {k: v for k, v in model.state_dict().items() if not k.startswith(("layers.", "exit_heads."))}
     state = model.state_dict()
-    for new, old in enumerate(layers):
-        prefix = f"layers.{old}."
-        weights |= {f"layers.{new}.{k.removeprefix(prefix)}": v for k, v in state.items() if k.startswith(prefix)}
+    weights = {k: v for k, v in state.items() if not k.startswith(("layers.", "exit_heads."))}
+    moved = [(f"layers.{old}.", f"layers.{new}.") for new, old in enumerate(layers)]
     for new, exit_layer in enumerate(exits):
         at = layers[exit_layer - 1] + 1
         old = config.exits.index(at) if at in config.exits else len(config.exits) - 1
-        prefix = f"exit_heads.{old}."
-        weights |= {f"exit_heads.{new}.{k.removeprefix(prefix)}": v for k, v in state.items() if k.startswith(prefix)}
+        moved.append((f"exit_heads.{old}.", f"exit_heads.{new}."))
+    for before, after in moved:
+        weights |= {after + k.removeprefix(before): v for k, v in state.items() if k.startswith(before)}
     smaller = _reshaped(
         config,
         heads=[config.heads[i] for i in layers],
@@ -109,13 +121,16 @@ def narrow(
     carried: Sequence[Sequence[int]],
     neurons: Sequence[Sequence[int]],
 ) -> Encoder:
-    """A copy of `model` whose hidden size and head size are smaller and whose heads are as many.
+    """Return a copy of `model` with a smaller hidden size and head size and the same number of heads.
 
-    `hidden` are the dimensions of the residual stream that are kept, the same everywhere: embeddings,
-    LayerNorms, and both ends of every matrix. `matched[i]` are the rows of layer i's queries and keys,
-    `carried[i]` those of its values, both head after head with the same number of each head; `neurons[i]` its
-    FFN neurons. Queries are rescaled so that attention scores stay the sum over the kept rows divided by the
-    root of the old head size.
+    Queries are rescaled: attention scores stay sums over the kept rows divided by the root of the old head size.
+
+    Args:
+        model: The encoder.
+        hidden: Dimensions of the hidden states to keep, the same in embeddings, LayerNorms and all matrices.
+        matched: For each layer the rows of queries and keys to keep, head by head, equally many of each head.
+        carried: The same for values.
+        neurons: For each layer the FFN neurons to keep.
     """
     config, hidden = model.config, list(hidden)
     size = len(matched[0]) // config.heads[0]
@@ -149,8 +164,7 @@ def _reshaped(config: EncoderConfig, **changes: object) -> EncoderConfig:
 
 
 def _filled(config: EncoderConfig, weights: dict[str, Tensor], model: Encoder) -> Encoder:
-    # Made without weights and then given these: initialising 22 M parameters that are thrown away costs more than
-    # the cut, and would move the random generator.
+    # On the meta device no weights are initialised: that would take longer than the cut and draw random numbers.
     with torch.device("meta"):
         smaller = Encoder(config)
     smaller.load_state_dict({key: value.clone() for key, value in weights.items()}, assign=True)

@@ -1,4 +1,4 @@
-"""Exit heads: what turns a hidden state into logits, and the gradient equilibrium between exits."""
+"""Exit heads, pooling, and the gradient scaling between exits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 HeadKind = Literal["tanh", "pooler", "tinybert", "distilbert"]
 Pooling = Literal["cls", "mean"]
 
-# Whether a kind has a dense d x d layer (shared by all exits), and what follows it.
+# Kind -> whether it has a dense d x d layer, which all exits share, and the activations after it.
 _KINDS: dict[str, tuple[bool, tuple[type[nn.Module], ...]]] = {
     "tanh": (False, (nn.Tanh,)),  # COST-EFF: Linear(dropout(tanh(h)))
     "pooler": (True, (nn.Tanh,)),  # BERT and PABEE: Linear(dropout(tanh(dense(h))))
@@ -20,12 +20,12 @@ _KINDS: dict[str, tuple[bool, tuple[type[nn.Module], ...]]] = {
 
 
 def has_dense(kind: HeadKind) -> bool:
-    """Whether the exits of this kind share a dense d x d layer (BERT calls it the pooler)."""
+    """Return whether exits of this kind share a dense d x d layer, BERT's pooler."""
     return _KINDS[kind][0]
 
 
 class ExitHead(nn.Module):
-    """Logits [B, C] of a pooled hidden state [B, d]; the dense layer, where the kind has one, is the model's."""
+    """Classifier of one exit; the dense layer that its kind may have belongs to the model."""
 
     def __init__(self, kind: HeadKind, hidden: int, classes: int, dropout: float) -> None:
         super().__init__()
@@ -34,13 +34,14 @@ class ExitHead(nn.Module):
         self.classifier = nn.Linear(hidden, classes)
 
     def forward(self, pooled: Tensor, dense: nn.Linear | None) -> Tensor:
+        """Return logits [B, C] of pooled hidden states [B, d]."""
         if dense is not None:
             pooled = dense(pooled)
         return self.classifier(self.dropout(self.activation(pooled)))
 
 
 def pool(hidden: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
-    """[B, n, d] -> [B, d]: the CLS position, or the mean over real tokens."""
+    """Pool hidden states [B, n, d] to [B, d]: the first position (`cls`), or the mean over tokens (`mask` 1)."""
     if pooling == "cls":
         return hidden[:, 0]
     weights = mask.to(hidden.dtype).unsqueeze(-1)
@@ -59,9 +60,10 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def scale_gradient(values: Tensor, factor: float) -> Tensor:
-    """Identity forward, gradient times `factor` backward: gradient equilibrium (COST-EFF, section 3.3).
+    """Return `values` unchanged and multiply their gradient by `factor`, for gradient equilibrium.
 
-    At layer i of L (0-based) the gradient from layer i+1 is multiplied by L-i-1, the exit's is added, and the sum is
-    multiplied by 1/(L-i): what reaches layer i is the plain average of the gradients of the exits at or above it.
+    At layer i of L (0-based) the gradient from layer i + 1 is multiplied by L - i - 1, the gradient of the exit is
+    added, and the sum is multiplied by 1 / (L - i). Layer i then receives the average of the gradients of all exits
+    at or above it (COST-EFF, section 3.3).
     """
     return _ScaleGradient.apply(values, factor)

@@ -1,4 +1,4 @@
-"""An encoder that predicts masked words, for distillation on text and for data augmentation."""
+"""Masked-language model, for distillation on text and for data augmentation."""
 
 from __future__ import annotations
 
@@ -15,9 +15,14 @@ from bench.encoder.model import Encoder
 
 
 class MaskedLM(nn.Module):
-    """Masked-language model (Devlin et al., NAACL 2019, section 3.1): transform, tied word embedding, bias.
+    """Encoder with a head that predicts masked words (Devlin et al., NAACL 2019, section 3.1).
 
-    The decoder is the encoder's own word-embedding matrix; no second one is kept or trained.
+    The head is a transform, the product with the encoder's own word embedding, and a bias.
+
+    Args:
+        encoder: The encoder.
+        transform: Module from hidden states [..., d] to [..., d].
+        bias: Bias of the logits [V]; it is copied.
     """
 
     def __init__(self, encoder: Encoder, transform: nn.Module, bias: Tensor) -> None:
@@ -27,29 +32,28 @@ class MaskedLM(nn.Module):
         self.bias = nn.Parameter(bias.detach().clone())
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        """The last hidden states [B, n, d]; `words` gives the logits of those that matter."""
+        """Return the last hidden states [B, n, d]; `words` turns any of them into logits."""
         return self.encoder(input_ids, attention_mask, token_type_ids, output_hidden_states=True).hidden_states[-1]
 
     def words(self, hidden: Tensor) -> Tensor:
-        """Hidden states [..., d] -> logits over the vocabulary [..., V]."""
+        """Return logits over the vocabulary [..., V] of hidden states [..., d]."""
         return F.linear(self.transform(hidden), self.encoder.embeddings.words.weight, self.bias)
 
     def around(self, encoder: Encoder) -> MaskedLM:
-        """Another encoder of the same width under a copy of this head."""
+        """Return a model of another encoder of the same hidden size with a copy of this head."""
         return MaskedLM(encoder, copy.deepcopy(self.transform), self.bias).to(self.bias.device)
 
 
 def with_head(encoder: Encoder, name: str, revision: str | None = None) -> MaskedLM:
-    """`encoder` under the head of the checkpoint `name`, from which it came.
+    """Return `encoder` with the masked-word head of the checkpoint `name`.
 
-    Where the checkpoint has none (sentence encoders are published without), the logits are hidden @ E^T +
-    bias with the word embedding E and a bias of 0.
+    If the checkpoint has none, as those of sentence encoders, the transform is the identity and the bias is 0.
     """
     weights = backbones.word_head(name, revision)
     if weights is None:
         return MaskedLM(encoder, nn.Identity(), torch.zeros(encoder.config.vocab_size)).to(encoder.device)
     config, bias = encoder.config, weights.pop("bias")
-    with torch.device("meta"):  # nothing is drawn
+    with torch.device("meta"):  # no random numbers are drawn
         dense, norm = nn.Linear(config.hidden_size, config.hidden_size), nn.LayerNorm(config.hidden_size)
     norm.eps = config.layer_norm_eps
     transform = nn.Sequential(dense, ACT2FN[config.hidden_act], norm)
@@ -59,5 +63,5 @@ def with_head(encoder: Encoder, name: str, revision: str | None = None) -> Maske
 
 @cache
 def has_head(name: str, revision: str | None = None) -> bool:
-    """Whether the checkpoint holds a masked-language-modelling head."""
+    """Return whether a checkpoint has a masked-word head."""
     return backbones.has_word_head(name, revision)

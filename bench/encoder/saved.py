@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from bench.compat import WEIGHTS, weight_name
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 
 
 class SavedModel(PreTrainedModel):
@@ -41,7 +41,9 @@ def load_model(folder: Path, device: torch.device) -> Any:
     try:
         model, found = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True)
     except Exception as error:  # a damaged file raises exceptions of several libraries
-        raise UserError(f"the model in {path} cannot be loaded ({_why(error)}); delete it and run again") from error
+        raise UserError(
+            f"the model in {path} cannot be loaded ({first_line(error)}); delete it and run again"
+        ) from error
     if not hasattr(model, "exit_macs"):
         raise UserError(f"the model in {path} is a {type(model).__name__}, none of this suite; delete it and run again")
     wrong = [f"{kind[:-5]} {min(map(str, found[kind]))}" for kind in ("missing_keys", "unexpected_keys") if found[kind]]
@@ -62,7 +64,9 @@ def of_shape(folder: Path, device: torch.device) -> Any:
     try:
         model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(path))
     except Exception as error:
-        raise UserError(f"the configuration in {path} cannot be read ({_why(error)}); publish the run again") from error
+        raise UserError(
+            f"the configuration in {path} cannot be read ({first_line(error)}); publish the run again"
+        ) from error
     return model.to(device).eval().requires_grad_(False)
 
 
@@ -76,7 +80,3 @@ def _path(folder: Path) -> Path:
     if not (path / "config.json").is_file():
         raise UserError(f"no trained model in {path}; run the workflow, or `costeff run`, for it first")
     return path
-
-
-def _why(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -1,4 +1,4 @@
-"""The shape of an encoder: what decides its parameters and its multiply-adds, before any weight exists."""
+"""The shape of an encoder, which determines its parameters and multiply-adds."""
 
 from __future__ import annotations
 
@@ -11,8 +11,18 @@ from bench.errors import UserError
 class Shape:
     """Depth, width and embedding rank of a BERT-family encoder.
 
-    `heads` and `ffn` have one entry a layer; `rank` is the inner size of a factorised word embedding
-    (V x r)(r x d), None where the embedding is whole; `segments` is 0 for encoders without segment embeddings.
+    Attributes:
+        vocabulary: Rows of the word embedding, V.
+        positions: Rows of the position embedding.
+        segments: Rows of the segment embedding; 0: there is none.
+        hidden: Hidden size, d.
+        head_size: Size of one attention head.
+        heads: Attention heads of each layer.
+        ffn: FFN neurons of each layer.
+        rank: Inner size r of a factorised word embedding (V x r)(r x d); None: a whole one.
+
+    Raises:
+        UserError: A size below 1, or lists of different lengths.
     """
 
     vocabulary: int
@@ -41,15 +51,16 @@ class Shape:
 
     @property
     def layers(self) -> int:
+        """Number of layers."""
         return len(self.heads)
 
     @property
     def slender(self) -> Width:
-        """The width as COST-EFF counts it, the widest layer where layers differ."""
+        """The width of the widest layer."""
         return Width(max(self.heads), max(self.ffn), self.rank or self.hidden)
 
     def narrowed(self, width: Width) -> Shape:
-        """The same encoder with every layer at `width`; an embedding of full rank stays whole."""
+        """Return the shape with every layer at `width`; at full rank the word embedding is whole."""
         return replace(
             self,
             heads=(width.heads,) * self.layers,
@@ -58,37 +69,36 @@ class Shape:
         )
 
     def truncated(self, layers: int) -> Shape:
-        """The first `layers` layers."""
+        """Return the shape of the first `layers` layers."""
         return replace(self, heads=self.heads[:layers], ffn=self.ffn[:layers])
 
-    def embedding_parameters(self) -> int:
-        d, r = self.hidden, self.rank
-        words = self.vocabulary * d if r is None else self.vocabulary * r + r * d
-        return words + (self.positions + self.segments) * d + 2 * d
-
     def layer_parameters(self, layer: int) -> int:
+        """Return the number of parameters of a layer (0-based)."""
         d, a, f = self.hidden, self.heads[layer] * self.head_size, self.ffn[layer]
         attention = 3 * (d * a + a) + a * d + d
         feed_forward = d * f + f + f * d + d
         return attention + feed_forward + 2 * (2 * d)
 
     def parameters(self) -> int:
-        """Embeddings and layers, without exit heads."""
-        return self.embedding_parameters() + sum(self.layer_parameters(i) for i in range(self.layers))
+        """Return the number of parameters of embeddings and layers, without exit heads."""
+        d, r = self.hidden, self.rank
+        words = self.vocabulary * d if r is None else self.vocabulary * r + r * d
+        embeddings = words + (self.positions + self.segments) * d + 2 * d
+        return embeddings + sum(self.layer_parameters(i) for i in range(self.layers))
 
     def embedding_macs(self, length: int) -> int:
-        """Multiply-adds of n looked-up rows through the r x d factor; a whole embedding is a look-up and costs 0."""
+        """Return the multiply-adds of the embedding's r x d factor for `length` tokens; 0 for a whole embedding."""
         return 0 if self.rank is None else length * self.rank * self.hidden
 
     def layer_macs(self, layer: int, length: int) -> int:
-        """Multiply-adds of the matrix products of one layer: 4 d a n + 2 d f n + 2 n^2 a, a = heads x head size."""
+        """Return the multiply-adds of a layer (0-based): 4 d a n + 2 d f n + 2 n^2 a, with a = heads x head size."""
         d, a, f, n = self.hidden, self.heads[layer] * self.head_size, self.ffn[layer], length
         return 4 * d * a * n + 2 * d * f * n + 2 * n * n * a
 
 
 @dataclass(frozen=True)
 class Width:
-    """How wide every layer is: attention heads, FFN neurons, rank of the word embedding."""
+    """Attention heads and FFN neurons of every layer, and the rank of the word embedding."""
 
     heads: int
     ffn: int
@@ -96,10 +106,10 @@ class Width:
 
 
 def ratio_width(full: Width, heads: float, ffn: float, rank: float) -> Width:
-    """The width that keeps these fractions of `full`.
+    """Return the width that keeps these fractions of `full`, neurons and rank rounded to whole numbers.
 
-    Raises UserError for a ratio outside (0, 1], and for one that does not leave whole heads; neurons and rank are
-    rounded to the nearest whole number.
+    Raises:
+        UserError: A ratio outside (0, 1], or a ratio of heads that is not a whole number of heads.
     """
     for name, ratio in {"heads": heads, "ffn": ffn, "rank": rank}.items():
         if not 0 < ratio <= 1:

@@ -1,1 +1,1 @@
-
+"""Measurements of trained models: traces, FLOPs, latency."""

@@ -1,9 +1,8 @@
-"""What a model costs: parameters, and exact multiply-adds up to each exit as a quadratic in the length.
+"""Parameters of a model, and its exact multiply-adds up to each exit as a quadratic in the length.
 
-Convention: one multiply-add of a matrix product counts once (projections, both products of attention, the
-factor of a factorised embedding, exit heads); element-wise work, norms, softmax and look-ups count nothing.
-FLOPs are 2 x that. fvcore counts the traced model at three lengths, which determines the quadratic; a fourth
-checks it.
+Counted are the multiply-adds of matrix products: projections, both products of attention, the factor of a factorised
+embedding, exit heads. Element-wise operations, norms, softmax and look-ups count as 0. FLOPs are 2 x multiply-adds.
+fvcore counts at three lengths, which determine the quadratic, and at a fourth, which checks it.
 """
 
 import math
@@ -24,7 +23,7 @@ from bench.trace import Costs
 
 _LENGTHS, _CHECK = (4, 8, 12), 16
 
-# Operators that multiply matrices, or hide what they do: one of these without a handle would pass as free.
+# Operators that multiply matrices or may contain such products: without a handle they would count as 0.
 _PRODUCTS = re.compile(
     r"mm(_|$)|matmul|linear|einsum|tensordot|(^|::)(v?dot|mv|addr|outer|ger|kron|cdist|lstm|gru)|rnn|conv"
     r"|attention|transformer|multi_dot|matrix_(power|exp)|inner|prim::(PythonOp|CallFunction)"
@@ -32,19 +31,22 @@ _PRODUCTS = re.compile(
 
 
 def measure(model: Encoder | Cascade) -> Costs:
-    """Count `model`; UserError where an operator cannot be counted or the cost is not quadratic in length."""
+    """Count the parameters and multiply-adds of a model.
+
+    Raises:
+        UserError: An operator cannot be counted, or the cost is not quadratic in the length.
+    """
     counts = {n: _count(model, n) for n in (*_LENGTHS, _CHECK)}
     coefficients = []
     for e in range(model.exit_count):
-        quadratic = _quadratic(_LENGTHS, [counts[n][e] for n in _LENGTHS])
-        c0, c1, c2 = quadratic
+        c0, c1, c2 = _quadratic(_LENGTHS, [counts[n][e] for n in _LENGTHS])
         counted, predicted = counts[_CHECK][e], c0 + c1 * _CHECK + c2 * _CHECK**2
         if counted != predicted:
             raise UserError(
                 f"{type(model).__name__}: exit {e + 1} costs {counted} multiply-adds at length {_CHECK}, "
                 f"and {predicted} by the quadratic through lengths {_LENGTHS}; make its cost quadratic"
             )
-        coefficients.append(quadratic)
+        coefficients.append((c0, c1, c2))
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     return Costs(
         parameters=sum(sizes.values()),
@@ -55,7 +57,7 @@ def measure(model: Encoder | Cascade) -> Costs:
 
 
 class _Stage(nn.Module):
-    """The work between one exit and the next, as a module, so that fvcore attributes operators to it."""
+    """The layers between two exits as a module, so that fvcore attributes operators to it."""
 
     def __init__(self, advance: Callable[..., Any], exit_index: int) -> None:
         super().__init__()
@@ -66,7 +68,7 @@ class _Stage(nn.Module):
 
 
 class _Staged(nn.Module):
-    """A model run one exit at a time; what comes before the first stage belongs to every exit."""
+    """A model that computes one exit after another; work before the first stage counts for every exit."""
 
     def __init__(self, model: Encoder | Cascade) -> None:
         super().__init__()
@@ -82,12 +84,11 @@ class _Staged(nn.Module):
 
 
 def _count(model: Encoder | Cascade, length: int) -> list[int]:
-    """Cumulative multiply-adds up to each exit for one example of `length` tokens, in one trace."""
+    """Return the multiply-adds up to each exit for one example of `length` tokens."""
     ids = torch.zeros(1, length, dtype=torch.long, device=model.device)
     was_training = model.training
     staged = _Staged(model).eval()
-    # "caller" gives an operator to every module that is running, so a dense layer that all exits share
-    # counts at each of them.
+    # "caller" attributes an operator to the modules that are running: a dense layer that exits share counts at each.
     analysis = JitModelAnalysis(staged, (ids, torch.ones_like(ids))).ancestor_mode("caller")
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False).set_op_handle(**_HANDLES)
     try:
@@ -107,14 +108,15 @@ def _count(model: Encoder | Cascade, length: int) -> list[int]:
 
 
 def _shape(value: Any) -> list[int]:
-    """Sizes of a traced tensor."""
+    """Return the sizes of a traced tensor."""
     return value.type().sizes()
 
 
 def _product(left: int) -> Callable[[list[Any], list[Any]], Counter[str]]:
-    """Handle of an operator whose `left`-th input is contracted over its last axis: output size x that axis.
+    """Return the handle of an operator that contracts its input number `left` over the last axis.
 
-    One rule for them all; fvcore's own handle for matmul is wrong where the left side broadcasts.
+    The count is the size of the output x that axis. fvcore's own handle of matmul is wrong if the left input
+    broadcasts.
     """
 
     def count(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
@@ -124,7 +126,7 @@ def _product(left: int) -> Callable[[list[Any], list[Any]], Counter[str]]:
 
 
 def _attention(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
-    """Handle of scaled_dot_product_attention, which fvcore omits: queries x keys x (sizes of both)."""
+    """Count scaled_dot_product_attention, which fvcore omits: queries x keys x (size of a query + size of a value)."""
     query, key, value = (_shape(each) for each in inputs[:3])
     return Counter(products=math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1]))
 
@@ -137,7 +139,7 @@ _HANDLES = {
 
 
 def _quadratic(at: tuple[int, ...], values: list[int]) -> tuple[Fraction, Fraction, Fraction]:
-    """The exact (c0, c1, c2) of the quadratic through three points."""
+    """Return the exact coefficients c0, c1, c2 of the quadratic through three points."""
     (x0, x1, x2), (y0, y1, y2) = at, values
     slope = Fraction(y1 - y0, x1 - x0)
     c2 = (Fraction(y2 - y0, x2 - x0) - slope) / (x2 - x1)

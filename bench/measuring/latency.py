@@ -1,7 +1,7 @@
-"""Wall-clock of early exit on the machine at hand.
+"""Latency of models with early exit on this machine.
 
-All contestants, the reference among them, go through the same engine in the same deployed form. They take turns in
-every round, in an order drawn anew for each, so that a machine that slows down, or heats up, favours nobody.
+All contestants and the reference use the same engine and the same deployed form. In every round each is timed once, in
+a random order, so that changes in the speed of the machine affect all alike.
 """
 
 import time
@@ -22,25 +22,25 @@ from bench.tasks.examples import Examples
 
 @dataclass(frozen=True)
 class Operated:
-    """A model, deployed, and the rule it is operated with.
+    """A deployed model with its exit policy.
 
-    `left` is for one whose weights mean nothing (drawn for the shape of a model that is not here): the rule is asked as
-    ever, which takes its time, but rows leave where `left` says.
+    `left` gives the exits of a model with random weights (`saved.of_shape`): the policy is computed, because it takes
+    time, but its decisions are replaced by these exits.
     """
 
     model: DeployedEncoder | DeployedCascade
     leaves: Leaves = never
     left: NDArray[np.int64] | None = None
-    """[N] the 0-based exit of each example."""
+    """[N] exit of each example, 0-based."""
 
     def rule(self, positions: NDArray[np.int64]) -> Leaves:
-        """The rule for one pass over the batch of the examples at `positions`."""
+        """Return the exit policy for one pass over the batch of the examples at `positions`."""
         return self.leaves if self.left is None else told(self.leaves, self.left[positions])
 
 
 def told(leaves: Leaves, left: NDArray[np.int64]) -> Leaves:
-    """A rule for one batch, whose rows leave at the exits [B] `left` whatever `leaves`, which is asked, says."""
-    here = left  # of those who are still there
+    """Return a policy for one batch that computes `leaves` and then lets rows exit at `left` [B], 0-based."""
+    here = left  # exits of the rows that have not left
 
     def rule(seen: Sequence[NDArray[np.floating]], signals: Sequence[NDArray[np.floating]]) -> NDArray[np.bool_]:
         nonlocal here
@@ -54,22 +54,34 @@ def told(leaves: Leaves, left: NDArray[np.int64]) -> Leaves:
 
 @dataclass(frozen=True)
 class Timing:
-    """What one contestant took at one batch size."""
+    """Latency of one contestant at one batch size."""
 
     seconds: NDArray[np.float64]
-    """[R] for all examples, in each round."""
+    """[R] seconds for all examples in each round."""
     slow: float
-    """The 95th percentile of the seconds of one batch, over batches and rounds."""
+    """95th percentile of the seconds of one batch, over batches and rounds."""
 
 
 def measure(
     contestants: Sequence[Operated], examples: Examples, *, batch_size: int, rounds: int, seed: int
 ) -> list[Timing]:
-    """Time every contestant over all of `examples`, once a round.
+    """Time every contestant on all examples, once in each round.
 
-    All get the same batches, of similar length and padded before the clock starts; each begins with one example that
-    is not timed, which brings its weights into the cache. UserError where contestants are on different devices or
-    there is nothing to time.
+    All contestants get the same batches, of examples of similar length, padded before the measurement. Before each
+    measurement one example is computed that is not timed, to load the weights into the cache.
+
+    Args:
+        contestants: The models with their exit policies, on one device.
+        examples: The examples.
+        batch_size: Examples in a batch.
+        rounds: Number of rounds.
+        seed: Seed of the order of the contestants.
+
+    Returns:
+        The timing of each contestant.
+
+    Raises:
+        UserError: Contestants are on different devices, or there is nothing to time.
     """
     devices = {contestant.model.device for contestant in contestants}
     if len(devices) > 1:
@@ -83,7 +95,7 @@ def measure(
     first = batches[middle].take(alone)
     times = np.empty((rounds, len(contestants), len(batches)))
     with torch.inference_mode(), torch.autocast(device.type, enabled=False):
-        answer(contestants[0].model, batches[0], never)  # memory for the largest tensors is there from now on
+        answer(contestants[0].model, batches[0], never)  # allocates memory for the largest tensors
         for own in times:
             for position in rng.permutation(len(contestants)):
                 one = contestants[position]

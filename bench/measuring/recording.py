@@ -1,4 +1,4 @@
-"""Recording a trace: one pass over a split with every exit on."""
+"""Recording of traces."""
 
 import numpy as np
 import torch
@@ -11,13 +11,18 @@ from bench.tasks.batches import collate, length_batches
 from bench.tasks.examples import Examples
 from bench.trace import Trace
 
-MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-
 
 def record(model: Encoder | Cascade, examples: Examples, batch_size: int, bfloat16: bool = False) -> Trace:
-    """One evaluation pass with every exit on, on the model's device.
+    """Compute every exit of a model for all examples, on the model's device.
 
-    In float32 without autocast, as every trace that is kept; with bfloat16 products where only a choice hangs on it.
+    Args:
+        model: The model; it is in eval mode meanwhile.
+        examples: The examples of a split.
+        batch_size: Examples in a batch.
+        bfloat16: Whether products are computed in bfloat16; traces that are saved are computed in float32.
+
+    Raises:
+        UserError: There are no examples.
     """
     batches = length_batches(examples.lengths, batch_size, None)
     if not batches:
@@ -39,6 +44,6 @@ def record(model: Encoder | Cascade, examples: Examples, batch_size: int, bfloat
 
 
 def model_inputs(examples: Examples, positions: NDArray[np.int64], device: torch.device) -> dict[str, Tensor]:
-    """What a model reads of the examples at `positions`: padded tensors [B, n] on `device`."""
+    """Return the model's inputs for the examples at `positions`: padded tensors [B, n] on `device`."""
     batch = collate([examples[int(i)] for i in positions])
-    return {name: batch[name].to(device) for name in MODEL_INPUTS}
+    return {name: batch[name].to(device) for name in ("input_ids", "attention_mask", "token_type_ids")}

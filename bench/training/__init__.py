@@ -1,1 +1,1 @@
-
+"""Training: the loop, losses, targets of a teacher, and files of a stage."""

@@ -1,4 +1,4 @@
-"""Batches on their way to the device, each made ready while the one before it is worked on."""
+"""Batches on the device, each prepared while the one before it is computed."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ B = TypeVar("B")
 
 
 def feed(examples: Examples, schedule: Sequence[Sequence[int]], device: torch.device) -> Iterator[dict[str, Tensor]]:
-    """The batches of a schedule, on `device`.
+    """Yield the batches of a schedule (positions of `examples`) on `device`.
 
-    For a GPU a thread pads and pins the next one meanwhile, and its copy waits for nothing. A CPU has no time to spare:
-    there each is made when it is asked for.
+    For a GPU a thread pads and pins the next batch in the meantime. On a CPU, where the thread would slow down the
+    computation, each batch is made when it is needed.
     """
 
     def made(rows: Sequence[int]) -> dict[str, Tensor]:
@@ -37,7 +37,7 @@ def feed(examples: Examples, schedule: Sequence[Sequence[int]], device: torch.de
 
 
 def ahead(make: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
-    """`make` of every item, in order, one item ahead of what is asked for; an error comes where its item would."""
+    """Yield `make(item)` for every item in order, computed one item ahead; exceptions are raised in turn."""
     with ThreadPoolExecutor(1) as worker:
         coming: Future[B] | None = None
         for item in items:

@@ -1,4 +1,4 @@
-"""What a training writes, and when: one file of a stage while it runs, one when it has ended."""
+"""Files of a stage, a checkpoint while it runs and the final weights after it, and when they are written."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ FINAL = "final.safetensors"
 
 
 class Saving:
-    """Decides when a run writes: not before it is `seconds` old, and while a stage runs not more often than that.
+    """When a run writes: not before `seconds` after its start, and within a stage at most every `seconds`.
 
-    A run that is younger loses less than `seconds` by starting again, so it writes nothing. One that went on from
-    something on the disk has shown that it gets killed: it writes every stage that ends.
+    A run killed earlier loses less than `seconds`. A run that was resumed may be killed again, so it writes the result
+    of every stage.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -32,22 +32,24 @@ class Saving:
         self.began = self.last = time.monotonic()
 
     def resumed(self) -> None:
+        """Record that the run continues from a file."""
         self.began = -float("inf")
 
     def old_enough(self) -> bool:
-        """Whether a stage that has ended is written."""
+        """Return whether the result of a finished stage is written."""
         return time.monotonic() - self.began >= self.seconds
 
     def due(self) -> bool:
-        """Whether a stage that runs is written now."""
+        """Return whether a checkpoint is written now."""
         return time.monotonic() - self.last >= self.seconds
 
     def wrote(self) -> None:
+        """Record that a file was written."""
         self.last = time.monotonic()
 
 
 def write(tensors: dict[str, Tensor], path: Path, notes: dict[str, Any] | None = None) -> None:
-    """Writes tensors, and notes of plain values, so that `path` is whole or not there."""
+    """Write tensors, and notes that JSON can hold, to a safetensors file in one atomic step."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     save_file({key: value.contiguous() for key, value in tensors.items()}, part, {"notes": json.dumps(notes or {})})
@@ -55,25 +57,19 @@ def write(tensors: dict[str, Tensor], path: Path, notes: dict[str, Any] | None =
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """What `write` wrote."""
+    """Return the tensors and notes of a file that `write` wrote."""
     with safe_open(path, "pt") as file:
         tensors = {weight_name(key): file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         return tensors, json.loads(file.metadata()["notes"])
 
 
-def notes(path: Path) -> dict[str, Any]:
-    """The notes alone."""
-    with safe_open(path, "pt") as file:
-        return json.loads(file.metadata()["notes"])
-
-
 def saved(stage: Path) -> bool:
-    """Whether the folder of a stage holds something to go on from."""
+    """Return whether the folder of a stage holds a checkpoint or final weights."""
     return (stage / FINAL).is_file() or (stage / CHECKPOINT).is_file()
 
 
 def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The random generators of torch (tensors), and of Python and NumPy (plain values)."""
+    """Return the states of the random generators: of torch as tensors, of Python and NumPy as plain values."""
     tensors = {"random.cpu": torch.get_rng_state()}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         tensors["random.cuda"] = torch.cuda.get_rng_state()
@@ -82,7 +78,7 @@ def random_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def set_random_state(tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-    """Puts back what `random_state` gave."""
+    """Restore the states that `random_state` returned."""
     torch.set_rng_state(tensors["random.cpu"])
     if "random.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["random.cuda"])

@@ -1,4 +1,4 @@
-"""What a frozen teacher says of the training examples, computed once and kept where memory allows."""
+"""Outputs of a frozen teacher on the training examples, computed once and kept if they fit into memory."""
 
 from __future__ import annotations
 
@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """A teacher's exit logits [E, B, C] and, where asked for, hidden states, L+1 of [B, n, d], and
-    attention scores before the softmax, L of [B, heads, n, n], for one batch. What they hold at padding
-    means nothing."""
+    """Outputs of a teacher for one batch; values at padding have no meaning.
+
+    Attributes:
+        logits: [E, B, C], of every exit.
+        hidden: Hidden states, L + 1 tensors [B, n, d]; empty if not requested.
+        attention: Attention scores before the softmax, L tensors [B, heads, n, n]; empty if not requested.
+    """
 
     logits: Tensor
     hidden: tuple[Tensor, ...] = ()
@@ -29,33 +33,48 @@ class Target:
 
 
 class _Packed:
-    """One tensor of every example, end to end: a batch of them is one gather, on whatever device they lie.
+    """Tensors of all examples, concatenated, so that a batch is read in one gather.
 
-    `rows` [L, total, ...]; example i has `counts[i]` of the `total` from `starts[i]` on.
+    `rows` is [levels, total, size]; example i has the `counts[i]` rows from `starts[i]` on.
+
+    Args:
+        counts: Rows of each example.
+        shape: Levels, and the size of a row; 0: a row is one number.
+        device: Where they are kept.
     """
 
     def __init__(self, counts: Tensor, shape: tuple[int, int], device: torch.device) -> None:
-        """`shape`: levels, and the size of a row (0: a row is one number)."""
         self.starts = torch.cumsum(counts, 0) - counts
         levels, size = shape
         self.rows = torch.empty(levels, int(counts.sum()), *([size] if size else []), device=device)
         self.starts = self.starts.to(device)
 
     def put(self, where: Tensor, values: Tensor) -> None:
+        """Write `values` [L, K, ...] to the rows `where` [K]."""
         self.rows[:, where] = values
 
     def get(self, where: Tensor) -> Tensor:
-        """[L, *where.shape, ...]"""
+        """Return the rows `where` as [L, *where.shape, ...]."""
         return self.rows.index_select(1, where.flatten()).unflatten(1, where.shape)
 
 
 class FrozenTeacher:
-    """A teacher in eval mode whose answers on `examples` are kept if they fit into `budget` bytes.
+    """A teacher in eval mode whose outputs on `examples` are kept if they fit into `budget` bytes.
 
-    Kept answers are computed in one pass over sorted batches, so they do not depend on the order of training: a resumed
-    run sees the same numbers. Where they do not fit, each batch is computed when it is asked for. The teacher computes
-    in the precision of training (`bfloat16`: bfloat16 products), as the student beside it; answers are kept in float32,
-    on the model's device as long as they take up to half of its free memory.
+    Kept outputs are computed in one pass over batches sorted by length. They do not depend on the order of training,
+    so a resumed run reads the same numbers. Outputs that do not fit are computed batch by batch when they are needed.
+    They are kept in float32, on the model's device if they take at most half of its free memory.
+
+    Args:
+        model: The teacher; it is frozen.
+        examples: The training examples.
+        budget: Bytes that the outputs may take.
+        hidden: Whether hidden states are returned.
+        batch_size: Examples in a batch of the pass.
+        attention: Whether attention scores are returned.
+        layers: Layers (1-based) whose hidden states and attention scores are returned; None: all. Level 0 of the hidden
+            states is always returned.
+        bfloat16: Whether products are computed in bfloat16, as in training.
     """
 
     def __init__(
@@ -69,7 +88,6 @@ class FrozenTeacher:
         layers: Sequence[int] | None = None,
         bfloat16: bool = False,
     ):
-        """`layers` (1-based): whose hidden states and attention scores are given, None: all; level 0 is."""
         self.model, self.hidden, self.attention = model.eval().requires_grad_(False), hidden, attention
         self.bfloat16 = bfloat16
         config = model.config
@@ -84,13 +102,13 @@ class FrozenTeacher:
             self._keep(examples, batch_size, _home(model.device, 4 * numbers))
 
     def __call__(self, batch: dict[str, Tensor]) -> Target:
-        """The answers for a collated batch of the examples (its `idx` are positions in them)."""
+        """Return the outputs for a collated batch, whose `idx` are positions in the examples."""
         if not self.kept:
             return self._compute(batch)
         device, length = batch["input_ids"].device, batch["input_ids"].shape[1]
         home = self.logits.device
         rows = batch["idx"].to(home)
-        # Places past an example's end mean nothing: they are read from its last token.
+        # Padding reads the values of the example's last token.
         within = torch.minimum(torch.arange(length, device=home), self.lengths[rows][:, None] - 1)
         hidden: tuple[Tensor, ...] = ()
         attention: tuple[Tensor, ...] = ()
@@ -104,7 +122,7 @@ class FrozenTeacher:
         return Target(self.logits[:, rows].to(device), hidden, attention)
 
     def _pairs(self, rows: Tensor, within: Tensor) -> Tensor:
-        """[B, n, n] where in an example's n_x x n_x scores each pair of places is."""
+        """Return the index [B, n, n] of each pair of tokens among the n_x x n_x scores of an example."""
         return within[:, :, None] * self.lengths[rows][:, None, None] + within[:, None, :]
 
     @torch.no_grad()
@@ -148,7 +166,7 @@ class FrozenTeacher:
 
 
 def _home(device: torch.device, size: int) -> torch.device:
-    """Where `size` bytes are kept: on the device unless they took more than half of its free memory."""
+    """Return where `size` bytes are kept: on the device, or on the CPU if they exceed half of its free memory."""
     if device.type != "cuda" or size <= torch.cuda.mem_get_info(device)[0] / 2:
         return device
     return torch.device("cpu")

@@ -1,4 +1,4 @@
-"""The word embedding while it trains: only the rows that the examples use."""
+"""Training of only those rows of the word embedding that the examples use."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ from bench.tasks.examples import Examples
 
 
 class UsedWords:
-    """Trains the used rows of a word embedding in place of the whole table.
+    """The rows of a word embedding that the examples use, as a parameter that is trained in place of the whole table.
 
-    A row that no example uses has no gradient, ever: of AdamW's step only the weight decay is left, a factor. So the
-    gradient, its norm and the optimizer need the used rows alone, and the factor is applied when the table is read:
-    the same update as on the whole table, but for rounding, and half of a small model's parameters are not touched in
-    every step. While the table is in training mode its output comes from `rows`; in eval mode from the table itself,
-    which `write_back` makes current.
+    A row that no example uses has no gradient, so AdamW multiplies it by a factor for the weight decay in each step and
+    does nothing else. The optimizer therefore updates `rows` alone, and the product of the factors is applied to the
+    other rows when the table is read. Up to rounding the update is that of the whole table, which in a small model
+    holds half of all parameters. In training mode the table's output comes from `rows`; in eval mode it comes from the
+    table, which `write_back` updates.
+
+    Args:
+        table: The word embedding.
+        used: Sorted ids of the rows that the examples use.
     """
 
     def __init__(self, table: nn.Embedding, used: Tensor) -> None:
@@ -39,7 +43,7 @@ class UsedWords:
 
     @classmethod
     def of(cls, model: nn.Module, examples: Examples) -> list[UsedWords]:
-        """One for each word embedding of the suite's encoders in `model` that is to be trained."""
+        """Return one for each trainable word embedding of the suite's encoders in `model`."""
         tables = [part.words for part in model.modules() if isinstance(part, Embeddings)]
         ids = np.unique(np.fromiter(chain.from_iterable(examples.input_ids), dtype=np.int64))
         found = []
@@ -57,18 +61,22 @@ class UsedWords:
         return F.embedding(places.clamp(min=0), self.rows, self.padding)
 
     def decayed(self, factor: float) -> None:
-        """Notes a step's weight decay for the rows that are not trained."""
+        """Record the weight decay of a step for the rows that are not used."""
         self.factor *= factor
 
     @torch.no_grad()
     def write_back(self) -> None:
-        """Makes the table what it would be, had it been trained whole."""
+        """Write the trained rows, and the decay of the other rows, to the table."""
         self.table.weight.mul_(self.factor)
         self.table.weight[self.used] = self.rows.detach()
         self.factor = 1.0
 
     def check(self) -> None:
-        """Raises UserError where the loss used more of the table than the examples' own rows; synchronises."""
+        """Check that the loss used no other rows of the table; waits for the device.
+
+        Raises:
+            UserError: The loss used other rows, or the table itself.
+        """
         if self.table.weight.grad is not None or bool(self.unknown):
             raise UserError(
                 "the loss uses words that no training example holds, or the word embedding itself; "
@@ -76,4 +84,5 @@ class UsedWords:
             )
 
     def close(self) -> None:
+        """Remove the hook from the table."""
         self._hook.remove()

@@ -1,5 +1,4 @@
-"""Pre-trained weights as they lie in files: found, opened, and held against their own configuration.
+"""Files of pretrained checkpoints: found, read, and checked against their own configuration.
 
-Nothing here trusts a checkpoint: a name, shape, number type or value that does not fit ends in one line, never in
-weights that a library has drawn in silence.
+A name, shape, number type or value that does not fit is a UserError of one line; no weight is silently left random.
 """

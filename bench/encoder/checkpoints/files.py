@@ -1,4 +1,4 @@
-"""Where a checkpoint lies (the Hub, a folder, a Python package), which of its files count, and what they hash to."""
+"""Locations of checkpoints (Hub, folder, Python package), their files, and hashes of these."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -25,11 +25,15 @@ _HUB = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 
 
 def find(name: str, revision: str | None = None) -> Path:
-    """The folder of a checkpoint on this machine; what the Hub has and this machine has not is fetched.
+    """Return the folder of a checkpoint on this machine; missing files of the Hub are downloaded.
 
-    `name` is a folder, `package:<module>/<folder>` inside an installed Python package, or a Hub id, which may carry the
-    commit to use: `owner/name@commit`. Raises UserError where there is no such folder, package or Hub id, and for a
-    revision of what is not on the Hub.
+    Args:
+        name: A folder, `package:<module>/<folder>` for a folder of an installed Python package, or a Hub id:
+            `owner/name` or `owner/name@commit`.
+        revision: Commit or branch of a Hub id.
+
+    Raises:
+        UserError: There is no such checkpoint, or a revision is given for one that is not on the Hub.
     """
     if name.startswith("package:"):
         path = _in_package(name)
@@ -47,10 +51,10 @@ def find(name: str, revision: str | None = None) -> Path:
 
 
 def weight_files(name: str, folder: Path) -> list[Path]:
-    """The files that hold a checkpoint's weights. Raises UserError where there are none that can be read.
+    """Return the files with a checkpoint's weights: a safetensors file, its shards, or else a PyTorch file.
 
-    One safetensors file, or the shards that its index names, or, where there is neither, one PyTorch file: some of the
-    Hub's students are published as nothing else.
+    Raises:
+        UserError: There is none of them, or a shard is missing.
     """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
@@ -73,20 +77,24 @@ def weight_files(name: str, folder: Path) -> list[Path]:
 
 
 def digest(name: str, revision: str | None = None) -> str:
-    """sha256 of a checkpoint's config.json and weight files: of their bytes, wherever they lie."""
+    """Return the sha256 of the bytes of a checkpoint's config.json and weight files."""
     folder = find(name, revision)
     index = [folder / INDEX] * (not (folder / WEIGHTS).is_file() and (folder / INDEX).is_file())
     return _united([folder / CONFIG, *index, *weight_files(name, folder)])
 
 
 def tokenizer_digest(name: str, revision: str | None = None) -> str:
-    """sha256 of the files of a checkpoint's tokenizer."""
+    """Return the sha256 of the files of a checkpoint's tokenizer."""
     folder = find(name, revision)
     return _united(folder / file for file in TOKENIZER if (folder / file).is_file())
 
 
 def read_json(name: str, path: Path) -> dict[str, Any]:
-    """The mapping in a JSON file of the checkpoint `name`. Raises UserError where it holds none."""
+    """Read a JSON file of the checkpoint `name`.
+
+    Raises:
+        UserError: The file holds no mapping.
+    """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -98,7 +106,11 @@ def read_json(name: str, path: Path) -> dict[str, Any]:
 
 
 def refuse_stub(name: str, path: Path) -> None:
-    """Raises UserError where `path` only stands for the file that it should be."""
+    """Check that `path` is a file with content.
+
+    Raises:
+        UserError: It is empty, a Git-LFS pointer, a web page, or cannot be read.
+    """
     try:
         with path.open("rb") as file:
             start = file.read(64)
@@ -115,7 +127,7 @@ def refuse_stub(name: str, path: Path) -> None:
 def _folder(name: str) -> Path:
     try:
         return Path(name).expanduser()
-    except RuntimeError as error:  # ~someone, who is not a user here
+    except RuntimeError as error:  # ~name of an unknown user
         raise UserError(f"checkpoint {name}: {error}") from None
 
 
@@ -131,7 +143,7 @@ def _in_package(name: str) -> Path:
     return Path(places[0]) / folder
 
 
-@cache  # a network's answer; asked for once a contestant and task
+@cache  # needs the network
 def _on_hub(name: str, revision: str | None) -> Path:
     repository, _, pinned = name.partition("@")
     if pinned and revision and pinned != revision:
@@ -142,23 +154,19 @@ def _on_hub(name: str, revision: str | None) -> Path:
     try:
         folder = Path(snapshot_download(**wanted, allow_patterns=[CONFIG, INDEX, *TOKENIZER]))
         shards = ["model-*.safetensors"] if (folder / INDEX).is_file() else []
-        for patterns in ([WEIGHTS], shards, [PICKLED]):
-            if patterns and not any(file for pattern in patterns for file in folder.glob(pattern)):
-                snapshot_download(**wanted, allow_patterns=patterns)
-            if patterns and any(file for pattern in patterns for file in folder.glob(pattern)):
+        for pattern in (WEIGHTS, *shards, PICKLED):
+            if not any(folder.glob(pattern)):
+                snapshot_download(**wanted, allow_patterns=[pattern])
+            if any(folder.glob(pattern)):
                 break
-    except Exception as error:  # the Hub's, the network's and the disk's errors have no base of their own
+    except Exception as error:  # errors of the Hub, the network and the disk
         raise UserError(
-            f"checkpoint {name}: not on this machine, and the Hub does not give it ({_first_line(error)}); run "
-            f"`hf download {repository}` where there is a network, or name a folder"
+            f"checkpoint {name}: not on this machine, and the Hub does not give it ({first_line(error)}); run "
+            f"`hf download {repository}` on a machine with a network, or name a folder"
         ) from error
     if not (folder / CONFIG).is_file():
         raise UserError(f"checkpoint {name}: no config.json on the Hub or in {folder}; is it a transformers model?")
     return folder
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _united(files: Iterable[Path]) -> str:

@@ -1,4 +1,4 @@
-"""BERT's and DistilBERT's layouts: what a configuration says, how the weights are named, and whether they agree."""
+"""The layouts of BERT and DistilBERT checkpoints: their configuration and the names and shapes of their weights."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from bench.encoder.checkpoints.weights import Stored
 from bench.errors import UserError
 
 MOST_LAYERS = 1_000
-"""Beyond this a configuration is broken; to read it on would fill the memory."""
+"""A configuration with more layers is taken for damaged."""
 
-# Theirs, ours, and the shape of the weight: d hidden, f FFN, V words, P positions, S segments; `#` is the layer. All
-# but the embeddings have a bias of the weight's first dimension.
+# Module of the checkpoint, module of `Encoder`, shape of the weight (V vocabulary, P positions, S segments, d hidden
+# size, f FFN neurons); `#` stands for the layer. All but embeddings have a bias of the weight's first dimension.
 _MODULES = {
     "bert": (
         ("embeddings.word_embeddings", "embeddings.words", "Vd"),
@@ -49,7 +49,7 @@ _MODULES = {
         ("transformer.layer.#.output_layer_norm", "layers.#.ffn_norm", "d"),
     ),
 }
-# The head that predicts masked words: its parts, and the names of its bias and of the matrix tied to the embedding.
+# The masked-word head: its modules, the names its bias may have, and the matrix that is tied to the word embedding.
 _WORDS = {
     "bert": (
         (("cls.predictions.transform.dense", "0", "dd"), ("cls.predictions.transform.LayerNorm", "2", "d")),
@@ -62,7 +62,7 @@ _WORDS = {
         "vocab_projector.weight",
     ),
 }
-# What a configuration calls each size. Those of BERT may be left out with the value that transformers then takes.
+# Keys of config.json.
 _SIZES = {
     "bert": {
         "V": "vocab_size", "P": "max_position_embeddings", "S": "type_vocab_size", "d": "hidden_size",
@@ -74,12 +74,11 @@ _SIZES = {
     },
 }  # fmt: skip
 _RATES = {
-    "bert": {
-        "hidden_act": "hidden_act", "dropout": "hidden_dropout_prob",
-        "attention_dropout": "attention_probs_dropout_prob",
-    },
-    "distilbert": {"hidden_act": "activation", "dropout": "dropout", "attention_dropout": "attention_dropout"},
-}  # fmt: skip
+    "bert": {"dropout": "hidden_dropout_prob", "attention_dropout": "attention_probs_dropout_prob"},
+    "distilbert": {"dropout": "dropout", "attention_dropout": "attention_dropout"},
+}
+_ACTIVATION = {"bert": "hidden_act", "distilbert": "activation"}
+_ONLY = {"position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False}
 _PREFIX = re.compile(r"((module|model|_orig_mod|base_model|backbone|encoder|0|auto_model)\.)*((bert|distilbert)\.)?")
 _HEADS = re.compile(
     r"(cls|classifier|pre_classifier|qa_outputs|pooler|lm_head|fit_denses?|vocab_transform|vocab_layer_norm"
@@ -90,139 +89,168 @@ _LAYER = re.compile(r"(?:encoder|transformer)\.layer\.(\d+)\.")
 
 @dataclass(frozen=True)
 class Layout:
-    """What config.json says: `kind` names the layout, `shape` is what `EncoderConfig` takes."""
+    """What config.json says: `kind` names the layout, `shape` holds arguments of `EncoderConfig`."""
 
     kind: str
     shape: dict[str, Any]
 
     def modules(self) -> Iterator[tuple[str, str, str]]:
-        """(theirs, ours, shape) of every module, layer by layer; those without a `#` once."""
-        for theirs, ours, shape in _MODULES[self.kind]:
+        """Yield the name in the checkpoint, the name in `Encoder`, and the letters of the shape of each module."""
+        for theirs, ours, letters in _MODULES[self.kind]:
             for layer in range(len(self.shape["heads"]) if "#" in theirs else 1):
-                yield theirs.replace("#", str(layer)), ours.replace("#", str(layer)), shape
+                yield theirs.replace("#", str(layer)), ours.replace("#", str(layer)), letters
 
     def size(self, letters: str) -> tuple[int, ...]:
-        """The shape that letters stand for."""
+        """Return the shape that letters stand for."""
         s = self.shape
         sizes = {"V": s["vocab_size"], "P": s["max_positions"], "S": s["type_vocab_size"], "d": s["hidden_size"]}
         return tuple((sizes | {"f": s["ffn"][0]})[letter] for letter in letters)
 
 
 def read(name: str, folder: Path) -> Layout:
-    """The layout of the checkpoint `name`, from its configuration. Raises UserError naming the key and its value."""
+    """Read the layout of the checkpoint `name` from its configuration.
+
+    Raises:
+        UserError: A key is missing or has a value that cannot be used.
+    """
     values = read_json(name, folder / CONFIG)
     kind = values.get("model_type")
-    if kind is None:  # early BERTs do not say it
-        kind = next(
-            (kind for kind, sizes in _SIZES.items() if sizes["d"] in values and sizes["layers"] in values), None
-        )
+    if kind is None:  # early BERT checkpoints do not say it
+        kind = next((kind for kind, keys in _SIZES.items() if {keys["d"], keys["layers"]} <= values.keys()), None)
     if not isinstance(kind, str) or kind not in _MODULES:
         raise _wrong(name, "model_type", kind, "bert and distilbert can be read")
-    sizes = {letter: _count(name, values, key, letter == "S") for letter, key in _SIZES[kind].items()}
+    keys = _SIZES[kind]
+    sizes = {letter: _count(name, values, key, letter == "S") for letter, key in keys.items()}
     if sizes["d"] % sizes["heads"]:
-        keys = _SIZES[kind]
         raise _wrong(name, keys["d"], sizes["d"], f"must be a multiple of {keys['heads']}, {sizes['heads']}")
-    for key, usual in {
-        "position_embedding_type": "absolute",
-        "is_decoder": False,
-        "add_cross_attention": False,
-    }.items():
+    if sizes["layers"] > MOST_LAYERS:
+        raise _wrong(name, keys["layers"], sizes["layers"], f"at most {MOST_LAYERS} layers can be read")
+    for key, usual in _ONLY.items():
         if values.get(key, usual) != usual:
             raise _wrong(name, key, values[key], f"only an encoder with {key}: {usual} can be read")
-    rates = {ours: values.get(theirs, 0.1) for ours, theirs in _RATES[kind].items()}
-    act_key = _RATES[kind]["hidden_act"]
-    activation = values.get(act_key, "gelu")
+    activation = values.get(_ACTIVATION[kind], "gelu")
     if not isinstance(activation, str) or activation not in ACT2FN:
-        raise _wrong(name, act_key, activation, "an activation that transformers knows is needed, such as gelu")
-    rates |= {
-        "layer_norm_eps": values.get("layer_norm_eps", 1e-12),
-        "initializer_range": values.get("initializer_range", 0.02),
-    }
-    for ours, value in rates.items():
-        if ours != "hidden_act" and (
-            isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1
-        ):
-            raise _wrong(name, _RATES[kind].get(ours, ours), value, "a number from 0 to below 1 is needed")
+        raise _wrong(name, _ACTIVATION[kind], activation, "an activation of transformers is needed, such as gelu")
+    rates = {ours: (theirs, values.get(theirs, 0.1)) for ours, theirs in _RATES[kind].items()}
+    for key, usual in (("layer_norm_eps", 1e-12), ("initializer_range", 0.02)):
+        rates[key] = (key, values.get(key, usual))
+    for key, value in rates.values():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+            raise _wrong(name, key, value, "a number from 0 to below 1 is needed")
     pad = values.get("pad_token_id") or 0
     if isinstance(pad, bool) or not isinstance(pad, int) or not 0 <= pad < sizes["V"]:
         raise _wrong(name, "pad_token_id", pad, f"must be below vocab_size, {sizes['V']}")
-    if sizes["layers"] > MOST_LAYERS:
-        key = _SIZES[kind]["layers"]
-        raise _wrong(name, key, sizes["layers"], f"more than {MOST_LAYERS} layers are no encoder of this kind")
-    return Layout(
-        kind,
-        rates
-        | {
-            "hidden_act": activation,
-            "vocab_size": sizes["V"],
-            "max_positions": sizes["P"],
-            "type_vocab_size": sizes.get("S", 0),
-            "hidden_size": sizes["d"],
-            "head_size": sizes["d"] // sizes["heads"],
-            "heads": [sizes["heads"]] * sizes["layers"],
-            "ffn": [sizes["f"]] * sizes["layers"],
-            "pad_token_id": pad,
-        },
-    )
+    shape = {
+        "hidden_act": activation,
+        "vocab_size": sizes["V"],
+        "max_positions": sizes["P"],
+        "type_vocab_size": sizes.get("S", 0),
+        "hidden_size": sizes["d"],
+        "head_size": sizes["d"] // sizes["heads"],
+        "heads": [sizes["heads"]] * sizes["layers"],
+        "ffn": [sizes["f"]] * sizes["layers"],
+        "pad_token_id": pad,
+    }
+    return Layout(kind, shape | {ours: value for ours, (_, value) in rates.items()})
 
 
 def match(name: str, layout: Layout, stored: dict[str, Stored]) -> dict[str, str]:
-    """Our name of each encoder weight -> theirs, prefixes and old names understood.
+    """Return the name in `Encoder` -> the stored name of each encoder weight.
 
-    Without `dense.*` where the checkpoint has no pooler. Raises UserError for a weight that is missing, of another
-    shape than the configuration says, or not understood; heads that an encoder may carry are passed over.
+    Known prefixes and old names of weights are understood, and known heads of other tasks are skipped. `dense.*` is
+    missing if the checkpoint has no pooler.
+
+    Raises:
+        UserError: A weight is missing, has another shape than the configuration says, or is not understood.
     """
     inner, outer = _prefixes(name, layout, stored)
-    there = _by_plain_name(name, stored, inner)
-    _check_depth(name, layout, there)
-    found = {}
+    weights = _Weights(name, layout, stored, inner)
+    layers = {int(found[1]) for found in map(_LAYER.match, weights.names) if found}
+    said, has = len(layout.shape["heads"]), max(layers, default=-1) + 1
+    if said != has:
+        key = _SIZES[layout.kind]["layers"]
+        raise _wrong(
+            name, key, said, f"its weights have {has} layers; correct it, or use the weights that belong to it"
+        )
+    found: dict[str, str] = {}
     for theirs, ours, letters in layout.modules():
-        if letters[0] == "S" and not layout.shape["type_vocab_size"]:
+        absent = not {f"{theirs}.weight", f"{theirs}.bias"} & weights.names.keys()
+        if (ours == "embeddings.segments" and not layout.shape["type_vocab_size"]) or (ours == "dense" and absent):
             continue
-        parts = {"weight": letters} if ours.startswith("embeddings.") and len(letters) == 2 else _with_bias(letters)
-        if ours == "dense" and not any(f"{theirs}.{part}" in there for part in parts):
-            continue
-        for part, shape in parts.items():
-            found[f"{ours}.{part}"] = _one(name, layout, stored, there, f"{theirs}.{part}", shape, inner)
+        found |= weights.module(theirs, ours, letters)
     used = set(found.values())
-    for plain, key in there.items():
-        if key not in used and not _HEADS.fullmatch(plain):
-            raise _unknown(name, stored, key)
-    for key in stored:
-        if not key.startswith(inner) and not _HEADS.fullmatch(key.removeprefix(outer)):
-            raise _unknown(name, stored, key)
+    others = {key: plain for plain, key in weights.names.items() if key not in used}
+    others |= {key: key.removeprefix(outer) for key in stored if not key.startswith(inner)}
+    for key, plain in others.items():
+        if not _HEADS.fullmatch(plain):
+            raise UserError(
+                f"checkpoint {name}: {key} in {stored[key].file.name} is not a weight of this layout; it would be left "
+                "out in silence, so remove it or use another checkpoint"
+            )
     return found
 
 
 def word_head(name: str, layout: Layout, stored: dict[str, Stored]) -> dict[str, str] | None:
-    """The parts of the masked-language-modelling head -> their names; None where the checkpoint has no such head.
+    """Return the stored names of the masked-word head, or None if the checkpoint has none.
 
-    `0.weight`, `0.bias` of the dense layer, `2.weight`, `2.bias` of the LayerNorm, `bias`, and `tied` where the output
-    matrix is stored beside the embedding. Raises UserError for a part of a head.
+    Returns:
+        Names of `0.weight`, `0.bias` (dense layer), `2.weight`, `2.bias` (LayerNorm), `bias`, and `tied` if the output
+        matrix is stored beside the word embedding.
+
+    Raises:
+        UserError: The head is incomplete.
     """
-    _, outer = _prefixes(name, layout, stored)
-    there = _by_plain_name(name, stored, outer)
+    weights = _Weights(name, layout, stored, _prefixes(name, layout, stored)[1])
     modules, biases, tied = _WORDS[layout.kind]
-    if not any(f"{module}.weight" in there for module, _, _ in modules):
+    if not any(f"{module}.weight" in weights.names for module, _, _ in modules):
         return None
-    found = {
-        f"{ours}.{part}": _one(name, layout, stored, there, f"{theirs}.{part}", shape, outer)
-        for theirs, ours, letters in modules
-        for part, shape in _with_bias(letters).items()
-    }
-    bias = next((key for key in biases if key in there), biases[0])
-    found["bias"] = _one(name, layout, stored, there, bias, "V", outer)
-    if tied in there:
-        found["tied"] = _one(name, layout, stored, there, tied, "Vd", outer)
-    return found
+    found: dict[str, str] = {}
+    for module in modules:
+        found |= weights.module(*module)
+    found["bias"] = weights.one(next((key for key in biases if key in weights.names), biases[0]), "V")
+    return found | ({"tied": weights.one(tied, "Vd")} if tied in weights.names else {})
 
 
-def _with_bias(letters: str) -> dict[str, str]:
-    return {"weight": letters, "bias": letters[0]}
+class _Weights:
+    """The weights of a checkpoint under one prefix, found by their names in today's BERT."""
+
+    def __init__(self, name: str, layout: Layout, stored: dict[str, Stored], prefix: str) -> None:
+        self.name, self.layout, self.stored, self.prefix = name, layout, stored, prefix
+        self.names: dict[str, str] = {}
+        """Name without the prefix -> stored name; LayerNorm's gamma and beta are its weight and bias."""
+        for key in (key for key in stored if key.startswith(prefix)):
+            plain = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", key.removeprefix(prefix))
+            plain = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", plain)
+            if plain in self.names:
+                raise UserError(
+                    f"checkpoint {name}: {self.names[plain]} and {key} are the same weight; remove one of them"
+                )
+            self.names[plain] = key
+
+    def module(self, theirs: str, ours: str, letters: str) -> dict[str, str]:
+        """Return the name in `Encoder` -> the stored name of a module's weights."""
+        parts = {"weight": letters} if letters[0] in "VPS" else {"weight": letters, "bias": letters[0]}
+        return {f"{ours}.{part}": self.one(f"{theirs}.{part}", shape) for part, shape in parts.items()}
+
+    def one(self, plain: str, letters: str) -> str:
+        """Return the stored name of a weight after a check of its shape."""
+        if plain not in self.names:
+            raise UserError(f"checkpoint {self.name}: {self.prefix}{plain} is missing from its weights; use another")
+        key, wanted = self.names[plain], self.layout.size(letters)
+        there, keys = self.stored[key], _SIZES[self.layout.kind]
+        if there.shape != wanted:
+            said = ", ".join(
+                f"{keys[letter]} {size}" for letter, size in dict(zip(letters, wanted, strict=True)).items()
+            )
+            raise UserError(
+                f"checkpoint {self.name}: {key} in {there.file.name} is {list(there.shape)}, and config.json says "
+                f"{list(wanted)} ({said}); correct config.json, or use the weights that belong to it"
+            )
+        return key
 
 
 def _prefixes(name: str, layout: Layout, stored: dict[str, Stored]) -> tuple[str, str]:
-    """What stands before the encoder's names, and before those of its heads (`module.bert.` and `module.`)."""
+    """Return the prefixes of the encoder's weights and of its heads, such as `module.bert.` and `module.`."""
     words = "embeddings.word_embeddings.weight"
     before = sorted(key.removesuffix(words) for key in stored if key == words or key.endswith(f".{words}"))
     some = ", ".join(sorted(stored)[:2]) or "nothing"
@@ -235,58 +263,12 @@ def _prefixes(name: str, layout: Layout, stored: dict[str, Stored]) -> tuple[str
     return before[0], before[0].removesuffix(f"{layout.kind}.")
 
 
-def _by_plain_name(name: str, stored: dict[str, Stored], prefix: str) -> dict[str, str]:
-    """Names without `prefix` and in today's words (LayerNorm's gamma and beta are weight and bias) -> their own."""
-    plain: dict[str, str] = {}
-    for key in stored:
-        if not key.startswith(prefix):
-            continue
-        now = re.sub(r"LayerNorm\.gamma$", "LayerNorm.weight", key.removeprefix(prefix))
-        now = re.sub(r"LayerNorm\.beta$", "LayerNorm.bias", now)
-        if now in plain:
-            raise UserError(f"checkpoint {name}: {plain[now]} and {key} are the same weight; remove one of them")
-        plain[now] = key
-    return plain
-
-
-def _check_depth(name: str, layout: Layout, there: dict[str, str]) -> None:
-    layers = {int(found[1]) for found in map(_LAYER.match, there) if found}
-    said, has = len(layout.shape["heads"]), max(layers, default=-1) + 1
-    if said != has:
-        key = _SIZES[layout.kind]["layers"]
-        raise _wrong(name, key, said, f"its weights have {has} layers; say so, or take the weights that belong to it")
-
-
-def _one(
-    name: str, layout: Layout, stored: dict[str, Stored], there: dict[str, str], plain: str, letters: str, prefix: str
-) -> str:
-    """The stored name of one weight, whose shape is right."""
-    if plain not in there:
-        raise UserError(f"checkpoint {name}: {prefix}{plain} is missing from its weights; they are not whole")
-    key, wanted = there[plain], layout.size(letters)
-    if stored[key].shape != wanted:
-        sizes = _SIZES[layout.kind]
-        said = ", ".join(f"{sizes[letter]} {size}" for letter, size in dict(zip(letters, wanted, strict=True)).items())
-        raise UserError(
-            f"checkpoint {name}: {key} in {stored[key].file.name} is {list(stored[key].shape)}, and config.json says "
-            f"{list(wanted)} ({said}); mend config.json, or take the weights that belong to it"
-        )
-    return key
-
-
-def _unknown(name: str, stored: dict[str, Stored], key: str) -> UserError:
-    return UserError(
-        f"checkpoint {name}: {key} in {stored[key].file.name} is not a weight of this layout; it would be left out in "
-        "silence, so remove it or use another checkpoint"
-    )
-
-
-def _count(name: str, values: dict[str, Any], key: str, none: bool) -> int:
-    """A size in the configuration; BERT's number of segments may be 0, and 2 where nothing is said."""
-    value = values.get(key, 2 if none else None)
+def _count(name: str, values: dict[str, Any], key: str, segments: bool) -> int:
+    """Return a size of the configuration; the number of segments may be 0, and is 2 by default."""
+    value = values.get(key, 2 if segments else None)
     if value is None:
         raise UserError(f"checkpoint {name}: config.json has no {key}; download it again")
-    if isinstance(value, bool) or not isinstance(value, int) or not (0 if none else 1) <= value < 2**31:
+    if isinstance(value, bool) or not isinstance(value, int) or not (0 if segments else 1) <= value < 2**31:
         raise _wrong(name, key, value, "a whole number is needed")
     return value
 

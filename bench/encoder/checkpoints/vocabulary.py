@@ -1,4 +1,4 @@
-"""The vocabulary of a checkpoint, read from its files: what its ids mean."""
+"""The vocabulary of a checkpoint, read from its files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from bench.errors import UserError
 
 
 def read(name: str, folder: Path) -> dict[str, int] | None:
-    """Token -> id; None where the checkpoint says nothing about it. Raises UserError for a broken file."""
+    """Return token -> id, or None if the checkpoint has no vocabulary.
+
+    Raises:
+        UserError: A file of the vocabulary is damaged.
+    """
     whole, words = (folder / file for file in VOCABULARIES)
     if whole.is_file():
         values = read_json(name, whole)
@@ -34,10 +38,16 @@ def read(name: str, folder: Path) -> dict[str, int] | None:
 
 
 def check(name: str, folder: Path, layout: Mapping[str, Any], words: Mapping[str, int]) -> None:
-    """Raises UserError where ids of the tokenizer `words` (token -> id) are not a model's own.
+    """Check that a model reads the ids of a tokenizer as they are meant.
 
-    `layout` is the model's shape. Every token of `words` must have a row in its embedding and, where the checkpoint
-    comes with a vocabulary, the same id there.
+    Args:
+        name: Name of the checkpoint.
+        folder: Its folder.
+        layout: Its shape (`Layout.shape`).
+        words: Vocabulary of the tokenizer: token -> id.
+
+    Raises:
+        UserError: An id has no row in the word embedding, or another id in the checkpoint's own vocabulary.
     """
     last, rows = max(words.values()), layout["vocab_size"]
     if last >= rows:
@@ -51,7 +61,7 @@ def check(name: str, folder: Path, layout: Mapping[str, Any], words: Mapping[str
     if own is not None and foreign:
         token = min(foreign, key=words.__getitem__)
         raise UserError(
-            f"checkpoint {name}: its vocabulary is another than the backbone's tokenizer's: {token!r} is "
+            f"checkpoint {name}: its vocabulary differs from the backbone's tokenizer: {token!r} is "
             f"{own.get(token, 'unknown')} in one and {words[token]} in the other ({len(foreign)} tokens differ); use a "
             "checkpoint of the backbone's vocabulary"
         )

@@ -1,4 +1,4 @@
-"""The tensors in a checkpoint's files: names, shapes and number types first, values when they are asked for."""
+"""The tensors in a checkpoint's files: names, shapes and number types, and their values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from bench.encoder.checkpoints.files import INDEX, PICKLED, read_json, refuse_stub, weight_files
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _KINDS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -20,7 +20,7 @@ _KINDS = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torc
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor of a checkpoint; `kind` is its number type as safetensors names it."""
+    """A tensor of a checkpoint; `kind` is its number type in safetensors' notation, such as F32."""
 
     file: Path
     shape: tuple[int, ...]
@@ -28,9 +28,10 @@ class Stored:
 
 
 def headers(name: str, folder: Path) -> dict[str, Stored]:
-    """What the weight files of the checkpoint `name` hold, by their own names.
+    """Return the stored name -> the tensor of each weight; of safetensors files only the headers are read.
 
-    Of safetensors only the headers are read. Raises UserError for a file that is missing, cut short, or something else.
+    Raises:
+        UserError: A file is missing, damaged or of another format.
     """
     files = weight_files(name, folder)
     found: dict[str, Stored] = {}
@@ -60,7 +61,11 @@ def headers(name: str, folder: Path) -> dict[str, Stored]:
 
 
 def tensors(name: str, stored: dict[str, Stored], keys: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-    """(key, values in float32) of these weights. Raises UserError for values that are not numbers to start from."""
+    """Yield the stored name and the values, in float32, of these weights.
+
+    Raises:
+        UserError: A weight is quantised, not finite, or all zeros.
+    """
     by_file: dict[Path, list[str]] = {}
     for key in keys:
         by_file.setdefault(stored[key].file, []).append(key)
@@ -83,19 +88,19 @@ def tensors(name: str, stored: dict[str, Stored], keys: Iterable[str]) -> Iterat
 def _sound(name: str, file: Path, key: str, values: Tensor) -> Tensor:
     if not bool(torch.isfinite(values).all()):
         raise UserError(f"checkpoint {name}: {key} in {file.name} has values that are nan or infinite; use another")
-    # Of a download that reserved its space and then stopped; segment embeddings of zeros are converters' way of none.
+    # An interrupted download may leave zeros; segment embeddings of zeros stand for none in converted checkpoints.
     if key.endswith(("weight", "gamma")) and "token_type" not in key and not bool(values.any()):
         raise UserError(f"checkpoint {name}: {key} in {file.name} is all zeros; download it again")
     return values
 
 
 def _unpickled(name: str, file: Path) -> dict[str, Tensor]:
-    """A PyTorch state dict; torch's restricted unpickler builds tensors and runs nothing."""
+    """Return a PyTorch state dict; with `weights_only` torch runs no code of the file."""
     try:
         values = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError) as error:
-        why = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise UserError(f"checkpoint {name}: {file} is not a PyTorch file of weights alone ({why[:160]})") from None
+        why = first_line(error)[:160]
+        raise UserError(f"checkpoint {name}: {file} is not a PyTorch file of weights alone ({why})") from None
     if not isinstance(values, dict) or not all(isinstance(value, Tensor) for value in values.values()):
         raise UserError(f"checkpoint {name}: {file} holds more than weights; save model.state_dict() as {file.name}")
     return values
