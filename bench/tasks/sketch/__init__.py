@@ -1,7 +1,7 @@
-"""Sketch: nine generated tasks in GLUE's columns and labels, each example with a known difficulty.
+"""Sketch: nine generated tasks with GLUE's columns and labels, whose examples have a known difficulty.
 
-Our own grammars over a few hundred common English words stand in for GLUE where there is no network or no
-time. No score on them is a GLUE score.
+Grammars over a few hundred common English words replace GLUE without a network or for short runs. Scores on them are
+not GLUE scores.
 """
 
 from bench.tasks.sketch.generator import generate

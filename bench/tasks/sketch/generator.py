@@ -1,4 +1,4 @@
-"""Turns grammars into balanced splits: same seed, same rows; no text twice in a split or in two splits."""
+"""Balanced splits drawn from grammars; a text is in one split only, and once."""
 
 import hashlib
 from collections.abc import Callable
@@ -10,10 +10,8 @@ from bench.tasks.catalogue import task
 from bench.tasks.sketch import inference, pronouns, questions, sentences, similarity
 from bench.tasks.sketch.words import AWAY, HOME, Words
 
-__all__ = ["generate"]
-
 Grammar = Callable[[Random, Words, int, float], tuple[str, ...]]
-"""Draws the text columns of one example, given a domain's words, a level of difficulty and a label."""
+"""(generator, words of a domain, level of difficulty, label) -> text columns of an example."""
 
 GRAMMARS: dict[str, Grammar] = {
     "cola": sentences.acceptability,
@@ -30,16 +28,21 @@ LEVELS = (1, 2, 3)
 SCORES = (0.0, 1.0, 2.0, 3.0, 4.0, 5.0)
 
 SHARES = {"train": range(12), "validation": range(12, 16), "test": range(16, 20)}
-"""Twentieths of all possible texts that belong to each kind of split, whatever the seed."""
+"""Twentieths of all possible texts in each kind of split, for every seed."""
 PATIENCE = 3000
-"""Draws without a new text after which a grammar counts as exhausted."""
+"""After this many draws without a new text a grammar is exhausted."""
 
 
 def generate(task_name: str, split: str, size: int, seed: int) -> list[dict[str, Any]]:
-    """`size` rows of one GLUE split: the task's text columns, `label`, `idx` and `difficulty`.
+    """Return `size` rows of a split, the same ones for the same seed.
 
-    Levels are equally frequent, and labels within each level, up to a remainder. Test labels are -1.
-    UserError for an unknown task or split, and where the grammar has fewer distinct texts than asked for.
+    Levels of difficulty are equally frequent, and labels within each level, up to a remainder.
+
+    Returns:
+        Rows with the task's text columns, `label` (-1 in test splits), `idx` and `difficulty` (1, 2 or 3).
+
+    Raises:
+        UserError: The task or split is unknown, or the grammar has fewer distinct texts.
     """
     glue = task(task_name)
     if split not in ("train", *glue.validation_splits, *glue.test_splits):
@@ -58,7 +61,7 @@ def generate(task_name: str, split: str, size: int, seed: int) -> list[dict[str,
         level, label = cells[number % len(cells)]
         for _ in range(PATIENCE):
             texts = GRAMMARS[task_name](rng, words, level, label)
-            # Sorted, so that a pair and its mirror image are one text and fall in one split.
+            # Sorted: a pair and its mirror image count as one text.
             key = tuple(sorted(texts))
             if key not in seen and _number("/".join(key)) % 20 in SHARES[kind]:
                 break
@@ -73,5 +76,5 @@ def generate(task_name: str, split: str, size: int, seed: int) -> list[dict[str,
 
 
 def _number(text: str) -> int:
-    """A hash that is the same in every process, unlike `hash`."""
+    """Return a hash that is the same in every process."""
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])

@@ -1,24 +1,22 @@
-"""Entailment: three classes (MNLI's form) and two (RTE's form).
+"""Entailment with three classes (as MNLI) and two classes (as RTE).
 
-The hypothesis is drawn before the label is looked at, so the hypothesis alone says nothing about the label.
+The hypothesis is drawn independently of the label, so the hypothesis alone does not predict it.
 """
 
 from random import Random
 
-from bench.tasks.sketch.words import ACTIONS, DAYS, PEOPLE, Words
-
-__all__ = ["three_way", "two_way"]
+from bench.tasks.sketch.words import ACTIONS, DAYS, PEOPLE, Words, pairs
 
 ENTAILMENT, NEUTRAL, CONTRADICTION = 0, 1, 2
 
 
 def three_way(rng: Random, words: Words, level: int, label: float) -> tuple[str, str]:
-    """1: overlap or a plain negation. 2: verbs that imply their complement, or not. 3: monotonicity."""
+    """Draw an example; level 1: overlap or negation, 2: verbs that may imply their complement, 3: monotonicity."""
     return (_plain, _implicative, _monotone)[level - 1](rng, words, int(label))
 
 
 def two_way(rng: Random, words: Words, level: int, label: float) -> tuple[str, str]:
-    """As `three_way`, where what is not entailed is neutral or contradicted; 3: also who did it to whom."""
+    """Draw an example as `three_way` does; label 1: not entailed; level 3 also has exchanged roles."""
     if level == 3 and rng.random() < 0.5:
         return _roles(rng, bool(label))
     return three_way(rng, words, level, rng.choice((NEUTRAL, CONTRADICTION)) if label else ENTAILMENT)
@@ -35,10 +33,10 @@ def _plain(rng: Random, words: Words, label: int) -> tuple[str, str]:
     return f"{strangers[0]} and {strangers[1]} {other_past} {day}", f"{name} {past}"
 
 
-# Whether the complement came true: verb phrases that say so, bare and in the past tense.
-DID = (("manage to", "managed to"), ("remember to", "remembered to"), ("bother to", "bothered to"))
-DID_NOT = (("fail to", "failed to"), ("forget to", "forgot to"), ("refuse to", "refused to"))
-MIGHT = (("want to", "wanted to"), ("plan to", "planned to"), ("hope to", "hoped to"))
+# Verbs, bare and in the past tense, whose complement is true, false, or open.
+DID = pairs("manage to/managed to, remember to/remembered to, bother to/bothered to")
+DID_NOT = pairs("fail to/failed to, forget to/forgot to, refuse to/refused to")
+MIGHT = pairs("want to/wanted to, plan to/planned to, hope to/hoped to")
 
 
 def _implicative(rng: Random, words: Words, label: int) -> tuple[str, str]:
@@ -52,7 +50,7 @@ def _implicative(rng: Random, words: Words, label: int) -> tuple[str, str]:
     return premise, f"{name} did not {bare}" if denied else f"{name} {past}"
 
 
-# For a hypothesis about the middle kind: premises (quantifier, index of a kind from narrow to wide).
+# Quantifier of a hypothesis about the middle kind -> label -> premises (quantifier, index of a kind, 0 the narrowest).
 PREMISES: dict[str, dict[int, tuple[tuple[str, int], ...]]] = {
     "all": {
         ENTAILMENT: (("all", 2),),

@@ -1,14 +1,12 @@
-"""Pronoun resolution (WNLI's form)."""
+"""Pronoun resolution (as WNLI)."""
 
 from random import Random
 
 from bench.tasks.sketch.words import HOME, MEN, WOMEN, Words
 
-__all__ = ["resolution"]
-
 
 def resolution(rng: Random, words: Words, level: int, label: float) -> tuple[str, str]:
-    """1: only one person can be meant. 2: gender tells which of two. 3: the verb and the reason tell."""
+    """Draw an example; level 1: one person in the text, 2: two of different gender, 3: verb and reason decide."""
     men = rng.random() < 0.5
     pronoun, same, opposite = ("he", MEN, WOMEN) if men else ("she", WOMEN, MEN)
     verb, about_first, about_second = rng.choice(REASONS)

@@ -1,14 +1,12 @@
-"""Questions: duplicates (QQP's form) and answerable from a sentence (QNLI's form)."""
+"""Duplicate questions (as QQP), and questions with or without an answer in a sentence (as QNLI)."""
 
 from random import Random
 
-from bench.tasks.sketch.words import ACTIONS, DAYS, HOME, MEN, WOMEN, Words, listed
-
-__all__ = ["answerable", "duplicate"]
+from bench.tasks.sketch.words import ACTIONS, DAYS, HOME, MEN, WOMEN, Words, listed, pairs, phrases
 
 
 def duplicate(rng: Random, words: Words, level: int, label: float) -> tuple[str, str]:
-    """1: same or another topic. 2: a synonym or one other word. 3: comparisons, turned round or not."""
+    """Draw an example; level 1: same or another topic, 2: synonyms or one other word, 3: comparisons."""
     if level == 3:
         return _comparison(rng, bool(label))
     verbs, goods = rng.sample(VERBS, 2), rng.sample(GOODS, 2)
@@ -40,7 +38,7 @@ def _comparison(rng: Random, same: bool) -> tuple[str, str]:
 
 
 def answerable(rng: Random, words: Words, level: int, label: float) -> tuple[str, str]:
-    """Else asks 1: of another event. 2: of one that shares a half. 3: of another role or detail."""
+    """Draw an example; label 1 asks, at level 1: about another event, 2: half of one, 3: another role or detail."""
     answered = not label
     if level == 3 and rng.random() < 0.5:
         return _roles(rng, answered)
@@ -67,36 +65,18 @@ def _roles(rng: Random, answered: bool) -> tuple[str, str]:
     return rng.choice((f"who {done} {other} ?", f"who was {done} by {doer} ?")), sentence
 
 
-FRAMES = (
-    "how do i",
-    "how can i",
-    "what is the best way to",
-    "how does one",
-    "what is the right way to",
-    "can you tell me how to",
+FRAMES = phrases(
+    "how do i, how can i, what is the best way to, how does one, what is the right way to, can you tell me how to"
 )
-VERBS = (
-    ("cook", "prepare"),
-    ("store", "keep"),
-    ("buy", "purchase"),
-    ("pick", "choose"),
-    ("make", "produce"),
-    ("send", "ship"),
-    ("sell", "trade"),
-    ("freeze", "chill"),
-    ("carry", "transport"),
-    ("taste", "try"),
+VERBS = pairs(
+    "cook/prepare, store/keep, buy/purchase, pick/choose, make/produce, send/ship, sell/trade, freeze/chill, "
+    "carry/transport, taste/try"
 )
 GOODS = listed(
-    "coffee tea milk juice wine beer bread cheese butter rice pasta meat beef chicken honey sugar salt soup corn  fish"
+    "coffee tea milk juice wine beer bread cheese butter rice pasta meat beef chicken honey sugar salt soup corn fish"
 )
-OPPOSITES = (
-    ("cheaper", "more expensive"),
-    ("better", "worse"),
-    ("heavier", "lighter"),
-    ("stronger", "weaker"),
-    ("harder", "softer"),
-    ("older", "younger"),
+OPPOSITES = pairs(
+    "cheaper/more expensive, better/worse, heavier/lighter, stronger/weaker, harder/softer, older/younger"
 )
 DETAILS: dict[str, tuple[str, ...]] = {
     "when": DAYS,

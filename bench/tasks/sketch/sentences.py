@@ -1,14 +1,12 @@
-"""Single sentences: acceptability (CoLA's form) and sentiment (SST-2's form)."""
+"""Acceptability (as CoLA) and sentiment (as SST-2) of single sentences."""
 
 from random import Random
 
 from bench.tasks.sketch.words import DAYS, DEEDS, HOME, MEN, OBJECTS, PEOPLE, WOMEN, Words, listed
 
-__all__ = ["acceptability", "sentiment"]
-
 
 def acceptability(rng: Random, words: Words, level: int, label: float) -> tuple[str]:
-    """1: word order. 2: verb form after an auxiliary or none. 3: agreement, half across an attractor."""
+    """Draw an example; level 1: word order, 2: verb form, 3: agreement, half of it across another noun."""
     return ((_order, _verb_form, _agreement)[level - 1](rng, bool(label)),)
 
 
@@ -26,7 +24,7 @@ def _order(rng: Random, sound: bool) -> str:
 
 def _verb_form(rng: Random, sound: bool) -> str:
     name, day = rng.choice(MEN + WOMEN), rng.choice(DAYS)
-    # A plan whose two forms look the same would make neither form wrong.
+    # If both forms of a verb are the same, neither is wrong.
     bare, past = rng.choice([plan for plan in HOME.plans if plan[0] != plan[1]])
     auxiliary = rng.choice(("", "", "did not ", "could ", "had to ", "wanted to "))
     return f"{name} {auxiliary}{bare if sound == bool(auxiliary) else past} {day}"
@@ -49,7 +47,7 @@ def _agreement(rng: Random, sound: bool) -> str:
 
 
 def sentiment(rng: Random, words: Words, level: int, label: float) -> tuple[str]:
-    """1: the adjective tells. 2: one negation, or clauses that disagree. 3: negations in negations."""
+    """Draw an example; level 1: the adjective decides, 2: a negation or two opinions, 3: nested negations."""
     said, other = (GOOD, BAD) if label else (BAD, GOOD)
     noun, second = rng.sample(WORKS, 2)
     forms: tuple[str, ...]
@@ -75,7 +73,7 @@ def sentiment(rng: Random, words: Words, level: int, label: float) -> tuple[str]
     return (rng.choice(forms),)
 
 
-# What may be said of a claim, and whether it denies it.
+# Introductions of a claim, and whether they deny it.
 FRAMES = (
     ("it is true that", False),
     ("it is not true that", True),

@@ -1,6 +1,6 @@
-"""Pairs of statements: paraphrase (MRPC's form) and graded similarity (STS-B's form).
+"""Paraphrase (as MRPC) and graded similarity (as STS-B) of two sentences.
 
-Both sentences draw the same kinds of words whatever the label, so neither sentence gives the label away.
+Each sentence has the same distribution for every label, so one sentence alone does not predict it.
 """
 
 from collections.abc import Iterable
@@ -8,21 +8,20 @@ from random import Random
 
 from bench.tasks.sketch.words import ACTIONS, DEEDS, MANNERS, OBJECTS, PEOPLE, Words
 
-__all__ = ["paraphrase", "similarity"]
-
-# Agent, what was done, to what or whom, how. A meaning numbers a pair in each slot, a face one of the pair.
+# Slots: agent, action, object or patient, manner. A meaning is the index of a pair of synonyms in each slot, a face the
+# index of one of the two.
 Slots = tuple[tuple[tuple[str, str], ...], ...]
 Numbers = tuple[int, ...]
 
 THINGS: Slots = (PEOPLE, DEEDS, OBJECTS, MANNERS)
 PERSONS: Slots = (PEOPLE, ACTIONS, PEOPLE, MANNERS)
 WEIGHTS = (1, 2, 1, 1)
-"""Points for saying the same in each slot: 5 in all; what was done counts twice."""
+"""Points for the same meaning in each slot, 5 in total."""
 KEPT = [[slot for slot in range(4) if mask >> slot & 1] for mask in range(16)]
 
 
 def paraphrase(rng: Random, words: Words, level: int, label: float) -> tuple[str, str]:
-    """1: synonyms or another topic. 2: in another voice, synonyms or one word else. 3: who did it to whom."""
+    """Draw an example; level 1: synonyms or another topic, 2: passive voice or one other word, 3: exchanged roles."""
     slots = PERSONS if level == 3 else THINGS
     first = second = _meaning(rng, slots)
     if not label:
@@ -35,7 +34,7 @@ def paraphrase(rng: Random, words: Words, level: int, label: float) -> tuple[str
 
 
 def similarity(rng: Random, words: Words, level: int, label: float) -> tuple[str, str]:
-    """1: in the same words. 2: in synonyms and another voice. 3: likewise, and persons may change places."""
+    """Draw an example; level 1: the same words, 2: synonyms and passive voice, 3: also exchanged roles."""
     slots = PERSONS if level == 3 else THINGS
     first = _meaning(rng, slots)
     kept = rng.choice([kept for kept in KEPT if sum(WEIGHTS[slot] for slot in kept) == label])
@@ -50,7 +49,7 @@ def similarity(rng: Random, words: Words, level: int, label: float) -> tuple[str
 def _meaning(rng: Random, slots: Slots) -> Numbers:
     agent = rng.randrange(len(PEOPLE))
     rest = tuple(rng.randrange(len(slot)) for slot in slots[1:])
-    # Nobody does it to himself.
+    # Agent and patient are different persons.
     return (agent, *rest) if slots is THINGS or agent != rest[1] else _meaning(rng, slots)
 
 
@@ -60,7 +59,7 @@ def _swap(meaning: Numbers) -> Numbers:
 
 
 def _change(rng: Random, slots: Slots, meaning: Numbers, changed: Iterable[int]) -> Numbers:
-    """Another word in each of these slots, and no person twice."""
+    """Return a meaning with another pair in each of these slots, and different persons."""
     new = list(meaning)
     for slot in changed:
         alike = [other for other in range(4) if slots[other] is slots[slot]]
@@ -80,7 +79,7 @@ def _other(rng: Random, faces: Numbers, chance: float) -> Numbers:
 def _say(
     rng: Random, slots: Slots, meanings: tuple[Numbers, Numbers], faces: tuple[Numbers, Numbers], voice: bool
 ) -> tuple[str, str]:
-    """Both sentences in active voice, or, with `voice`, one of them (either) in passive voice."""
+    """Return both sentences, in active voice or, with `voice`, one of them in passive voice."""
     passive = (rng.random() < 0.5) if voice else None
     one, two = (
         _sentence([slot[number][face] for slot, number, face in zip(slots, meaning, own, strict=True)], turned)

@@ -2,61 +2,52 @@
 
 from dataclasses import dataclass
 
-__all__ = [
-    "ACTIONS",
-    "AWAY",
-    "DAYS",
-    "DEEDS",
-    "HOME",
-    "MANNERS",
-    "MEN",
-    "OBJECTS",
-    "PEOPLE",
-    "WOMEN",
-    "Words",
-    "listed",
-]
-
 
 def listed(text: str) -> tuple[str, ...]:
-    """The words of a text."""
+    """Return the words of a text."""
     return tuple(text.split())
 
 
-def _pairs(text: str) -> tuple[tuple[str, str], ...]:
-    return tuple((one, two) for one, two in (pair.split("/") for pair in text.split()))
+def phrases(text: str) -> tuple[str, ...]:
+    """Return the phrases of a text, separated by commas."""
+    return tuple(text.split(", "))
+
+
+def pairs(text: str) -> tuple[tuple[str, str], ...]:
+    """Return the pairs of a text such as `one/two, three/four`."""
+    return tuple((one, two) for one, two in (pair.split("/") for pair in phrases(text)))
 
 
 MEN = listed(
     "tom john bill peter james paul mark david robert george henry frank jack charles william adam "
-    "oliver  martin simon walter"
+    "oliver martin simon walter"
 )
 WOMEN = listed(
-    "anna mary lucy emma sarah jane kate laura helen alice julia rachel susan linda maria ruth clara diana  nancy rose"
+    "anna mary lucy emma sarah jane kate laura helen alice julia rachel susan linda maria ruth clara diana nancy rose"
 )
 
-# Two words for one meaning each. Words of different pairs never mean the same.
-PEOPLE = _pairs(
-    "doctor/physician lawyer/attorney boy/lad teacher/instructor student/pupil writer/author thief/robber "
-    "boss/chief woman/lady baby/infant king/monarch sailor/seaman cop/policeman"
+# Pairs of synonyms; words of different pairs never mean the same.
+PEOPLE = pairs(
+    "doctor/physician, lawyer/attorney, boy/lad, teacher/instructor, student/pupil, writer/author, thief/robber, "
+    "boss/chief, woman/lady, baby/infant, king/monarch, sailor/seaman, cop/policeman"
 )
-OBJECTS = _pairs(
-    "car/automobile house/home bag/sack coat/jacket rug/carpet present/gift boat/ship picture/image "
-    "stone/rock song/tune shop/store cup/mug film/movie prize/award"
+OBJECTS = pairs(
+    "car/automobile, house/home, bag/sack, coat/jacket, rug/carpet, present/gift, boat/ship, picture/image, "
+    "stone/rock, song/tune, shop/store, cup/mug, film/movie, prize/award"
 )
-DEEDS = _pairs(
-    "bought/purchased built/constructed repaired/fixed hid/concealed chose/selected found/discovered "
-    "ruined/destroyed needed/required wanted/desired gained/obtained displayed/showed borrowed/rented"
+DEEDS = pairs(
+    "bought/purchased, built/constructed, repaired/fixed, hid/concealed, chose/selected, found/discovered, "
+    "ruined/destroyed, needed/required, wanted/desired, gained/obtained, displayed/showed, borrowed/rented"
 )
-"""What a person did to an object."""
-ACTIONS = _pairs(
-    "helped/assisted watched/observed attacked/assaulted saved/rescued hurt/injured "
-    "taught/educated hugged/embraced followed/chased praised/complimented visited/met killed/murdered"
+"""Verbs for a person and an object."""
+ACTIONS = pairs(
+    "helped/assisted, watched/observed, attacked/assaulted, saved/rescued, hurt/injured, "
+    "taught/educated, hugged/embraced, followed/chased, praised/complimented, visited/met, killed/murdered"
 )
-"""What a person did to another; past tense and participle are the same."""
-MANNERS = _pairs(
-    "quickly/rapidly often/frequently finally/eventually rarely/seldom suddenly/abruptly gladly/happily "
-    "quietly/silently recently/lately"
+"""Verbs for two persons; past tense and participle are the same."""
+MANNERS = pairs(
+    "quickly/rapidly, often/frequently, finally/eventually, rarely/seldom, suddenly/abruptly, gladly/happily, "
+    "quietly/silently, recently/lately"
 )
 
 
@@ -75,14 +66,22 @@ class Words:
     kinds: tuple[tuple[str, ...], ...]
     """Plural nouns from narrow to wide: all owls are birds, all birds are animals."""
     happenings: tuple[str, ...]
-    """What such things did or underwent."""
+    """Predicates of such nouns in the past tense."""
     names: tuple[str, ...]
     plans: tuple[tuple[str, str], ...]
-    """What a person may do, bare and in the past tense."""
+    """Verb phrases of a person, bare and in the past tense."""
 
 
 def _kinds(text: str) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(kind.split("<")) for kind in text.split())
+
+
+def _plans(text: str) -> tuple[tuple[str, str], ...]:
+    """Return both forms of phrases such as `buy/bought a car`."""
+    parts = (plan.partition(" ") for plan in phrases(text))
+    return tuple(
+        (f"{bare} {rest}", f"{past} {rest}") for (bare, past), rest in ((v.split("/"), r) for v, _, r in parts)
+    )
 
 
 HOME = Words(
@@ -94,25 +93,11 @@ HOME = Words(
     ),
     happenings=listed("slept ran waited escaped ate moved left rested hid fought arrived survived swam died"),
     names=MEN + WOMEN,
-    plans=(
-        ("buy a car", "bought a car"),
-        ("sell the house", "sold the house"),
-        ("leave the city", "left the city"),
-        ("cook dinner", "cooked dinner"),
-        ("paint the wall", "painted the wall"),
-        ("clean the kitchen", "cleaned the kitchen"),
-        ("play the piano", "played the piano"),
-        ("read the book", "read the book"),
-        ("write a letter", "wrote a letter"),
-        ("win the race", "won the race"),
-        ("open the shop", "opened the shop"),
-        ("catch the train", "caught the train"),
-        ("learn french", "learned french"),
-        ("drink the wine", "drank the wine"),
-        ("call the police", "called the police"),
-        ("break the window", "broke the window"),
-        ("find the key", "found the key"),
-        ("watch the game", "watched the game"),
+    plans=_plans(
+        "buy/bought a car, sell/sold the house, leave/left the city, cook/cooked dinner, paint/painted the wall, "
+        "clean/cleaned the kitchen, play/played the piano, read/read the book, write/wrote a letter, "
+        "win/won the race, open/opened the shop, catch/caught the train, learn/learned french, drink/drank the wine, "
+        "call/called the police, break/broke the window, find/found the key, watch/watched the game"
     ),
 )
 
@@ -123,34 +108,15 @@ AWAY = Words(
         "oaks<trees<plants pines<trees<plants apples<fruits<foods bananas<fruits<foods rifles<guns<weapons "
         "pistols<guns<weapons"
     ),
-    happenings=(
-        "burned",
-        "vanished",
-        "changed",
-        "improved",
-        "remained",
-        "were lost",
-        "were sold",
-        "were painted",
-        "were moved",
-        "were old",
-        "were red",
-        "were stolen",
+    happenings=phrases(
+        "burned, vanished, changed, improved, remained, were lost, were sold, were painted, were moved, were old, "
+        "were red, were stolen"
     ),
     names=listed("jake luke hank matt sean kyle brian ellen molly daisy grace megan amy karen lisa tina"),
-    plans=(
-        ("feed the sheep", "fed the sheep"),
-        ("load the truck", "loaded the truck"),
-        ("cross the river", "crossed the river"),
-        ("plant corn", "planted corn"),
-        ("sail the boat", "sailed the boat"),
-        ("climb the hill", "climbed the hill"),
-        ("cut the grass", "cut the grass"),
-        ("dig a well", "dug a well"),
-        ("repair the engine", "repaired the engine"),
-        ("pick apples", "picked apples"),
-        ("build a fence", "built a fence"),
-        ("chase the wolf", "chased the wolf"),
-        ("carry water", "carried water"),
+    plans=_plans(
+        "feed/fed the sheep, load/loaded the truck, cross/crossed the river, plant/planted corn, "
+        "sail/sailed the boat, climb/climbed the hill, cut/cut the grass, dig/dug a well, "
+        "repair/repaired the engine, pick/picked apples, build/built a fence, chase/chased the wolf, "
+        "carry/carried water"
     ),
 )
