@@ -29,6 +29,8 @@ WEIGHTS = (5.0, 2.0, 1.0)
 """Of the soft targets, the masked words and the cosine, in the authors' distillation command."""
 MASKED = 0.15
 """Part of all tokens, special ones counted, that is predicted (`mlm_mask_prop`)."""
+AT_ONCE = 32
+"""Texts of a batch that are read and masked together (authors: 5); more would not fit into memory on long texts."""
 SMOOTHING = 0.7
 """A word that occurs c times in the text is drawn with a probability proportional to c^-0.7 (`mlm_smoothing`)."""
 
@@ -141,7 +143,7 @@ class DistilBert(Method):
         if options.checkpoint:
             return [finetune]
         distil = Plan(
-            options.distil_epochs, options.distil_rate, options.distil_batch_size,
+            options.distil_epochs, options.distil_rate, options.distil_batch_size, rows_at_once=AT_ONCE,
             warmup=0.05, weight_decay=0, clip=5.0, betas=(0.9, 0.98), epsilon=1e-6,
         )  # fmt: skip
         return [distil, finetune]

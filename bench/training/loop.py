@@ -12,7 +12,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,8 @@ class Plan:
     learning_rate: float
     """Peak learning rate."""
     batch_size: int = 32
+    rows_at_once: int | None = None
+    """Rows that the model reads at once; larger batches are read in parts (gradient accumulation). None: all."""
     steps: int | None = None
     """Optimizer steps, in place of `epochs`."""
     warmup: float = 0.1
@@ -239,11 +241,12 @@ class _Stage:
         log.info("%s: done in %.1f s", self.folder.name, time.monotonic() - began)
 
     def _step(self, loss: Loss, batch: dict[str, Tensor], step: int, bfloat16: bool) -> None:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
-            value = loss(self.model, batch, step / self.steps)
-        value.backward()
-        unheard = (self.broken < 0) & ~torch.isfinite(value.detach())
-        self.broken = torch.where(unheard, step, self.broken)
+        for part, share in _parts(batch, self.plan.rows_at_once):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+                value = loss(self.model, part, step / self.steps)
+            (value * share).backward()
+            first = (self.broken < 0) & ~torch.isfinite(value.detach())
+            self.broken = torch.where(first, step, self.broken)
         clip(list(self.trained.values()), self.plan.clip, self.plan.clip_each)
         rate = self.plan.rate(step, self.steps)
         for group in self.optimizer.param_groups:
@@ -308,6 +311,17 @@ class _Stage:
                 state = {key: torch.empty_like(like).copy_(found[key]) for key, like in likes.items()}
                 self.optimizer.state[parameter] = state
         saving.set_random_state(tensors, notes["random"])
+
+
+def _parts(batch: dict[str, Tensor], rows: int | None) -> Iterator[tuple[dict[str, Tensor], float]]:
+    """Yield a batch in parts of at most `rows` rows, each with its share of the rows."""
+    count = len(batch["idx"])
+    if rows is None or count <= rows:
+        yield batch, 1.0
+        return
+    for start in range(0, count, rows):
+        part = {key: value[start : start + rows] for key, value in batch.items()}
+        yield part, len(part["idx"]) / count
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
