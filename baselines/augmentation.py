@@ -14,34 +14,45 @@ from bench.tasks.batches import collate, length_batches
 from bench.tasks.examples import Examples
 
 REPLACED = 0.4
-"""The chance that a word of a copy is replaced."""
+"""Probability that a word of a copy is replaced."""
 CANDIDATES = 15
-"""How many of the model's best words a replacement is drawn from."""
+"""How many of the model's likeliest words a replacement is drawn from."""
+CONTRACTED = frozenset(
+    ("s", "t", "d", "m", "ll", "re", "ve", "don", "didn", "doesn", "isn", "aren", "wasn", "weren", "won", "wouldn",
+     "couldn", "shouldn", "hasn", "haven", "hadn", "ain")
+)  # fmt: skip
+"""Pieces of contractions such as don't, which a BERT tokenizer splits at the apostrophe; they are not replaced."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What the ids of a WordPiece vocabulary are, as masks over it [V]."""
+    """Kinds of ids in a WordPiece vocabulary, as masks over it [V]."""
 
     words: NDArray[np.bool_]
-    """Letters only, and the beginning of a word."""
+    """Letters only, and the beginning of a word: what a replacement may be."""
+    stop: NDArray[np.bool_]
+    """Stop words of English (scikit-learn's ENGLISH_STOP_WORDS and `CONTRACTED`), in any case: never replaced."""
     continuations: NDArray[np.bool_]
-    """Pieces that go on a word (##...)."""
+    """Pieces that continue a word (##...)."""
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # half a second that few runs need
+
+        stop = ENGLISH_STOP_WORDS | CONTRACTED
         tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
         special = set(tokenizer.all_special_ids)
         return cls(
             words=np.array([token.isalpha() and i not in special for i, token in enumerate(tokens)]),
+            stop=np.array([token.lower() in stop for token in tokens]),
             continuations=np.array([token.startswith("##") for token in tokens]),
         )
 
     def places(self, ids: list[int]) -> NDArray[np.int64]:
-        """The positions in an example of the words that are one piece each."""
+        """Return the positions in an example of the words that may be replaced: one piece each, no stop words."""
         tokens = np.asarray(ids)
         continued = np.append(self.continuations[tokens[1:]], False)
-        return np.flatnonzero(self.words[tokens] & ~continued)
+        return np.flatnonzero(self.words[tokens] & ~self.stop[tokens] & ~continued)
 
 
 def augmented(
@@ -52,30 +63,44 @@ def augmented(
     seed: int,
     batch_size: int = 64,
 ) -> Examples:
-    """The examples, followed by `copies` altered copies of each (Jiao et al., 2020, algorithm 1 in
-    appendix A).
+    """Return the examples followed by altered copies of them (Jiao et al., 2020, algorithm 1 in appendix A).
 
-    Every word is replaced with probability 0.4 by one of the 15 whole words that the model finds
-    likeliest in its place, given the rest of the example; labels, segments and difficulty are inherited.
-    Unlike the authors we mask the word in the example alone (they append the unaltered sentence) and
-    leave words of several pieces, which they replace by GloVe neighbours, as they are: so a copy has its
-    original's length. Punctuation and numbers stay.
+    As in the authors' `data_augmentation.py` a copy alters one sentence: each of its words is replaced with probability
+    0.4 by one of the 15 whole words that the model finds likeliest in its place; stop words, punctuation and numbers
+    stay; a copy that equals its original or an earlier copy is dropped. Labels, segments and difficulty are inherited.
+    Unlike the authors the model reads the example with the word masked (they append the unaltered sentence), words of
+    several pieces stay (they draw from GloVe neighbours), and the other sentence of a pair is always the original (in
+    theirs the second sentence is altered beside the last alteration of the first).
+
+    Args:
+        model: Masked-language model.
+        tokenizer: Its tokenizer.
+        examples: N examples of one or two sentences.
+        copies: How many copies of each sentence are tried; at most N x sentences x copies rows are added.
+        seed: Of the replacements.
+        batch_size: Examples that the model reads at once.
     """
     vocabulary = Vocabulary.of(tokenizer)
     places = [vocabulary.places(ids) for ids in examples.input_ids]
     candidates = _candidates(model, vocabulary, tokenizer.mask_token_id, examples, places, batch_size)
     generator = np.random.default_rng([seed, 23])
-    everything = [examples]
-    for _ in range(copies):
-        input_ids = []
-        for ids, where, found in zip(examples.input_ids, places, candidates, strict=True):
-            chosen = generator.random(len(where)) < REPLACED
-            drawn = found[np.arange(len(where)), generator.integers(CANDIDATES, size=len(where))]
-            copied = np.array(ids)
-            copied[where[chosen]] = drawn[chosen]
-            input_ids.append(copied.tolist())
-        everything.append(replace(examples, input_ids=input_ids))
-    return _joined(everything)
+    sources: list[int] = list(range(len(examples)))
+    input_ids: list[list[int]] = list(examples.input_ids)
+    for position, (ids, where, found) in enumerate(zip(examples.input_ids, places, candidates, strict=True)):
+        sentence = np.asarray(examples.segments[position])[where]
+        known = {tuple(ids)}
+        for altered in np.unique(sentence):
+            for _ in range(copies):
+                chosen = (generator.random(len(where)) < REPLACED) & (sentence == altered)
+                drawn = found[np.arange(len(where)), generator.integers(CANDIDATES, size=len(where))]
+                copied = np.array(ids)
+                copied[where[chosen]] = drawn[chosen]
+                copy = copied.tolist()
+                if tuple(copy) not in known:
+                    known.add(tuple(copy))
+                    sources.append(position)
+                    input_ids.append(copy)
+    return replace(examples.take(sources), input_ids=input_ids)
 
 
 @torch.inference_mode()
@@ -87,7 +112,7 @@ def _candidates(
     places: list[NDArray[np.int64]],
     batch_size: int,
 ) -> list[NDArray[np.int32]]:
-    """For each example [places, 15]: the likeliest words at each place when it alone is masked."""
+    """Return, for each example [places, 15], the likeliest words at each place when it alone is masked."""
     model.eval()
     device = model.bias.device
     forbidden = torch.ones(model.bias.shape[0], dtype=torch.bool)
@@ -107,16 +132,3 @@ def _candidates(
         for (i, k), ids in zip(some, best, strict=True):
             found[i][k] = ids
     return found
-
-
-def _joined(parts: list[Examples]) -> Examples:
-    first = parts[0]
-    return Examples(
-        idx=np.concatenate([part.idx for part in parts]),
-        labels=np.concatenate([part.labels for part in parts]),
-        input_ids=[ids for part in parts for ids in part.input_ids],
-        segments=[segments for part in parts for segments in part.segments],
-        difficulty=None
-        if first.difficulty is None
-        else np.concatenate([part.difficulty for part in parts if part.difficulty is not None]),
-    )

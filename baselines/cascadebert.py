@@ -1,4 +1,4 @@
-"""CascadeBERT: a small complete model answers what it is sure of, a big one the rest."""
+"""CascadeBERT: a small complete model answers the examples that it is confident of, a big one answers the rest."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from bench.training.targets import FrozenTeacher
 
 
 class CascadeBertOptions(Options):
-    """Who the members are, and how the small one learns."""
+    """The two members, and the training of the small one."""
 
     big: str = Field("teacher", description="The contestant that is the big member.")
     small: str | None = Field(None, description="Checkpoint of the small member; null: the first layers.")
@@ -40,7 +40,9 @@ class CascadeBertOptions(Options):
     folds: int = Field(5, ge=2, description="Parts of train, each predicted by a model of the others.")
     fold_epochs: float = Field(5, gt=0, description="Epochs of each such model.")
     epochs: float = Field(5, gt=0, description="Epochs of the small member.")
-    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of it and of the folds.")
+    learning_rate: float = Field(
+        2e-5, gt=0, description="Rate of the first step of it and of the folds; decays linearly to 0 (authors' code)."
+    )
     batch_size: int = Field(16, ge=1, description="Batch size.")
     margin: float = Field(0.5, ge=0, le=1, description="How much surer of easy than of hard examples.")
     difficulty_weight: float = Field(0.5, ge=0, description="Lambda of the difficulty-aware loss; 0: none.")
@@ -49,16 +51,19 @@ class CascadeBertOptions(Options):
 class CascadeBert(Method):
     """CascadeBERT (Li et al., Findings of EMNLP 2021, arXiv 2012.14682): two complete models, small then big.
 
-    The paper's loss CE(small) + CE(big) + lambda DAR(small) has no term that joins the members, so the big
-    member is the fine-tuned teacher, and only the small one is trained here. An example is easy, for DAR, if
-    a small model fine-tuned on the other folds gets it right; no fold shares a text with another (the paper's
-    ensemble has seen what it judges: on small tasks nearly everything would be easy). Without a pre-trained
-    small checkpoint the small member is the backbone's first layers, first taught the pre-trained backbone's
-    last hidden states on the task's text (no label takes part, so the folds stay honest); tables say so.
-    Regression has no confidence: there both members are static points.
+    The paper's loss CE(small) + CE(big) + lambda DAR(small) has no term that joins the members, so the big member is
+    the fine-tuned teacher, and only the small one is trained here. As in the authors' code the rate of the small member
+    decays linearly to 0 without warm-up, there is no weight decay, and its last weights are kept.
+
+    An example is easy, for DAR, if a small model fine-tuned on the other folds classifies it correctly; no fold shares
+    a text with another. (The paper's ensemble is trained on the examples that it judges; on small tasks nearly
+    everything would be easy.) Without a pre-trained small checkpoint the small member is the backbone's first layers,
+    first trained on the backbone's last hidden states of the task's text (no label takes part, so the folds stay
+    valid); tables say so. On regression there is no confidence: both members are static points.
     """
 
     Options = CascadeBertOptions
+    version = 2
     policy = "confidence"
 
     def __init__(self, name: str, task: Task, options: CascadeBertOptions, settings: Settings) -> None:
@@ -97,13 +102,13 @@ class CascadeBert(Method):
         loss: Loss = supervised
         if self._difficulty:
             loss = DifficultyAware(self._easy(context, small), options.margin, options.difficulty_weight)
-        context.fit(small, loss, self._plan(options.epochs), "small", select=True)
+        context.fit(small, loss, self._plan(options.epochs), "small")
         return Cascade.of(small, big).to(context.device)
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
         options, whole = self.options, self.backbone
         small = shape_of(options.small) if options.small else whole.truncated(options.small_layers)
-        found = [Stage(self._plan(options.epochs), examples, small, selects=True)]
+        found = [Stage(self._plan(options.epochs), examples, small)]
         if not options.small:
             found += [Stage(self._distil, examples, small, kept=whole)]
         if self._difficulty:  # the folds differ by one example
@@ -121,10 +126,11 @@ class CascadeBert(Method):
         return Plan(self.options.distil_epochs, self.options.distil_rate, self.options.batch_size)
 
     def _plan(self, epochs: float) -> Plan:
-        return Plan(epochs, self.options.learning_rate, self.options.batch_size)
+        """Return the plan of the small member and of the folds (authors' code: no warm-up, no weight decay)."""
+        return Plan(epochs, self.options.learning_rate, self.options.batch_size, warmup=0, weight_decay=0)
 
     def _start(self, context: Context) -> Encoder:
-        """The small member before it has seen a label."""
+        """Return the small member before it is trained on labels."""
         options = self.options
         if options.small:
             return context.backbone("pooler", name=options.small)
@@ -134,7 +140,7 @@ class CascadeBert(Method):
         return small
 
     def _easy(self, context: Context, start: Encoder) -> NDArray[np.bool_]:
-        """[N] which training examples are got right by `start` fine-tuned on the other folds."""
+        """Return which training examples [N] are classified correctly by `start` fine-tuned on the other folds."""
         options, train = self.options, context.train
         groups = np.arange(len(train)) if train.groups is None else train.groups
         try:

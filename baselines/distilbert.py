@@ -1,11 +1,14 @@
-"""DistilBERT: half the layers, distilled on text before it is fine-tuned."""
+"""DistilBERT: half of the layers, distilled on text and then fine-tuned."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
@@ -18,16 +21,22 @@ from bench.encoder.cut import take_layers
 from bench.encoder.masked_lm import MaskedLM, has_head, with_head
 from bench.errors import UserError
 from bench.method import Method, Options, Stage
+from bench.tasks.examples import Examples
 from bench.training.loop import Plan
 
 TEMPERATURE = 2.0
 WEIGHTS = (5.0, 2.0, 1.0)
 """Of the soft targets, the masked words and the cosine, in the authors' distillation command."""
 MASKED = 0.15
+"""Part of all tokens, special ones counted, that is predicted (`mlm_mask_prop`)."""
+AT_ONCE = 32
+"""Texts of a batch that are read and masked together (authors: 5); more would not fit into memory on long texts."""
+SMOOTHING = 0.7
+"""A word that occurs c times in the text is drawn with a probability proportional to c^-0.7 (`mlm_smoothing`)."""
 
 
 class DistilBertOptions(Options):
-    """Which student, and how long and how fast it learns."""
+    """The student, and the length and rate of its two trainings."""
 
     checkpoint: str | None = Field(
         None,
@@ -37,14 +46,14 @@ class DistilBertOptions(Options):
         [], description="Layers of the students that are made from the backbone, one variant each."
     )
     soft_targets: Literal["masked", "all"] = Field(
-        "masked",
-        description="Tokens whose word distribution is distilled; masked is a sixth of the authors' all.",
+        "all", description="Tokens whose word distribution is distilled (authors: all; masked costs a sixth)."
     )
-    distil_epochs: float = Field(3, gt=0, description="Epochs of distillation on the task's text.")
-    distil_rate: float = Field(5e-4, gt=0, description="Its peak learning rate (authors: 5e-4).")
+    distil_epochs: float = Field(3, gt=0, description="Epochs of distillation on the task's text (authors' code: 3).")
+    distil_rate: float = Field(5e-4, gt=0, description="Its peak learning rate (authors' code: 5e-4).")
+    distil_batch_size: int = Field(250, ge=1, description="Its batch size (authors' code: 250, as 50 batches of 5).")
     epochs: float = Field(3, gt=0, description="Epochs of fine-tuning.")
     learning_rate: float = Field(2e-5, gt=0, description="Its peak learning rate; the authors publish none for GLUE.")
-    batch_size: int = Field(32, ge=1, description="Batch size of both stages.")
+    batch_size: int = Field(32, ge=1, description="Its batch size.")
 
     @model_validator(mode="after")
     def _one_source(self) -> DistilBertOptions:
@@ -56,19 +65,23 @@ class DistilBertOptions(Options):
 class DistilBert(Method):
     """DistilBERT (Sanh et al., 2019, arXiv 1910.01108): every other layer, three losses on text, fine-tuning.
 
-    With `checkpoint` the authors' own pre-trained student is only fine-tuned, as they do on GLUE.
-    Otherwise a student of the backbone is made as they made theirs, but on the text of the task: layers
-    at an even spread from the first to the last (`spread`), no segment embeddings (row 0 is added to the
-    positions, so nothing is lost for single sentences), then 5 T^2 KL(teacher, student) + 2
-    masked-language-modelling + 1 (1 - cos of last hidden states), T = 2, 15 % of tokens masked, teacher =
-    the whole pre-trained backbone. Tables call it "DistilBERT-style (task text)".
+    With `checkpoint` the authors' own pre-trained student is fine-tuned, as they do on GLUE. Otherwise a student of the
+    backbone is made as they made theirs, but on the text of the task: layers at an even spread from the first to the
+    last (`spread`), no segment embeddings (row 0 is added to the positions, so single sentences lose nothing), then
+    5 T^2 KL(teacher, student) + 2 masked-language-modelling + 1 (1 - cos of last hidden states), T = 2, teacher = the
+    whole pre-trained backbone. Tables call it "DistilBERT-style (task text)".
 
-    Where the backbone's checkpoint has no masked-language-modelling head (MiniLM as a sentence encoder),
-    the logits of teacher and student are hidden @ E^T + bias, each with its own word embedding E and a
-    bias that starts at 0.
+    Masking and optimizer of the distillation are those of the authors' script (transformers,
+    examples/research_projects/distillation): 15 % of all tokens, drawn with probability ~ count^-0.7; soft targets on
+    all tokens; AdamW with beta2 0.98 and epsilon 1e-6, warm-up 5 %, no weight decay, clip 5.0; the teacher reads no
+    segments.
+
+    Where the backbone's checkpoint has no masked-language-modelling head (MiniLM as a sentence encoder), the logits of
+    teacher and student are hidden @ E^T + bias, each with its own word embedding E and a bias that starts at 0.
     """
 
     Options = DistilBertOptions
+    version = 2
 
     def variants(self) -> Sequence[str]:
         return [f"depth{depth}" for depth in self.options.depths] or ["full"]
@@ -124,12 +137,16 @@ class DistilBert(Method):
 
     @property
     def _plans(self) -> list[Plan]:
-        """Of distillation, where the student is made here, and of fine-tuning."""
+        """Return the plans of distillation, where the student is made here, and of fine-tuning."""
         options = self.options
         finetune = Plan(options.epochs, options.learning_rate, options.batch_size)
         if options.checkpoint:
             return [finetune]
-        return [Plan(options.distil_epochs, options.distil_rate, options.batch_size), finetune]
+        distil = Plan(
+            options.distil_epochs, options.distil_rate, options.distil_batch_size, rows_at_once=AT_ONCE,
+            warmup=0.05, weight_decay=0, clip=5.0, betas=(0.9, 0.98), epsilon=1e-6,
+        )  # fmt: skip
+        return [distil, finetune]
 
     def _distilled(self, context: Context, depth: int) -> Encoder:
         options, backbone = self.options, self.settings.backbone
@@ -137,8 +154,8 @@ class DistilBert(Method):
         teacher = with_head(whole, backbone.name, backbone.revision)
         start = without_segments(take_layers(whole, spread(len(whole.layers), depth)))
         student = teacher.around(start)
-        special = torch.tensor(context.tokenizer.all_special_ids, device=context.device)
-        loss = ThreeLosses(teacher, special, context.tokenizer.mask_token_id, options.soft_targets)
+        odds = masking_odds(context.train, len(teacher.bias), context.tokenizer.all_special_ids).to(context.device)
+        loss = ThreeLosses(teacher, odds, context.tokenizer.mask_token_id, options.soft_targets)
         context.fit(student, loss, self._plans[0], "distil", whole_vocabulary=True)
         return student.encoder
 
@@ -147,27 +164,27 @@ class DistilBert(Method):
 class ThreeLosses:
     """The loss of DistilBERT's pre-training (section 2 and the authors' distillation script).
 
-    The masks are drawn anew for every batch from torch's global generator, which the training loop seeds
-    and restores as it does for dropout.
+    The masks are drawn anew for every batch from torch's global generator, which the training loop seeds and restores
+    as it does for dropout.
     """
 
     teacher: MaskedLM
-    special: Tensor
-    """Ids that are never masked."""
+    odds: Tensor
+    """[V] the odds of each word to be masked (`masking_odds`)."""
     mask_id: int
-    soft_targets: Literal["masked", "all"] = "masked"
+    soft_targets: Literal["masked", "all"] = "all"
 
     def __post_init__(self) -> None:
         self.teacher.eval().requires_grad_(False)
 
     def __call__(self, model: MaskedLM, batch: dict[str, Tensor], progress: float) -> Tensor:
-        """Scalar: 5 x soft + 2 x masked words + 1 x cosine on a freshly masked batch."""
+        """Return 5 x soft targets + 2 x masked words + 1 x cosine on a freshly masked batch."""
         ids, attention, segments = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
         real = attention.bool()
-        masked, chosen = corrupt(ids, real & ~torch.isin(ids, self.special), self.mask_id, len(model.bias))
+        masked, chosen = corrupt(ids, real, self.odds, self.mask_id)
         where = real if self.soft_targets == "all" else chosen
         with torch.no_grad():
-            taught = self.teacher(masked, attention, segments)
+            taught = self.teacher(masked, attention, None)
             target = self.teacher.words(taught[where]).float()
         hidden = model(masked, attention, segments)
         logits = model.words(hidden[where]).float()
@@ -178,31 +195,61 @@ class ThreeLosses:
 
 
 def soft_target_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """T^2 KL(softmax(target / T) || softmax(logits / T)), T = 2, mean over tokens [k, V]; 0 for no tokens."""
+    """Return T^2 KL(softmax(target / T) || softmax(logits / T)), T = 2, mean over tokens [k, V]; 0 for no tokens."""
     student = F.log_softmax(logits / TEMPERATURE, dim=-1)
     teacher = F.log_softmax(target / TEMPERATURE, dim=-1)
     return F.kl_div(student, teacher, reduction="sum", log_target=True) * TEMPERATURE**2 / max(1, len(logits))
 
 
 def masked_word_loss(logits: Tensor, words: Tensor) -> Tensor:
-    """Cross-entropy of the logits [k, V] against the words that were masked [k]; 0 for no words."""
+    """Return the mean cross-entropy of logits [k, V] against the words that were masked [k]; 0 for no words."""
     return F.cross_entropy(logits, words, reduction="sum") / max(1, len(words))
 
 
-def corrupt(ids: Tensor, maskable: Tensor, mask_id: int, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """BERT's masking (Devlin et al., NAACL 2019, section 3.1): ids [B, n] as the model sees them, chosen.
+def masking_odds(examples: Examples, vocabulary: int, special: Sequence[int]) -> Tensor:
+    """Return the odds [V] with which each word is masked: its count in the text, at least 1, to the power of -0.7.
 
-    Of the maskable tokens 15 % are chosen; 80 % of those become the mask, 10 % a random id, 10 % stay.
+    Args:
+        examples: The text that is counted.
+        vocabulary: Its size, V.
+        special: Ids that are never masked; their odds are 0.
     """
-    chosen = (torch.rand(ids.shape, device=ids.device) < MASKED) & maskable
+    ids = np.fromiter(chain.from_iterable(examples.input_ids), dtype=np.int64)
+    odds = np.maximum(np.bincount(ids, minlength=vocabulary), 1) ** -SMOOTHING
+    odds[list(special)] = 0.0
+    return torch.from_numpy(odds).float()
+
+
+def corrupt(ids: Tensor, real: Tensor, odds: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
+    """Mask a batch as the authors' script does.
+
+    Of all real tokens 15 %, rounded up, are drawn without replacement by the odds of their words (as many as have odds,
+    where these are fewer). As in BERT (Devlin et al., NAACL 2019, section 3.1) 80 % of those become the mask, 10 % a
+    random id, 10 % stay. Draws from torch's global generator.
+
+    Args:
+        ids: [B, n] token ids.
+        real: [B, n] bool, False at padding.
+        odds: [V] of each word to be drawn.
+        mask_id: Id of the mask token.
+
+    Returns:
+        The ids [B, n] as the models read them, and which of them were drawn [B, n].
+    """
+    weights = (odds[ids] * real).flatten()
+    count = min(math.ceil(MASKED * int(real.sum())), int(weights.count_nonzero()))
+    chosen = torch.zeros_like(weights, dtype=torch.bool)
+    if count:
+        chosen[torch.multinomial(weights, count)] = True
+    chosen = chosen.view_as(ids)
     fate = torch.rand(ids.shape, device=ids.device)
-    drawn = torch.randint(vocabulary, ids.shape, device=ids.device)
+    drawn = torch.randint(len(odds), ids.shape, device=ids.device)
     seen = torch.where(chosen & (fate < 0.8), mask_id, ids)
     return torch.where(chosen & (fate >= 0.9), drawn, seen), chosen
 
 
 def spread(layers: int, kept: int) -> list[int]:
-    """`kept` of the layers 0 .. layers-1, evenly from the first to the last.
+    """Return `kept` of the layers 0 .. layers-1, evenly from the first to the last.
 
     12 to 6 gives the authors' 0 2 4 7 9 11. Halves are rounded to the even layer: 6 to 3 gives 0 2 5. One
     layer is the first.
@@ -211,7 +258,7 @@ def spread(layers: int, kept: int) -> list[int]:
 
 
 def without_segments(model: Encoder) -> Encoder:
-    """`model`, changed in place: segment 0 is added to every position, the segment embeddings are gone."""
+    """Add segment 0 to every position and remove the segment embeddings, in place; return the model."""
     if model.embeddings.segments is not None:
         with torch.no_grad():
             model.embeddings.positions.weight += model.embeddings.segments.weight[0]

@@ -1,37 +1,49 @@
-"""PABEE: one model with an exit after every layer, left when successive exits agree."""
+"""PABEE: one model with an exit after every layer; an example leaves when successive exits agree."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from bench.context import Context
+from bench.analysis.points import predictions
+from bench.context import Context, Criterion
 from bench.encoder import Encoder
+from bench.exit_policies.policies import Patience, replay_many
 from bench.method import Method, Options, Stage
+from bench.tasks.catalogue import Task
+from bench.tasks.scores import scores
+from bench.trace import Trace
 from bench.training.loop import Plan
 from bench.training.losses import task_loss
 
 
 class PabeeOptions(Options):
-    """How long and how fast."""
+    """Length, rate and the tolerance on regression; defaults are those of the authors' release."""
 
-    epochs: float = Field(5, gt=0, description="Epochs.")
-    learning_rate: float = Field(2e-5, gt=0, description="Learning rate, constant throughout.")
-    batch_size: int = Field(32, ge=1, description="Batch size.")
+    epochs: float = Field(5, gt=0, description="Epochs (authors' script: 5).")
+    learning_rate: float = Field(2e-5, gt=0, description="Learning rate of the first step; it decays linearly to 0.")
+    batch_size: int = Field(32, ge=1, description="Batch size (authors' script: 32).")
+    tolerance: float = Field(
+        0.1, gt=0, description="Regression: predictions closer than this agree, on a scale of 0 to 5 (authors: 0.1)."
+    )
 
 
 class Pabee(Method):
     """PABEE (Zhou et al., NeurIPS 2020, arXiv 2006.04152): patience-based early exit.
 
-    Every layer's output goes through one shared pooler to a classifier of its own; all are fine-tuned
-    together with the backbone, in one stage and without distillation. An example leaves once `patience` exits
-    in a row have repeated the prediction before them (STS-B: predictions closer than a tolerance).
+    Every layer's output goes through one shared pooler to a classifier of its own; all are fine-tuned together with the
+    backbone, in one stage and without distillation. As in the authors' release (`bert-loses-patience`) the rate decays
+    linearly to 0 without warm-up, there is no weight decay, and each checkpoint is scored at each patience: the epoch
+    with the highest mean over the patiences 1 to E - 1 is kept. An example leaves once `patience` exits in a row have
+    repeated the prediction before them; on regression, once so many differed by less than a fixed tolerance.
     """
 
     Options = PabeeOptions
+    version = 2
     policy = "patience"
 
     def variants(self) -> Sequence[str]:
@@ -40,9 +52,13 @@ class Pabee(Method):
     def label(self, variant: str) -> str:
         return self.titled("PABEE", "pabee")
 
+    def rule(self) -> Patience:
+        return Patience(self.exit_start(), self.options.tolerance)
+
     def train(self, context: Context, variant: str) -> Encoder:
         model = context.backbone("pooler", exits="all")
-        context.fit(model, weighted_loss, self._plan, "finetune", select=True)
+        criterion = mean_over_patience(self.rule(), self.task)
+        context.fit(model, weighted_loss, self._plan, "finetune", select=criterion)
         return model
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
@@ -51,11 +67,27 @@ class Pabee(Method):
     @property
     def _plan(self) -> Plan:
         options = self.options
-        return Plan(options.epochs, options.learning_rate, options.batch_size, warmup=0, schedule="constant")
+        return Plan(options.epochs, options.learning_rate, options.batch_size, warmup=0, weight_decay=0)
+
+
+def mean_over_patience(rule: Patience, task: Task) -> Criterion:
+    """Return the mean ranking score of a trace over the patiences 1 to E - 1, of which the last is full depth.
+
+    The authors' script scores each checkpoint at each patience and leaves the choice to its reader. Here one model is
+    operated at every patience, so the mean decides.
+    """
+
+    def criterion(trace: Trace) -> float:
+        exits, examples = len(trace.logits), np.arange(len(trace.labels))
+        left = replay_many(rule, trace.logits, np.arange(1, max(2, exits)))
+        answers = predictions(trace, task)[left, examples]
+        return float(scores(task, answers, trace.labels)[task.metrics[0]].mean())
+
+    return criterion
 
 
 def weighted_loss(model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
-    """The losses of all exits, later ones weighing more: sum_j j L_j / sum_j j (section 3.3, equation 5)."""
+    """Return the weighted mean of the losses of all exits: sum_j j L_j / sum_j j (section 3.3, equation 5)."""
     exits = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]).exit_logits
     losses = torch.stack([task_loss(logits, batch["labels"]) for logits in exits])
     weights = torch.arange(1, len(losses) + 1, device=losses.device, dtype=losses.dtype)

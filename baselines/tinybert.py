@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from baselines.augmentation import augmented
-from bench.context import Context
+from bench.analysis.points import predictions
+from bench.context import Context, Criterion
 from bench.encoder import Encoder, Shape, backbones
 from bench.encoder.cut import narrow, take_layers
 from bench.encoder.masked_lm import has_head, with_head
@@ -20,10 +21,16 @@ from bench.encoder.model import Layer
 from bench.errors import UserError
 from bench.method import Method, Needed, Options, Stage
 from bench.tasks.batches import collate, length_batches
+from bench.tasks.catalogue import Task
 from bench.tasks.examples import Examples
+from bench.tasks.scores import score
+from bench.trace import Trace
 from bench.training.loop import Loss, Plan
 from bench.training.losses import soft_loss, task_loss
 from bench.training.targets import FrozenTeacher
+
+CHOSEN_BY = {"mrpc": ("accuracy",), "qqp": ("accuracy",), "stsb": ("pearson", "spearman")}
+"""The metrics whose mean chooses a checkpoint in `task_distill.py`, where they are not the ranking metric alone."""
 
 
 class TinySize(Options):
@@ -37,11 +44,13 @@ class TinySize(Options):
 
 
 class TinyBertOptions(Options):
-    """The students, and how long and how fast they learn."""
+    """The students, and the length and rate of the two phases."""
 
     sizes: dict[str, TinySize] = Field(description="Variant name -> the student's shape.")
     teacher: str = Field("teacher", description="The contestant that is the teacher.")
-    augmentation: int = Field(0, ge=0, description="Altered copies of each training example (authors: 20); 0: none.")
+    augmentation: int = Field(
+        0, ge=0, description="Altered copies tried of each training sentence (authors: 10 to 30, by task); 0: none."
+    )
     representation_epochs: float = Field(20, gt=0, description="Epochs of phase A, attention and hidden states.")
     representation_rate: float = Field(5e-5, gt=0, description="Its learning rate, constant.")
     epochs: float = Field(3, gt=0, description="Epochs of phase B, predictions.")
@@ -52,13 +61,19 @@ class TinyBertOptions(Options):
 class TinyBert(Method):
     """TinyBERT (Jiao et al., Findings of EMNLP 2020, arXiv 1909.10351): task distillation in two phases.
 
-    Phase A: attention scores and hidden states of the teacher's layers m x N/M. Phase B: its predictions,
-    or on regression the gold score. A student without a general checkpoint starts from the backbone's
-    layers m x N/M, narrowed (`narrowed`), and tables say "from backbone"; "w/o DA" means without the
-    paper's data augmentation. Of augmented text the originals are a part.
+    Phase A: attention scores and hidden states of the teacher's layers m x N/M. Phase B: its predictions, or on
+    regression the gold score. Optimizer, scale of the losses and choice of the checkpoint are those of the authors'
+    `task_distill.py`: BertAdam (no bias correction, each tensor's gradient clipped to 1.0, epsilon 1e-6, weight decay
+    0.01), constant rate in phase A, warm-up 10 % and linear decay in phase B; means over the padded length
+    (`data.max_length`) in phase A and over classes too in phase B; the epoch of phase B that is best by `CHOSEN_BY` is
+    kept.
+
+    A student without a general checkpoint starts from the backbone's layers m x N/M, narrowed (`narrowed`), and tables
+    say "from backbone"; "w/o DA" means without the paper's data augmentation. Augmented text includes the originals.
     """
 
     Options = TinyBertOptions
+    version = 2
 
     def variants(self) -> Sequence[str]:
         return list(self.options.sizes)
@@ -108,14 +123,18 @@ class TinyBert(Method):
 
         taught = context.teacher(teacher, hidden=True, train=train, attention=True, layers=layers)
         representations, predictions = self._plans
-        context.fit(student, representation_loss(taught), representations, "representations", train=train)
+        padded = self.settings.data.of(self.task.name).max_length[len(self.task.columns) - 1]
+        loss = representation_loss(taught, padded)
+        context.fit(student, loss, representations, "representations", train=train)
 
-        loss = prediction_loss(None if self.task.regression else context.teacher(teacher, train=train))
-        context.fit(student.encoder, loss, predictions, "predictions", select=True, train=train)
+        answers = prediction_loss(None if self.task.regression else context.teacher(teacher, train=train))
+        context.fit(student.encoder, answers, predictions, "predictions", select=criterion(self.task), train=train)
         return student.encoder
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
-        size, text = self.options.sizes[variant], examples * (1 + self.options.augmentation)
+        """Return both phases; with augmentation an upper bound, since equal copies are dropped."""
+        size, sentences = self.options.sizes[variant], len(self.task.columns)
+        text = examples * (1 + self.options.augmentation * sentences)
         head = self.backbone.head_size if size.checkpoint else size.hidden // size.heads
         layers = {"heads": (size.heads,) * size.layers, "ffn": (size.ffn,) * size.layers}
         student = replace(self.backbone, hidden=size.hidden, head_size=head, **layers)
@@ -129,10 +148,10 @@ class TinyBert(Method):
     @property
     def _plans(self) -> tuple[Plan, Plan]:
         options, size = self.options, self.options.batch_size
-        return (
-            Plan(options.representation_epochs, options.representation_rate, size, warmup=0, schedule="constant"),
-            Plan(options.epochs, options.learning_rate, size),
+        representations = Plan(
+            options.representation_epochs, options.representation_rate, size, warmup=0, schedule="constant"
         )
+        return _bert_adam(representations), _bert_adam(Plan(options.epochs, options.learning_rate, size))
 
     def _student(self, context: Context, variant: str, layers: Sequence[int], teacher_hidden: int) -> Mapped:
         size = self.options.sizes[variant]
@@ -148,6 +167,22 @@ class TinyBert(Method):
         backbone = self.settings.backbone
         model = with_head(context.backbone("tinybert"), backbone.name, backbone.revision)
         return augmented(model, context.tokenizer, context.train, self.options.augmentation, context.seed)
+
+
+def _bert_adam(plan: Plan) -> Plan:
+    """Return the plan with the optimizer of the original BERT code, which the authors use."""
+    return replace(plan, bias_correction=False, clip_each=True, epsilon=1e-6)
+
+
+def criterion(task: Task) -> Criterion:
+    """Return the authors' score of a checkpoint: the mean of the metrics in `CHOSEN_BY`, else the ranking metric."""
+    metrics = CHOSEN_BY.get(task.name, task.metrics[:1])
+
+    def chosen(trace: Trace) -> float:
+        answers = predictions(trace, task)[-1]
+        return float(np.mean([score(metric, answers, trace.labels) for metric in metrics]))
+
+    return chosen
 
 
 class Mapped(nn.Module):
@@ -182,47 +217,72 @@ class Mapped(nn.Module):
         return output.attention_scores, tuple(self.map(state) for state in output.hidden_states)
 
 
-def representation_loss(teacher: FrozenTeacher) -> Callable[[Mapped, dict[str, Tensor], float], Tensor]:
-    """Phase A: `attention_loss` + `mapped_loss` against the teacher's layers that teach."""
+def representation_loss(teacher: FrozenTeacher, length: int) -> Callable[[Mapped, dict[str, Tensor], float], Tensor]:
+    """Return the loss of phase A: `attention_loss` + `mapped_loss` against the teacher's layers that teach.
+
+    Args:
+        teacher: Its kept hidden states and attention scores.
+        length: The padded length L over which the means run.
+    """
 
     def loss(model: Mapped, batch: dict[str, Tensor], progress: float) -> Tensor:
         scores, states = model(batch)
         target = teacher(batch)
         mask = batch["attention_mask"]
-        return attention_loss(scores, target.attention, mask) + mapped_loss(states, target.hidden, mask)
+        return attention_loss(scores, target.attention, mask, length) + mapped_loss(states, target.hidden, mask, length)
 
     return loss
 
 
 def prediction_loss(teacher: FrozenTeacher | None) -> Loss:
-    """Phase B: soft cross-entropy at T = 1 against the teacher; without one (regression) the task's own
-    MSE."""
+    """Return the loss of phase B: soft cross-entropy at T = 1 against the teacher, averaged over rows and classes.
+
+    Without a teacher (regression): the task's own mean squared error.
+    """
 
     def loss(model: Any, batch: dict[str, Tensor], progress: float) -> Tensor:
         logits = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]).logits
-        return task_loss(logits, batch["labels"]) if teacher is None else soft_loss(logits, teacher(batch).logits[-1])
+        if teacher is None:
+            return task_loss(logits, batch["labels"])
+        return soft_loss(logits, teacher(batch).logits[-1]) / logits.shape[-1]
 
     return loss
 
 
-def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """Sum over layers of the MSE of scores before the softmax, mean over batch, heads and l x l (eq. 7).
+def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, length: int) -> Tensor:
+    """Return the sum over layers of the squared error of attention scores, mean over batch, heads and L x L (eq. 7).
 
-    Scores at padding are 0 on both sides: of masked keys as in the authors' code, and of padded queries,
-    which say nothing.
+    The scores are those before the softmax. The authors pad every text to a fixed length L, set the scores of masked
+    keys to 0 and average over all L x L. Here the terms of padded queries are left out too, and the divisor stays
+    L x L, so real tokens weigh against `mapped_loss` as in their code.
+
+    Args:
+        student: M of [B, heads, n, n].
+        teacher: The same.
+        mask: [B, n] 1 for real tokens.
+        length: L.
     """
     real = mask.bool()
     both = (real[:, None, :, None] & real[:, None, None, :]).float()
-    pairs = zip(student, teacher, strict=True)
-    return torch.stack([F.mse_loss(s.float() * both, t.float() * both) for s, t in pairs]).sum()
+    errors = [((s.float() - t.float()) * both).square().sum() for s, t in zip(student, teacher, strict=True)]
+    rows, heads = student[0].shape[:2]
+    return torch.stack(errors).sum() / (rows * heads * length**2)
 
 
-def mapped_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor) -> Tensor:
-    """Sum over the embedding output and the layers of the MSE over real tokens and dimensions (eq. 8 and
-    9)."""
+def mapped_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, length: int) -> Tensor:
+    """Return the sum over levels of the squared error of hidden states, mean over batch, L and d (eq. 8 and 9).
+
+    Only real tokens are compared; the divisor is that of texts padded to L, as in the authors' code.
+
+    Args:
+        student: M + 1 of [B, n, d], mapped to the teacher's size.
+        teacher: The same.
+        mask: [B, n] 1 for real tokens.
+        length: L.
+    """
     real = mask.bool()
-    pairs = zip(student, teacher, strict=True)
-    return torch.stack([F.mse_loss(s[real].float(), t[real].float()) for s, t in pairs]).sum()
+    errors = [(s[real].float() - t[real].float()).square().sum() for s, t in zip(student, teacher, strict=True)]
+    return torch.stack(errors).sum() / (len(mask) * length * student[0].shape[-1])
 
 
 def taught_by(layers: int, teacher_layers: int) -> list[int]:

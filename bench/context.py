@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,8 +33,12 @@ if TYPE_CHECKING:
     from bench.settings import Settings
     from bench.tasks.catalogue import Task
     from bench.tasks.examples import Examples, TaskData
+    from bench.trace import Trace
 
 log = logging.getLogger(__name__)
+
+Criterion = Callable[["Trace"], float]
+"""The trace of the selection split -> the score by which a checkpoint is chosen; higher is better."""
 
 
 @dataclass(frozen=True)
@@ -115,17 +119,23 @@ class Context:
         plan: Plan,
         stage: str,
         *,
-        select: bool | Sequence[int] = False,
+        select: bool | Sequence[int] | Criterion = False,
         train: Examples | None = None,
         whole_vocabulary: bool = False,
     ) -> nn.Module:
-        """Trains `model` in place on `train` (default: the task's), resumable under the name `stage`.
+        """Train `model` in place and return it; a killed run resumes under the name `stage`.
 
-        With `select` the epoch with the best mean score on the selection split is kept, over all exits or over those
-        named (0-based). `whole_vocabulary`: the loss shows the model words that no example holds, or uses the word
-        embedding itself.
+        Args:
+            model: What is trained; moved to the context's device.
+            loss: (model, batch, progress) -> scalar.
+            plan: Length and optimizer.
+            stage: Name of this training, unique within the run.
+            select: Whether the epoch that scores highest on the selection split is kept, else the last one. The score
+                is the mean of the ranking metric over all exits (True) or over some (their 0-based numbers), or what a
+                function returns for the trace of that split.
+            train: Training examples; default: the task's.
+            whole_vocabulary: Whether the loss reads words that no example holds, or the word embedding itself.
         """
-        exits = None if isinstance(select, bool) else list(select)
         return fit(
             model.to(self.device),
             loss,
@@ -134,7 +144,7 @@ class Context:
             state=self.state / stage,
             seed=zlib.crc32(f"{self.seed}/{stage}".encode()),  # a stage's own dropout and order of batches
             machine=self.machine,
-            evaluate=(lambda trained: self.mean_score(trained, exits)) if select else None,
+            evaluate=(lambda trained: self._criterion(trained, select)) if select else None,
             whole_vocabulary=whole_vocabulary,
         )
 
@@ -152,11 +162,13 @@ class Context:
         bfloat16 = self.machine.bfloat16
         return FrozenTeacher(model, examples, budget, hidden, attention=attention, layers=layers, bfloat16=bfloat16)
 
-    def mean_score(self, model: Encoder | Cascade, exits: Sequence[int] | None = None) -> float:
-        """Ranking score on the selection split, mean over the exits (0-based, None: all), in training's precision."""
+    def _criterion(self, model: Encoder | Cascade, select: bool | Sequence[int] | Criterion) -> float:
+        """Return what `fit` ranks epochs by, computed on the selection split in the precision of training."""
         trace = record(model, self.selection, self.settings.training.eval_batch_size, self.machine.bfloat16)
+        if callable(select):
+            return select(trace)
         found = scores(self.task, predictions(trace, self.task), trace.labels)[self.task.metrics[0]]
-        return float(found.mean() if exits is None else found[list(exits)].mean())
+        return float(found.mean() if isinstance(select, bool) else found[list(select)].mean())
 
 
 def task_data(settings: Settings, task: Task, tokenizer: PreTrainedTokenizerBase) -> TaskData:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bench.analysis.frontier import nondominated
 from bench.errors import UserError
-from bench.exit_policies.policies import Policy, ours, replay_many
+from bench.exit_policies.policies import Patience, Policy, ours, replay_many
 from bench.tasks.catalogue import Task
 from bench.tasks.scores import METRICS, constant, hidden, scores
 from bench.trace import Costs, Trace
@@ -61,8 +61,8 @@ def build(
     "uniform" (of knobs that send everyone of the selection split to the same exits, the strictest stays).
     vectors: thresholds one an exit, kind "per_exit". selection: the split on which `on_frontier` is judged.
     control: adds the best constant answer (for the reference's run). Column `exit_start`: the first exit that
-    the model's rule may use, 1-based; no point uses one below it. UserError where `selection` is not among the
-    labelled traces.
+    the model's rule may use, 1-based; no point uses one below it. Column `tolerance`: that of patience on regression,
+    NaN elsewhere. UserError where `selection` is not among the labelled traces.
 
     A rule of the suite can be replayed from its name; of a contestant's own, column `left` holds the 0-based exits, a
     byte an example.
@@ -88,6 +88,7 @@ def build(
         "label": run.label,
         "seed": run.seed,
         "exit_start": min(policy.exit_start, len(costs.layers)),
+        "tolerance": policy.tolerance if isinstance(policy, Patience) and task.regression else np.nan,
     }
     return pd.concat([pd.DataFrame(identity, index=table.index), table], axis=1)
 

@@ -77,10 +77,14 @@ def _confidence(policy: Policy, seen: Sequence[NDArray[np.floating]], knob: floa
     return None if abs(statistic - knob) < _NEAR else statistic > knob
 
 
-def _patience(policy: Policy, seen: Sequence[NDArray[np.floating]], knob: float) -> bool:
-    prediction, repeated = seen[-1].argmax(), 0
-    for earlier in reversed(seen[policy.exit_start - 1 : -1]):
-        if earlier.argmax() != prediction:
+def _patience(policy: Any, seen: Sequence[NDArray[np.floating]], knob: float) -> bool:
+    repeated = 0
+    for later, earlier in pairwise(reversed(seen[policy.exit_start - 1 :])):
+        if len(later[0]) == 1:
+            agreed = abs(float(later[0, 0]) - float(earlier[0, 0])) < policy.tolerance
+        else:
+            agreed = later.argmax() == earlier.argmax()
+        if not agreed:
             break
         repeated += 1
     return 0 < knob <= repeated

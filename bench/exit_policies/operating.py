@@ -1,7 +1,8 @@
 """How a trained model is operated: at full depth, at one exit for everybody, or by its rule with one knob or several.
 
 A point is a mapping with the columns that name it in a points table: `kind` (static, fixed_exit, uniform, per_exit),
-`policy`, `exit_start`, `knob` (uniform), `thresholds` (per_exit, one an exit), `exit` (1-based, fixed_exit).
+`policy`, `exit_start`, `knob` (uniform), `thresholds` (per_exit, one an exit), `exit` (1-based, fixed_exit),
+`tolerance` (of patience on regression).
 """
 
 from collections.abc import Mapping
@@ -30,6 +31,7 @@ def plain(point: Mapping[str, Any]) -> dict[str, Any]:
         "knob": float(point["knob"]) if point["kind"] == "uniform" else None,
         "thresholds": [float(each) for each in point["thresholds"]],
         "exit": int(point["exit"]),
+        "tolerance": _tolerance(point),
     }
 
 
@@ -71,7 +73,14 @@ def left(point: Mapping[str, Any], trace: Trace, own: Policy | None = None) -> N
 
 
 def _policy(point: Mapping[str, Any]) -> Policy:
-    return policy_for(point["policy"], point["policy"] == Agreement.name, int(point["exit_start"]))
+    regression = point["policy"] == Agreement.name
+    return policy_for(point["policy"], regression, int(point["exit_start"]), _tolerance(point))
+
+
+def _tolerance(point: Mapping[str, Any]) -> float | None:
+    """Return the tolerance of a point's patience; None for other rules, and for tables that do not have the column."""
+    tolerance = point.get("tolerance")
+    return None if tolerance is None or np.isnan(tolerance) else float(tolerance)
 
 
 def _knob(point: Mapping[str, Any]) -> Any:

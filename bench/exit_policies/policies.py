@@ -5,8 +5,8 @@ trace (thousands of operating points without a forward pass) and steer the early
 
 Conventions: logits are [E, N, C] (exits, examples, outputs), signals and statistics [E, N]; exit indices are 0-based,
 `exit_start` and patience count exits from 1, as the papers do. A statistic is causal: its row e depends on
-exits 0..e only. Regression has no class distribution, so entropy, confidence and patience become `Agreement`
-there (`policy_for`).
+exits 0..e only. Regression has no class distribution, so entropy and confidence become `Agreement` there
+(`policy_for`), and `Patience` compares predictions within a tolerance.
 """
 
 from abc import ABC, abstractmethod
@@ -109,14 +109,20 @@ class Confidence(Policy):
         return 1.0 - _grid(count) * (1.0 - 1.0 / outputs + _ROUNDING)
 
 
+@dataclass(frozen=True)
 class Patience(Policy):
     """Leave when `knob` successive exits repeated the prediction before them (PABEE, section 3.2).
 
-    The statistic is the counter: +1 when argmax(z_i) = argmax(z_{i-1}), else 0; so patience t leaves at exit
-    t + 1 at the earliest. t = 0 and t >= E mean full depth.
+    The statistic is the counter of the authors' code: +1 when two successive predictions agree, else 0; so patience t
+    leaves at exit t + 1 at the earliest. t = 0 and t >= E mean full depth. Classes agree when they are equal; on one
+    output (regression) predictions agree when they differ by less than `tolerance`, which is fixed while the patience
+    is swept.
     """
 
     name = "patience"
+    version = 2
+    tolerance: float = 0.1
+    """The authors' value for STS-B, on its scale of 0 to 5 (README of their release)."""
 
     @property
     def earliest(self) -> int:
@@ -125,10 +131,14 @@ class Patience(Policy):
     def statistic(
         self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
     ) -> NDArray[np.floating]:
-        predictions = logits.argmax(axis=-1)
-        counter = np.zeros(predictions.shape)
-        for e in range(self.exit_start, len(predictions)):
-            counter[e] = np.where(predictions[e] == predictions[e - 1], counter[e - 1] + 1, 0)
+        if logits.shape[-1] == 1:
+            agreed = np.abs(np.diff(logits[..., 0].astype(np.float64), axis=0)) < self.tolerance
+        else:
+            predictions = logits.argmax(axis=-1)
+            agreed = predictions[1:] == predictions[:-1]
+        counter = np.zeros(logits.shape[:2])
+        for e in range(self.exit_start, len(logits)):
+            counter[e] = np.where(agreed[e - 1], counter[e - 1] + 1, 0)
         return counter
 
     def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
@@ -136,13 +146,13 @@ class Patience(Policy):
         return (statistic >= patience) & (patience > 0)
 
     def knobs(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
-        """Every patience from 1 to E (the counter takes no other values, so `count` plays no part)."""
+        """Return every patience from 1 to E; the counter takes no other values, so `count` plays no part."""
         return np.arange(1, exits + 1, dtype=np.float64)
 
 
 @dataclass(frozen=True)
 class Agreement(Policy):
-    """Regression: leave when |y_i - y_{i-1}| < tolerance for `run` exits running (PABEE, section 3.3).
+    """Regression: leave when |y_i - y_{i-1}| < tolerance for `run` exits running; the tolerance is swept.
 
     The statistic is the largest of the last `run` differences, infinite where there are fewer; 0 is full
     depth. The range of tolerances is that of STS-B's scores, 0 to 5, and infinity (leave at the first exit
@@ -198,11 +208,19 @@ _FAMILIES: dict[str, type[Policy]] = {
 }
 
 
-def policy_for(policy: str | type[Policy], regression: bool, exit_start: int = 1) -> Policy:
-    """The rule named "entropy", "confidence", "patience", "agreement" or "none", or of a family of one's own.
+def policy_for(
+    policy: str | type[Policy], regression: bool, exit_start: int = 1, tolerance: float | None = None
+) -> Policy:
+    """Return the rule named entropy, confidence, patience, agreement or none, or of a family of one's own.
 
-    On regression every named rule but "none" is agreement of successive predictions; one's own is what it is. Raises
-    UserError for an unknown name, and for what is no family of rules.
+    Args:
+        policy: The rule's name, or a subclass of `Policy`, which is used on every task as it is.
+        regression: Whether the task is one; entropy and confidence then become agreement of successive predictions.
+        exit_start: First exit, from 1, at which an example may leave.
+        tolerance: Of patience on regression, on the scale of the predictions; None: the authors' 0.1.
+
+    Raises:
+        UserError: For an unknown name, and for a class that is no family of rules.
     """
     if exit_start < 1:
         raise UserError(f"exit_start is {exit_start}: exits are counted from 1")
@@ -220,6 +238,8 @@ def policy_for(policy: str | type[Policy], regression: bool, exit_start: int = 1
         raise UserError(f"unknown exit policy {policy!r}: choose one of {known}, or a subclass of Policy")
     if policy == Agreement.name and not regression:
         raise UserError("agreement is for regression, and this is classification: use patience")
+    if policy == Patience.name:
+        return Patience(exit_start) if tolerance is None else Patience(exit_start, tolerance)
     family = Agreement if regression and policy != FullDepth.name else _FAMILIES[policy]
     return family(exit_start=exit_start)
 

@@ -22,7 +22,7 @@ from bench.trace import Costs
 _WHEN = {
     "entropy": "the entropy of its prediction (nats) is below {}",
     "confidence": "the highest probability is above {}",
-    "patience": "the exits before it have repeated the prediction {} times",
+    "patience": "its prediction and those of the exits before it have agreed {} times in a row",
     "agreement": "its score differs from the exit before by less than {}",
 }
 

@@ -1,4 +1,4 @@
-"""The one training loop: a loss, a schedule of batches, AdamW with a linear or constant rate, and what a kill leaves.
+"""The training loop: a loss, a schedule of batches, AdamW or BertAdam with a linear or constant rate, and checkpoints.
 
 A stage that was killed goes on from its checkpoint and gives the same weights as an unbroken one, bit for bit on the
 CPU: the whole schedule of batches is drawn before the first step, and a checkpoint holds the optimizer, the best
@@ -12,7 +12,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from bench.tasks.batches import length_batches
 from bench.tasks.examples import Examples
 from bench.training import saving
 from bench.training.feeding import feed
+from bench.training.optimizers import adam, clip
 from bench.training.saving import CHECKPOINT, FINAL, Saving
 from bench.training.words import UsedWords
 
@@ -42,20 +43,38 @@ TELL = 30.0
 
 @dataclass(frozen=True)
 class Plan:
-    """How long and how fast: epochs over the examples (fractions allowed) or `steps` of the optimizer.
+    """The length and the optimizer of one training stage.
 
-    `warmup` is a fraction of the steps, at least `warmup_floor` steps. `schedule`: "linear" decays to 0, "constant".
+    The defaults are those of BERT fine-tuning with transformers' Trainer. BertAdam, the optimizer of the original BERT
+    code, is `bias_correction=False, clip_each=True, epsilon=1e-6`.
     """
 
     epochs: float
+    """Passes over the examples; fractions are allowed."""
     learning_rate: float
+    """Peak learning rate."""
     batch_size: int = 32
+    rows_at_once: int | None = None
+    """Rows that the model reads at once; larger batches are read in parts (gradient accumulation). None: all."""
     steps: int | None = None
+    """Optimizer steps, in place of `epochs`."""
     warmup: float = 0.1
+    """Fraction of the steps in which the rate rises from 0; at least `warmup_floor` steps."""
     warmup_floor: int = 0
     schedule: str = "linear"
+    """After the warm-up: "linear" decays to 0, "constant" stays."""
     weight_decay: float = 0.01
+    """Decoupled weight decay, of all parameters but biases and LayerNorms."""
     clip: float = 1.0
+    """Largest norm of the gradient."""
+    clip_each: bool = False
+    """Whether that is the norm of each parameter's gradient alone, not of all together."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay rates of Adam's moments."""
+    epsilon: float = 1e-8
+    """Adam's epsilon."""
+    bias_correction: bool = True
+    """Whether Adam's moments are corrected for their start at 0."""
 
     def step_count(self, examples: int) -> int:
         """Optimizer steps of this plan."""
@@ -177,7 +196,7 @@ class _Stage:
             {"params": [p for n, p in self.trained.items() if n in decayed], "weight_decay": plan.weight_decay},
             {"params": [p for n, p in self.trained.items() if n not in decayed], "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.AdamW(groups, lr=plan.learning_rate, fused=True)
+        self.optimizer = adam(groups, plan.learning_rate, plan.betas, plan.epsilon, plan.bias_correction)
         self.device = next(model.parameters()).device
         self.done = 0
         self.best: dict[str, Tensor] | None = None
@@ -222,12 +241,13 @@ class _Stage:
         log.info("%s: done in %.1f s", self.folder.name, time.monotonic() - began)
 
     def _step(self, loss: Loss, batch: dict[str, Tensor], step: int, bfloat16: bool) -> None:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
-            value = loss(self.model, batch, step / self.steps)
-        value.backward()
-        unheard = (self.broken < 0) & ~torch.isfinite(value.detach())
-        self.broken = torch.where(unheard, step, self.broken)
-        torch.nn.utils.clip_grad_norm_(list(self.trained.values()), self.plan.clip)
+        for part, share in _parts(batch, self.plan.rows_at_once):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+                value = loss(self.model, part, step / self.steps)
+            (value * share).backward()
+            first = (self.broken < 0) & ~torch.isfinite(value.detach())
+            self.broken = torch.where(first, step, self.broken)
+        clip(list(self.trained.values()), self.plan.clip, self.plan.clip_each)
         rate = self.plan.rate(step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -291,6 +311,17 @@ class _Stage:
                 state = {key: torch.empty_like(like).copy_(found[key]) for key, like in likes.items()}
                 self.optimizer.state[parameter] = state
         saving.set_random_state(tensors, notes["random"])
+
+
+def _parts(batch: dict[str, Tensor], rows: int | None) -> Iterator[tuple[dict[str, Tensor], float]]:
+    """Yield a batch in parts of at most `rows` rows, each with its share of the rows."""
+    count = len(batch["idx"])
+    if rows is None or count <= rows:
+        yield batch, 1.0
+        return
+    for start in range(0, count, rows):
+        part = {key: value[start : start + rows] for key, value in batch.items()}
+        yield part, len(part["idx"]) / count
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from transformers import DistilBertConfig, DistilBertModel
 
-from baselines.distilbert import ThreeLosses, corrupt, spread, without_segments
+from baselines.distilbert import ThreeLosses, corrupt, masking_odds, spread, without_segments
 from bench.context import Context
 from bench.encoder import Encoder, EncoderConfig
 from bench.encoder.cut import take_layers
@@ -17,8 +19,10 @@ from bench.measuring.recording import record
 from bench.method import contestant
 from bench.store import RunKey
 from bench.tasks.batches import collate, length_batches
+from bench.tasks.examples import Examples
 
-SPECIAL = torch.tensor([0, 1, 2, 3])
+SPECIAL = [0, 1, 2, 3]
+ODDS = torch.ones(40).index_fill(0, torch.tensor(SPECIAL), 0.0)
 
 
 def model(layers: int, seed: int, **changes) -> Encoder:
@@ -64,31 +68,75 @@ def test_dropping_the_segments_changes_nothing_for_a_single_sentence():
     assert slim.config.type_vocab_size == 0 and slim.num_parameters() == whole.num_parameters() - 2 * 24
 
 
-def test_masking_touches_maskable_tokens_in_the_usual_proportions():
-    torch.manual_seed(0)
-    ids = torch.randint(4, 1000, (200, 100))
-    maskable = torch.rand(ids.shape) < 0.7
-    seen, chosen = corrupt(ids, maskable, mask_id=1, vocabulary=1000)
+def padded(lengths: list[int], vocabulary: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random ids between two special ones, and which are real."""
+    rng = np.random.default_rng(seed)
+    real = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    ids = torch.from_numpy(rng.integers(4, vocabulary, real.shape))
+    ids[:, 0], ids[torch.arange(len(lengths)), torch.tensor(lengths) - 1] = 2, 3
+    return torch.where(real, ids, 0), real
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6), seed=st.integers(0, 2**31))
+def test_of_all_tokens_15_percent_are_drawn_and_none_of_them_is_special_or_padding(lengths, seed):
+    torch.manual_seed(seed)
+    ids, real = padded(lengths, 40, seed)
+    seen, chosen = corrupt(ids, real, ODDS, mask_id=1)
+    maskable = real & ~torch.isin(ids, torch.tensor(SPECIAL))
     assert not (chosen & ~maskable).any()
+    assert int(chosen.sum()) == min(int(np.ceil(0.15 * sum(lengths))), int(maskable.sum()))
     assert torch.equal(seen[~chosen], ids[~chosen])
-    rate = chosen.sum() / maskable.sum()
+
+
+def test_what_is_drawn_becomes_the_mask_a_random_word_or_stays():
+    torch.manual_seed(0)
+    ids, real = torch.randint(4, 1000, (200, 100)), torch.ones(200, 100, dtype=torch.bool)
+    seen, chosen = corrupt(ids, real, torch.ones(1000), mask_id=1)
     hidden, same = (seen[chosen] == 1).float().mean(), (seen[chosen] == ids[chosen]).float().mean()
-    np.testing.assert_allclose([rate, hidden, same], [0.15, 0.8, 0.1], atol=0.02)
+    np.testing.assert_allclose([hidden, same], [0.8, 0.1], atol=0.02)
+
+
+def test_odds_are_the_counts_to_the_power_of_minus_0_7():
+    texts = [[2, 5, 5, 5, 6, 3], [2, 6, 7, 3]]
+    data = Examples(np.arange(2), np.zeros(2), texts, [[0] * len(each) for each in texts])
+    odds = masking_odds(data, 10, SPECIAL)
+    expected = [0, 0, 0, 0, 1, 3**-0.7, 2**-0.7, 1, 1, 1]  # a word that does not occur counts as once
+    np.testing.assert_allclose(odds.numpy(), expected, rtol=1e-6)
+
+
+def test_rare_words_are_masked_more_often():
+    """One draw a batch: how often each word is drawn is its share of the odds, exactly."""
+    torch.manual_seed(0)
+    texts = [[2] + [5] * 50 + [6] * 8 + [7] + [3]]
+    data = Examples(np.arange(1), np.zeros(1), texts, [[0] * len(texts[0])])
+    odds = masking_odds(data, 10, SPECIAL)
+    ids = torch.tensor([[2, 5, 6, 7, 3, 0]])  # five real tokens: one is drawn
+    drawn = np.zeros(10)
+    for _ in range(6000):
+        _, chosen = corrupt(ids, ids > 0, odds, mask_id=1)
+        assert chosen.sum() == 1
+        drawn[int(ids[chosen])] += 1
+    shares = np.array([50, 8, 1]) ** -0.7
+    np.testing.assert_allclose(drawn[[5, 6, 7]] / 6000, shares / shares.sum(), atol=0.02)
 
 
 @pytest.mark.parametrize("soft_targets", ["masked", "all"])
 def test_the_loss_is_its_formula(soft_targets):
     teacher, student, inputs = masked(model(4, 0)), masked(model(2, 1)), batch()
-    loss = ThreeLosses(teacher, SPECIAL, mask_id=1, soft_targets=soft_targets)
+    inputs["token_type_ids"] = torch.ones_like(inputs["input_ids"]) * inputs["attention_mask"]
+    loss = ThreeLosses(teacher, ODDS, mask_id=1, soft_targets=soft_targets)
     torch.manual_seed(5)
     value = loss(student, inputs, 0.0)
 
     real = inputs["attention_mask"].bool()
     torch.manual_seed(5)
-    seen, chosen = corrupt(inputs["input_ids"], real, 1, 40)
+    seen, chosen = corrupt(inputs["input_ids"], real, ODDS, 1)
     assert chosen.any() and not (chosen & ~real).any()
     given = inputs | {"input_ids": seen}
-    theirs, ours = (m.encoder(**given, output_hidden_states=True).hidden_states[-1] for m in (teacher, student))
+    ours = student.encoder(**given, output_hidden_states=True).hidden_states[-1]
+    given["token_type_ids"] = torch.zeros_like(seen)  # the teacher reads no segments
+    theirs = teacher.encoder(**given, output_hidden_states=True).hidden_states[-1]
     weights = teacher.encoder.embeddings.words.weight
     target = teacher.transform(theirs) @ weights.T + teacher.bias
     logits = student.transform(ours) @ student.encoder.embeddings.words.weight.T + student.bias
@@ -103,11 +151,11 @@ def test_the_loss_is_its_formula(soft_targets):
 def test_a_copy_of_the_teacher_has_only_the_word_loss_left():
     teacher = masked(model(2, 0))
     copy = teacher.around(take_layers(teacher.encoder, [0, 1])).eval()
-    loss, inputs = ThreeLosses(teacher, SPECIAL, mask_id=1), batch()
+    loss, inputs = ThreeLosses(teacher, ODDS, mask_id=1), batch()
     torch.manual_seed(5)
     value = loss(copy, inputs, 0.0)
     torch.manual_seed(5)
-    seen, chosen = corrupt(inputs["input_ids"], inputs["attention_mask"].bool(), 1, 40)
+    seen, chosen = corrupt(inputs["input_ids"], inputs["attention_mask"].bool(), ODDS, 1)
     logits = copy.words(copy(seen, inputs["attention_mask"], inputs["token_type_ids"])[chosen])
     expected = 2 * F.cross_entropy(logits, inputs["input_ids"][chosen])
     torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-5)
@@ -116,8 +164,17 @@ def test_a_copy_of_the_teacher_has_only_the_word_loss_left():
 def test_a_batch_without_a_masked_token_is_no_accident():
     inputs = batch()
     inputs["input_ids"] = torch.full((3, 20), 2) * inputs["attention_mask"]
-    value = ThreeLosses(masked(model(2, 0)), SPECIAL, mask_id=1)(masked(model(1, 1)), inputs, 0.0)
-    assert value.isfinite()
+    for soft_targets in ("all", "masked"):
+        loss = ThreeLosses(masked(model(2, 0)), ODDS, 1, soft_targets)
+        assert loss(masked(model(1, 1)), inputs, 0.0).isfinite()
+
+
+def test_the_distillation_has_the_authors_optimizer(tiny_settings, tmp_path):
+    distil, finetune = (stage.plan for stage in method(tiny_settings(tmp_path), depths=[2]).stages("depth2", 1000))
+    assert (distil.batch_size, distil.warmup, distil.weight_decay, distil.clip) == (250, 0.05, 0, 5.0)
+    assert (distil.betas, distil.epsilon, distil.learning_rate) == ((0.9, 0.98), 1e-6, 5e-4)
+    assert (distil.schedule, distil.step_count(1000)) == ("linear", 12)
+    assert (finetune.betas, finetune.clip, finetune.batch_size) == ((0.9, 0.999), 1.0, 32)
 
 
 def test_published_size():
@@ -129,11 +186,11 @@ def test_published_size():
 
 def test_distillation_brings_the_student_to_its_teacher(tiny_settings, tmp_path):
     settings = tiny_settings(tmp_path)
-    made = method(settings, depths=[2], distil_epochs=2, distil_rate=3e-3, epochs=0.1, batch_size=16)
+    made = method(settings, depths=[2], distil_epochs=2, distil_rate=3e-3, distil_batch_size=16, epochs=0.1)
     context = Context(settings, made.task, RunKey("sst2", "distilbert", "depth2", 0), tmp_path / "state")
     whole = masked_whole(context)
-    special = torch.tensor(context.tokenizer.all_special_ids)
-    loss = ThreeLosses(whole, special, context.tokenizer.mask_token_id, "all")
+    odds = masking_odds(context.train, whole.encoder.config.vocab_size, context.tokenizer.all_special_ids)
+    loss = ThreeLosses(whole, odds, context.tokenizer.mask_token_id)
     start = whole.around(without_segments(take_layers(whole.encoder, spread(4, 2)))).eval()
     student = made.train(context, "depth2")
     end = whole.around(student).eval()

@@ -4,14 +4,18 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import pearsonr, spearmanr
+from sklearn.metrics import matthews_corrcoef
 from transformers import BertConfig, BertModel
 
 from baselines.tinybert import (
     Mapped,
     TinySize,
     attention_loss,
+    criterion,
     mapped_loss,
     narrowed,
     prediction_loss,
@@ -25,6 +29,7 @@ from bench.errors import UserError
 from bench.method import contestant
 from bench.store import RunKey, run_folder
 from bench.tasks.batches import collate, length_batches
+from bench.tasks.catalogue import TASKS
 from bench.tasks.examples import Examples
 from bench.training.loop import Plan
 from bench.training.targets import FrozenTeacher
@@ -74,7 +79,8 @@ def test_layers_of_the_teacher():
     assert taught_by(6, 6) == [1, 2, 3, 4, 5, 6]
 
 
-def test_attention_loss_is_its_formula():
+@pytest.mark.parametrize("length", [5, 8, 128])
+def test_attention_loss_is_its_formula(length):
     generator = torch.Generator().manual_seed(0)
     student, teacher = ([torch.randn(3, 4, 5, 5, generator=generator) for _ in range(2)] for _ in range(2))
     lengths = [5, 3, 2]
@@ -82,11 +88,12 @@ def test_attention_loss_is_its_formula():
     expected = 0.0
     for s, t in zip(student, teacher, strict=True):
         total = sum((s[b, :, :n, :n] - t[b, :, :n, :n]).square().sum() for b, n in enumerate(lengths))
-        expected += total / (3 * 4 * 5 * 5)
-    torch.testing.assert_close(attention_loss(student, teacher, mask), expected)
+        expected += total / (3 * 4 * length * length)
+    torch.testing.assert_close(attention_loss(student, teacher, mask, length), expected)
 
 
-def test_hidden_loss_is_its_formula():
+@pytest.mark.parametrize("length", [5, 8, 128])
+def test_hidden_loss_is_its_formula(length):
     generator = torch.Generator().manual_seed(0)
     student, teacher = ([torch.randn(2, 5, 7, generator=generator) for _ in range(3)] for _ in range(2))
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]])
@@ -94,7 +101,25 @@ def test_hidden_loss_is_its_formula():
         (s[0] - t[0]).square().sum() + (s[1, :2] - t[1, :2]).square().sum()
         for s, t in zip(student, teacher, strict=True)
     )
-    torch.testing.assert_close(mapped_loss(student, teacher, mask), total / (7 * 7))
+    torch.testing.assert_close(mapped_loss(student, teacher, mask, length), total / (2 * length * 7))
+
+
+@settings(max_examples=30, deadline=None)
+@given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=4), seed=st.integers(0, 10**6))
+def test_both_losses_are_the_authors_means_over_texts_padded_to_a_fixed_length(lengths, seed):
+    """Padded to 16 with real terms alone, the plain means over all 16 positions are what the short batch gives."""
+    generator, rows, longest, fixed = torch.Generator().manual_seed(seed), len(lengths), max(lengths), 16
+    mask = (torch.arange(fixed) < torch.tensor(lengths)[:, None]).long()
+    real = mask.bool()
+    both = real[:, None, :, None] & real[:, None, None, :]
+    scores = [[torch.randn(rows, 2, fixed, fixed, generator=generator) * both for _ in range(3)] for _ in range(2)]
+    states = [[torch.randn(rows, fixed, 5, generator=generator) * real[..., None] for _ in range(4)] for _ in range(2)]
+    attention = sum(F.mse_loss(s, t) for s, t in zip(*scores, strict=True))
+    hidden = sum(F.mse_loss(s, t) for s, t in zip(*states, strict=True))
+    short_scores = [[each[..., :longest, :longest] for each in part] for part in scores]
+    short_states = [[each[:, :longest] for each in part] for part in states]
+    torch.testing.assert_close(attention_loss(*short_scores, mask[:, :longest], fixed), attention)
+    torch.testing.assert_close(mapped_loss(*short_states, mask[:, :longest], fixed), hidden)
 
 
 @pytest.mark.parametrize("budget", [0.0, 1e9], ids=["computed", "kept"])
@@ -103,24 +128,25 @@ def test_a_truncated_teacher_differs_only_where_its_layers_do(budget):
     teacher, data = model(), examples()
     student = Mapped(take_layers(teacher, [0, 1, 2, 3]), 24, range(24)).eval()
     frozen = FrozenTeacher(teacher, data, budget, hidden=True, attention=True, layers=[1, 2, 3, 4])
-    assert representation_loss(frozen)(student, batch(data), 0.0) < 1e-10
+    assert representation_loss(frozen, 16)(student, batch(data), 0.0) < 1e-10
     shallow = Mapped(take_layers(teacher, [1, 3]), 24, range(24)).eval()
     frozen = FrozenTeacher(teacher, data, budget, hidden=True, attention=True, layers=[2, 4])
     given_ = batch(data)
     theirs = teacher(**inputs(given_), output_hidden_states=True, output_attention_scores=True)
     ours = shallow.encoder(**inputs(given_), output_hidden_states=True, output_attention_scores=True)
     mask = given_["attention_mask"]
-    expected = attention_loss(ours.attention_scores, [theirs.attention_scores[i] for i in (1, 3)], mask) + mapped_loss(
-        ours.hidden_states, [theirs.hidden_states[i] for i in (0, 2, 4)], mask
+    scores, states = ([theirs.attention_scores[i] for i in (1, 3)], [theirs.hidden_states[i] for i in (0, 2, 4)])
+    expected = attention_loss(ours.attention_scores, scores, mask, 16) + mapped_loss(
+        ours.hidden_states, states, mask, 16
     )
-    torch.testing.assert_close(representation_loss(frozen)(shallow, given_, 0.0), expected)
+    torch.testing.assert_close(representation_loss(frozen, 16)(shallow, given_, 0.0), expected)
 
 
 def test_predictions_learn_from_the_teacher_and_regression_from_the_gold():
     teacher, data, student = model(), examples(), take_layers(model(), [0])
     given_ = batch(data)
     ours, theirs = student(**inputs(given_)).logits, teacher(**inputs(given_)).logits
-    expected = -(F.softmax(theirs, dim=-1) * F.log_softmax(ours, dim=-1)).sum(-1).mean()
+    expected = -(F.softmax(theirs, dim=-1) * F.log_softmax(ours, dim=-1)).mean()  # over rows and classes
     loss = prediction_loss(FrozenTeacher(teacher, data, 1e9))
     torch.testing.assert_close(loss(student, given_, 0.0), expected)
     student = take_layers(model(num_labels=1), [0])
@@ -217,7 +243,7 @@ def with_teacher(tiny_settings, results):
 
 @pytest.mark.parametrize("task", ["sst2", "stsb"])
 def test_training_lowers_both_losses_and_saves_the_student_alone(with_teacher, tmp_path, task):
-    options = {"representation_epochs": 1, "representation_rate": 1e-3, "epochs": 2, "learning_rate": 3e-3}
+    options = {"representation_epochs": 1, "representation_rate": 1e-3, "epochs": 2, "learning_rate": 1e-3}
     made = method(with_teacher, task, **options)
     made.check()
     context = Context(with_teacher, made.task, RunKey(task, "tinybert", "2", 0), tmp_path / "state")
@@ -244,7 +270,7 @@ def test_representation_phase_lowers_its_loss_and_the_teacher_stays_as_it_is(wit
     encoder, dimensions = narrowed(take_layers(context.backbone("tinybert"), [1, 3]), TinySize(**SIZE), context.train)
     student = Mapped(encoder, 48, dimensions)
     taught = context.teacher(teacher, hidden=True, attention=True, layers=[2, 4])
-    loss = representation_loss(taught)
+    loss = representation_loss(taught, 128)
     before = mean(loss, student, context.train)
     context.fit(student, loss, Plan(2, 1e-3, 16, warmup=0, schedule="constant"), "a")
     assert mean(loss, student, context.train) < before
@@ -256,6 +282,29 @@ def mean(loss, learner, data: Examples) -> float:
     batches = [collate([data[i] for i in rows]) for rows in length_batches(data.lengths, 32, None)]
     with torch.no_grad():
         return float(sum(loss(learner, each, 0.0) for each in batches) / len(batches))
+
+
+@pytest.mark.parametrize("task", ["cola", "sst2", "mrpc", "qqp", "stsb", "mnli"])
+def test_checkpoints_are_chosen_by_the_authors_metric(task):
+    rng = np.random.default_rng(0)
+    each = TASKS[task]
+    labels = rng.uniform(0, 5, 200).astype(np.float32) if each.regression else rng.integers(each.outputs, size=200)
+    logits = rng.normal(size=(2, 200, each.outputs))
+    answers = logits[-1].argmax(-1)
+    if task == "stsb":
+        expected = (pearsonr(logits[-1, :, 0], labels)[0] + spearmanr(logits[-1, :, 0], labels)[0]) / 2
+    elif task == "cola":
+        expected = matthews_corrcoef(labels, answers)
+    else:
+        expected = (answers == labels).mean()
+    assert criterion(each)(toys.trace(logits, labels)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_both_phases_have_the_authors_optimizer(tiny_settings, tmp_path):
+    for stage in method(tiny_settings(tmp_path)).stages("2", 100):
+        plan = stage.plan
+        assert (plan.bias_correction, plan.clip_each, plan.clip, plan.epsilon) == (False, True, 1.0, 1e-6)
+        assert (plan.betas, plan.weight_decay) == ((0.9, 0.999), 0.01)
 
 
 def test_a_general_checkpoint_is_the_start(with_teacher, tmp_path):

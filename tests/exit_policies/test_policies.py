@@ -31,9 +31,10 @@ def operated(draw) -> tuple[Policy, np.ndarray]:
     """A policy and logits it can read."""
     family = draw(st.sampled_from(FAMILIES))
     exits, count = draw(st.integers(1, 6)), draw(st.integers(1, 5))
-    outputs = 1 if family is Agreement else draw(st.integers(2, 4))
+    outputs = 1 if family is Agreement else draw(st.integers(1 if family is Patience else 2, 4))
     logits = draw(arrays(np.float32, (exits, count, outputs), elements=st.floats(-200, 200, width=32)))
-    return family(exit_start=draw(st.integers(1, exits))), logits
+    own = {"tolerance": draw(st.floats(0.01, 300))} if family is Patience else {}
+    return family(exit_start=draw(st.integers(1, exits)), **own), logits
 
 
 def predictions(*rows: str) -> np.ndarray:
@@ -88,6 +89,40 @@ def test_patience_is_pabees_counter(row, patience, expected):
 
 def test_patience_counts_from_exit_start():
     assert (replay(Patience(exit_start=3), predictions("000000", "001111"), 1) + 1).tolist() == [4, 4]
+
+
+def left_by_pabee(values: list[float], patience: int, tolerance: float) -> int:
+    """Return the exit, from 0, of one regression example: PABEE's loop over layers, written out."""
+    counter, before = 0, None
+    for exit_index, value in enumerate(values):
+        if before is not None and abs(value - before) < tolerance:
+            counter += 1
+        else:
+            counter = 0
+        before = value
+        if counter == patience:
+            return exit_index
+    return len(values) - 1
+
+
+@given(st.data())
+def test_patience_on_regression_counts_agreements_within_the_tolerance(data):
+    exits, count = data.draw(st.integers(1, 8)), data.draw(st.integers(1, 6))
+    near = st.sampled_from([1.0, 1.05, 1.0999, 1.1, 1.2, 1.25, 3.0]) | st.floats(0, 5, width=32)
+    values = data.draw(arrays(np.float32, (exits, count, 1), elements=near))
+    tolerance = data.draw(st.sampled_from([0.1, 0.05, 1.0]) | st.floats(1e-3, 5))
+    for patience in range(1, exits + 2):
+        expected = [left_by_pabee(values[:, i, 0].astype(float).tolist(), patience, tolerance) for i in range(count)]
+        assert replay(Patience(tolerance=tolerance), values, patience).tolist() == expected
+    assert replay(Patience(tolerance=tolerance), values, 0).tolist() == [exits - 1] * count
+
+
+def test_patience_on_regression_by_hand():
+    values = np.array([[1.0, 0.0], [1.05, 2.0], [1.2, 2.05], [1.22, 2.06], [1.23, 2.07]])[..., None]
+    assert replay(Patience(), values, 1).tolist() == [1, 2]
+    assert replay(Patience(), values, 2).tolist() == [4, 3]  # 1.05 to 1.2 resets the first one's counter
+    assert replay(Patience(), values, 3).tolist() == [4, 4]
+    assert replay(Patience(tolerance=0.2), values, 2).tolist() == [2, 3]
 
 
 def test_agreement_asks_for_a_run_of_close_predictions():
@@ -149,9 +184,11 @@ def test_exits_below_exit_start_are_never_read(case, seed):
 
 
 def test_regression_leaves_by_agreement():
-    for name in ("entropy", "confidence", "patience"):
+    for name in ("entropy", "confidence"):
         assert policy_for(name, task("stsb").regression, exit_start=2) == Agreement(exit_start=2)
         assert policy_for(name, task("sst2").regression).name == name
+    assert policy_for("patience", True, 2) == policy_for("patience", False, 2) == Patience(exit_start=2)
+    assert policy_for("patience", True, tolerance=0.3) == Patience(tolerance=0.3)
     assert policy_for("none", task("stsb").regression) == FullDepth()
 
 

@@ -27,6 +27,7 @@ from bench.training.loop import Machine, Plan, batch_schedule, decays, fit
 from bench.training.saving import CHECKPOINT, FINAL
 
 STILL = {"dropout": 0.0, "attention_dropout": 0.0, "head_dropout": 0.0}
+BERT_ADAM = {"bias_correction": False, "clip_each": True, "epsilon": 1e-6}
 SHAPES = [{}, {"rank": 8}, {"type_vocab_size": 0}, {"heads": [4], "ffn": [48], "exits": [1]}, {"head": "pooler"}]
 
 
@@ -77,11 +78,11 @@ def test_what_decays_is_what_decays_in_the_trainer(build: Callable[[], nn.Module
 
 
 @hypothesis(max_examples=15, deadline=None)
-@given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 2**31), st.booleans())
-def test_used_words_alone_give_what_the_whole_table_gives(count, words, seed, chosen):
+@given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 2**31), st.booleans(), st.sampled_from([{}, BERT_ADAM]))
+def test_used_words_alone_give_what_the_whole_table_gives(count, words, seed, chosen, optimizer):
     """Also for the rows that no example uses, which only decay; for one-word texts; and with epochs chosen."""
     data = examples(count, seed=seed % 97, longest=3 + words)
-    plan = Plan(3, 1e-2, 4, weight_decay=0.5)
+    plan = Plan(3, 1e-2, 4, weight_decay=0.5, **optimizer)
     made = []
     for whole in (False, True):
         model = encoder(**STILL)
@@ -171,9 +172,10 @@ class Killed(Exception):
 
 @pytest.mark.parametrize("at", [1, 6, 9])
 @pytest.mark.parametrize("rank", [None, 8])  # a cut embedding's second factor lies transposed in memory
-def test_a_stage_goes_on_bit_for_bit(at, rank, tmp_path):
+@pytest.mark.parametrize("optimizer", [{}, BERT_ADAM], ids=["adamw", "bert_adam"])
+def test_a_stage_goes_on_bit_for_bit(at, rank, optimizer, tmp_path):
     """With dropout, a loss that draws from every random generator, and the best epoch behind it."""
-    data, plan = examples(), Plan(2, 1e-2, 8, weight_decay=0.5)
+    data, plan = examples(), Plan(2, 1e-2, 8, weight_decay=0.5, **optimizer)
 
     def stage(folder: Path, save_seconds: float, until: int | None = None) -> Encoder:
         steps = []
