@@ -17,7 +17,7 @@ from bench.encoder import Encoder, backbones
 from bench.encoder.cut import take_layers
 from bench.encoder.masked_lm import MaskedLM, has_head, with_head
 from bench.errors import UserError
-from bench.method import Method, Options, Stage
+from bench.method import BatchSize, Epochs, Method, Options, Stage
 from bench.training.loop import Plan
 
 TEMPERATURE = 2.0
@@ -40,11 +40,11 @@ class DistilBertOptions(Options):
         "masked",
         description="Tokens whose word distribution is distilled; masked is a sixth of the authors' all.",
     )
-    distil_epochs: float = Field(3, gt=0, description="Epochs of distillation on the task's text.")
+    distil_epochs: Epochs = Field(3, description="Epochs of distillation on the task's text.")
     distil_rate: float = Field(5e-4, gt=0, description="Its peak learning rate (authors: 5e-4).")
-    epochs: float = Field(3, gt=0, description="Epochs of fine-tuning.")
+    epochs: Epochs = Field(3, description="Epochs of fine-tuning.")
     learning_rate: float = Field(2e-5, gt=0, description="Its peak learning rate; the authors publish none for GLUE.")
-    batch_size: int = Field(32, ge=1, description="Batch size of both stages.")
+    batch_size: BatchSize = Field(32, description="Batch size of both stages.")
 
     @model_validator(mode="after")
     def _one_source(self) -> DistilBertOptions:

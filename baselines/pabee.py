@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bench.context import Context
 from bench.encoder import Encoder
-from bench.method import Method, Options, Stage
+from bench.method import BatchSize, Epochs, Method, Options, Stage
 from bench.training.loop import Plan
 from bench.training.losses import task_loss
 
@@ -18,9 +18,9 @@ from bench.training.losses import task_loss
 class PabeeOptions(Options):
     """How long and how fast."""
 
-    epochs: float = Field(5, gt=0, description="Epochs.")
+    epochs: Epochs = Field(5, description="Epochs.")
     learning_rate: float = Field(2e-5, gt=0, description="Learning rate, constant throughout.")
-    batch_size: int = Field(32, ge=1, description="Batch size.")
+    batch_size: BatchSize = Field(32, description="Batch size.")
 
 
 class Pabee(Method):
