@@ -20,7 +20,7 @@ from bench.encoder.backbones import shape_of
 from bench.encoder.cut import take_layers
 from bench.errors import UserError
 from bench.measuring.recording import record
-from bench.method import Method, Needed, Options, Stage
+from bench.method import BatchSize, Epochs, Method, Needed, Options, Stage
 from bench.settings import Settings
 from bench.tasks.catalogue import Task
 from bench.tasks.groups import folds
@@ -35,15 +35,15 @@ class CascadeBertOptions(Options):
     big: str = Field("teacher", description="The contestant that is the big member.")
     small: str | None = Field(None, description="Checkpoint of the small member; null: the first layers.")
     small_layers: int = Field(2, ge=1, description="How many of the backbone's first layers those are.")
-    distil_epochs: float = Field(3, gt=0, description="Epochs in which those learn the backbone's output.")
+    distil_epochs: Epochs = Field(3, description="Epochs in which those learn the backbone's output.")
     distil_rate: float = Field(5e-5, gt=0, description="Peak learning rate of that.")
     folds: int = Field(5, ge=2, description="Parts of train, each predicted by a model of the others.")
-    fold_epochs: float = Field(5, gt=0, description="Epochs of each such model.")
-    epochs: float = Field(5, gt=0, description="Epochs of the small member.")
+    fold_epochs: Epochs = Field(5, description="Epochs of each such model.")
+    epochs: Epochs = Field(5, description="Epochs of the small member.")
     learning_rate: float = Field(
         2e-5, gt=0, description="Rate of the first step of it and of the folds; decays linearly to 0 (authors' code)."
     )
-    batch_size: int = Field(16, ge=1, description="Batch size.")
+    batch_size: BatchSize = Field(16, description="Batch size.")
     margin: float = Field(0.5, ge=0, le=1, description="How much surer of easy than of hard examples.")
     difficulty_weight: float = Field(0.5, ge=0, description="Lambda of the difficulty-aware loss; 0: none.")
 
@@ -113,7 +113,7 @@ class CascadeBert(Method):
             found += [Stage(self._distil, examples, small, kept=whole)]
         if self._difficulty:  # the folds differ by one example
             parts = [len(part) for part in np.array_split(np.arange(examples), options.folds)]
-            found += [Stage(self._plan(options.fold_epochs), examples - part, small) for part in parts]
+            found += [Stage(self._plan(options.fold_epochs), examples - part, small, auxiliary=True) for part in parts]
         return found
 
     @property

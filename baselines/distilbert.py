@@ -20,7 +20,7 @@ from bench.encoder import Encoder, backbones
 from bench.encoder.cut import take_layers
 from bench.encoder.masked_lm import MaskedLM, has_head, with_head
 from bench.errors import UserError
-from bench.method import Method, Options, Stage
+from bench.method import BatchSize, Epochs, Method, Options, Stage
 from bench.tasks.examples import Examples
 from bench.training.loop import Plan
 
@@ -48,12 +48,12 @@ class DistilBertOptions(Options):
     soft_targets: Literal["masked", "all"] = Field(
         "all", description="Tokens whose word distribution is distilled (authors: all; masked costs a sixth)."
     )
-    distil_epochs: float = Field(3, gt=0, description="Epochs of distillation on the task's text (authors' code: 3).")
+    distil_epochs: Epochs = Field(3, description="Epochs of distillation on the task's text (authors' code: 3).")
     distil_rate: float = Field(5e-4, gt=0, description="Its peak learning rate (authors' code: 5e-4).")
-    distil_batch_size: int = Field(250, ge=1, description="Its batch size (authors' code: 250, as 50 batches of 5).")
-    epochs: float = Field(3, gt=0, description="Epochs of fine-tuning.")
+    distil_batch_size: BatchSize = Field(250, description="Its batch size (authors' code: 250, as 50 batches of 5).")
+    epochs: Epochs = Field(3, description="Epochs of fine-tuning.")
     learning_rate: float = Field(2e-5, gt=0, description="Its peak learning rate; the authors publish none for GLUE.")
-    batch_size: int = Field(32, ge=1, description="Its batch size.")
+    batch_size: BatchSize = Field(32, description="Its batch size.")
 
     @model_validator(mode="after")
     def _one_source(self) -> DistilBertOptions:

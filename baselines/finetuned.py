@@ -12,7 +12,8 @@ from bench.context import Context
 from bench.encoder import Encoder
 from bench.encoder.cut import take_layers
 from bench.errors import UserError
-from bench.method import Method, Options, Stage, contestant, lineage, steps_in_all
+from bench.lineage import lineage, steps_in_all
+from bench.method import BatchSize, Epochs, Method, Options, Stage, contestant
 from bench.training.loop import Plan
 from bench.training.losses import task_loss
 
@@ -28,13 +29,13 @@ class FinetunedOptions(Options):
     """How long and how fast; and, for cut-at-depth models, which depths."""
 
     head: Literal["tanh", "pooler", "tinybert", "distilbert"] = Field("pooler", description="The classifier's form.")
-    epochs: float = Field(3, gt=0, description="Epochs.")
+    epochs: Epochs = Field(3, description="Epochs.")
     learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate, linear decay after 10 % warm-up.")
-    batch_size: int = Field(32, ge=1, description="Batch size.")
+    batch_size: BatchSize = Field(32, description="Batch size.")
     as_long_as: AsLongAs | None = Field(
         None,
-        description="Train as many optimizer steps as lie behind this variant's weights (`bench.method.steps_in_all`); "
-        "then epochs mean nothing.",
+        description="Train for as many optimizer steps as this variant has behind its weights "
+        "(`bench.lineage.steps_in_all`); `epochs` is then ignored.",
     )
     depths: list[int] = Field([], description="Layers kept, one variant each; empty: all, the teacher.")
 
@@ -57,6 +58,11 @@ class Finetuned(Method):
             if not 1 <= depth <= layers:
                 raise UserError(f"contestants.{self.name}.options.depths: {depth} of a backbone with {layers} layers")
         if self.options.as_long_as:
+            if self.settings.training.budget:
+                raise UserError(
+                    f"contestants.{self.name}.options.as_long_as: training.budget makes trainings equally long; "
+                    "remove this, and give the contestant a `share` of the budget"
+                )
             self._other()
 
     def asked(self, variant: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from bench.analysis.points import predictions
 from bench.context import Context, Criterion
 from bench.encoder import Encoder
 from bench.exit_policies.policies import Patience, replay_many
-from bench.method import Method, Options, Stage
+from bench.method import BatchSize, Epochs, Method, Options, Stage
 from bench.tasks.catalogue import Task
 from bench.tasks.scores import scores
 from bench.trace import Trace
@@ -24,9 +24,9 @@ from bench.training.losses import task_loss
 class PabeeOptions(Options):
     """Length, rate and the tolerance on regression; defaults are those of the authors' release."""
 
-    epochs: float = Field(5, gt=0, description="Epochs (authors' script: 5).")
+    epochs: Epochs = Field(5, description="Epochs (authors' script: 5).")
     learning_rate: float = Field(2e-5, gt=0, description="Learning rate of the first step; it decays linearly to 0.")
-    batch_size: int = Field(32, ge=1, description="Batch size (authors' script: 32).")
+    batch_size: BatchSize = Field(32, description="Batch size (authors' script: 32).")
     tolerance: float = Field(
         0.1, gt=0, description="Regression: predictions closer than this agree, on a scale of 0 to 5 (authors: 0.1)."
     )

@@ -19,7 +19,7 @@ from bench.encoder.cut import narrow, take_layers
 from bench.encoder.masked_lm import has_head, with_head
 from bench.encoder.model import Layer
 from bench.errors import UserError
-from bench.method import Method, Needed, Options, Stage
+from bench.method import BatchSize, Epochs, Method, Needed, Options, Stage
 from bench.tasks.batches import collate, length_batches
 from bench.tasks.catalogue import Task
 from bench.tasks.examples import Examples
@@ -51,11 +51,11 @@ class TinyBertOptions(Options):
     augmentation: int = Field(
         0, ge=0, description="Altered copies tried of each training sentence (authors: 10 to 30, by task); 0: none."
     )
-    representation_epochs: float = Field(20, gt=0, description="Epochs of phase A, attention and hidden states.")
+    representation_epochs: Epochs = Field(20, description="Epochs of phase A, attention and hidden states.")
     representation_rate: float = Field(5e-5, gt=0, description="Its learning rate, constant.")
-    epochs: float = Field(3, gt=0, description="Epochs of phase B, predictions.")
+    epochs: Epochs = Field(3, description="Epochs of phase B, predictions.")
     learning_rate: float = Field(2e-5, gt=0, description="Its peak learning rate (authors: 1e-5, 2e-5 or 3e-5).")
-    batch_size: int = Field(32, ge=1, description="Batch size of both phases (authors: 16 or 32).")
+    batch_size: BatchSize = Field(32, description="Batch size of both phases (authors: 16 or 32).")
 
 
 class TinyBert(Method):

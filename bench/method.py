@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import UserError
 from bench.exit_policies.policies import Policy, policy_for
@@ -32,10 +32,43 @@ VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 """Names of variants: they are folders, and parts of the workflow's paths."""
 
 
+class _Mark:
+    """Marks option fields that a training budget changes."""
+
+
+EPOCHS, BATCH_SIZE = _Mark(), _Mark()
+Epochs = Annotated[float, Field(gt=0), EPOCHS]
+"""A positive number of epochs; a training budget multiplies it (`bench.lineage.within_budget`)."""
+OptionalEpochs = Annotated[float | None, Field(gt=0), EPOCHS]
+"""The same, or None."""
+BatchSize = Annotated[int, Field(ge=1), BATCH_SIZE]
+"""Rows of a training batch; a training budget replaces it."""
+
+
 class Options(BaseModel):
-    """A method's own settings; a subclass adds its fields, each with a sentence."""
+    """Options of a method. A subclass adds its fields, each with a description."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def scaled(self, factor: float, batch_size: int) -> Self:
+        """Return a copy with all `Epochs` multiplied by `factor` and every `BatchSize` set to `batch_size`.
+
+        Options nested in fields or in dictionaries are scaled too.
+        """
+
+        def changed(value: Any, marks: Sequence[Any]) -> Any:
+            if isinstance(value, Options):
+                return value.scaled(factor, batch_size)
+            if isinstance(value, dict):
+                return {key: changed(each, marks) for key, each in value.items()}
+            if EPOCHS in marks and value is not None:
+                return value * factor
+            return batch_size if BATCH_SIZE in marks else value
+
+        fields = type(self).model_fields
+        return self.model_copy(
+            update={name: changed(getattr(self, name), field.metadata) for name, field in fields.items()}
+        )
 
 
 @dataclass(frozen=True)
@@ -56,6 +89,8 @@ class Stage:
     """Part of the tokens for which both compute a distribution over the vocabulary."""
     scored: int = 0
     """Examples that are read and differentiated without a step, for an importance."""
+    auxiliary: bool = False
+    """Whether the trained weights only serve the recipe and do not end up in the variant's model."""
 
     @property
     def steps(self) -> int:
@@ -156,25 +191,6 @@ class Method:
     def search_space(self, trial: Trial) -> str:
         """Optional: the variant name of a point drawn from the method's ratio space (for `sweeping.ratios`)."""
         raise UserError(f"{self.name}: this method has no search space; a study needs one that has")
-
-
-def steps_in_all(method: Method, variant: str, examples: int) -> int:
-    """Optimizer steps behind a variant's weights: its own, and those of the models that they continue."""
-    steps, source = sum(stage.steps for stage in method.stages(variant, examples)), method.starts_from(variant)
-    if source is None:
-        return steps
-    return steps + steps_in_all(
-        contestant(method.settings, source.contestant, method.task.name), source.variant, examples
-    )
-
-
-def lineage(method: Method, variant: str) -> list[dict[str, Any]]:
-    """What decides `steps_in_all`, as plain values: what a variant was asked, and the models that it continues."""
-    own = {"class": type(method).__qualname__, "version": method.version, "options": method.asked(variant)}
-    source = method.starts_from(variant)
-    if source is None:
-        return [own]
-    return [own, *lineage(contestant(method.settings, source.contestant, method.task.name), source.variant)]
 
 
 def contestant(settings: Settings, name: str, task: str) -> Method:

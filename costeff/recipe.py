@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field
 from bench.context import Context
 from bench.encoder import Encoder, Width, ratio_width
 from bench.errors import UserError
-from bench.method import Method, Needed, Options, Stage
+from bench.method import BatchSize, Epochs, Method, Needed, OptionalEpochs, Options, Stage
 from bench.training.loop import Plan
 from costeff.distillation import Distillation, assistant_loss
 from costeff.importance import Importance, random, taylor
@@ -33,19 +33,19 @@ class Size(Options):
     ffn: Ratio = Field(gt=0, le=1, description="FFN neurons of every layer.")
     rank: Ratio = Field(gt=0, le=1, description="Rank of the word embedding; 1 leaves it whole.")
     # The authors' epochs depend on the size.
-    rate: float | None = Field(None, gt=0, description="This size's epochs of a slenderising period.")
-    hidden_epochs: float | None = Field(None, gt=0, description="This size's epochs of recovering representations.")
-    epochs: float | None = Field(None, gt=0, description="This size's epochs of recovering predictions.")
+    rate: OptionalEpochs = Field(None, description="This size's epochs of a slenderising period.")
+    hidden_epochs: OptionalEpochs = Field(None, description="This size's epochs of recovering representations.")
+    epochs: OptionalEpochs = Field(None, description="This size's epochs of recovering predictions.")
 
 
 class AssistantOptions(Options):
     """Options of step 2."""
 
     teacher: str = Field("teacher", description="The contestant that is its teacher.")
-    hidden_epochs: float = Field(1, gt=0, description="Epochs of hidden-state distillation (the authors': a third).")
-    epochs: float = Field(3, gt=0, description="Epochs of prediction distillation.")
+    hidden_epochs: Epochs = Field(1, description="Epochs of hidden-state distillation (the authors': a third).")
+    epochs: Epochs = Field(3, description="Epochs of prediction distillation.")
     learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate.")
-    batch_size: int = Field(32, ge=1, description="Batch size.")
+    batch_size: BatchSize = Field(32, description="Batch size.")
     equilibrium: bool = Field(True, description="Gradient equilibrium (an ablation switch).")
 
 
@@ -102,15 +102,15 @@ class CostEffOptions(Options):
     sizes: dict[str, Size] = Field(description="Variant name -> its size, such as 2x: {heads: 1/2, ...}.")
     assistant: str = Field("assistant", description="The contestant that is its teaching assistant.")
     teacher: str = Field("teacher", description="The single-exit teacher, used where distil_from is teacher.")
-    batch_size: int = Field(32, ge=1, description="Batch size of every stage.")
-    rate: float = Field(0.5, gt=0, description="Epochs of a slenderising period.")
+    batch_size: BatchSize = Field(32, description="Batch size of every stage.")
+    rate: Epochs = Field(0.5, description="Epochs of a slenderising period.")
     slenderise_rate: float = Field(1e-5, gt=0, description="Learning rate of the first period.")
     growth: float = Field(0.12, ge=0, description="The learning rate grows by this a step (authors: 0.15 at batch 64).")
     first: float = Field(0.7, ge=0, le=1, description="Part of a period on hidden states alone (MRPC, CoLA: 0.5).")
     importance_examples: int | None = Field(None, ge=1, description="Examples importance is read from; null: all.")
-    hidden_epochs: float = Field(8, gt=0, description="Epochs of recovering representations (step 4).")
+    hidden_epochs: Epochs = Field(8, description="Epochs of recovering representations (step 4).")
     hidden_rate: float = Field(3e-5, gt=0, description="Its learning rate.")
-    epochs: float = Field(5, gt=0, description="Epochs of recovering predictions (step 5).")
+    epochs: Epochs = Field(5, description="Epochs of recovering predictions (step 5).")
     learning_rate: float = Field(2e-5, gt=0, description="Its learning rate.")
     exit_start: int = Field(1, ge=1, description="The first exit that may be taken.")
     # Ablations, of the paper and others.

@@ -21,6 +21,7 @@ ORDER = [
     ("sharing",),
     ("context",),
     ("method",),
+    ("lineage",),
     ("runs",),
     ("conformance",),
     ("reporting",),

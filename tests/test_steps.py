@@ -8,7 +8,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from bench.context import Context, task_data
 from bench.encoder.backbones import tokenizer
 from bench.errors import UserError
-from bench.method import contestant, steps_in_all
+from bench.lineage import steps_in_all
+from bench.method import contestant
 from bench.runs.produce import produce
 from bench.settings import load
 from bench.store import RunKey

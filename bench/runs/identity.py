@@ -88,6 +88,8 @@ class Identities:
         }
         if key.task in settings.own_tasks:  # what ranks chooses checkpoints; GLUE's are known by their names
             asked["own"] = {"metrics": list(method.task.metrics[:1]), "labels": list(method.task.labels)}
+        if settings.training.budget:
+            asked["budget"] = settings.training.budget.model_dump() | {"share": entry.share}
         if settings.training.precision != "auto":  # a wish of the person's, not of the machine
             asked["precision"] = settings.training.precision
         return asked

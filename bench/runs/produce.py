@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_log
 
 from bench.context import Context, load_model
 from bench.errors import NeedFailed, TrainingFailed, UserError, is_disk_full
+from bench.lineage import within_budget
 from bench.measuring import counting
 from bench.measuring.recording import record
 from bench.method import Method, contestant
@@ -135,6 +136,7 @@ def _make(method: Method, context: Context, folder: Path, began: float) -> dict[
     """Trains, traces and counts; returns what run.json says of it."""
     torch.set_num_threads(context.settings.training.threads)
     with tf32(context.machine.tf32):
+        method = within_budget(method, context.key.variant, len(context.train))
         model = method.train(context, context.key.variant).eval().requires_grad_(False)
     trained = time.monotonic()
     _save_model(model, context, folder)

@@ -160,8 +160,19 @@ class Backbone(Section):
     pooling: Literal["cls", "mean"] = Field("cls", description="Where exits look: the CLS token or the mean of tokens.")
 
 
+class TrainingBudget(Section):
+    """Equal training for all contestants: optimizer steps behind a model's weights, at one batch size."""
+
+    steps: int = Field(ge=1, description="Optimizer steps, counted over all models whose weights are continued.")
+    batch_size: int = Field(32, ge=1, description="Batch size of every stage of every contestant.")
+
+
 class Training(Section):
     """How every contestant is trained, whatever its recipe."""
+
+    budget: TrainingBudget | None = Field(
+        None, description="One training budget for all contestants; null: each recipe's own epochs and batch size."
+    )
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -232,6 +243,9 @@ class Contestant(Section):
         description="Import path of its class, package.module:Class.",
     )
     options: dict[str, Any] = Field({}, description="The method's own options.")
+    share: float = Field(
+        1.0, gt=0, description="Part of training.budget; below 1 for a model that other contestants continue."
+    )
     tasks: dict[str, dict[str, Any]] = Field({}, description="Options with other values for a task, by its name.")
     sources: dict[str, Annotated[str, Field(pattern=r"^(paper|code|here)\b")]] = Field(
         {}, description="Where each option's value comes from: paper, code or here, and a word more."

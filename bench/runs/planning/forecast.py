@@ -32,6 +32,7 @@ from torch import Tensor
 from bench.context import machine_of, pick_device
 from bench.encoder import Encoder, EncoderConfig, Shape, Width
 from bench.errors import UserError
+from bench.lineage import stages_of
 from bench.measuring.recording import record
 from bench.method import Stage, contestant
 from bench.runs.plan import runs as planned_runs
@@ -141,7 +142,7 @@ def work_of(settings: Settings, key: RunKey, data: TaskData) -> tuple[Work, Work
     """What a run trains and what it reads. Raises UserError where its method does not say."""
     method = contestant(settings, key.method, key.task)
     train, selection = data.splits["train"], data.splits[settings.selection]
-    stages, words = method.stages(key.variant, len(train)), _used_words(train)
+    stages, words = stages_of(method, key.variant, len(train)), _used_words(train)
     trained, read = Work(), Work()
     for stage in stages:
         step = _step(stage, train, words)
@@ -298,7 +299,7 @@ def _clock(settings: Settings, data: Mapping[str, TaskData], pace: Pace) -> floa
             continue
         method = contestant(settings, run.key.method, task)
         try:
-            shape = method.stages(run.key.variant, len(data[task].splits["train"]))[0].shape
+            shape = stages_of(method, run.key.variant, len(data[task].splits["train"]))[0].shape
         except UserError:
             shape = method.backbone
         mean = _work(shape, data[task].splits["validation"].lengths) * (1 / len(data[task].splits["validation"]))

@@ -1,0 +1,115 @@
+"""The training behind a variant's weights: its steps, and the training budget that it is fitted to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import UserError
+from bench.method import Method, contestant
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from bench.method import Stage
+
+TOLERANCE = 0.05
+"""Largest relative deviation of a variant's steps from its training budget."""
+
+
+def stages_of(method: Method, variant: str, examples: int) -> Sequence[Stage]:
+    """Return the stages that `variant` trains on `examples` training examples, fitted to the training budget."""
+    return within_budget(method, variant, examples).stages(variant, examples)
+
+
+def steps_in_all(method: Method, variant: str, examples: int) -> int:
+    """Count the optimizer steps behind a variant's weights.
+
+    Args:
+        method: The contestant on a task.
+        variant: One of its variants.
+        examples: Number of training examples.
+
+    Returns:
+        Its own steps plus those of the models whose weights it continues (`Method.starts_from`). Auxiliary stages,
+        whose weights do not end up in the model, do not count.
+    """
+    return _own_steps(within_budget(method, variant, examples), variant, examples) + _inherited(
+        method, variant, examples
+    )
+
+
+def lineage(method: Method, variant: str) -> list[dict[str, Any]]:
+    """Return the inputs that determine `steps_in_all`, as plain values: options of a variant and of its sources."""
+    own = {"class": type(method).__qualname__, "version": method.version, "options": method.asked(variant)}
+    source = _source(method, variant)
+    return [own, *(lineage(*source) if source else [])]
+
+
+def within_budget(method: Method, variant: str, examples: int) -> Method:
+    """Return the method with its epochs stretched so that the variant's lineage has the steps of the training budget.
+
+    All epochs of the recipe are multiplied by one factor, so its stages keep their authors' proportions. Without
+    `training.budget` the method is returned as it is.
+
+    Args:
+        method: The contestant on a task.
+        variant: One of its variants.
+        examples: Number of training examples.
+
+    Raises:
+        UserError: If no factor brings the steps within 5 % of the budget.
+    """
+    budget = method.settings.training.budget
+    if budget is None:
+        return method
+    return _fitted(method, variant, examples)
+
+
+def _fitted(method: Method, variant: str, examples: int) -> Method:
+    settings, where = method.settings, f"contestants.{method.name}"
+    budget = settings.training.budget
+    assert budget is not None
+    share = settings.contestants[method.name].share
+    wanted = share * budget.steps - _inherited(method, variant, examples)
+    if wanted < 1:
+        raise UserError(
+            f"{where}: the models that {variant} continues use its whole training budget of {share * budget.steps:g} "
+            "steps; give them a smaller `share`"
+        )
+
+    def scaled(factor: float) -> Method:
+        options = method.options.scaled(factor, budget.batch_size)
+        return type(method)(method.name, method.task, options, settings)
+
+    low, high = 2.0**-20, 2.0**20
+    best, best_steps = method, 0
+    for _ in range(60):  # steps grow with the factor, in whole numbers
+        factor = (low * high) ** 0.5
+        candidate = scaled(factor)
+        steps = _own_steps(candidate, variant, examples)
+        if abs(steps - wanted) < abs(best_steps - wanted):
+            best, best_steps = candidate, steps
+        if steps == round(wanted):
+            break
+        low, high = (factor, high) if steps < wanted else (low, factor)
+    if abs(best_steps - wanted) > TOLERANCE * share * budget.steps:
+        raise UserError(
+            f"{where}: {variant} cannot be trained for {wanted:g} steps on {method.task.name} (nearest: {best_steps}); "
+            "change training.budget.steps or the share, and see that its epochs are declared as `bench.method.Epochs`"
+        )
+    return best
+
+
+def _own_steps(method: Method, variant: str, examples: int) -> int:
+    return sum(stage.steps for stage in method.stages(variant, examples) if not stage.auxiliary)
+
+
+def _inherited(method: Method, variant: str, examples: int) -> int:
+    source = _source(method, variant)
+    return steps_in_all(*source, examples) if source else 0
+
+
+def _source(method: Method, variant: str) -> tuple[Method, str] | None:
+    """The method and variant whose weights `variant` continues, on the same task."""
+    source = method.starts_from(variant)
+    return (contestant(method.settings, source.contestant, method.task.name), source.variant) if source else None
