@@ -198,6 +198,12 @@ def run_folder(row: pd.Series | Mapping[str, Any], runs: Path) -> Path:
     return runs / row["task"] / row["method"] / row["variant"] / f"seed{int(row['seed'])}"
 
 
+def full_depth_runs(points: pd.DataFrame) -> list[dict[str, Any]]:
+    """The runs that ended well: one row of the selection split each, of their prediction at full depth."""
+    rows = static_rows(points, split=selection_split(points))
+    return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
+
+
 def predicted(row: pd.Series, trace: Trace, own: Policy | None = None) -> NDArray[np.float64]:
     """What an operating point answers for the examples of a trace: [N] class ids, or values for regression.
 

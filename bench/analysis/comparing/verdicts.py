@@ -61,6 +61,13 @@ def estimate(a: Sequence[Point], b: Sequence[Point], resamples: Resamples) -> Es
     return spread(observed, drawn, int(one[0]["examples"]), bounds=limits, noise=noise)
 
 
+def mean_estimate(rows: Sequence[Point], resamples: Resamples) -> Estimate:
+    """The mean score of points of one task, one a seed. Raises UserError where a trace is missing."""
+    limits, noise = bounds(rows[0]["metric"], difference=False), resamples.noise.get(rows[0]["task"], 0.0)
+    scores = np.array([row["score"] for row in rows], dtype=np.float64)
+    return spread(scores, resamples.of(rows), int(rows[0]["examples"]), bounds=limits, noise=noise)
+
+
 def scored(rows: Sequence[Point]) -> list[Point]:
     """Those that have a score."""
     return [row for row in rows if not pd.isna(row["score"])]

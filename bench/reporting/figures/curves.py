@@ -12,8 +12,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.analysis.budgets import POINT, TOLERANCE, chosen_frontier, selection_split
-from bench.analysis.comparing.estimates import Estimate, average, bounds, spread
+from bench.analysis.comparing.estimates import Estimate, average
 from bench.analysis.comparing.resampling import Floats, Point, Resamples, records
+from bench.analysis.comparing.verdicts import mean_estimate
 from bench.analysis.roles import Roles
 from bench.errors import UserError
 from bench.reporting.figures.drawing import Absent
@@ -71,14 +72,7 @@ def _means(chosen: Sequence[Sequence[Point]], resamples: Resamples | None) -> li
         return []
     try:
         resamples.prepare(row for rows in chosen for row in rows)
-        made = []
-        for rows in chosen:
-            drawn = resamples.of(rows)
-            first, limits = rows[0], bounds(rows[0]["metric"], difference=False)
-            scores = np.array([row["score"] for row in rows], dtype=np.float64)
-            noise = resamples.noise.get(first["task"], 0.0)
-            made.append(spread(scores, drawn, int(first["examples"]), bounds=limits, noise=noise))
-        return made
+        return [mean_estimate(rows, resamples) for rows in chosen]
     except UserError:
         return []
 

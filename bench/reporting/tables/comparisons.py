@@ -40,9 +40,9 @@ def how(comparison: Comparison, comparisons: int | Mapping[tuple[str, str], int]
     return (
         f"Low, high: {level} interval of this comparison alone, over seeds and examples (paired; examples resampled "
         f"{comparison.resamples} times, seeds by Student's t), within the metric's range. Verdicts are corrected "
-        f"(Holm, {level} for each family) for the number of comparisons: {number}. Better, worse: p, corrected, is at most "
-        f"{1 - comparison.level:g}. Equal: two one-sided tests reject a difference of {comparison.margin:g} points or "
-        "more, with a correction of their own (p equal). Not decided: neither. With one seed an interval covers the "
+        f"(Holm, {level} for each family) for the number of comparisons: {number}. Better, worse: p, corrected, is at "
+        f"most {1 - comparison.level:g}. Equal: two one-sided tests reject a difference of {comparison.margin:g} "
+        "points or more, with a correction of their own (p equal). Not decided: neither. With one seed an interval covers the "
         "examples only."
     )
 
