@@ -126,11 +126,9 @@ def _exits(policy: Policy | None, thresholds: NDArray[np.float64], trace: Trace)
 def _scored(
     exits: NDArray[np.int64], trace: Trace, costs: Costs, metric: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scores and mean FLOPs [K] of 0-based exits [K, N]; what is equal is computed once."""
-    distinct, back = np.unique(exits, axis=0, return_inverse=True)
-    answers = trace.logits.argmax(axis=-1)[distinct, np.arange(len(trace.idx))]
-    scores = np.asarray(score(metric, answers, trace.labels), dtype=np.float64)
-    return scores[back.ravel()], costs.mean_flops(distinct, trace.lengths)[back.ravel()]
+    """Scores and mean FLOPs [K] of 0-based exits [K, N]."""
+    answers = trace.logits.argmax(axis=-1)[exits, np.arange(len(trace.idx))]
+    return score(metric, answers, trace.labels), costs.mean_flops(exits, trace.lengths)
 
 
 def _picked(choices: Sequence[_Choice], most: float) -> tuple[Policy | None, NDArray[np.float64]] | None:

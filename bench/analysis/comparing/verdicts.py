@@ -230,14 +230,7 @@ def _judged(rows: list[dict[str, Any]], made: Sequence[dict[str, _Side]], compar
     with_f1 = [any(side.by_accuracy is not side.estimate for side in sides.values()) for sides in made]
     others = [_mean(sides, "by_accuracy") if f1 else None for sides, f1 in zip(made, with_f1, strict=True)]
     accuracy = judged(others, comparison, families)
-    beside = [
-        {"iqm": interquartile_mean(runs), "wins": _wins(runs), "wilcoxon": _wilcoxon(sides), "rests_on": rests}
-        if row.verdict
-        else {"iqm": np.nan, "wins": np.nan, "wilcoxon": np.nan, "rests_on": ""}
-        for row, sides in zip(found.itertuples(), made, strict=True)
-        for runs in [np.concatenate([side.runs for side in sides.values()]) if sides else np.array([])]
-        for rests in [", ".join(_rests_on(row, sides, comparison))]
-    ]
+    beside = [_beside(row, sides, comparison) for row, sides in zip(found.itertuples(), made, strict=True)]
     table = table.join(found[COLUMNS]).join(pd.DataFrame(beside, columns=["iqm", "wins", "wilcoxon", "rests_on"]))
     table = table.assign(accuracy=accuracy["difference"], accuracy_verdict=accuracy["verdict"])
     table = table[[*(name for name in table if name != "note"), "note"]]
@@ -251,17 +244,22 @@ def _mean(sides: Mapping[str, _Side], which: str) -> Estimate | None:
     return average(parts) if parts and all(part is not None for part in parts) else None
 
 
+def _beside(row: Any, sides: Mapping[str, _Side], comparison: Comparison) -> dict[str, Any]:
+    """What stands beside the mean of a row of `judged`; empty where it has no verdict."""
+    if not row.verdict:
+        return {"iqm": np.nan, "wins": np.nan, "wilcoxon": np.nan, "rests_on": ""}
+    runs = np.concatenate([side.runs for side in sides.values()])
+    wins = float(((runs > 0) + 0.5 * (runs == 0)).mean())
+    rests_on = ", ".join(_rests_on(row, sides, comparison))
+    return {"iqm": interquartile_mean(runs), "wins": wins, "wilcoxon": _wilcoxon(sides), "rests_on": rests_on}
+
+
 def interquartile_mean(values: Floats) -> float:
     """The mean of the middle half of the values, the outermost of them weighted by their part in it."""
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     edges = np.linspace(0, 1, len(ordered) + 1)
     weights = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0, None)
     return float(ordered @ weights / weights.sum()) if len(ordered) else float("nan")
-
-
-def _wins(runs: Floats) -> float:
-    """The share of runs in which a is above b; ties count half."""
-    return float(((runs > 0) + 0.5 * (runs == 0)).mean())
 
 
 def _wilcoxon(sides: Mapping[str, _Side]) -> float:
@@ -279,10 +277,11 @@ def _rests_on(row: Any, sides: Mapping[str, _Side], comparison: Comparison) -> l
     """The tasks without any one of which the verdict would be another, at the level at which it was reached."""
     if row.verdict in ("", "not decided") or len(sides) < 3:
         return []
-    carried = []
-    for task in sides:
-        rest = average([side.estimate for name, side in sides.items() if name != task and side.estimate is not None])
-        different, equal = p_values([rest], comparison.margin / 100)
-        if word(rest.value, different[0], equal[0], row.strict, row.strict_equal) != row.verdict:
-            carried.append(task)
-    return carried
+    estimates = {task: side.estimate for task, side in sides.items() if side.estimate is not None}
+    rests = [average([each for name, each in estimates.items() if name != task]) for task in estimates]
+    different, equal = p_values(rests, comparison.margin / 100)
+    words = [
+        word(rest.value, p, p_equal, row.strict, row.strict_equal)
+        for rest, p, p_equal in zip(rests, different, equal, strict=True)
+    ]
+    return [task for task, said in zip(estimates, words, strict=True) if said != row.verdict]

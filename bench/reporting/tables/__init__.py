@@ -11,7 +11,8 @@ from bench.reporting.tables.comparisons import ablations, verdicts
 from bench.reporting.tables.details import per_exit, ratios, thresholds
 from bench.reporting.tables.main import MISMATCHED, Evidence, common_notes, main
 from bench.reporting.tables.paper import paper
-from bench.reporting.tables.summaries import frontier, quality
+from bench.reporting.tables.replayed import policies, portfolio
+from bench.reporting.tables.summaries import frontier, quality, rankings
 from bench.reporting.tables.table import Table
 from bench.settings import Comparison
 from bench.tasks.catalogue import TASKS
@@ -40,12 +41,15 @@ def tables(
     made = [
         main(points, notes, roles, evidence=evidence),
         verdicts(points, notes, roles, evidence),
+        *([rankings(points, notes, roles, evidence)] if evidence else []),
         *([paper(points, notes)] if points["task"].isin(list(TASKS)).any() else []),
         frontier(points, notes, roles),
         quality(points, notes, roles),
         per_exit(points, notes),
         thresholds(points, notes),
     ]
+    if evidence and runs:
+        made += [policies(points, notes, roles, runs), portfolio(points, notes, roles, evidence)]
     if roles.ablations:
         made.append(ablations(points, notes, roles.ablations, evidence))
     trials = ratios(sweeps, notes) if sweeps else None

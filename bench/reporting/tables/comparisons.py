@@ -42,8 +42,8 @@ def how(comparison: Comparison, comparisons: int | Mapping[tuple[str, str], int]
         f"{comparison.resamples} times, seeds by Student's t), within the metric's range. Verdicts are corrected "
         f"(Holm, {level} for each family) for the number of comparisons: {number}. Better, worse: p, corrected, is at "
         f"most {1 - comparison.level:g}. Equal: two one-sided tests reject a difference of {comparison.margin:g} "
-        "points or more, with a correction of their own (p equal). Not decided: neither. With one seed an interval covers the "
-        "examples only."
+        "points or more, with a correction of their own (p equal). Not decided: neither. With one seed an interval "
+        "covers the examples only."
     )
 
 
