@@ -176,9 +176,9 @@ def rankings(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence:
         notes=[
             *notes,
             f"Low, high: {level} interval of the average over seeds and examples. Ranks: from 1 + the number of "
-            "methods that are better to the number of those that are not worse, by tests of all pairs of the block "
-            f"corrected together (Holm); all of a block hold at once at {level}. Tied with the best: no method is better. "
-            "Exploratory.",
+            "methods that are better to the number of those that are not worse, by tests of all pairs of the block, "
+            f"corrected together (Holm); all of a block hold at once at {level}. Tied with the best: no method is "
+            "better. Exploratory.",
             "Middle half: interquartile mean of the scores over tasks x seeds. Wins: share of rivals x tasks x seeds "
             "that score lower; ties count half.",
             learned_note(learned),
