@@ -314,10 +314,15 @@ def compare(
         list[float] | None, typer.Option(help="Compare at least this many times cheaper; may be given several times.")
     ] = None,
 ) -> None:
-    """Says whether contestant A is better than others, worse, equal or not decided, at the same budgets."""
-    from bench.analysis.comparing.resampling import Resamples
+    """Says whether contestant A is better than others, worse, equal or not decided, at the same speed-ups.
+
+    A method without cheaper points, such as the teacher, is compared at 1x.
+    """
+    from bench.analysis.comparing.pairings import pairings
+    from bench.analysis.comparing.resampling import resamples_of
     from bench.analysis.comparing.verdicts import BUDGETS
     from bench.analysis.comparing.verdicts import compare as verdicts
+    from bench.analysis.statistics import learned_tasks
     from bench.reporting.tables.comparisons import FORMATS, how, printed
     from bench.reporting.tables.table import Table, display_names
     from bench.store import read_points
@@ -325,9 +330,12 @@ def compare(
     settings = settings_file.load(config)
     points = read_points(settings)
     rivals = others or [method for method in dict.fromkeys(points["method"]) if method != a]
-    resamples = Resamples(settings.root / "runs", resamples=settings.comparison.resamples)
-    pairs = [(a, rival) for rival in rivals]
-    found = verdicts(points, pairs, resamples, settings.comparison, budgets=tuple(speedup or BUDGETS))
+    comparison, reference = settings.comparison, settings.reference
+    resamples = resamples_of(points, settings.root / "runs", comparison)
+    asked = pairings(
+        points, [(a, rival) for rival in rivals], comparison, reference=reference, budgets=speedup or BUDGETS
+    )
+    found = verdicts(points, asked, resamples, comparison, learned=learned_tasks(points, reference=reference))
     names = display_names(points)
     values = printed(found, names).drop(columns="A")
     said = f"{names[a]} (A) minus B on validation, both at least so many times cheaper than the teacher"

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import softmax
+from scipy.special import rel_entr, softmax
 
 from bench.errors import UserError
 
@@ -172,18 +172,55 @@ class Agreement(Policy):
         if logits.shape[-1] != 1:
             raise UserError(f"agreement is for one output (regression), not {logits.shape[-1]}: use patience")
         values = logits[..., 0].astype(np.float64)
-        differences = np.full(values.shape, np.inf)
-        differences[self.exit_start :] = np.abs(np.diff(values[self.exit_start - 1 :], axis=0))
-        largest = np.full(values.shape, np.inf)
-        for e in range(self.earliest, len(values)):
-            largest[e] = differences[e - self.run + 1 : e + 1].max(axis=0)
-        return largest
+        return _largest(np.abs(np.diff(values[self.exit_start - 1 :], axis=0)), self.exit_start, self.run)
 
     def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
         return statistic < np.asarray(knob)
 
     def knobs(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
         return np.concatenate([[np.inf], _grid(count - 1) * 5.0]) if count > 2 else np.array([np.inf, 0.0])
+
+
+@dataclass(frozen=True)
+class Divergence(Policy):
+    """Leave when successive exits' distributions diverge by less than a threshold for `run` exits running (F-PABEE).
+
+    Gao et al., F-PABEE: Flexible-patience-based early exiting, 2023 (arXiv 2305.11916), section 3. The statistic is the
+    largest Jensen-Shannon divergence (natural logarithm, at most log 2) of the last `run` pairs of exits, infinite
+    where there are fewer; 0 is full depth, infinity leaves at the first exit that can compare.
+    """
+
+    run: int = 1
+    name: ClassVar[str] = "divergence"
+
+    @property
+    def earliest(self) -> int:
+        return self.exit_start - 1 + self.run
+
+    def statistic(
+        self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
+    ) -> NDArray[np.floating]:
+        p = softmax(logits[self.exit_start - 1 :].astype(np.float64), axis=-1)
+        middle = (p[1:] + p[:-1]) / 2
+        divergence = (rel_entr(p[1:], middle) + rel_entr(p[:-1], middle)).sum(axis=-1) / 2
+        return _largest(np.maximum(divergence, 0.0), self.exit_start, self.run)
+
+    def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
+        return statistic < np.asarray(knob)
+
+    def knobs(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+        return np.concatenate([[np.inf], _grid(count - 1) * np.log(2)]) if count > 2 else np.array([np.inf, 0.0])
+
+
+def _largest(changes: NDArray[np.float64], exit_start: int, run: int) -> NDArray[np.float64]:
+    """[E, N] the largest of the last `run` changes between exits, infinite where there are fewer.
+
+    changes: [E - exit_start, N], from exit `exit_start` (1-based) to the next, and so on.
+    """
+    largest = np.full((len(changes) + exit_start, *changes.shape[1:]), np.inf)
+    for e in range(exit_start - 1 + run, len(largest)):
+        largest[e] = changes[e - exit_start - run + 1 : e - exit_start + 1].max(axis=0)
+    return largest
 
 
 class FullDepth(Policy):
@@ -204,23 +241,24 @@ class FullDepth(Policy):
 
 
 _FAMILIES: dict[str, type[Policy]] = {
-    family.name: family for family in (Entropy, Confidence, Patience, Agreement, FullDepth)
+    family.name: family for family in (Entropy, Confidence, Patience, Divergence, Agreement, FullDepth)
 }
 
 
 def policy_for(
     policy: str | type[Policy], regression: bool, exit_start: int = 1, tolerance: float | None = None
 ) -> Policy:
-    """Return the rule named entropy, confidence, patience, agreement or none, or of a family of one's own.
+    """Return the exit policy of a name, or an instance of a class of one's own.
 
     Args:
-        policy: The rule's name, or a subclass of `Policy`, which is used on every task as it is.
-        regression: Whether the task is one; entropy and confidence then become agreement of successive predictions.
+        policy: "entropy", "confidence", "patience", "divergence", "agreement" or "none"; or a subclass of `Policy`, which is used on every task as it is.
+        regression: Whether the task is one; entropy, confidence and divergence then become agreement of successive
+            predictions.
         exit_start: First exit, from 1, at which an example may leave.
         tolerance: Of patience on regression, on the scale of the predictions; None: the authors' 0.1.
 
     Raises:
-        UserError: For an unknown name, and for a class that is no family of rules.
+        UserError: For an unknown name, and for a class that is no exit policy.
     """
     if exit_start < 1:
         raise UserError(f"exit_start is {exit_start}: exits are counted from 1")

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.analysis.comparing.resampling import Resamples
+from bench.analysis.comparing.resampling import resamples_of
 from bench.analysis.roles import Roles
 from bench.reporting.tables.comparisons import ablations, verdicts
 from bench.reporting.tables.details import per_exit, ratios, thresholds
 from bench.reporting.tables.main import MISMATCHED, Evidence, common_notes, main
 from bench.reporting.tables.paper import paper
-from bench.reporting.tables.summaries import frontier, quality
+from bench.reporting.tables.replayed import policies, portfolio
+from bench.reporting.tables.summaries import frontier, quality, rankings
 from bench.reporting.tables.table import Table
 from bench.settings import Comparison
 from bench.tasks.catalogue import TASKS
@@ -36,27 +37,30 @@ def tables(
     """
     points = points.reindex(columns=list(dict.fromkeys([*points, *_NEEDED])))
     notes = common_notes(points, missing or {})
-    evidence = _evidence(runs, comparison or Comparison())
+    evidence = _evidence(points, runs, comparison or Comparison())
     made = [
         main(points, notes, roles, evidence=evidence),
         verdicts(points, notes, roles, evidence),
+        *([rankings(points, notes, roles, evidence)] if evidence else []),
         *([paper(points, notes)] if points["task"].isin(list(TASKS)).any() else []),
         frontier(points, notes, roles),
         quality(points, notes, roles),
         per_exit(points, notes),
         thresholds(points, notes),
     ]
+    if evidence and runs:
+        made += [policies(points, notes, roles, runs), portfolio(points, notes, roles, evidence)]
     if roles.ablations:
         made.append(ablations(points, notes, roles.ablations, evidence))
     trials = ratios(sweeps, notes) if sweeps else None
     return [*made, trials] if trials else made
 
 
-def _evidence(runs: Path | None, comparison: Comparison) -> Evidence | None:
+def _evidence(points: pd.DataFrame, runs: Path | None, comparison: Comparison) -> Evidence | None:
     if runs is None or not any(runs.glob("*/*/*/*/trace-validation.parquet")):
         return None
     splits = ("validation", MISMATCHED)
-    return Evidence(comparison, {s: Resamples(runs, resamples=comparison.resamples, split=s) for s in splits})
+    return Evidence(comparison, {split: resamples_of(points, runs, comparison, split=split) for split in splits})
 
 
 # What a table of nothing but failed runs lacks.

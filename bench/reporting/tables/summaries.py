@@ -7,12 +7,15 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis.budgets import at_quality, failures
+from bench.analysis.comparing.ranking import ranking
 from bench.analysis.comparing.seeds import over_seeds, over_tasks
 from bench.analysis.comparing.verdicts import ALL
 from bench.analysis.roles import Roles
-from bench.analysis.statistics import BUDGETS, frontier_summary, gains, kept
+from bench.analysis.statistics import BUDGETS, frontier_summary, gains, kept, learned_tasks
+from bench.reporting.tables.comparisons import learned_note
 from bench.reporting.tables.details import with_failures
-from bench.reporting.tables.main import tasks_of, title_of
+from bench.reporting.tables.main import Evidence, tasks_of, title_of
+from bench.reporting.tables.replayed import scopes_of
 from bench.reporting.tables.table import (
     Format,
     Table,
@@ -135,6 +138,50 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares:
             "task has.",
             KEPT,
             *_no_gain(pd.concat(every), tasks, ["teacher_gain"]),
+        ],
+    )
+
+
+def rankings(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: Evidence) -> Table:
+    """Methods by their average at each speed-up, with intervals of their ranks."""
+    comparison, shown = evidence.comparison, roles.contestants(points)
+    learned = learned_tasks(points, reference=roles.reference)
+    scopes = scopes_of(tasks_of(points), learned)
+    found = ranking(shown, evidence.splits["validation"], comparison, budgets=(1.0, 2.0, 4.0, 8.0), scopes=scopes)
+    names = display_names(points)
+    percents = {name: 100 * found[name].astype(float) for name in ("score", "low", "high", "iqm", "wins")}
+    values = pd.DataFrame(
+        {
+            "At least": found["budget"].map(lambda budget: f"{budget:g}x"),
+            "Tasks": found["scope"],
+            "Rank": found["rank"],
+            "Ranks": [f"{best} to {worst}" for best, worst in zip(found["best"], found["worst"], strict=True)],
+            "Method": found["method"].map(lambda method: names.get(method, method)),
+            "Average": percents["score"],
+            "Low": percents["low"],
+            "High": percents["high"],
+            "Middle half": percents["iqm"],
+            "Wins": percents["wins"],
+            "Speed-up": found["speedup"].astype(float),
+            "Tied with the best": found["tied"].map({True: "yes", False: ""}),
+        }
+    )
+    formats: dict[str, Format] = {"Rank": whole, **dict.fromkeys(["Average", "Low", "High", "Middle half"], score)}
+    level = f"{100 * comparison.level:g} %"
+    return Table(
+        "ranking",
+        "Ranking of the methods that have a point on every task, at least so many times cheaper",
+        values,
+        formats | {"Wins": percent, "Speed-up": speedup},
+        notes=[
+            *notes,
+            f"Low, high: {level} interval of the average over seeds and examples. Ranks: from 1 + the number of "
+            "methods that are better to the number of those that are not worse, by tests of all pairs of the block, "
+            f"corrected together (Holm); all of a block hold at once at {level}. Tied with the best: no method is "
+            "better. Exploratory.",
+            "Middle half: interquartile mean of the scores over tasks x seeds. Wins: share of rivals x tasks x seeds "
+            "that score lower; ties count half.",
+            learned_note(learned),
         ],
     )
 

@@ -1,0 +1,135 @@
+"""Rankings of methods at a speed-up, with intervals of ranks.
+
+The interval of a method's rank runs from 1 + the number of methods that are better to M - the number that are worse, by
+tests of all pairs that are corrected together (Mogstad, Romano, Shaikh and Wilhelm, Inference for ranks, 2024). All
+intervals of a ranking hold at once with the given confidence. A method whose interval begins at 1 is tied with the
+best.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bench.analysis.budgets import at_budget
+from bench.analysis.comparing.equivalence import judged
+from bench.analysis.comparing.estimates import Estimate, average
+from bench.analysis.comparing.resampling import Point, Resamples, records
+from bench.analysis.comparing.seeds import geometric
+from bench.analysis.comparing.verdicts import estimate, gaps, interquartile_mean, mean_estimate, scored
+from bench.errors import UserError
+from bench.settings import Comparison
+
+COLUMNS = [
+    "budget",
+    "scope",
+    "method",
+    "score",
+    "low",
+    "high",
+    "iqm",
+    "speedup",
+    "wins",
+    "rank",
+    "best",
+    "worst",
+    "tied",
+]
+
+
+def ranking(
+    points: pd.DataFrame,
+    resamples: Resamples,
+    comparison: Comparison,
+    *,
+    budgets: Sequence[float],
+    scopes: Mapping[str, Sequence[str]],
+) -> pd.DataFrame:
+    """Rank the methods that have a point on every task of a scope, at each speed-up, on validation.
+
+    Args:
+        points: all-points.parquet, of the methods to be ranked.
+        resamples: the traces' resamples.
+        comparison: level.
+        budgets: speed-ups over the reference; each method is at its best point chosen on the selection split.
+        scopes: name of a set of tasks -> the tasks.
+
+    Returns:
+        One row a speed-up, scope and method, best first. Columns: budget, scope, method, score (mean over seeds, then
+        tasks), low and high (its interval), iqm (interquartile mean over tasks x seeds), speedup (geometric mean), wins
+        (share of rivals x tasks x seeds below it, ties half), rank (by score), best and worst (the interval of the
+        rank), tied (with the best). Methods whose traces are missing are left out.
+    """
+    lines: list[dict[str, Any]] = []
+    for budget in budgets:
+        chosen: dict[str, dict[str, list[Point]]] = {}
+        for row in records(at_budget(points, budget)):
+            if not pd.isna(row["score"]):
+                chosen.setdefault(row["method"], {}).setdefault(row["task"], []).append(row)
+        resamples.prepare(row for tasks in chosen.values() for rows in tasks.values() for row in rows)
+        for scope, tasks in scopes.items():
+            rivals = {m: {task: its[task] for task in tasks} for m, its in chosen.items() if set(tasks) <= set(its)}
+            found = _ranked(rivals, resamples, comparison) if tasks else []
+            lines += [{"budget": budget, "scope": scope, **line} for line in found]
+    return pd.DataFrame(lines, columns=COLUMNS)
+
+
+def _ranked(
+    rivals: Mapping[str, Mapping[str, Sequence[Point]]], resamples: Resamples, comparison: Comparison
+) -> list[dict[str, Any]]:
+    """The lines of one ranking."""
+    means = {}
+    for method, tasks in rivals.items():
+        try:
+            means[method] = average([mean_estimate(rows, resamples) for rows in tasks.values()])
+        except UserError:  # a trace is missing
+            continue
+    pairs: list[tuple[str, str]] = []
+    differences: list[Estimate | None] = []
+    wins: dict[str, list[float]] = {method: [] for method in means}
+    for a, b in combinations(means, 2):
+        sides = [(rivals[a][task], rivals[b][task]) for task in rivals[a]]
+        try:
+            differences.append(average([estimate(one, two, resamples) for one, two in sides]))
+        except UserError:  # no seed in common
+            differences.append(None)
+        pairs.append((a, b))
+        for one, two in sides:
+            if {row["seed"] for row in one} & {row["seed"] for row in two}:
+                gap = gaps(one, two)[-1]
+                won = (gap > 0) + 0.5 * (gap == 0)
+                wins[a] += won.tolist()
+                wins[b] += (1 - won).tolist()
+    table = judged(differences, comparison)
+    significant = (table["p"] <= 1 - comparison.level).to_numpy()
+    above = {method: 0 for method in means}
+    below = dict(above)
+    for (a, b), sure, gap in zip(pairs, significant, table["difference"], strict=True):
+        if sure:
+            better, worse = (a, b) if gap > 0 else (b, a)
+            above[worse] += 1
+            below[better] += 1
+    lines = []
+    for rank, method in enumerate(sorted(means, key=lambda name: -means[name].value), start=1):
+        rows = [row for task in rivals[method].values() for row in scored(task)]
+        low, high = means[method].interval(comparison.level)
+        lines.append(
+            {
+                "method": method,
+                "score": means[method].value,
+                "low": low,
+                "high": high,
+                "iqm": interquartile_mean(np.array([row["score"] for row in rows], dtype=np.float64)),
+                "speedup": geometric([geometric([row["speedup"] for row in task]) for task in rivals[method].values()]),
+                "wins": float(np.mean(wins[method])) if wins[method] else float("nan"),
+                "rank": rank,
+                "best": 1 + above[method],
+                "worst": len(means) - below[method],
+                "tied": above[method] == 0,
+            }
+        )
+    return lines

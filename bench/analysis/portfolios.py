@@ -1,0 +1,171 @@
+"""Cascades across contestants, replayed from kept traces: any small model before any large one.
+
+The small model answers where its confidence is above a threshold; the large one answers the rest, at the cost of both.
+At each speed-up the best portfolio, a cascade or a single contestant, and the best single contestant are chosen on the
+selection split. Nothing is trained. Classification only: a regression has no confidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from bench.analysis.budgets import (
+    GROUP,
+    TOLERANCE,
+    at_budget,
+    full_depth_runs,
+    predicted,
+    run_folder,
+    selection_split,
+)
+from bench.analysis.comparing.estimates import Estimate, bounds, spread
+from bench.analysis.comparing.resampling import Resamples, resampled
+from bench.analysis.policy_grid import reference_flops
+from bench.errors import UserError
+from bench.exit_policies.policies import Confidence
+from bench.tasks.scores import score
+from bench.trace import Costs, Trace
+
+BUDGETS = (1.5, 2.0, 3.0, 4.0)
+THRESHOLDS = 50
+"""Thresholds tried for each pair: quantiles of the small model's confidence."""
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A contestant's run at full depth on one split."""
+
+    name: tuple[str, str]
+    """(method, variant)."""
+    answers: NDArray[np.int64]
+    confidence: Floats
+    flops: Floats
+    """[N] FLOPs of each example."""
+
+
+@dataclass(frozen=True)
+class Portfolio:
+    """The best portfolio and the best single contestant of one task and seed at one speed-up."""
+
+    task: str
+    seed: int
+    budget: float
+    metric: str
+    small: tuple[str, str]
+    """(method, variant); of a portfolio that is a single contestant the same as `large`."""
+    large: tuple[str, str]
+    score: float
+    speedup: float
+    single: tuple[str, str]
+    single_score: float
+    single_speedup: float
+    labels: NDArray[np.int64]
+    answers: Floats
+    single_answers: Floats
+
+    @property
+    def cascade(self) -> bool:
+        """Whether two models answer."""
+        return self.small != self.large
+
+
+def portfolios(
+    points: pd.DataFrame, runs: Path, *, budgets: Sequence[float] = BUDGETS, split: str = "validation"
+) -> list[Portfolio]:
+    """Choose the best portfolio and the best single contestant of every classification task and seed, at each speed-up.
+
+    points: all-points.parquet of the contestants. runs: results/<profile>/runs. Tasks and seeds without traces, or
+    without a point that is cheap enough, are left out.
+    """
+    chosen_on, reference = selection_split(points), reference_flops(points)
+    singles = pd.concat([at_budget(points, budget, by=(*GROUP, "variant"), split=split) for budget in budgets])
+    singles = singles[singles["score"].notna() & ~singles["metric"].isin(["pearson", "spearman"])]
+    singles = singles.sort_values(["selected_score", "selected_speedup"], ascending=False, kind="stable")
+    best = singles.drop_duplicates(["task", "seed", "budget"])
+    of_runs = pd.DataFrame(full_depth_runs(points))
+    made: list[Portfolio] = []
+    for (task, seed), rows in best.groupby(["task", "seed"], sort=False):
+        own = of_runs[(of_runs["task"] == task) & (of_runs["seed"] == seed)]
+        try:
+            models = {name: _models(own, runs, name) for name in (chosen_on, split)}
+            traces = {at: Trace.load(run_folder(row, runs) / f"trace-{split}.parquet") for at, row in rows.iterrows()}
+        except UserError:
+            continue
+        metric = str(rows["metric"].iloc[0])
+        pairs = _cascades(*models[chosen_on], metric)
+        full = {name: reference[str(task), int(seed), name] for name in models}
+        for at, row in rows.sort_values("budget").iterrows():
+            labels, single = traces[at].labels, predicted(row, traces[at])
+            one = (str(row["method"]), str(row["variant"]))
+            reached, speedup = float(row["score"]), float(row["speedup"])
+            first, last, answers = one, one, single
+            cheap = pairs[pairs["flops"] <= full[chosen_on] / row["budget"] / (1 - TOLERANCE)]
+            top = cheap.sort_values(["score", "flops"], ascending=[False, True], kind="stable").head(1)
+            if len(top) and top["score"].item() > row["selected_score"]:
+                small, large = (models[split][0][int(top[name].item())] for name in ("small", "large"))
+                stays = small.confidence > top["threshold"].item()
+                answers = np.where(stays, small.answers, large.answers).astype(np.float64)
+                cost = float((small.flops + np.where(stays, 0.0, large.flops)).mean())
+                first, last = small.name, large.name
+                reached, speedup = float(score(metric, answers.astype(int), labels)), full[split] / cost
+            made.append(
+                Portfolio(
+                    str(task), int(seed), float(row["budget"]), metric, small=first, large=last, score=reached,
+                    speedup=speedup, single=one, single_score=float(row["score"]), single_speedup=float(row["speedup"]),
+                    labels=labels, answers=answers, single_answers=single,
+                )
+            )  # fmt: skip
+    return made
+
+
+def _models(rows: pd.DataFrame, runs: Path, split: str) -> tuple[list[_Model], NDArray[np.int64]]:
+    """Every run of a task and seed at full depth, and the labels. Raises UserError where a trace is missing."""
+    models, labels = [], np.array([], dtype=np.int64)
+    for row in rows.to_dict("records"):
+        folder = run_folder({str(name): value for name, value in row.items()}, runs)
+        trace, costs = Trace.load(folder / f"trace-{split}.parquet"), Costs.load(folder / "costs.json")
+        last = trace.logits[-1:]
+        flops = costs.flops(trace.lengths)[-1].astype(np.float64)
+        name = (str(row["method"]), str(row["variant"]))
+        models.append(_Model(name, last[0].argmax(axis=-1), Confidence().statistic(last)[0], flops))
+        labels = trace.labels
+    return models, labels
+
+
+def _cascades(models: Sequence[_Model], labels: NDArray[np.int64], metric: str) -> pd.DataFrame:
+    """Every pair and threshold on one split: small and large (places in `models`), threshold, score, flops."""
+    frames = []
+    for small, large in permutations(range(len(models)), 2):
+        first, second = models[small], models[large]
+        if first.flops.mean() >= second.flops.mean():
+            continue
+        thresholds = np.unique(np.quantile(first.confidence, np.linspace(0, 1, THRESHOLDS)))
+        stays = first.confidence > thresholds[:, None]
+        scores = score(metric, np.where(stays, first.answers, second.answers), labels)
+        flops = first.flops.mean() + np.where(stays, 0.0, second.flops).mean(axis=1)
+        frames.append(
+            pd.DataFrame({"small": small, "large": large, "threshold": thresholds, "score": scores, "flops": flops})
+        )
+    return pd.concat(frames) if frames else pd.DataFrame(columns=["small", "large", "threshold", "score", "flops"])
+
+
+def gains(chosen: Sequence[Portfolio], resamples: Resamples) -> dict[str, Estimate]:
+    """Task -> the gain of the best portfolio over the best single contestant, of the portfolios of one speed-up."""
+    found: dict[str, Estimate] = {}
+    for task in dict.fromkeys(each.task for each in chosen):
+        own = [each for each in chosen if each.task == task]
+        answers = [given for each in own for given in (each.answers, each.single_answers)]
+        drawn = resampled(own[0].metric, answers, own[0].labels, resamples=resamples.resamples, seed=resamples.seed)
+        observed = np.array([each.score - each.single_score for each in own])
+        limits = bounds(own[0].metric, difference=True)
+        noise = resamples.noise.get(task, 0.0)
+        found[task] = spread(observed, drawn[:, ::2] - drawn[:, 1::2], len(own[0].labels), bounds=limits, noise=noise)
+    return found
