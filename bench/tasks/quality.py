@@ -64,7 +64,8 @@ def examine(
         raw: What was read, for rows that were left out and notes of the readers.
 
     Returns:
-        `rows`: split -> class -> rows, or least, mean and greatest score in the units of the files. `contradictions`:
+        `rows`: split -> class -> rows. `scores`: split -> number of rows, least, mean and greatest score of a
+        regression, in the units of the files. `contradictions`:
         `texts` and `rows` whose label differs for the same text, and `alike_rows`, the further rows with the same
         tokens as one of another label. `in_train`: split -> rows whose text stands in train or calibration. `unknown`:
         split -> share of unknown tokens. `cut`: split -> share of texts that are cut. `dropped`: split -> rows without
@@ -84,7 +85,7 @@ def examine(
     cut = {name: _cut(texts[name], examples[name], tokenizer, max_length) for name in columns}
     notes = [*raw.notes, *_tokenizer_notes(tokenizer)]
     found: dict[str, Any] = {
-        "rows": {name: _rows(task, split) for name, split in columns.items()},
+        "scores" if task.regression else "rows": {name: _rows(task, split) for name, split in columns.items()},
         "contradictions": {
             "texts": len(np.unique(same_text[by_text])), "rows": int(by_text.sum()), "alike_rows": int(by_tokens.sum()),
         },
@@ -99,7 +100,8 @@ def examine(
 
 def overview(quality: Mapping[str, Any]) -> list[str]:
     """Return lines for `costeff check`: rows of each split and class, and shares of unknown tokens and cut texts."""
-    lines = [f"{split}: {_told(rows)}" for split, rows in quality["rows"].items()]
+    lines = [f"{split}: {_classes(rows)}" for split, rows in quality.get("rows", {}).items()]
+    lines += [f"{split}: {_scores(measured)}" for split, measured in quality.get("scores", {}).items()]
     lines.append(f"unknown tokens: {_shares(quality['unknown'])}; texts cut at max_length: {_shares(quality['cut'])}")
     return lines
 
@@ -188,10 +190,12 @@ def _tokenizer_notes(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return [f"the tokenizer lower-cases text, and {_percent(share)} of its vocabulary has capitals: it is set wrongly"]
 
 
-def _told(rows: Mapping[str, float]) -> str:
-    if set(rows) <= {"rows", "least", "mean", "greatest"} and "rows" in rows:
-        told = ", ".join(f"{name} {rows[name]:.4g}" for name in ("least", "mean", "greatest") if name in rows)
-        return f"{rows['rows']} rows; {told}" if told else f"{rows['rows']} rows, scores hidden"
+def _scores(measured: Mapping[str, float]) -> str:
+    told = ", ".join(f"{name} {value:.4g}" for name, value in measured.items() if name != "rows")
+    return f"{measured['rows']} rows; {told or 'scores hidden'}"
+
+
+def _classes(rows: Mapping[str, int]) -> str:
     if not any(rows.values()):
         return "labels hidden"
     if len(rows) <= _CLASSES:

@@ -37,7 +37,7 @@ def load(task: Task, data: Data, problems: list[str] | None = None) -> Raw:
         problems: Where given, what is wrong with rows and files is added here, and the rest is returned.
 
     Raises:
-        DataError: Rows or files cannot be used, and `problems` is not given, or nothing of train is left.
+        DataError: Rows cannot be used and `problems` is not given, or nothing of a split can be used.
         UserError: The source as a whole is not there.
     """
     read = _reader(task, data)
@@ -67,7 +67,8 @@ def load(task: Task, data: Data, problems: list[str] | None = None) -> Raw:
             found.append(f"{task.name}: {where} has no split {split!r}, which is needed")
         else:
             missing.append(split)
-    if found and (problems is None or "train" not in splits):
+    unusable = {"train", *task.validation_splits} - {*splits, *missing}
+    if found and (problems is None or unusable):
         raise DataError(found)
     if problems is not None:
         problems += found

@@ -4,7 +4,6 @@ import codecs
 import csv
 import io
 import json
-import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -114,19 +113,14 @@ def json_rows(file: Path) -> TextRows:
     """
     text, notes = decoded(file)
     if text.lstrip().startswith("["):
-        try:
-            elements = json.loads(text, object_pairs_hook=_once)
-        except (ValueError, KeyError, RecursionError) as error:
-            raise ValueError(f"not a JSON array: {_said(error)}") from error
+        elements = _parsed(text, "not a JSON array")
         found = [(f"element {number}", value) for number, value in enumerate(elements, start=1)]
     else:
-        found = []
-        for number, line in enumerate(_lines(text), start=1):
-            if line.strip():
-                try:
-                    found.append((f"line {number}", json.loads(line, object_pairs_hook=_once)))
-                except (ValueError, KeyError, RecursionError) as error:
-                    raise ValueError(f"line {number}: not JSON: {_said(error)}") from error
+        found = [
+            (f"line {number}", _parsed(line, "not JSON", f"line {number}: "))
+            for number, line in enumerate(_lines(text), start=1)
+            if line.strip()
+        ]
     for place, value in found:
         if not isinstance(value, dict):
             raise ValueError(f"{place}: an object with the columns' names is needed, not {json.dumps(value)[:40]}")
@@ -168,16 +162,20 @@ def _check_span(
                 )
 
 
+def _parsed(text: str, fault: str, place: str = "") -> Any:
+    """Parse JSON. ValueError, in one line, for what is none and for an object with a column twice."""
+    try:
+        return json.loads(text, object_pairs_hook=_once)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{place}{fault}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{place}{error}") from error
+
+
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Raise KeyError for a name that is there twice: JSON's readers would keep the last."""
+    """Raise ValueError for a name that is there twice: JSON's readers would keep the last."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise KeyError(next(name for name in names if names.count(name) > 1))
+        raise ValueError(f"column {next(name for name in names if names.count(name) > 1)!r} is there twice")
     return found
-
-
-def _said(error: BaseException) -> str:
-    if isinstance(error, KeyError):
-        return f"column {error} is there twice"
-    return re.sub(r"\s+", " ", str(error))
