@@ -215,9 +215,7 @@ def from_scale(values: ArrayLike, units: tuple[float, float]) -> NDArray[np.floa
     return _mapped(values, SCALE, units)
 
 
-def _mapped(
-    values: ArrayLike, source: tuple[float, float], target: tuple[float, float]
-) -> NDArray[np.float64]:
+def _mapped(values: ArrayLike, source: tuple[float, float], target: tuple[float, float]) -> NDArray[np.float64]:
     given = np.asarray(values, dtype=np.float64)
     if tuple(source) == tuple(target):
         return given

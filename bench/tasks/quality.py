@@ -111,7 +111,9 @@ def findings(quality: Mapping[str, Any]) -> list[str]:
     lines = []
     contradictions = quality.get("contradictions", {})
     if contradictions.get("texts"):
-        lines.append(f"{_many(contradictions['texts'], 'text')} with contradicting labels ({contradictions['rows']} rows)")
+        lines.append(
+            f"{_many(contradictions['texts'], 'text')} with contradicting labels ({contradictions['rows']} rows)"
+        )
     if contradictions.get("alike_rows"):
         lines.append(
             f"{_many(contradictions['alike_rows'], 'row')} of other text but with the same tokens as a row of another "

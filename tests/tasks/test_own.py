@@ -185,7 +185,11 @@ def test_what_is_no_score_is_told_apart_from_what_is_too_high(
         (".jsonl", b'"a"\n', "line 1: an object with the columns' names is needed"),
         (".jsonl", b'{"text": "a\\ud83d", "label": "bug"}\n', "line 1: column 'text' holds half of a surrogate pair"),
         (".jsonl", b'{"text": 3, "label": "bug"}\n', "line 1: column 'text' is not text (3)"),
-        (".jsonl", b'{"text": "a", "label": "bug"}\n{"label": "bug"}\n', "line 2: column 'text' is empty; fill it, or set own"),
+        (
+            ".jsonl",
+            b'{"text": "a", "label": "bug"}\n{"label": "bug"}\n',
+            "line 2: column 'text' is empty; fill it, or set own",
+        ),
         (".jsonl", b'{"text": "a", "label": {"b": 1}}\n', "line 1: column 'label' is {'b': 1}, none of"),
         (".parquet", b"PAR1", "unreadable"),
     ],

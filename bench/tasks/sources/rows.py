@@ -108,28 +108,28 @@ def _checked(task: Task, piece: Piece, test: bool) -> Joined:
     rows = len(piece.columns[task.columns[0]])
     if not rows:
         return Joined({}, [f"{piece.origin}: no rows"], 0, ())
-    faults = _Faults(piece)
-    drop: set[int] = set()
+    faults, drops = _Faults(piece), bool(task.own and task.own.drop_empty)
+    dropped: set[int] = set()
     for name in task.columns:
         for row, text in enumerate(piece.columns[name]):
             if text is None or text != text or (isinstance(text, str) and not text.strip()):
                 if name in task.may_be_empty and isinstance(text, str):
                     continue
-                drop.add(row)
-                if not (task.own and task.own.drop_empty):
+                if drops:
+                    dropped.add(row)
+                else:
                     remedy = f"; fill it, or set own_tasks.{task.name}.drop_empty: true" if task.own else ""
                     faults.add(row, name, "is empty", remedy)
             elif not isinstance(text, str):
                 faults.add(row, name, f"is not text ({_short(text)})", kind="is not text")
             elif not text.isascii() and not _encodable(text):
                 faults.add(row, name, "holds half of a surrogate pair, which is no character")
-    dropped = len(drop) if task.own and task.own.drop_empty else 0
-    kept = [row for row in range(rows) if row not in drop]
+    kept = [row for row in range(rows) if row not in dropped]
     labels = piece.columns.get("label", [None] * rows)
     try:
         found = (_numbers if task.regression else _classes)(task, piece, [labels[row] for row in kept], test)
     except UserError as error:
-        return Joined({}, [*faults.lines(), str(error)], dropped, ())
+        return Joined({}, [*faults.lines(), str(error)], len(dropped), ())
     good, numbers = [], []
     for row, (number, complaint) in zip(kept, found, strict=True):
         if complaint:
@@ -144,7 +144,7 @@ def _checked(task: Task, piece: Piece, test: bool) -> Joined:
         checked["idx"] = [_index(piece, row, value) for row, value in zip(good, checked["idx"], strict=True)]
     if "group" in checked:
         checked["group"] = [_group(value) for value in checked["group"]]
-    return Joined(checked, faults.lines(), dropped, ())
+    return Joined(checked, faults.lines(), len(dropped), ())
 
 
 class _Faults:

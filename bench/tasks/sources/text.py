@@ -85,7 +85,7 @@ def delimited(file: Path, columns: Sequence[str], label: str, is_label: Callable
         start = reader.line_num + 1
         for row in reader:
             if not row and plain and len(found.names) == 1:
-                row = [""]  # noqa: PLW2901  an empty line is an empty text where texts are all there is
+                row = [""]
             if row and len(row) != len(found.names):
                 raise ValueError(f"line {start}: {len(row)} columns, where the header has {len(found.names)}")
             if row:
@@ -158,7 +158,7 @@ def _check_span(
             if len(cells) == len(row) and is_label(cells[place]):
                 raise ValueError(
                     f"line {first}: a quotation mark opens a cell that takes in line {number}, itself a row with a "
-                    "label; double the marks within a text, or save the file as .tsv, which has no quoting"
+                    "label; double the marks within a text, or save the file as .tsv, which has no quoting, or as .jsonl"
                 )
 
 
