@@ -140,8 +140,8 @@ class OwnTask(Section):
                 raise ValueError(f"labels: {label!r} is blank or not printable; give that class a label to read")
             if (other := seen.setdefault(lookalike(label), label)) != label:
                 raise ValueError(
-                    f"labels: {_shown(other)} and {_shown(label)} differ only in case, blanks, decimal zeros or Unicode form"
-                    ", so tables would confuse them; rename one, here and in the files"
+                    f"labels: {_shown(other)} and {_shown(label)} differ only in case, blanks, decimal zeros or "
+                    "Unicode form, so tables would confuse them; rename one, here and in the files"
                 )
         allowed = SCORE_METRICS if self.range else CLASS_METRICS
         for metric in self.metrics:

@@ -1,7 +1,7 @@
 """The quality of a task's data: rows per class, contradicting labels, rows seen in training, unknown and cut text.
 
-`examine` counts, when the text is tokenised. What it returns are plain values without any text of the data, which
-`run.json` keeps; `overview` and `findings` put them into words for `costeff check`, the results page and the model card.
+`examine` counts, when the text is tokenised, and returns plain values without any text of the data: `run.json` keeps
+them. `overview` and `findings` put them into words for `costeff check`, the results page and the model card.
 """
 
 from __future__ import annotations

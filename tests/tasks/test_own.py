@@ -188,7 +188,7 @@ def test_what_is_no_score_is_told_apart_from_what_is_too_high(
         (
             ".jsonl",
             b'{"text": "a", "label": "bug"}\n{"label": "bug"}\n',
-            "line 2: column 'text' is empty; fill it, or set own",
+            "line 2: column 'text' is empty; fill",
         ),
         (".jsonl", b'{"text": "a", "label": {"b": 1}}\n', "line 1: column 'label' is {'b': 1}, none of"),
         (".parquet", b"PAR1", "unreadable"),

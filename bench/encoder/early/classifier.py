@@ -123,7 +123,8 @@ class EarlyExitClassifier(PreTrainedModel):
                 self._deployed = deploy(self.model)
             exits, logits = answer(self._deployed, batch, self._leaves)
         if self.config.range is not None:
-            logits = from_scale(logits, tuple(self.config.range)).astype(np.float32)
+            least, greatest = self.config.range
+            logits = from_scale(logits, (least, greatest)).astype(np.float32)
         return EarlyExitOutput(torch.from_numpy(logits).to(self.device), torch.from_numpy(exits + 1).to(self.device))
 
     def _batch(self, ids: Tensor, mask: Tensor | None, segments: Tensor | None) -> Batch:

@@ -47,8 +47,8 @@ def report(settings: Settings, cores: int) -> Iterator[str]:
         count = sum(run.key.task == task for run in planned)
         yield from _check_data(settings, task, tokenizer, count, texts, problems)
     if problems:
-        count = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
-        raise UserError(f"the data cannot be used as it is: {count}, listed above as `problem`")
+        many = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        raise UserError(f"the data cannot be used as it is: {many}, listed above as `problem`")
     found = coming(settings, Identities(settings))
     yield from found.lines()
     yield check_room(settings, found)

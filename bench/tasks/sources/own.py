@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from bench.errors import UserError
 from bench.settings import OwnTask
@@ -20,10 +21,11 @@ def own_reader(own: OwnTask) -> Read:
     """
     renamed = {own.label: "label"} | ({own.group: "group"} if own.group else {})
     wanted = {**{name: name for name in own.columns}, **renamed}
+    files = {str(split): file for split, file in own.files.items()}
     from_hub = hub_reader(own.hub, own.subset, own.revision, tuple(wanted), own.label) if own.hub else None
 
     def read(split: str) -> list[Piece]:
-        pieces = from_hub(split) if from_hub else [_file(own, split, tuple(wanted))] if split in own.files else []
+        pieces = from_hub(split) if from_hub else [_file(own, files[split], tuple(wanted))] if split in files else []
         return [_chosen(piece, wanted, group_needed=split == "train" and bool(own.group)) for piece in pieces]
 
     return read
@@ -38,8 +40,7 @@ def _chosen(piece: Piece, wanted: Mapping[str, str], group_needed: bool) -> Piec
     return chosen
 
 
-def _file(own: OwnTask, split: str, wanted: tuple[str, ...]) -> Piece:
-    file = own.files[split]
+def _file(own: OwnTask, file: Path, wanted: tuple[str, ...]) -> Piece:
     if file.suffix == ".parquet":
         return parquet(file, wanted, own.label)
     try:

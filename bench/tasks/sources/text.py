@@ -158,7 +158,7 @@ def _check_span(
             if len(cells) == len(row) and is_label(cells[place]):
                 raise ValueError(
                     f"line {first}: a quotation mark opens a cell that takes in line {number}, itself a row with a "
-                    "label; double the marks within a text, or save the file as .tsv, which has no quoting, or as .jsonl"
+                    "label; double the marks within a text, or save it as .tsv, which has no quoting, or as .jsonl"
                 )
 
 
