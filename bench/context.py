@@ -171,9 +171,11 @@ class Context:
         return float(found.mean() if isinstance(select, bool) else found[list(select)].mean())
 
 
-def task_data(settings: Settings, task: Task, tokenizer: PreTrainedTokenizerBase) -> TaskData:
-    """The splits of a task as these settings want them."""
-    return prepare(task, tokenizer, settings.data.of(task.name), settings.selection)
+def task_data(
+    settings: Settings, task: Task, tokenizer: PreTrainedTokenizerBase, problems: list[str] | None = None
+) -> TaskData:
+    """Return the splits of a task as these settings want them; for `problems` see `prepare`."""
+    return prepare(task, tokenizer, settings.data.of(task.name), settings.selection, problems)
 
 
 def data_survey(settings: Settings, task: Task) -> Survey:

@@ -1,6 +1,7 @@
 """The one exception a user meets, a line that names the culprit and the remedy; and how a full disk shows."""
 
 import errno
+from collections.abc import Sequence
 
 # What safetensors says of a full disk, then torch.save, of a large and of a small tensor.
 _SIGNS = ("No space left on device", "PytorchStreamWriter failed writing", "] . unexpected pos")
@@ -11,6 +12,20 @@ class UserError(Exception):
 
     The message is one line. The command line prints it and exits with code 2; the workflow shows the same line.
     """
+
+
+class DataError(UserError):
+    """Rows or files that cannot be used: every problem of a task's data, the message naming the first.
+
+    Args:
+        problems: One line for each problem, naming file, row and column.
+    """
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        more = len(problems) - 1
+        rest = f" (and {more} more problem{'s' * (more > 1)}: `costeff check` lists all)" if more else ""
+        super().__init__(f"{problems[0]}{rest}")
+        self.problems = tuple(problems)
 
 
 class TrainingFailed(UserError):

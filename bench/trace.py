@@ -34,13 +34,14 @@ class Trace:
     idx: NDArray[np.int64]
     """[N] the source's own row numbers."""
     labels: NDArray[Any]
-    """[N] int64 class ids, or float32 values for regression; -1, or NaN for regression, where hidden."""
+    """[N] int64 class ids, or for regression float32 scores on the scale of 0 to 5, whatever the range in the files
+    (`bench.tasks.catalogue.to_scale`); -1, or NaN for regression, where hidden."""
     lengths: NDArray[np.int64]
     """[N] tokens of each example, special ones included."""
     difficulty: NDArray[np.int64] | None
     """[N] 1 easy, 2 medium, 3 hard, where the source knows."""
     logits: NDArray[np.float32]
-    """[E, N, C] of every exit; C is 1 for regression."""
+    """[E, N, C] of every exit; C is 1 for regression, on the scale of the labels."""
     signal: NDArray[np.float32] | None = None
     """[E, N] one more number of every exit, of a model that learns when to leave; None where it has none."""
 

@@ -27,6 +27,7 @@ from bench.reporting.figures.frontiers import average_curves
 from bench.reporting.tables import Table
 from bench.reporting.tables.main import common_notes
 from bench.tasks.catalogue import title as task_title
+from bench.tasks.quality import findings
 from bench.tasks.scores import METRICS, TITLES
 
 # Marks of the figures, in Plotly's words.
@@ -109,7 +110,19 @@ def facts(runs: Path) -> list[tuple[str, str]]:
             if value:
                 found.setdefault(what, set()).add(str(value))
     rows = [(what, "; ".join(sorted(values))) for what, values in found.items()]
+    rows += [(f"Data of {task_title(task)}", "; ".join(lines)) for task, lines in data_findings(runs).items()]
     return [("Runs", f"{count}, {seconds / 3600:.1f} hours together"), *rows] if count else []
+
+
+def data_findings(runs: Path) -> dict[str, list[str]]:
+    """Return task -> what is not clean in its data, a line each, from every run.json under `runs`."""
+    found: dict[str, dict[str, None]] = {}
+    for path in sorted(runs.glob("*/*/*/*/run.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        lines = findings(run.get("data", {}).get("quality", {}))
+        if lines:
+            found.setdefault(path.parents[3].name, {}).update(dict.fromkeys(lines))
+    return {task: list(lines) for task, lines in found.items()}
 
 
 def explorer(points: pd.DataFrame, roles: Roles) -> dict[str, Any]:

@@ -87,7 +87,10 @@ class Identities:
             "needs": {f"{need.method}/{need.variant}": self.of(need).hash for need in method.needed(key)},
         }
         if key.task in settings.own_tasks:  # what ranks chooses checkpoints; GLUE's are known by their names
-            asked["own"] = {"metrics": list(method.task.metrics[:1]), "labels": list(method.task.labels)}
+            own: dict[str, Any] = {"metrics": list(method.task.metrics[:1]), "labels": list(method.task.labels)}
+            if method.task.regression:  # training sees labels on one scale, which the range defines
+                own["range"] = list(method.task.range)
+            asked["own"] = own
         if settings.training.budget:
             asked["budget"] = settings.training.budget.model_dump() | {"share": entry.share}
         if settings.training.precision != "auto":  # a wish of the person's, not of the machine

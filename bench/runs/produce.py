@@ -220,6 +220,8 @@ def describe(context: Context, method: Method, identity: Identity, began: float)
             "source": context.settings.source_of(context.key.task),
             "missing_splits": list(context.data.missing),
             "examples": {split: len(examples) for split, examples in context.data.splits.items()},
+            "quality": context.data.quality,
+            **({"range": list(context.task.range)} if context.task.regression else {}),
         },
         "backbone": {"name": context.settings.backbone.name, "sha256": identity.asked["backbone"]["digest"]},
         "code": suite_version(),

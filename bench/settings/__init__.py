@@ -11,7 +11,7 @@ from bench.settings.sections import (
     RatioStudy,
     Settings,
 )
-from bench.settings.values import expand, explain
+from bench.settings.values import expand, explain, lookalike
 
 __all__ = [
     "CLASS_METRICS",
@@ -28,5 +28,6 @@ __all__ = [
     "explain",
     "load",
     "load_several",
+    "lookalike",
     "profile_file",
 ]

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from bench.settings.values import explain, merge
+from bench.settings.values import explain, lookalike, merge
 
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -83,14 +85,23 @@ SCORE_METRICS = ("pearson", "spearman")
 """The same of a regression."""
 
 
+def _shown(label: str) -> str:
+    """Return the label in quotes, with escapes where other characters look the same."""
+    return repr(label) if label.isascii() else ascii(label)
+
+
 class OwnTask(Section):
     """A task of the profile's own: text in files beside it, or on the Hub."""
 
     columns: list[str] = Field(min_length=1, max_length=2, description="One text column, or two for a pair.")
     labels: list[str | int] | None = Field(
-        None, min_length=2, description="What the label column holds, one value a class, in the order of class ids."
+        None,
+        min_length=2,
+        description="The classes, in the order of class ids: each label exactly as the label column holds it.",
     )
-    range: tuple[float, float] | None = Field(None, description="Least and greatest label, for a regression.")
+    range: tuple[float, float] | None = Field(
+        None, description="Least and greatest label of a regression, in the units of the file."
+    )
     metrics: list[str] = Field(min_length=1, description="Metrics; the first ranks.")
     files: dict[Literal["train", "validation", "test"], Path] = Field(
         {}, description="CSV, TSV, JSON lines (.jsonl, .json) or parquet files; test may lack labels."
@@ -100,6 +111,7 @@ class OwnTask(Section):
     revision: str | None = Field(None, description="Commit on the Hub; null: its newest.")
     label: str = Field("label", description="The label column.")
     group: str | None = Field(None, description="A column: rows with one value of it are never parted by calibration.")
+    drop_empty: bool = Field(False, description="Leave out rows with an empty text (and count them).")
     validation: int | float = Field(
         0.1, description="Part of train set apart as validation where there is no such split: a count or a fraction."
     )
@@ -117,9 +129,20 @@ class OwnTask(Section):
             raise ValueError("either labels (classes) or range (a regression) is needed")
         if self.range and not self.range[0] < self.range[1]:
             raise ValueError(f"range = {list(self.range)}: the least label comes first")
+        if self.range and not math.isfinite(self.range[1] - self.range[0]):
+            raise ValueError(f"range = {list(self.range)}: both ends must be finite numbers")
         for key, values in (("labels", self.labels or []), ("columns", self.columns), ("metrics", self.metrics)):
             if len({str(value) for value in values}) < len(values):
                 raise ValueError(f"{key} = {values}: a value is named twice")
+        seen: dict[str, str] = {}
+        for label in map(str, self.labels or []):
+            if not lookalike(label) or re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", label):
+                raise ValueError(f"labels: {label!r} is blank or not printable; give that class a label to read")
+            if (other := seen.setdefault(lookalike(label), label)) != label:
+                raise ValueError(
+                    f"labels: {_shown(other)} and {_shown(label)} differ only in case, blanks, decimal zeros or "
+                    "Unicode form, so tables would confuse them; rename one, here and in the files"
+                )
         allowed = SCORE_METRICS if self.range else CLASS_METRICS
         for metric in self.metrics:
             if metric not in allowed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,17 @@ def merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
+
+
+def lookalike(label: Any) -> str:
+    """Return a form of `label` that is equal for labels that a reader could confuse.
+
+    Case, blanks, invisible characters and Unicode compatibility forms (NFKC) do not count, nor do zeros after the
+    point of a whole number: `US` and `us`, `1` and `1.0` are alike; `+` and `++` are not.
+    """
+    visible = "".join(letter for letter in str(label) if unicodedata.category(letter) != "Cf")
+    plain = " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold()).split())
+    return re.sub(r"^([+-]?[0-9]+)\.0*$", r"\1", plain)
 
 
 def explain(error: ValidationError, section: type[BaseModel]) -> str:

@@ -16,7 +16,8 @@ from bench.analysis.comparing.resampling import records, resamples_of
 from bench.errors import UserError
 from bench.settings import Settings
 from bench.store import read_parquet_if_there
-from bench.tasks.catalogue import Task
+from bench.tasks.catalogue import SCALE, Task
+from bench.tasks.quality import findings
 from bench.trace import Costs
 
 _WHEN = {
@@ -44,6 +45,7 @@ def write_card(
         _use(settings, task),
         "## Scores",
         _scores(settings, points, row, task),
+        *_data(facts),
         "## Costs",
         _costs(settings, row, costs),
         "## How it was chosen",
@@ -85,13 +87,19 @@ def _front(settings: Settings, row: pd.Series, task: Task) -> str:
     return card.to_yaml()
 
 
+def _data(facts: Mapping[str, Any]) -> list[str]:
+    """Return the section on what is not clean in the data; none where nothing was found."""
+    found = findings(facts["data"].get("quality", {}))
+    return ["## Data quality", "\n".join(f"- {line}" for line in found)] if found else []
+
+
 def _what(row: pd.Series, task: Task, costs: Costs) -> str:
     answers = f"one of {', '.join(task.labels)}" if task.labels else f"a score, {task.range[0]:g} to {task.range[1]:g}"
     reads = "a text" if len(task.columns) == 1 else f"two texts ({', '.join(task.columns)})"
-    return f"Reads {reads} and answers {answers}. {_rule(row, costs)}"
+    return f"Reads {reads} and answers {answers}. {_rule(row, task, costs)}"
 
 
-def _rule(row: pd.Series, costs: Costs) -> str:
+def _rule(row: pd.Series, task: Task, costs: Costs) -> str:
     layers = ", ".join(map(str, costs.layers))
     where = f"The model has {len(costs.layers)} exits, after {layers} layers"
     if len(costs.layers) == 1:
@@ -101,6 +109,9 @@ def _rule(row: pd.Series, costs: Costs) -> str:
     if row["kind"] == "fixed_exit":
         return f"{where}; every text is answered at exit {int(row['exit'])}."
     knobs = [float(each) for each in row["thresholds"]][:-1] or [float(row["knob"])]
+    if row["policy"] == "agreement":  # a tolerance between scores, which tables have on the scale of 0 to 5
+        unit = (task.range[1] - task.range[0]) / (SCALE[1] - SCALE[0])
+        knobs = [unit * each for each in knobs]
     several = f" of exit {int(row['exit_start'])} on" if int(row["exit_start"]) > 1 else ""
     bound = f"{knobs[0]:.6g}" if len(knobs) == 1 else f"[{', '.join(f'{each:.6g}' for each in knobs)}], one an exit"
     when = _WHEN.get(row["policy"], f"its {row['policy']} meets {{}}").format(bound)

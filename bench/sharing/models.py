@@ -57,7 +57,8 @@ def write_model(settings: Settings, points: pd.DataFrame, row: pd.Series, out: P
     if abs(now - float(row["score"])) > 1e-9:
         raise UserError(f"{key.path} was made anew since its points were united; run the workflow again")
     task = task_named(key.task, settings.own_tasks)
-    model = EarlyExitClassifier.of(load_model(folder, torch.device("cpu")), plain(row), task.labels)
+    units = task.range if task.regression and not task.is_glue else None
+    model = EarlyExitClassifier.of(load_model(folder, torch.device("cpu")), plain(row), task.labels, units)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)

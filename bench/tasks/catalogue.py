@@ -3,11 +3,17 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
 from bench.errors import UserError
 from bench.settings import OwnTask
 from bench.tasks.groups import Grouping, alike, nested, shared
 
-__all__ = ["ALIASES", "TASKS", "Task", "in_order", "task", "tasks_of", "title"]
+__all__ = ["ALIASES", "SCALE", "TASKS", "Task", "from_scale", "in_order", "task", "tasks_of", "title", "to_scale"]
+
+SCALE = (0.0, 5.0)
+"""The scale on which every regression is trained, traced and compared with thresholds: that of STS-B."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +40,18 @@ class Task:
     may_be_empty: tuple[str, ...] = ()
     """Columns in which the published data itself has empty texts."""
     range: tuple[float, float] = (0.0, 5.0)
-    """Least and greatest label of a regression."""
+    """Least and greatest label of a regression, in the units of its files; see `to_scale`."""
     own: OwnTask | None = None
     """Where the text of a task of a profile's own comes from; None for GLUE's, whose source is the profile's."""
 
     @property
-    def numbered(self) -> bool:
-        """Whether class ids themselves are valid labels in a file, as in GLUE's parquet files."""
+    def is_glue(self) -> bool:
+        """Whether this is one of GLUE's nine tasks: their labels have aliases, and class ids stand for labels too."""
         return self.own is None
 
     @property
     def regression(self) -> bool:
+        """Whether the labels are real numbers rather than classes."""
         return not self.labels
 
     @property
@@ -196,6 +203,23 @@ def task(name: str, own: Mapping[str, OwnTask] | None = None) -> Task:
     if name not in known:
         raise UserError(f"unknown task {name!r}; choose from {', '.join(known)}")
     return known[name]
+
+
+def to_scale(values: ArrayLike, units: tuple[float, float]) -> NDArray[np.float64]:
+    """Map labels from the declared range `units` (least, greatest) to `SCALE`; the identity where they are equal."""
+    return _mapped(values, units, SCALE)
+
+
+def from_scale(values: ArrayLike, units: tuple[float, float]) -> NDArray[np.float64]:
+    """Map scores from `SCALE` back to the declared range `units` (least, greatest); the inverse of `to_scale`."""
+    return _mapped(values, SCALE, units)
+
+
+def _mapped(values: ArrayLike, source: tuple[float, float], target: tuple[float, float]) -> NDArray[np.float64]:
+    given = np.asarray(values, dtype=np.float64)
+    if tuple(source) == tuple(target):
+        return given
+    return target[0] + (given - source[0]) * (target[1] - target[0]) / (source[1] - source[0])
 
 
 def title(name: str) -> str:

@@ -1,7 +1,7 @@
 """Tokenised examples of a task's splits."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,8 @@ class Examples:
     idx: NDArray[np.int64]
     """[N] row numbers in the source's split, from 0; those of a test split are the source's own."""
     labels: NDArray[Any]
-    """[N] int64 class ids, or float32 values for regression; -1, or NaN for regression, where hidden."""
+    """[N] int64 class ids, or for regression float32 scores on the scale of 0 to 5 (`bench.tasks.catalogue.SCALE`); -1,
+    or NaN for regression, where hidden."""
     input_ids: list[list[int]]
     segments: list[list[int]]
     """0 for the first text and 1 for the second, one a token."""
@@ -72,3 +73,5 @@ class TaskData:
     """Short hash of the text, labels and order of train, calibration and the validation splits."""
     left_out: int = 0
     """Training rows in no split: they share a group with a row that was set apart."""
+    quality: dict[str, Any] = field(default_factory=dict)
+    """What is known of the rows and of what is not clean in them, as plain values (`bench.tasks.quality`)."""

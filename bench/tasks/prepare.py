@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.errors import UserError
+from bench.errors import DataError, UserError
+from bench.tasks.catalogue import to_scale
 from bench.tasks.examples import Examples, TaskData
 from bench.tasks.groups import set_apart, spread
-from bench.tasks.sources import Columns, load
+from bench.tasks.quality import examine, untrained
+from bench.tasks.sources import Columns, Raw, load
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,23 +47,39 @@ class Survey:
 
 
 def prepare(
-    task: Task, tokenizer: PreTrainedTokenizerBase, data: Data, selection: Selection = "calibration"
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Data,
+    selection: Selection = "calibration",
+    problems: list[str] | None = None,
 ) -> TaskData:
     """Load a task and make it ready to train and measure on.
 
-    data: the settings' section as it holds for this task. The calibration part is set apart by groups of the text
-    (`Task.grouping`) before anything is capped; with selection "validation" there is none. `data.max_train` caps
-    train, `data.max_eval` calibration and each validation split; test is never capped. All samples follow
-    `data.seed` and are stratified by label. UserError for bad data, and where calibration does not fit.
+    The calibration part is set apart by groups of the text (`Task.grouping`) before anything is capped; with selection
+    "validation" there is none. `data.max_train` caps train, `data.max_eval` calibration and each validation split; test
+    is never capped. All samples follow `data.seed` and are stratified by label.
+
+    Args:
+        task: The task.
+        tokenizer: The backbone's tokenizer.
+        data: The settings' section as it holds for this task.
+        selection: The split on which choices are made.
+        problems: Where given, what is wrong with the data is added here, and the usable rows are returned.
+
+    Raises:
+        DataError: Rows or files cannot be used, or a class has no training row, and `problems` is not given.
+        UserError: The calibration part does not fit.
     """
-    columns, known = _parted(task, data, selection)
+    columns, known, raw = _parted(task, data, selection, problems)
     length = data.max_length[len(task.columns) - 1]
+    splits = {name: _tokenise(task, split, tokenizer, length) for name, split in columns.items()}
     return TaskData(
         task=task,
-        splits={name: _tokenise(task, split, tokenizer, length) for name, split in columns.items()},
+        splits=splits,
         missing=known.missing,
         fingerprint=known.fingerprint,
         left_out=known.left_out,
+        quality=examine(task, columns, splits, tokenizer, length, raw),
     )
 
 
@@ -70,8 +88,10 @@ def survey(task: Task, data: Data, selection: Selection = "calibration") -> Surv
     return _parted(task, data, selection)[1]
 
 
-def _parted(task: Task, data: Data, selection: Selection) -> tuple[dict[str, Columns], Survey]:
-    raw = load(task, data)
+def _parted(
+    task: Task, data: Data, selection: Selection, problems: list[str] | None = None
+) -> tuple[dict[str, Columns], Survey, Raw]:
+    raw = load(task, data, problems)
     columns = {ours: raw.splits[theirs] for ours, theirs in task.splits.items() if theirs in raw.splits}
     groups = task.grouping(columns["train"])
     for split in columns.values():
@@ -103,6 +123,10 @@ def _parted(task: Task, data: Data, selection: Selection) -> tuple[dict[str, Col
     caps = {name: None if name.startswith("test") else data.max_eval for name in columns} | {"train": data.max_train}
     order = [name for name in dict.fromkeys(("train", "calibration", *task.splits)) if name in columns]
     columns = {name: _cap(columns[name], caps[name], data.seed) for name in order}
+    if absent := untrained(task, columns):
+        if problems is None:
+            raise DataError(absent)
+        problems += absent
     letters = {name: _letters(task, split) for name, split in columns.items()}
     known = Survey(
         fingerprint=_fingerprint(task, columns),
@@ -112,7 +136,7 @@ def _parted(task: Task, data: Data, selection: Selection) -> tuple[dict[str, Col
         letters={name: sum(counts) for name, counts in letters.items()},
         longest=max(max(counts, default=0) for counts in letters.values()),
     )
-    return columns, known
+    return columns, known, raw
 
 
 def _letters(task: Task, split: Columns) -> list[int]:
@@ -145,12 +169,19 @@ def _tokenise(task: Task, split: Columns, tokenizer: PreTrainedTokenizerBase, ma
 
     return Examples(
         idx=np.asarray(split["idx"], dtype=np.int64),
-        labels=np.asarray(split["label"], dtype=np.float32 if task.regression else np.int64),
+        labels=_labels(task, split),
         input_ids=encoded["input_ids"],
         segments=encoded["token_type_ids"],
         difficulty=known("difficulty"),
         groups=known("group"),
     )
+
+
+def _labels(task: Task, split: Columns) -> NDArray[np.generic]:
+    """Return labels [N] as models are trained on them; scores of a regression on the scale of 0 to 5."""
+    if task.regression:
+        return to_scale(split["label"], task.range).astype(np.float32)
+    return np.asarray(split["label"], dtype=np.int64)
 
 
 def _fingerprint(task: Task, columns: dict[str, Columns]) -> str:

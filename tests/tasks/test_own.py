@@ -36,8 +36,11 @@ def save(file: Path, rows: Rows) -> None:
         table.to_parquet(file)
     elif file.suffix in (".jsonl", ".json"):
         file.write_text("".join(json.dumps(row) + "\n\n" for row in table.to_dict("records")), encoding="utf-8")
+    elif file.suffix == ".tsv":  # no quoting, as GLUE's
+        lines = [table.columns, *table.astype(str).to_numpy()]
+        file.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
     else:
-        table.to_csv(file, sep="," if file.suffix == ".csv" else "\t", index=False)
+        table.to_csv(file, index=False)
 
 
 @pytest.fixture
@@ -62,8 +65,9 @@ def read(each: Task) -> Raw:
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
 def test_every_format_gives_the_same_rows(tickets: Callable[..., Task], suffix: str) -> None:
-    raw = read(tickets(suffix, test={"text": ["one", "two"]}, group="customer"))
-    assert raw.splits["train"]["text"] == ROWS["text"]
+    rows = ROWS if suffix != ".tsv" else ROWS | {"text": ["it, crashed", '"so" ?', '"thanks', 'é"']}
+    raw = read(tickets(suffix, train=rows, validation=rows, test={"text": ["one", "two"]}, group="customer"))
+    assert raw.splits["train"]["text"] == rows["text"]
     assert raw.splits["train"]["label"] == [0, 1, 2, 0]
     assert raw.splits["train"]["group"] == ["x", "y", "x", "z"]
     assert raw.splits["test"]["label"] == [-1, -1] and raw.missing == ()
@@ -75,9 +79,11 @@ def test_every_format_gives_the_same_rows(tickets: Callable[..., Task], suffix: 
 def test_any_text_survives_any_format(tickets: Callable[..., Task], suffix: str, texts: list[str]) -> None:
     if suffix in (".csv", ".tsv"):
         texts = [text.replace("\r", "").replace("\x00", "") or "x" for text in texts]
+    if suffix == ".tsv":
+        texts = [text.replace("\t", " ").replace("\n", " ") for text in texts]
     texts = [text if text.strip() else "x" for text in texts]
     rows = {"text": texts, "label": ["bug"] * len(texts)}
-    assert read(tickets(suffix, train=rows)).splits["train"]["text"] == [text.strip() for text in texts]
+    assert read(tickets(suffix, rows, rows)).splits["train"]["text"] == [text.strip() for text in texts]
 
 
 @pytest.mark.parametrize(
@@ -86,8 +92,12 @@ def test_any_text_survives_any_format(tickets: Callable[..., Task], suffix: str,
         ([1, 2, 3], [3, 1, 2], [2, 0, 1]),
         ([1, 2, 3], ["3", "1.0", 2], [2, 0, 1]),
         ([-1, 1], [1, -1], [1, 0]),
-        (["no", "yes"], ["Yes", "no"], [1, 0]),
+        (["no", "yes"], ["yes ", "no"], [1, 0]),
         (["true", "false"], [True, False], [0, 1]),
+        (["True", "False"], [True, False], [0, 1]),
+        (["+", "++", "-", "c_1", "c-1"], ["++", "c-1", "+", "-", "c_1"], [1, 4, 0, 2, 3]),
+        (["pos", "positive"], ["positive", "pos"], [1, 0]),
+        (["01", "1"], ["1", "01"], [1, 0]),
     ],
 )
 def test_labels_are_words_or_numbers(
@@ -156,16 +166,30 @@ def test_what_is_no_score_is_told_apart_from_what_is_too_high(
         (".csv", b"text,label\na,bug\nb,bug,more\n", "line 3: 3 columns, where the header has 2"),
         (".csv", b'text,label\n"a\n,bug\n', "line 2: unexpected end of data"),
         (".csv", b"text,label\n\xff\xfe,bug\n", "line 2: byte 11 is no UTF-8 text"),
-        (".csv", "text,label\na,bug\n".encode("utf-16"), "line 1: byte 0 is no UTF-8 text"),
+        (".csv", "text,label\na,bug\n".encode("utf-16-le"), "line 1: a NUL character, as in UTF-16 without"),
+        (".csv", "text,label\na,bug\n".encode("utf-16") + b"x", "line 3: byte 36 is no UTF-16 text"),
+        (".csv", b"text,label\ra,bug\r\xe9,bug\r", "line 3: byte 17 is no UTF-8 text"),
+        (".tsv", b"text\tlabel\na\tbug\tmore\n", "line 2: 3 columns, where the header has 2"),
+        (".tsv", b"text\ttext\tlabel\na\tb\tbug\n", "line 1: the header names column 'text' twice"),
         (".csv", b"text,label,text\na,bug,b\n", "line 1: the header names column 'text' twice"),
-        (".csv", b"text;label\na;bug\n", "no column 'text'; there are text;label"),
+        (".csv", b"text:label\na:bug\n", "no column 'text'; there are text:label"),
         (".jsonl", b'{"text": "a", "text": "b", "label": "bug"}\n', "line 1: column 'text' is there twice"),
-        (".csv", b"", "no column 'text'; there are none"),
+        (".csv", b"", "the file is empty"),
+        (".jsonl", b"\n", "the file is empty"),
+        (".parquet", b"", "unreadable"),
         (".csv", b"text,label\n", "no "),
         (".jsonl", b'{"text": "a", "label": "bug"}\n{"text"\n', "line 2: not JSON"),
-        (".jsonl", b'["a"]\n', "line 1: an object with the columns' names is needed"),
+        (".jsonl", b'["a"]\n', "element 1: an object with the columns' names is needed"),
+        (".json", b'[{"text": "a"}, 3]\n', "element 2: an object with the columns' names is needed, not 3"),
+        (".json", b'[{"text": "a"},\n]', "not a JSON array: Expecting value: line 2"),
+        (".jsonl", b'"a"\n', "line 1: an object with the columns' names is needed"),
+        (".jsonl", b'{"text": "a\\ud83d", "label": "bug"}\n', "line 1: column 'text' holds half of a surrogate pair"),
         (".jsonl", b'{"text": 3, "label": "bug"}\n', "line 1: column 'text' is not text (3)"),
-        (".jsonl", b'{"text": "a", "label": "bug"}\n{"label": "bug"}\n', "line 2: column 'text' is not text (None)"),
+        (
+            ".jsonl",
+            b'{"text": "a", "label": "bug"}\n{"label": "bug"}\n',
+            "line 2: column 'text' is empty; fill",
+        ),
         (".jsonl", b'{"text": "a", "label": {"b": 1}}\n', "line 1: column 'label' is {'b': 1}, none of"),
         (".parquet", b"PAR1", "unreadable"),
     ],
@@ -223,12 +247,13 @@ def test_the_hubs_names_are_matched(monkeypatch: pytest.MonkeyPatch) -> None:
     made = datasets.DatasetDict({"train": datasets.Dataset.from_dict(rows, features=features)})
     asked = []
     monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: asked.append((args, kwargs)) or made)
-    labels = ["science", "world", "sports", "business"]
+    labels = ["Sci/Tech", "World", "Sports", "Business"]
     own = {"columns": ["text"], "metrics": ["accuracy"], "hub": "fancyzhx/ag_news"}
     raw = read(task("news", {"news": OwnTask(labels=labels, **own)}))
     assert raw.splits["train"]["label"] == [1, 2, 3, 0] and asked == [(("fancyzhx/ag_news",), {"revision": None})]
-    with pytest.raises(UserError, match=r"calls the labels World, Sports, Business, Sci/Tech; news knows a, b"):
-        read(task("news", {"news": OwnTask(labels=["a", "b", "c", "world"], **own)}))
+    for other in (["a", "b", "c", "World"], ["sci/tech", "world", "sports", "business"]):
+        with pytest.raises(UserError, match=r"calls the labels World, Sports, Business, Sci/Tech; news knows"):
+            read(task("news", {"news": OwnTask(labels=other, **own)}))
     assert read(task("news", {"news": OwnTask(labels=[0, 1, 2, 3], **own)})).splits["train"]["label"] == [0, 1, 2, 3]
 
 
@@ -239,6 +264,14 @@ WRONG = [
     ({"metrics": ["f2"]}, "there is no 'f2' here; choose from accuracy, balanced_accuracy, f1, f1_macro, matthews"),
     ({"labels": ["a", "b", "c"], "metrics": ["f1"]}, "f1 is of the second of two classes; of more take f1_macro"),
     ({"labels": ["a", "a"]}, "labels = ['a', 'a']: a value is named twice"),
+    ({"labels": ["US", "us"]}, "labels: 'US' and 'us' differ only in case, blanks, decimal zeros or Unicode form"),
+    ({"labels": ["a", " a"]}, "labels: 'a' and ' a' differ only in"),
+    ({"labels": ["1", "1.0"]}, "labels: '1' and '1.0' differ only in"),
+    ({"labels": ["caf\u00e9", "cafe\u0301"]}, r"labels: 'caf\xe9' and 'cafe\u0301' differ only in"),
+    ({"labels": ["a", "a\u200b"]}, r"labels: 'a' and 'a\u200b' differ only in"),
+    ({"labels": ["a", " "]}, "labels: ' ' is blank or not printable"),
+    ({"labels": ["a", "b\n"]}, r"labels: 'b\n' is blank or not printable"),
+    ({"labels": None, "range": [0, float("inf")], "metrics": ["pearson"]}, "both ends must be finite numbers"),
     ({"labels": [True, False]}, "quote them"),
     ({"files": {}}, "either files or hub says where the text is"),
     ({"hub": "a/b"}, "either files or hub says where the text is"),

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig
@@ -18,25 +19,38 @@ from bench.encoder.model import Encoder, EncoderConfig, EncoderOutput
 from bench.encoder.saved import SavedModel
 from bench.errors import UserError
 from bench.exit_policies import operating
+from bench.tasks.catalogue import from_scale
 
 
 class EarlyExitConfig(PretrainedConfig):
-    """`model` is the configuration of the `Encoder` or `Cascade`; `leaving` the point it is operated at, as plain
-    values (`bench.exit_policies.operating`)."""
+    """Configuration of a model with its exit policy.
+
+    Args:
+        model: The configuration of the `Encoder` or `Cascade`.
+        leaving: The operating point, as plain values (`bench.exit_policies.operating`).
+        range: Least and greatest score of a regression, in the units of its labels; the model inside answers on the
+            scale of 0 to 5, its thresholds too. None for classes, and for that scale itself.
+    """
 
     model_type = "costeff-early-exit"
 
     def __init__(
-        self, model: dict[str, Any] | None = None, leaving: dict[str, Any] | None = None, **kwargs: Any
+        self,
+        model: dict[str, Any] | None = None,
+        leaving: dict[str, Any] | None = None,
+        range: list[float] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.model = model or EncoderConfig().to_dict()
         self.leaving = leaving or {"kind": "static"}
+        self.range = range
 
 
 @dataclass
 class EarlyExitOutput(ModelOutput):
-    """`logits` [B, C] of the exit at which each row left; `exits` [B] that exit, from 1."""
+    """`logits` [B, C] of the exit at which each example exits, scores of a regression in the units of its labels;
+    `exits` [B] that exit, from 1."""
 
     logits: Tensor | None = None
     exits: Tensor | None = None
@@ -45,7 +59,8 @@ class EarlyExitOutput(ModelOutput):
 class EarlyExitClassifier(SavedModel):
     """In eval mode rows leave the batch at their exits, by the benchmark's own engine; the answers need no gradient.
 
-    In training mode it is the model inside: every exit of the batch, with gradients.
+    In training mode it is the model inside: every exit of the batch, with gradients, and scores of a regression on the
+    scale of 0 to 5 that it was trained on.
     """
 
     config_class = EarlyExitConfig
@@ -65,13 +80,26 @@ class EarlyExitClassifier(SavedModel):
         """The model inside has initialised itself."""
 
     @classmethod
-    def of(cls, model: Encoder | Cascade, leaving: dict[str, Any], labels: tuple[str, ...]) -> Self:
-        """`model` (its weights are shared), operated at `leaving`; `labels` are the words of the classes, in order,
-        and none for a regression."""
+    def of(
+        cls,
+        model: Encoder | Cascade,
+        leaving: dict[str, Any],
+        labels: tuple[str, ...],
+        range: tuple[float, float] | None = None,
+    ) -> Self:
+        """Return `model` (its weights are shared), operated at `leaving`.
+
+        Args:
+            model: The trained model.
+            leaving: The operating point, as plain values.
+            labels: The names of the classes, in order; none for a regression.
+            range: Least and greatest score of a regression, in which it answers; None: 0 to 5.
+        """
         words = dict(enumerate(labels or ("score",)))
         config = EarlyExitConfig(
             model=model.config.to_dict(),
             leaving=leaving,
+            range=None if labels or range is None else list(range),
             id2label=words,
             label2id={word: number for number, word in words.items()},
             problem_type="single_label_classification" if labels else "regression",
@@ -95,6 +123,9 @@ class EarlyExitClassifier(SavedModel):
             if self._deployed is None:
                 self._deployed = deploy(self.model)
             exits, logits = answer(self._deployed, batch, self._leaves)
+        if self.config.range is not None:
+            least, greatest = self.config.range
+            logits = from_scale(logits, (least, greatest)).astype(np.float32)
         return EarlyExitOutput(torch.from_numpy(logits).to(self.device), torch.from_numpy(exits + 1).to(self.device))
 
     def _batch(self, ids: Tensor, mask: Tensor | None, segments: Tensor | None) -> Batch:

@@ -10,7 +10,7 @@ import torch
 
 from bench.context import pick_device, task_data
 from bench.encoder import Encoder, EncoderConfig, backbones
-from bench.errors import UserError
+from bench.errors import DataError, UserError
 from bench.method import contestant
 from bench.runs.identity import Identities
 from bench.runs.plan import Planned, runs, summary
@@ -20,6 +20,7 @@ from bench.runs.planning.recipes import recipes
 from bench.settings import Settings
 from bench.store import RunKey
 from bench.tasks.catalogue import task as task_named
+from bench.tasks.quality import findings, overview
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,29 +32,65 @@ KEPT = 0.81
 
 
 def report(settings: Settings, cores: int) -> Iterator[str]:
-    """The plan, the examples of each task, and how long it will take with `cores` cores.
+    """The plan, the examples and the quality of the data of each task, and how long it will take with `cores` cores.
 
-    Raises UserError for the first thing that is missing.
+    Raises UserError for the first thing that is missing; what is wrong with data is listed whole before.
     """
     yield from recipes(settings)  # before anything is opened: they need no checkpoint
     yield from summary(settings)
     yield f"device: {_device(settings)}"
-    planned, found = runs(settings), coming(settings, Identities(settings))
+    planned = runs(settings)
+    tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
+    texts: dict[str, TaskData] = {}
+    problems: list[str] = []
+    for task in settings.tasks:
+        count = sum(run.key.task == task for run in planned)
+        yield from _check_data(settings, task, tokenizer, count, texts, problems)
+    if problems:
+        many = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+        raise UserError(f"the data cannot be used as it is: {many}, listed above as `problem`")
+    found = coming(settings, Identities(settings))
     yield from found.lines()
     yield check_room(settings, found)
-    tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
     yield from check_checkpoints(settings, planned, tokenizer)
-    texts: dict[str, TaskData] = {}
-    for task in settings.tasks:
-        data = texts[task] = task_data(settings, task_named(task, settings.own_tasks), tokenizer)
-        sizes = ", ".join(f"{split} {len(examples)}" for split, examples in data.splits.items())
-        count = sum(run.key.task == task for run in planned)
-        lost = f"; {data.left_out} training rows left out, beside calibration rows of their group" * bool(data.left_out)
-        missing = f"; this source has no {', '.join(data.missing)}" if data.missing else ""
-        yield f"data {task}: {sizes}; {count} runs train on {len(data.splits['train'])} examples{lost}{missing}"
     yield "nothing is missing"
     if _device(settings) in ("cpu", "cuda"):
         yield from forecast(settings, [*found.runs, *found.trials], texts, cores).lines()
+
+
+def _check_data(
+    settings: Settings,
+    task: str,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    texts: dict[str, TaskData],
+    problems: list[str],
+) -> Iterator[str]:
+    """Yield what is known of a task's data, a line each.
+
+    Args:
+        settings: The settings.
+        task: The task.
+        tokenizer: The backbone's tokenizer.
+        count: How many runs the task has.
+        texts: Gets the data under the task's name.
+        problems: Gets what is wrong with the data, one line each.
+    """
+    wrong: list[str] = []
+    try:
+        data = texts[task] = task_data(settings, task_named(task, settings.own_tasks), tokenizer, wrong)
+    except UserError as error:
+        wrong += error.problems if isinstance(error, DataError) else [str(error)]
+        data = None
+    if data:
+        sizes = ", ".join(f"{split} {len(examples)}" for split, examples in data.splits.items())
+        lost = f"; {data.left_out} training rows left out, beside calibration rows of their group" * bool(data.left_out)
+        missing = f"; this source has no {', '.join(data.missing)}" if data.missing else ""
+        yield f"data {task}: {sizes}; {count} runs train on {len(data.splits['train'])} examples{lost}{missing}"
+        yield from (f"  {line}" for line in overview(data.quality))
+        yield from (f"  note: {line}" for line in findings(data.quality))
+    yield from (f"  problem: {line}" for line in wrong)
+    problems += wrong
 
 
 def _device(settings: Settings) -> str:

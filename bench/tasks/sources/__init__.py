@@ -1,9 +1,9 @@
 """Where a task's text comes from: the Hub, a folder in either of GLUE's layouts, files of one's own, or the Sketch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from bench.errors import UserError
+from bench.errors import DataError, UserError
 from bench.settings import Data
 from bench.tasks.catalogue import Task
 from bench.tasks.sketch import generate
@@ -22,27 +22,57 @@ class Raw:
     """The source's split name -> text columns, `label`, `idx`, and where they are known `difficulty` and `group`."""
     missing: tuple[str, ...]
     """Names of the splits that were looked for and that the source does not have."""
+    dropped: dict[str, int] = field(default_factory=dict)
+    """Split -> rows left out because a text is empty, where there are any."""
+    notes: tuple[str, ...] = ()
+    """What readers guessed, or found odd in a file, one line each."""
 
 
-def load(task: Task, data: Data) -> Raw:
+def load(task: Task, data: Data, problems: list[str] | None = None) -> Raw:
     """Read every split the source has (the tests only with `data.test`) and check its rows.
 
-    data: the settings' section as it holds for this task; a task of a profile's own brings its own source instead.
-    UserError where train or GLUE's first validation split is absent, and for the first bad row.
+    Args:
+        task: The task; one of a profile's own brings its own source.
+        data: The settings' section as it holds for this task.
+        problems: Where given, what is wrong with rows and files is added here, and the rest is returned.
+
+    Raises:
+        DataError: Rows cannot be used and `problems` is not given, or nothing of a split can be used.
+        UserError: The source as a whole is not there.
     """
     read = _reader(task, data)
     splits: dict[str, Columns] = {}
     missing: list[str] = []
+    dropped: dict[str, int] = {}
+    notes: list[str] = []
+    found: list[str] = []
     for split in ("train", *task.validation_splits, *(task.test_splits if data.test else ())):
-        pieces = read(split)
+        try:
+            pieces = read(split)
+        except UserError as error:
+            found.append(str(error))
+            continue
         if pieces:
-            splits[split] = join(task, split, pieces)
-        elif split == "train" or (split == task.validation_splits[0] and not task.own):
-            where = f"source {data.source!r} {data.path or ''}".strip() if not task.own else "its source"
-            raise UserError(f"{task.name}: {where} has no split {split!r}, which is needed")
+            joined = join(task, split, pieces)
+            found += joined.problems
+            notes += joined.notes
+            if joined.dropped:
+                dropped[split] = joined.dropped
+            if joined.columns.get("label"):
+                splits[split] = joined.columns
+            elif not joined.problems:
+                found.append(f"{pieces[0].origin}: no rows are left without those that have an empty text")
+        elif split == "train" or (split == task.validation_splits[0] and task.is_glue):
+            where = f"source {data.source!r} {data.path or ''}".strip() if task.is_glue else "its source"
+            found.append(f"{task.name}: {where} has no split {split!r}, which is needed")
         else:
             missing.append(split)
-    return Raw(splits, tuple(missing))
+    unusable = {"train", *task.validation_splits} - {*splits, *missing}
+    if found and (problems is None or unusable):
+        raise DataError(found)
+    if problems is not None:
+        problems += found
+    return Raw(splits, tuple(missing), dropped, tuple(notes))
 
 
 def _reader(task: Task, data: Data) -> Read:
@@ -51,7 +81,7 @@ def _reader(task: Task, data: Data) -> Read:
     if data.source == "sketch":
         return _sketch_reader(task, data.seed, data.sketch.model_dump())
     if data.source == "hub":
-        return hub_reader("nyu-mll/glue", task.name, data.revision)
+        return hub_reader("nyu-mll/glue", task.name, data.revision, (*task.columns, "label", "idx"))
     if data.path is None:
         raise UserError("source 'folder' needs a path")
     return folder_reader(task, data.path)

@@ -1,13 +1,16 @@
 """GLUE's text: the Hub's data set, its parquet files in a folder, or the TSV files of GLUE's own site."""
 
 import csv
+import io
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.errors import UserError
 from bench.tasks.catalogue import Task
 from bench.tasks.sources.rows import Columns, Piece, Read, first_line
+from bench.tasks.sources.text import decoded
 
 __all__ = ["folder_reader", "hub_reader", "parquet"]
 
@@ -30,8 +33,14 @@ _COLA = ("source", "label", "mark", "sentence")
 _MSR = {"train": "msr_paraphrase_train.txt", "test": "msr_paraphrase_test.txt"}
 
 
-def hub_reader(repository: str, subset: str | None, revision: str | None, label: str = "label") -> Read:
-    """Reads a data set of the Hub. UserError where it cannot be had."""
+def hub_reader(
+    repository: str, subset: str | None, revision: str | None, columns: Sequence[str], label: str = "label"
+) -> Read:
+    """Return the reader of a data set of the Hub; of its columns only `columns` are read.
+
+    Raises:
+        UserError: The data set cannot be loaded.
+    """
     import datasets  # costs a second, so only where it is used
 
     place = " ".join(name for name in (repository, subset) if name)
@@ -43,35 +52,60 @@ def hub_reader(repository: str, subset: str | None, revision: str | None, label:
     def read(split: str) -> list[Piece]:
         if split not in loaded:
             return []
+        there = loaded[split].column_names
         names = getattr(loaded[split].features.get(label), "names", None)
-        return [Piece(f"{place}/{split}", loaded[split].to_dict(), tuple(names or ()))]
+        chosen = loaded[split].select_columns([name for name in dict.fromkeys(columns) if name in there])
+        return [Piece(f"{place}/{split}", chosen.to_dict(), tuple(names or ()), there=tuple(there))]
 
     return read
 
 
-def parquet(file: Path, label: str = "label") -> Piece:
-    """One parquet file, with the class words that `datasets` wrote into its metadata. UserError if unreadable."""
+def parquet(file: Path, columns: Sequence[str], label: str = "label") -> Piece:
+    """Read those of `columns` that a parquet file has, and the class names that `datasets` wrote into its metadata.
+
+    Raises:
+        UserError: The file is unreadable, has one of the columns twice, or holds a value that is no text.
+    """
     # Read with pyarrow itself: `datasets` would first copy every file into a cache keyed by path and time.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         opened = pq.ParquetFile(file)
-        columns = opened.read().to_pydict()
+        there = opened.schema_arrow.names
+        wanted = [name for name in dict.fromkeys(columns) if name in there]
+        if twice := next((name for name in wanted if there.count(name) > 1), None):
+            raise UserError(f"{file}: column {twice!r} is there twice; rename or remove one")
+        table = opened.read(columns=wanted)
+        read = {name: _values(file, name, table.column(name)) for name in wanted}
         written = json.loads((opened.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
         names = written["info"]["features"][label].get("names") if written else None
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{file}: unreadable: {first_line(error)}") from error
     except (KeyError, TypeError, ValueError, AttributeError):
         names = None  # metadata of another kind says nothing about labels
-    return Piece(str(file), columns, tuple(names or ()))
+    return Piece(str(file), read, tuple(names or ()), there=tuple(there))
+
+
+def _values(file: Path, name: str, column: Any) -> list[Any]:
+    """Return a column as Python's values. UserError names the first row whose value has none."""
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError):
+        for row, value in enumerate(column):
+            try:
+                value.as_py()
+            except (ValueError, OverflowError) as error:
+                raise UserError(f"{file}: row {row}: column {name!r}: {first_line(error)}") from error
+        raise
 
 
 def folder_reader(task: Task, folder: Path) -> Read:
     """Reads a task from a folder in either layout, whichever is there. UserError that shows both otherwise."""
     hub, site = folder / task.name, folder / task.title
     if any(hub.glob("*.parquet")):
-        return lambda split: [parquet(file) for file in sorted(hub.glob(f"{split}-*.parquet"))]
+        known = (*task.columns, "label", "idx", "difficulty")
+        return lambda split: [parquet(file, known) for file in sorted(hub.glob(f"{split}-*.parquet"))]
     if any((site / name).is_file() for name in ("train.tsv", _MSR["train"])):
         return lambda split: _site(task, site, split)
     raise UserError(
@@ -105,11 +139,11 @@ def _site(task: Task, folder: Path, split: str) -> list[Piece]:
 def _table(file: Path, header: tuple[str, ...] = ()) -> tuple[list[str], list[tuple[int, list[str]]]]:
     """Column names, and the rows that are not blank, each with its line number. Quotes mean nothing here."""
     try:
-        with file.open(encoding="utf-8-sig") as text:  # Microsoft's files begin with a byte-order mark
-            reader = csv.reader(text, delimiter="\t", quoting=csv.QUOTE_NONE)
-            names = list(header) or next(reader, [])
-            return names, [(reader.line_num, row) for row in reader if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        text, _ = decoded(file)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
+        names = list(header) or next(reader, [])
+        return names, [(reader.line_num, row) for row in reader if row]
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{file}: unreadable: {first_line(error)}") from error
 
 

@@ -1,16 +1,22 @@
 """Rows as a file has them, checked and turned into the columns that everything else works with."""
 
+import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bench.errors import UserError
+from bench.settings import lookalike
 from bench.tasks.catalogue import ALIASES, Task
 
-__all__ = ["Columns", "Piece", "Read", "first_line", "join"]
+__all__ = ["Columns", "Joined", "Piece", "Read", "first_line", "join"]
 
 Columns = dict[str, list[Any]]
+_NAMED = 5
+"""So many rows, labels or values of a kind are named in a message; the rest are counted."""
+_LISTED = 10
+"""So many declared labels are listed in a message."""
 
 
 def _row(number: int) -> str:
@@ -33,6 +39,8 @@ class Piece:
     """Our name of a column -> the file's own, where they differ."""
     there: tuple[str, ...] = ()
     """The names of all columns of the file, where `columns` are only some of them."""
+    notes: tuple[str, ...] = ()
+    """What the reader guessed, or found odd in the file."""
 
     def cell(self, row: int, name: str) -> str:
         """What an error calls the value of a column (our name) in a row."""
@@ -48,55 +56,153 @@ Read = Callable[[str], list[Piece]]
 """Split name -> its parts in order; none where the source does not have it."""
 
 
+@dataclass
+class Joined:
+    """A split made of its pieces."""
+
+    columns: Columns
+    """Texts, labels and what else is known of the rows that can be used; empty where a column is missing."""
+    problems: list[str]
+    """One line for each kind of fault, naming file, row and column; rows with a fault are not in `columns`."""
+    dropped: int
+    """Rows left out because a text is empty, as the task allows."""
+    notes: tuple[str, ...]
+
+
 def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class."""
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def join(task: Task, split: str, pieces: Sequence[Piece]) -> Columns:
-    """The columns of a split: texts without outer blanks, `label` as class ids or numbers, `idx`, what else is known.
+def join(task: Task, split: str, pieces: Sequence[Piece]) -> Joined:
+    """Check and join the pieces of a split.
 
-    Hidden labels (tests only) are -1, or NaN for regression. Rows are numbered in order, but those of a test split
-    keep the source's numbers, which a submission needs, where it has distinct ones. UserError that names origin, row
-    and column for the first row that cannot be used.
+    Texts lose outer blanks, `label` becomes class ids or numbers in the units of the file (hidden ones, in tests only:
+    -1 or NaN), and `idx` numbers the rows in order. A test split keeps the source's numbers, which a submission needs,
+    where it has distinct ones.
     """
     test = split in task.test_splits
     checked = [_checked(task, piece, test) for piece in pieces]
-    known = [name for name in ("difficulty", "group") if all(name in piece.columns for piece in pieces)]
-    joined = {name: [value for each in checked for value in each[name]] for name in (*task.columns, "label", *known)}
-    joined["idx"] = list(range(len(joined["label"])))
-    if test and all("idx" in each for each in checked):
-        numbers = [value for each in checked for value in each["idx"]]
+    problems = [problem for each in checked for problem in each.problems]
+    dropped = sum(each.dropped for each in checked)
+    notes = tuple(note for piece in pieces for note in piece.notes)
+    if not all(each.columns for each in checked):
+        return Joined({}, problems, dropped, notes)
+    columns = [each.columns for each in checked]
+    starts = [sum(len(piece.columns[task.columns[0]]) for piece in pieces[:number]) for number in range(len(pieces))]
+    known = [name for name in ("difficulty", "group") if all(name in each for each in columns)]
+    joined = {name: [value for each in columns for value in each[name]] for name in (*task.columns, "label", *known)}
+    joined["idx"] = [start + row for start, each in zip(starts, columns, strict=True) for row in each["row"]]
+    if test and all("idx" in each for each in columns):
+        numbers = [value for each in columns for value in each["idx"]]
         if len(set(numbers)) == len(numbers):
             joined["idx"] = numbers
-    return joined
+    return Joined(joined, problems, dropped, notes)
 
 
-def _checked(task: Task, piece: Piece, test: bool) -> Columns:
-    for name in (*task.columns, *(() if test else ("label",))):
-        if name not in piece.columns:
-            raise piece.lacks(name)
+def _checked(task: Task, piece: Piece, test: bool) -> Joined:
+    """Return the usable rows of a piece; column `row` holds their positions in it."""
+    missing = [name for name in (*task.columns, *(() if test else ("label",))) if name not in piece.columns]
+    if missing:
+        return Joined({}, [str(piece.lacks(name)) for name in missing], 0, ())
     rows = len(piece.columns[task.columns[0]])
     if not rows:
-        raise UserError(f"{piece.origin}: no rows")
-    checked = dict(piece.columns)
+        return Joined({}, [f"{piece.origin}: no rows"], 0, ())
+    faults, drops = _Faults(piece), bool(task.own and task.own.drop_empty)
+    dropped: set[int] = set()
     for name in task.columns:
-        for row, text in enumerate(checked[name]):
-            if not isinstance(text, str):
-                raise UserError(f"{piece.cell(row, name)} is not text ({text!r})")
-            if not text.strip() and name not in task.may_be_empty:
-                raise UserError(f"{piece.cell(row, name)} is empty")
-        checked[name] = [text.strip() for text in checked[name]]
-    labels = checked.get("label", [None] * rows)
-    checked["label"] = (_numbers if task.regression else _classes)(task, piece, labels, test)
+        for row, text in enumerate(piece.columns[name]):
+            if text is None or text != text or (isinstance(text, str) and not text.strip()):
+                if name in task.may_be_empty and isinstance(text, str):
+                    continue
+                if drops:
+                    dropped.add(row)
+                else:
+                    remedy = f"; fill it, or set own_tasks.{task.name}.drop_empty: true" if task.own else ""
+                    faults.add(row, name, "is empty", remedy)
+            elif not isinstance(text, str):
+                faults.add(row, name, f"is not text ({_short(text)})", kind="is not text")
+            elif not text.isascii() and not _encodable(text):
+                faults.add(row, name, "holds half of a surrogate pair, which is no character")
+    kept = [row for row in range(rows) if row not in dropped]
+    labels = piece.columns.get("label", [None] * rows)
+    try:
+        found = (_numbers if task.regression else _classes)(task, piece, [labels[row] for row in kept], test)
+    except UserError as error:
+        return Joined({}, [*faults.lines(), str(error)], len(dropped), ())
+    good, numbers = [], []
+    for row, (number, complaint) in zip(kept, found, strict=True):
+        if complaint:
+            faults.add(row, "label", complaint)
+        elif row not in faults.rows:
+            good.append(row)
+            numbers.append(number)
+    checked: Columns = {name: [values[row] for row in good] for name, values in piece.columns.items()}
+    checked |= {name: [text.strip() for text in checked[name]] for name in task.columns}
+    checked |= {"label": numbers, "row": good}
     if test and "idx" in checked:
-        checked["idx"] = [_index(piece, row, value) for row, value in enumerate(checked["idx"])]
+        checked["idx"] = [_index(piece, row, value) for row, value in zip(good, checked["idx"], strict=True)]
     if "group" in checked:
-        checked["group"] = [None if value is None else str(value).strip() for value in checked["group"]]
-    return checked
+        checked["group"] = [_group(value) for value in checked["group"]]
+    return Joined(checked, faults.lines(), len(dropped), ())
+
+
+class _Faults:
+    """The faults of a piece: each kind once, with the rows that have it."""
+
+    def __init__(self, piece: Piece) -> None:
+        self.rows: set[int] = set()
+        self._piece = piece
+        self._found: dict[tuple[str, str], tuple[str, str, list[int]]] = {}
+
+    def add(self, row: int, name: str, complaint: str, remedy: str = "", kind: str | None = None) -> None:
+        """Note a fault of the column `name` (ours) in a row."""
+        self.rows.add(row)
+        self._found.setdefault((name, kind or complaint), (complaint, remedy, []))[2].append(row)
+
+    def lines(self) -> list[str]:
+        """Return one line for each kind, at most a few of each column."""
+        told, counts = [], dict[str, int]()
+        for (name, _), (complaint, remedy, rows) in self._found.items():
+            counts[name] = counts.get(name, 0) + 1
+            if counts[name] <= _NAMED:
+                told.append(f"{self._piece.cell(rows[0], name)} {complaint}{self._others(rows)}{remedy}")
+        for name, count in counts.items():
+            if count > _NAMED:
+                column = self._piece.called.get(name, name)
+                told.append(f"{self._piece.origin}: column {column!r}: {count - _NAMED} more values cannot be used")
+        return told
+
+    def _others(self, rows: Sequence[int]) -> str:
+        if len(rows) == 1:
+            return ""
+        places = ", ".join(self._piece.at(row) for row in rows[1 : _NAMED + 1])
+        return f" (so in {len(rows)} rows, next {places}{', ...' if len(rows) > _NAMED + 1 else ''})"
+
+
+def _encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _hidden(value: Any) -> bool:
     return value is None or (isinstance(value, float) and value != value) or str(value).strip() in ("", "-1", "-1.0")
+
+
+def _group(value: Any) -> str | None:
+    """Return a group's name; None for a row without one, which is a group of its own."""
+    if value is None or value != value:  # NaN, and pandas' NaT
+        return None
+    whole = int(value) if isinstance(value, float) and value.is_integer() else value
+    return str(whole).strip() or None
 
 
 def _index(piece: Piece, row: int, value: Any) -> int:
@@ -110,77 +216,104 @@ def _index(piece: Piece, row: int, value: Any) -> int:
     )
 
 
-def _bad_label(piece: Piece, row: int, value: Any, allowed: str) -> UserError:
-    what = "missing" if _hidden(value) else f"{value!r}, {allowed}"
-    return UserError(f"{piece.cell(row, 'label')} is {what}")
+def _complaint(value: Any, allowed: str) -> str:
+    return "is missing" if _hidden(value) else f"is {_short(value)}, {allowed}"
 
 
-def _numbers(task: Task, piece: Piece, values: Sequence[Any], test: bool) -> list[float]:
+Found = list[tuple[float, str]]
+"""For each row its class id or number, and what is wrong with it ("" for nothing)."""
+
+
+def _numbers(task: Task, piece: Piece, values: Sequence[Any], test: bool) -> Found:
     low, high = task.range
-    found = []
-    for row, value in enumerate(values):
+    found: Found = []
+    for value in values:
         what = "outside"
         try:
             number = float("nan") if value is None else float(value)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = float("nan")
         if isinstance(value, bool) or number != number:
             number, what = float("nan"), "not a number from"
-        if not low <= number <= high:
-            if not (test and _hidden(value)):
-                raise _bad_label(piece, row, value, f"{what} {low:g} to {high:g}")
-            number = float("nan")
-        found.append(number)
+        wrong = not low <= number <= high
+        if wrong and test and _hidden(value):
+            number, wrong = float("nan"), False
+        found.append((number, _complaint(value, f"{what} {low:.6g} to {high:.6g}") if wrong else ""))
     return found
 
 
-def _classes(task: Task, piece: Piece, values: Sequence[Any], test: bool) -> list[int]:
-    ids = {_word(word): number for number, word in enumerate(task.labels)}
-    allowed = ", ".join(task.labels)
-    if task.numbered:
+def _classes(task: Task, piece: Piece, values: Sequence[Any], test: bool) -> Found:
+    written = _glue_words if task.is_glue else _as_written
+    ids = {written(label)[0]: number for number, label in enumerate(task.labels)}
+    if task.is_glue:
         ids |= {str(number): number for number in range(task.outputs)}
-        allowed += f" or 0 to {task.outputs - 1}"
     if piece.names and isinstance(next((value for value in values if value is not None), None), int):
         ids = by_name(task, piece) or ids
-    known: dict[tuple[type, str], int] = {}
-    found = []
-    for row, value in enumerate(values):
+    known: dict[tuple[type, str], tuple[float, str]] = {}
+    found: Found = []
+    for value in values:
         key = type(value), str(value)
         if key not in known:
-            number = ids.get(_word(value))
-            if number is None and not (test and _hidden(value)):
-                raise _bad_label(piece, row, value, f"none of {allowed}")
-            known[key] = -1 if number is None else number
+            number = next((ids[word] for word in written(value) if word in ids), None)
+            wrong = number is None and not (test and _hidden(value))
+            known[key] = (-1 if number is None else number, _not_declared(task, value) if wrong else "")
         found.append(known[key])
     return found
 
 
-def by_name(task: Task, piece: Piece) -> dict[str, int]:
-    """The file's whole numbers, as words, -> our class ids, by the names that its metadata gives them.
+def _not_declared(task: Task, value: Any) -> str:
+    """Say that a label is not declared; of a task of one's own also which declared label is the nearest."""
+    allowed = f"none of {', '.join(task.labels)}"
+    if task.is_glue:
+        return _complaint(value, f"{allowed} or 0 to {task.outputs - 1}")
+    if len(task.labels) > _LISTED:
+        allowed = f"none of the {len(task.labels)} declared labels"
+    plain = {lookalike(label): label for label in task.labels}
+    near = plain[difflib.get_close_matches(lookalike(value), plain, n=1, cutoff=0.0)[0]]
+    if lookalike(value) != lookalike(near):
+        return _complaint(value, f"{allowed}; the nearest is {near!r}")
+    shown = repr if (str(value) + near).isascii() else ascii
+    return f"is {shown(str(value))}, and the declared label is {shown(near)}: write both alike"
 
-    Empty where either side only has numbers. Of a task of one's own the last name is known by elimination where at
-    least two others are. UserError for names that cannot be matched.
+
+def by_name(task: Task, piece: Piece) -> dict[str, int]:
+    """Map the file's whole numbers, as words, to our class ids, by the names that its metadata gives them.
+
+    Returns:
+        An empty mapping where either side only has numbers.
+
+    Raises:
+        UserError: A name of the metadata is no label of the task.
     """
-    names, labels = [_word(name) for name in piece.names], [_word(label) for label in task.labels]
+    written = _glue_words if task.is_glue else _as_written
+    names, labels = [written(name)[0] for name in piece.names], [written(label)[0] for label in task.labels]
     if names == [str(number) for number in range(len(names))] or sorted(labels) == sorted(map(str, range(len(labels)))):
         return {}
-    found = {str(position): labels.index(name) for position, name in enumerate(names) if name in labels}
-    strange = [position for position, name in enumerate(names) if name not in labels]
-    if len(strange) == 1 and len(names) == len(labels) >= 3 and not task.numbered:
-        found[str(strange[0])] = next(iter(set(range(len(labels))) - set(found.values())))
-        strange = []
-    if strange or len(set(found.values())) < len(found):
+    if set(names) - set(labels) or len(set(names)) < len(names):
         raise UserError(
             f"{piece.origin}: its metadata calls the labels {', '.join(piece.names)}; "
             f"{task.name} knows {', '.join(task.labels)}"
         )
-    return found
+    return {str(position): labels.index(name) for position, name in enumerate(names)}
 
 
-def _word(value: Any) -> str:
-    """A label as it is compared: 1.0 is 1, "Not Entailment" is not_entailment."""
+def _as_written(value: Any) -> list[str]:
+    """Return the forms in which a label of a task of one's own may be declared, the most exact first.
+
+    As it is written; then without outer blanks; then, of a whole number, without a point. Truth values of JSON and
+    parquet are `true` and `false`.
+    """
+    exact = str(value)
+    if isinstance(value, bool):
+        return [exact.lower(), exact]
+    plain = exact.strip()
+    return [exact, plain, re.sub(r"^([+-]?[0-9]+)\.0*$", r"\1", plain)]
+
+
+def _glue_words(value: Any) -> list[str]:
+    """Return a label as GLUE's are compared: 1.0 is 1, "Not Entailment" is not_entailment, and aliases count."""
     plain = str(value).strip().lower()
     if re.fullmatch(r"-?[0-9]+(\.0*)?", plain):
-        return plain.partition(".")[0]
+        return [plain.partition(".")[0]]
     plain = re.sub(r"[\s-]+", "_", plain)
-    return ALIASES.get(plain, plain)
+    return [ALIASES.get(plain, plain)]
