@@ -21,7 +21,7 @@ from bench.exit_policies.operating import brings_its_rule
 from bench.exit_policies.policies import Policy
 from bench.store import RunKey
 from bench.tasks.catalogue import TASKS, Task
-from bench.trace import Trace
+from bench.trace import Trace, is_current
 
 AX_EXAMPLES = 1104
 # A zip of the same predictions is the same file.
@@ -43,8 +43,8 @@ def write_submission(
 
     points: all-points.parquet; runs: results/<profile>/runs. Each task's point is the best on the selection
     split at `speedup` (see `at_budget`), of `seed` or else of the lowest seed. rule_on: the exit rule on a task of a
-    contestant that brought its own. make_traces: traces the tests of a run that has none. UserError, before anything is
-    written, where the text is not GLUE, or naming the first task without a run, a point or a test trace.
+    contestant that brought its own. make_traces: traces the tests of a run that has no trace of its present weights.
+    UserError, before anything is written, where the text is not GLUE, or naming the first task without a run, a point or a test trace.
     """
     if method not in set(points["method"]):
         raise UserError(f"no method {method!r} in the points; choose from {', '.join(points['method'].unique())}")
@@ -65,7 +65,7 @@ def write_submission(
         splits = [split for split in task.splits if split.startswith("test")]
         for split, name in zip(splits, task.submission_files, strict=True):
             path = run_folder(row, runs) / f"trace-{split}.parquet"
-            if make_traces and not path.is_file():
+            if make_traces and not is_current(path):
                 make_traces(RunKey(task.name, method, str(row["variant"]), seed))
             if not path.is_file():
                 raise UserError(f"{task.name}: no trace of the {split} split ({path}); run it on data that has one")

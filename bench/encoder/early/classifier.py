@@ -56,7 +56,8 @@ class _Ready:
     @classmethod
     def of(cls, model: Encoder | Cascade, leaving: dict[str, Any]) -> Self:
         weights = [tensor.detach() for tensor in _tensors(model)]
-        versions = [-1 if tensor.is_inference() else tensor._version for tensor in weights]
+        counted = not any(tensor.is_inference() for tensor in weights)
+        versions = [tensor._version for tensor in weights] if counted else []
         return cls(deploy(model), operating.leaves(leaving), copy.deepcopy(leaving), weights, versions)
 
     def is_of(self, model: Encoder | Cascade, leaving: dict[str, Any]) -> bool:
@@ -67,12 +68,9 @@ class _Ready:
         now = _tensors(model)
         return (
             leaving == self.leaving
-            and len(now) == len(self.weights)
+            and len(now) == len(self.versions)
             and all(
-                not tensor.is_inference()
-                and tensor._version == version
-                and tensor.data_ptr() == old.data_ptr()
-                and tensor.shape == old.shape
+                tensor.data_ptr() == old.data_ptr() and tensor._version == version and tensor.shape == old.shape
                 for tensor, old, version in zip(now, self.weights, self.versions, strict=True)
             )
         )
