@@ -35,8 +35,8 @@ from bench.trace import Costs, Trace
 log = logging.getLogger(__name__)
 
 COLUMNS = [
-    *RUN, "operated", "weights", "batch_size", "examples", "promised", "speedup", "speedup_low", "speedup_high", "seconds",
-    "reference_seconds", "trained", "p95_seconds", "reference_p95_seconds", "hardware", "torch",
+    *RUN, "operated", "weights", "batch_size", "examples", "promised", "speedup", "speedup_low", "speedup_high",
+    "seconds", "reference_seconds", "trained", "p95_seconds", "reference_p95_seconds", "hardware", "torch",
 ]  # fmt: skip
 
 
