@@ -405,7 +405,17 @@ def submit(
         trace_tests(settings, key)
 
     points, runs = read_points(settings), settings.root / "runs"
-    used = write_submission(points, runs, out, method, speedup=speedup, seed=seed, rule_on=rule_on, make_traces=trace)
+    used = write_submission(
+        points,
+        runs,
+        out,
+        method,
+        glue=settings.glue_caps,
+        speedup=speedup,
+        seed=seed,
+        rule_on=rule_on,
+        make_traces=trace,
+    )
     typer.echo(used[["task", "variant", "kind", "knob", "score", "speedup"]].to_markdown(index=False))
     typer.echo(f"\nwrote {out}; the scores above are those on validation")
 

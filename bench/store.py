@@ -72,6 +72,25 @@ def read_parquet_if_there(path: Path) -> pd.DataFrame:
     return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
 
+def weights_of(folder: Path) -> str | None:
+    """Return the digest of the weights of the run in `folder`, which its traces, costs, points and times carry too.
+
+    Returns:
+        "" for a run that failed, or was made before digests were recorded; None where there is no run.json.
+    """
+    path = folder / "run.json"
+    return str(read_json(path).get("weights", "")) if path.is_file() else None
+
+
+def clear_run(folder: Path) -> None:
+    """Remove what an earlier making of a run left, test traces included; the reason of its last failure stays."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != "failure.json":
+            path.unlink()
+
+
 def points_file(settings: Settings, task: str, seed: int) -> Path:
     """The operating points of all runs of a task and seed."""
     return settings.root / "points" / task / f"seed{seed}.parquet"
@@ -94,7 +113,7 @@ def record_failure(settings: Settings, key: RunKey, reason: str, *, again: bool)
     that is not finite).
     """
     folder, stamp = run_folder(settings, key), state_folder(settings, key) / "identity.json"
-    shutil.rmtree(folder / "model", ignore_errors=True)
+    clear_run(folder)
     (folder / "model").mkdir(parents=True)
     for name in ("costs.json", *(f"trace-{split}.parquet" for split in {settings.selection, "validation"})):
         (folder / name).write_bytes(b"")
@@ -105,8 +124,18 @@ def record_failure(settings: Settings, key: RunKey, reason: str, *, again: bool)
 
 
 def read_points(settings: Settings) -> pd.DataFrame:
-    """all-points.parquet of the profile. Raises UserError where it is not there yet."""
+    """Return all-points.parquet of the profile.
+
+    Raises:
+        UserError: It is not there yet, or a run was made anew since.
+    """
     path = settings.root / "all-points.parquet"
     if not path.is_file():
         raise UserError(f"{path} is not there yet; run the workflow (snakemake --cores all) first")
-    return pd.read_parquet(path)
+    points = pd.read_parquet(path)
+    run = ["task", "method", "variant", "seed"]
+    for *names, weights in points.reindex(columns=[*run, "weights"]).dropna().drop_duplicates().to_numpy():
+        key = RunKey(*names)
+        if weights_of(run_folder(settings, key)) not in (None, weights):
+            raise UserError(f"{key.path} was made anew since its points were united; run the workflow again")
+    return points

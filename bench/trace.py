@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import ArrayLike, NDArray
 
 from bench.errors import UserError
+from bench.store import weights_of
 
 _METADATA = b"bench.trace"
 
@@ -45,11 +46,15 @@ class Trace:
     signal: NDArray[np.float32] | None = None
     """[E, N] one more number of every exit, of a model that learns when to leave; None where it has none."""
 
-    def save(self, path: Path) -> None:
-        """One parquet row an example: idx, label, length, difficulty, exit_1 .. exit_E (C float32 each), and, of a
+    def save(self, path: Path, weights: str = "") -> None:
+        """Write the trace as parquet, without loss and atomically: a reader sees the old file or the new one.
+
+        There is one row an example: idx, label, length, difficulty, exit_1 .. exit_E (C float32 each), and, of a
         model with a signal, signal_1 .. signal_E.
 
-        Exact, and atomic: a reader sees the old file or the new one.
+        Args:
+            path: The file.
+            weights: The digest of the weights that it was recorded from (`bench.store.weights_of`).
         """
         exits, count, outputs = self.logits.shape
         columns: dict[str, pa.Array] = {
@@ -63,7 +68,7 @@ class Trace:
             columns[f"exit_{e}"] = pa.FixedSizeListArray.from_arrays(values, outputs)
         for e, signal in enumerate(() if self.signal is None else self.signal, start=1):
             columns[f"signal_{e}"] = pa.array(np.asarray(signal, dtype=np.float32))
-        shape = json.dumps({"exits": exits, "outputs": outputs}).encode()
+        shape = json.dumps({"exits": exits, "outputs": outputs} | ({"weights": weights} if weights else {})).encode()
         table = pa.table(columns).replace_schema_metadata({_METADATA: shape})
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
@@ -75,18 +80,22 @@ class Trace:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """The trace saved at `path`; UserError where the file is missing, broken or not a trace."""
+        """Return the trace saved at `path`.
+
+        Raises:
+            UserError: The file is missing, broken, not a trace, or recorded from other weights than its run has.
+        """
         try:
             table = pq.read_table(path)
             shape = json.loads(table.schema.metadata[_METADATA])
-            exits, outputs = shape["exits"], shape["outputs"]
+            exits, outputs, weights = shape["exits"], shape["outputs"], shape.get("weights", "")
             logits = np.empty((exits, table.num_rows, outputs), dtype=np.float32)
             for e in range(exits):
                 column = table.column(f"exit_{e + 1}").combine_chunks()
                 logits[e] = column.flatten().to_numpy(zero_copy_only=False).reshape(-1, outputs)
             signal = [table.column(name).to_numpy() for name in table.column_names if name.startswith("signal_")]
             difficulty = table.column("difficulty")
-            return cls(
+            trace = cls(
                 idx=table.column("idx").to_numpy(),
                 labels=table.column("label").to_numpy(),
                 lengths=table.column("length").to_numpy(),
@@ -97,6 +106,29 @@ class Trace:
         except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
             what = "no trace" if isinstance(error, FileNotFoundError) else f"not a readable trace ({error})"
             raise UserError(f"{path}: {what}; delete it if it is there and record the run again") from error
+        _check_weights(path, weights)
+        return trace
+
+
+def is_current(path: Path) -> bool:
+    """Return whether a trace is there and is known to be recorded from the weights that its run has.
+
+    A file that is not part of a run (no run.json beside it) only needs to be there.
+    """
+    weights = weights_of(path.parent)
+    if not path.is_file() or weights is None:
+        return path.is_file()
+    try:
+        shape = json.loads(pq.read_schema(path).metadata[_METADATA])
+    except (OSError, pa.ArrowException, KeyError, TypeError, ValueError):
+        return False
+    return bool(weights) and shape.get("weights") == weights
+
+
+def _check_weights(path: Path, weights: str) -> None:
+    """Raise UserError where the run beside a file has other weights than those that the file was made from."""
+    if weights_of(path.parent) not in (None, weights):
+        raise UserError(f"{path}: made from other weights than its run has now; delete it and run the workflow again")
 
 
 def _packing(table: pa.Table) -> dict[str, Any]:
@@ -141,10 +173,16 @@ class Costs:
         """Mean FLOPs [...] of who-left-where [..., N] (0-based exits) at the examples' lengths [N]."""
         return self.flops(lengths)[exits, np.arange(len(lengths))].mean(axis=-1)
 
-    def save(self, path: Path) -> None:
-        """Write costs.json, which names its convention; coefficients are exact ("123", "1/2")."""
+    def save(self, path: Path, weights: str = "") -> None:
+        """Write costs.json, which names its convention; coefficients are exact ("123", "1/2").
+
+        Args:
+            path: The file.
+            weights: The digest of the weights of the model (`bench.store.weights_of`).
+        """
         content = {
             "convention": CONVENTION,
+            "weights": weights,
             "parameters": self.parameters,
             "parameters_encoder": self.parameters_encoder,
             "exits": [
@@ -157,13 +195,17 @@ class Costs:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """The costs saved at `path`; UserError where the file is missing, broken or of another convention."""
+        """Return the costs saved at `path`.
+
+        Raises:
+            UserError: The file is missing, broken, of another convention, or of other weights than its run has.
+        """
         try:
             content = json.loads(path.read_text())
             if content["convention"] != CONVENTION:
                 raise ValueError("another counting convention")
             quadratics = [tuple(Fraction(c) for c in each["multiply_adds"]) for each in content["exits"]]
-            return cls(
+            costs = cls(
                 parameters=content["parameters"],
                 parameters_encoder=content["parameters_encoder"],
                 layers=tuple(each["layers"] for each in content["exits"]),
@@ -171,3 +213,5 @@ class Costs:
             )
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not a readable costs file ({error}); measure the run again") from error
+        _check_weights(path, content.get("weights", ""))
+        return costs

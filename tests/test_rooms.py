@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     ("errors", "compat"),
     ("settings",),
-    ("store", "trace"),
+    ("store",),
+    ("trace",),
     ("exit_policies",),
     ("tasks",),
     ("encoder",),

@@ -240,7 +240,7 @@ def test_times_of_another_machine_are_left_out(first, profile, tmp_path, caplog)
         settings = made(profile(tmp_path / f"own{seed}", seeds=[seed]))
         points = pd.read_parquet(settings.root / "all-points.parquet")
         static = points[(points["kind"] == "static") & (points["split"] == "validation")]
-        rows = static[["task", "method", "variant", "seed"]].assign(
+        rows = static[["task", "method", "variant", "seed", "weights"]].assign(
             operated=operated(static), batch_size=1, speedup=2.0
         )
         rows = rows.assign(speedup_low=1.9, speedup_high=2.1, promised=2.0, p95_seconds=1.0, reference_p95_seconds=2.0)

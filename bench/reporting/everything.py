@@ -41,7 +41,9 @@ def _written(settings: Settings) -> Iterator[str]:
     published = for_figures(read_published()) if papers else None
     # Figures are drawn while the tables are made.
     drawing = figures.begin(points, settings.root, roles, published=published, comparison=settings.comparison)
-    made = tables(points, roles, missing=missing, comparison=settings.comparison, **folders)
+    made = tables(
+        points, roles, missing=missing, comparison=settings.comparison, glue_caps=settings.glue_caps, **folders
+    )
     for table in made:
         table.write(settings.root / "tables")
     skipped = drawing()

@@ -26,6 +26,7 @@ from bench.reporting.figures.drawing import Absent, marks, task_order
 from bench.reporting.figures.frontiers import average_curves
 from bench.reporting.tables import Table
 from bench.reporting.tables.main import common_notes
+from bench.store import read_json
 from bench.tasks.catalogue import title as task_title
 from bench.tasks.quality import findings
 from bench.tasks.scores import METRICS, TITLES
@@ -90,25 +91,24 @@ def write(
 
 
 def facts(runs: Path) -> list[tuple[str, str]]:
-    """(what, value) of the machines, packages and code behind the runs, from every run.json under `runs`."""
+    """Return (what, value) of the machines, packages and code behind the runs, from every run.json under `runs`."""
     found: dict[str, set[str]] = {}
     seconds, count = 0.0, 0
     for path in sorted(runs.glob("*/*/*/*/run.json")):
-        run = json.loads(path.read_text(encoding="utf-8"))
+        run = read_json(path)
         count += 1
-        seconds += run.get("wall_seconds", 0.0)
-        hardware = run.get("hardware", {})
-        versions = run.get("versions", {})
-        backbone = run.get("backbone", {})
+        if run["status"] != "ok":
+            continue
+        seconds += run["wall_seconds"]
+        backbone, place = run["backbone"], run["where"]
         for what, value in (
-            ("Hardware", ", ".join(str(hardware[key]) for key in ("cpu", "gpu") if hardware.get(key))),
-            ("Arithmetic", hardware.get("precision")),
-            ("Backbone", f"{backbone['name']} (sha256 {backbone['sha256'][:12]})" if backbone else None),
-            ("Code", run.get("code")),
-            ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
+            ("Hardware", ", ".join(run["hardware"].values())),
+            ("Arithmetic", f"{place['precision']} on {place['device']}, {place['threads']} thread(s)"),
+            ("Backbone", f"{backbone['name']} (sha256 {backbone['sha256'][:12]})"),
+            ("Code", run["code"]),
+            ("Versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())),
         ):
-            if value:
-                found.setdefault(what, set()).add(str(value))
+            found.setdefault(what, set()).add(value)
     rows = [(what, "; ".join(sorted(values))) for what, values in found.items()]
     rows += [(f"Data of {task_title(task)}", "; ".join(lines)) for task, lines in data_findings(runs).items()]
     return [("Runs", f"{count}, {seconds / 3600:.1f} hours together"), *rows] if count else []

@@ -8,7 +8,7 @@ average does not count AX, and its AX score of such a submission means nothing a
 """
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from bench.exit_policies.operating import brings_its_rule
 from bench.exit_policies.policies import Policy
 from bench.store import RunKey
 from bench.tasks.catalogue import TASKS, Task
-from bench.trace import Trace
+from bench.trace import Trace, is_current
 
 AX_EXAMPLES = 1104
 # A zip of the same predictions is the same file.
@@ -34,25 +34,36 @@ def write_submission(
     out: Path,
     method: str,
     *,
+    glue: Collection[str] = tuple(TASKS),
     speedup: float = 1.0,
     seed: int | None = None,
     rule_on: Callable[[str], Policy] | None = None,
     make_traces: Callable[[RunKey], None] | None = None,
 ) -> pd.DataFrame:
-    """Write the zip `out`; returns the operating points that were used, one row a task.
+    """Write the zip `out`; return the operating points that were used, one row a task.
 
-    points: all-points.parquet; runs: results/<profile>/runs. Each task's point is the best on the selection
-    split at `speedup` (see `at_budget`), of `seed` or else of the lowest seed. rule_on: the exit rule on a task of a
-    contestant that brought its own. make_traces: traces the tests of a run that has none. UserError, before anything is
-    written, where the text is not GLUE, or naming the first task without a run, a point or a test trace.
+    Args:
+        points: all-points.parquet.
+        runs: results/<profile>/runs.
+        out: The file.
+        method: The contestant.
+        glue: The tasks whose text is GLUE's own (`Settings.glue_caps`).
+        speedup: Each task's point is the best on the selection split at this speed-up (see `at_budget`).
+        seed: The seed of the runs; None for the lowest.
+        rule_on: Returns the exit policy on a task, of a contestant that brought its own.
+        make_traces: Traces the test splits of a run that has no trace of its present weights.
+
+    Raises:
+        UserError: Before anything is written: the text is not GLUE's, or a task (the first is named) has no run, no
+            point or no test trace.
     """
     if method not in set(points["method"]):
         raise UserError(f"no method {method!r} in the points; choose from {', '.join(points['method'].unique())}")
     rows = points[(points["method"] == method) & points["task"].isin(list(TASKS))]
     if rows.empty:
         raise UserError(f"{method} was run on no task of GLUE; the server only takes predictions for GLUE")
-    if not rows["source"].dropna().str.contains("GLUE").all():
-        raise UserError(f"{method} was run on {rows['source'].iloc[0]}: the server only takes predictions for GLUE")
+    if others := rows.loc[~rows["task"].isin(list(glue)), "task"].unique().tolist():
+        raise UserError(f"the text of {', '.join(others)} is not GLUE's: the server only takes predictions for GLUE")
     seed = int(rows["seed"].min()) if seed is None else seed
     chosen = at_budget(rows[rows["seed"] == seed], speedup).set_index("task", drop=False)
     files = {"AX.tsv": _lines(np.arange(AX_EXAMPLES), ["neutral"] * AX_EXAMPLES)}
@@ -65,7 +76,7 @@ def write_submission(
         splits = [split for split in task.splits if split.startswith("test")]
         for split, name in zip(splits, task.submission_files, strict=True):
             path = run_folder(row, runs) / f"trace-{split}.parquet"
-            if make_traces and not path.is_file():
+            if make_traces and not is_current(path):
                 make_traces(RunKey(task.name, method, str(row["variant"]), seed))
             if not path.is_file():
                 raise UserError(f"{task.name}: no trace of the {split} split ({path}); run it on data that has one")

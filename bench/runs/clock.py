@@ -35,8 +35,8 @@ from bench.trace import Costs, Trace
 log = logging.getLogger(__name__)
 
 COLUMNS = [
-    *RUN, "operated", "batch_size", "examples", "promised", "speedup", "speedup_low", "speedup_high", "seconds",
-    "reference_seconds", "trained", "p95_seconds", "reference_p95_seconds", "hardware", "torch",
+    *RUN, "operated", "weights", "batch_size", "examples", "promised", "speedup", "speedup_low", "speedup_high",
+    "seconds", "reference_seconds", "trained", "p95_seconds", "reference_p95_seconds", "hardware", "torch",
 ]  # fmt: skip
 
 
@@ -114,7 +114,7 @@ def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Ite
             exits = left(point, run.trace)[chosen]
             ratios = reference_time.seconds / own_time.seconds
             low, middle, high = np.percentile(ratios, [25, 50, 75])
-            yield {name: point[name] for name in (*RUN, "operated")} | {
+            yield {name: point[name] for name in (*RUN, "operated", "weights")} | {
                 "batch_size": batch_size,
                 "examples": len(chosen),
                 "promised": promise / run.costs.flops(lengths)[exits, np.arange(len(chosen))].sum(),

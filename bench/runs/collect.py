@@ -76,10 +76,11 @@ def _run(settings: Settings, key: RunKey, identities: Identities, known: dict[tu
     label = contestant(settings, key.method, key.task).label(key.variant)  # today's words for a kept run
     if facts["status"] == "ok":
         rows = known.get((key.task, key.method, key.variant, key.seed))
-        if rows is None or rows["replayed"].iloc[0] != stamp(settings, key, facts["identity"]):
+        if rows is None or rows["replayed"].iloc[0] != stamp(settings, key, facts):
             raise UserError(f"{key.path} has not been replayed; run the workflow, or `costeff replay {key.task}`")
         arithmetic = ", ".join(f"{name} {value}" for name, value in facts["where"].items())
-        return rows.drop(columns="replayed").assign(label=label, status="ok", reason="", arithmetic=arithmetic)
+        made = {"arithmetic": arithmetic, "weights": facts.get("weights", "")}
+        return rows.drop(columns="replayed").assign(label=label, status="ok", reason="", **made)
     row = key.facts | {"label": label, "status": "failed", "reason": facts["reason"], "arithmetic": ""}
     return pd.DataFrame([row | {"on_frontier": False}])
 
@@ -99,7 +100,7 @@ def _with_speedups(table: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 
 def _with_latencies(table: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    """What the clock says of a point at batch 1 and 32, NaN where it was not timed.
+    """Add what the clock says of a point at batch 1 and 32, NaN where these weights were not timed.
 
     `latency_*` is the measured speed-up over the reference (median over rounds; `_low`, `_high` its quartiles),
     `promised_*` that of the FLOPs over the same examples, `p95_*` and `reference_p95_*` seconds of one answer. A time
@@ -107,11 +108,13 @@ def _with_latencies(table: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     """
     names = {"speedup": "latency_{}", "speedup_low": "latency_{}_low", "speedup_high": "latency_{}_high"}
     names |= {"promised": "promised_{}", "p95_seconds": "p95_{}", "reference_p95_seconds": "reference_p95_{}"}
-    file, keys = settings.root / "latency.parquet", [*RUN, "operated"]
+    file, keys = settings.root / "latency.parquet", [*RUN, "operated", "weights"]
     timed = pd.read_parquet(file) if file.is_file() else pd.DataFrame(columns=[*keys, *names, "batch_size"])
     if timed.get("hardware", pd.Series(dtype=str)).nunique() > 1:
         raise UserError(f"{file}: times of different machines cannot be compared; delete it and run again")
-    table = table.assign(operated=operated(table))
+    timed = timed.reindex(columns=[*dict.fromkeys([*timed, "weights"])]).fillna({"weights": ""})
+    columns = [*dict.fromkeys([*table, "weights"])]  # without it where every run failed
+    table = table.reindex(columns=columns).assign(operated=operated(table))
     for size in (1, 32):
         own = timed[timed["batch_size"] == size].set_index(keys)[list(names)].astype(float)
         table = table.join(own.set_axis([name.format(size) for name in names.values()], axis=1), on=keys)
@@ -137,7 +140,7 @@ def bring_up_to_date(settings: Settings) -> bool:
     facts = {key: facts_of(settings, key) for key in planned}
     for task, seed in dict.fromkeys((key.task, key.seed) for key in planned):
         wanted = {
-            stamp(settings, key, facts[key]["identity"])
+            stamp(settings, key, facts[key])
             for key in planned
             if (key.task, key.seed) == (task, seed) and facts[key]["status"] == "ok"
         }

@@ -34,7 +34,16 @@ from bench.method import Method, contestant
 from bench.runs.identity import Identities, Identity, where
 from bench.runs.reuse import taken
 from bench.settings import Settings
-from bench.store import RunKey, read_json, record_failure, run_folder, state_folder, write_json
+from bench.store import (
+    RunKey,
+    clear_run,
+    read_json,
+    record_failure,
+    run_folder,
+    state_folder,
+    weights_of,
+    write_json,
+)
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +102,7 @@ def produce(settings: Settings, key: RunKey) -> str:
 
 
 def trace_tests(settings: Settings, key: RunKey) -> None:
-    """Traces the test splits with the kept model of a run. Raises UserError where that is not there."""
+    """Trace the test splits with the kept model of a run. Raises UserError where that is not there."""
     prepare()
     tested = settings.model_copy(update={"data": settings.data.model_copy(update={"test": True})})
     context = Context(tested, contestant(settings, key.method, key.task).task, key, state_folder(settings, key))
@@ -102,7 +111,8 @@ def trace_tests(settings: Settings, key: RunKey) -> None:
     for split, examples in context.data.splits.items():
         if split.startswith("test"):
             log.info("%s: tracing %s, %d examples", key.path, split, len(examples))
-            record(model, examples, settings.training.eval_batch_size).save(folder / f"trace-{split}.parquet")
+            trace = record(model, examples, settings.training.eval_batch_size)
+            trace.save(folder / f"trace-{split}.parquet", weights_of(folder) or "")
 
 
 def reason_of(error: BaseException) -> str:
@@ -139,16 +149,17 @@ def _make(method: Method, context: Context, folder: Path, began: float) -> dict[
         method = within_budget(method, context.key.variant, len(context.train))
         model = method.train(context, context.key.variant).eval().requires_grad_(False)
     trained = time.monotonic()
-    _save_model(model, context, folder)
+    clear_run(folder)
+    weights = _save_model(model, context, folder)
     for split, examples in context.data.splits.items():
         if split != "train":
             trace = record(model, examples, context.settings.training.eval_batch_size)
-            trace.save(folder / f"trace-{split}.parquet")
+            trace.save(folder / f"trace-{split}.parquet", weights)
     traced = time.monotonic()
-    counting.measure(model).save(folder / "costs.json")
+    counting.measure(model).save(folder / "costs.json", weights)
     counted = time.monotonic()
     seconds = {"train": trained - began, "trace": traced - trained, "count": counted - traced}
-    return {"status": "ok", "reason": "", "seconds": seconds}
+    return {"status": "ok", "reason": "", "seconds": seconds, "weights": weights}
 
 
 def _failed_need(settings: Settings, method: Method, key: RunKey, identities: Identities) -> NeedFailed | None:
@@ -167,7 +178,8 @@ def _failed_need(settings: Settings, method: Method, key: RunKey, identities: Id
 
 
 def _take(kept: Path, folder: Path) -> None:
-    """Copies a run that was made elsewhere; one that was published has a model's shape, and no weights."""
+    """Copy a run that was made elsewhere; one that was published has a model's shape, and no weights."""
+    clear_run(folder)
     (folder / "model").mkdir(parents=True, exist_ok=True)
     for file in sorted([*kept.glob("*.parquet"), *kept.glob("costs.json"), *kept.glob("model/*")]):
         shutil.copyfile(file, folder / file.relative_to(kept))
@@ -196,13 +208,16 @@ def _fresh_state(state: Path, identity: Identity, here: dict[str, Any]) -> None:
         write_json(file, stamp)
 
 
-def _save_model(model: PreTrainedModel, context: Context, folder: Path) -> None:
+def _save_model(model: PreTrainedModel, context: Context, folder: Path) -> str:
+    """Save a model and its tokenizer as <folder>/model; return the digest of the weights."""
     part = folder / "model.part"
     shutil.rmtree(part, ignore_errors=True)
     model.save_pretrained(part)
     context.tokenizer.save_pretrained(part)
     shutil.rmtree(folder / "model", ignore_errors=True)
     part.replace(folder / "model")
+    with (folder / "model" / "model.safetensors").open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def describe(context: Context, method: Method, identity: Identity, began: float) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 
 from bench.analysis import points
@@ -27,17 +29,24 @@ def replay(settings: Settings, task: str, seed: int) -> None:
         key = planned.key
         if (key.task, key.seed) == (task, seed) and succeeded(settings, key):
             table, tried = points_of(settings, key)
-            identity = read_json(run_folder(settings, key) / "run.json")["identity"]
-            tables.append(table.assign(replayed=stamp(settings, key, identity)))
+            facts = read_json(run_folder(settings, key) / "run.json")
+            tables.append(table.assign(replayed=stamp(settings, key, facts)))
             trials.append(tried.assign(**key.facts))
     write_parquet(points_file(settings, task, seed), pd.concat(tables) if tables else pd.DataFrame())
     write_parquet(trials_file(settings, task, seed), pd.concat(trials) if trials else pd.DataFrame())
 
 
-def stamp(settings: Settings, key: RunKey, identity: str) -> str:
-    """What a run's points were made from and how: its identity, its exit rule, and the settings of the replay."""
+def stamp(settings: Settings, key: RunKey, facts: dict[str, Any]) -> str:
+    """Return what a run's points are made from and how: identity, weights, exit policy, settings of the replay.
+
+    Args:
+        settings: The profile.
+        key: The run.
+        facts: Its run.json.
+    """
     rule = contestant(settings, key.method, key.task).rule()
-    return f"{identity} {rule.name} {rule.version} {VERSION} {settings.thresholds.model_dump_json()}"
+    made = " ".join(filter(None, (facts["identity"], facts.get("weights"))))
+    return f"{made} {rule.name} {rule.version} {VERSION} {settings.thresholds.model_dump_json()}"
 
 
 def succeeded(settings: Settings, key: RunKey) -> bool:

@@ -381,6 +381,17 @@ class Settings(Section):
         return self.own_tasks[task].source if task in self.own_tasks else self.data.of(task).title
 
     @property
+    def glue_caps(self) -> dict[str, str]:
+        """The tasks whose text is GLUE's own -> how many of its examples are used at most, in words; "" for all."""
+        found = {}
+        for task in self.tasks:
+            data = self.data.of(task)
+            if task not in self.own_tasks and data.source != "sketch":
+                caps = {"training": data.max_train, "validation": data.max_eval}
+                found[task] = ", ".join(f"{most:,} {split}" for split, most in caps.items() if most)
+        return found
+
+    @property
     def root(self) -> Path:
         """The folder of this profile's results."""
         return self.results / self.profile

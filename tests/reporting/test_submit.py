@@ -117,3 +117,24 @@ def test_what_is_missing_is_named_and_nothing_is_written(glue, tmp_path):
     with pytest.raises(UserError, match="only takes predictions for GLUE"):
         write_submission(points.assign(source="sketch (generated)"), glue / "runs", out, "teacher")
     assert not out.exists()
+
+
+def test_a_test_trace_of_an_older_model_is_traced_anew_and_never_sent(glue, tmp_path):
+    folder = glue / "runs" / "rte" / "teacher" / "base" / "seed2"
+    (folder / "run.json").write_text('{"status": "ok", "weights": "new"}')
+    path, points, made = folder / "trace-test.parquet", synthetic.read_points(glue), []
+    trace = Trace.load(shutil.copy(path, tmp_path / "trace.parquet"))
+    trace.save(path, "old")
+    with pytest.raises(UserError, match="made from other weights"):
+        write_submission(points, glue / "runs", tmp_path / "a.zip", "teacher")
+    assert not (tmp_path / "a.zip").exists()
+
+    def make(key):
+        made.append(key)
+        Trace(trace.idx, trace.labels, trace.lengths, trace.difficulty, -trace.logits).save(path, "new")
+
+    for _ in range(2):  # the second finds a trace of these weights
+        write_submission(points, glue / "runs", tmp_path / "a.zip", "teacher", make_traces=make)
+    assert made == [RunKey("rte", "teacher", "base", 2)]
+    expected = [["entailment", "not_entailment"][label] for label in (-trace.logits[-1]).argmax(-1)]
+    assert [line.split("\t")[1] for line in unzip(tmp_path / "a.zip")["RTE.tsv"][1:]] == expected

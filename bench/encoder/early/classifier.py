@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -19,6 +19,7 @@ from bench.encoder.model import Encoder, EncoderConfig, EncoderOutput
 from bench.encoder.saved import SavedModel
 from bench.errors import UserError
 from bench.exit_policies import operating
+from bench.exit_policies.deciding import Leaves
 from bench.tasks.catalogue import from_scale
 
 
@@ -56,11 +57,51 @@ class EarlyExitOutput(ModelOutput):
     exits: Tensor | None = None
 
 
-class EarlyExitClassifier(SavedModel):
-    """In eval mode rows leave the batch at their exits, by the benchmark's own engine; the answers need no gradient.
+@dataclass(frozen=True)
+class _Ready:
+    """The engine of an `EarlyExitClassifier`, and the weights and exit policy it was built from."""
 
-    In training mode it is the model inside: every exit of the batch, with gradients, and scores of a regression on the
-    scale of 0 to 5 that it was trained on.
+    engine: DeployedEncoder | DeployedCascade
+    leaves: Leaves
+    leaving: dict[str, Any]
+    weights: list[Tensor]
+    """The parameters and buffers, kept so that no new tensor is given the same memory."""
+    versions: list[int]
+
+    @classmethod
+    def of(cls, model: Encoder | Cascade, leaving: dict[str, Any]) -> Self:
+        weights = [tensor.detach() for tensor in _tensors(model)]
+        counted = not any(tensor.is_inference() for tensor in weights)
+        versions = [tensor._version for tensor in weights] if counted else []
+        return cls(deploy(model), operating.leaves(leaving), copy.deepcopy(leaving), weights, versions)
+
+    def is_of(self, model: Encoder | Cascade, leaving: dict[str, Any]) -> bool:
+        """Return whether nothing has changed since: the same memory, written to as often as then.
+
+        An inference tensor does not count how often it is written to, so a model that has one is always rebuilt.
+        """
+        now = _tensors(model)
+        return (
+            leaving == self.leaving
+            and len(now) == len(self.versions)
+            and all(
+                tensor.data_ptr() == old.data_ptr() and tensor._version == version and tensor.shape == old.shape
+                for tensor, old, version in zip(now, self.weights, self.versions, strict=True)
+            )
+        )
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+class EarlyExitClassifier(SavedModel):
+    """A trained model with the exit policy and threshold it was chosen at.
+
+    In eval mode each example exits by the benchmark's own engine, without gradients. The engine is built from the
+    weights at the first call and again after they change: `load_state_dict`, an optimizer's step, `.to()`, a
+    parametrization. In training mode the output is that of the model inside: every exit, with gradients,
+    and scores of a regression on the scale of 0 to 5 that it was trained on.
     """
 
     config_class = EarlyExitConfig
@@ -72,8 +113,8 @@ class EarlyExitClassifier(SavedModel):
         super().__init__(config)
         inner = dict(config.model)
         self.model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**inner))
-        self._leaves = operating.leaves(config.leaving)
-        self._deployed: DeployedEncoder | DeployedCascade | None = None
+        operating.leaves(config.leaving)  # an unknown policy is refused here
+        self._ready: _Ready | None = None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -120,9 +161,10 @@ class EarlyExitClassifier(SavedModel):
             return self.model(input_ids, attention_mask, token_type_ids)
         batch = self._batch(input_ids, attention_mask, token_type_ids)
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            if self._deployed is None:
-                self._deployed = deploy(self.model)
-            exits, logits = answer(self._deployed, batch, self._leaves)
+            ready = self._ready
+            if ready is None or not ready.is_of(self.model, self.config.leaving):
+                ready = self._ready = _Ready.of(self.model, self.config.leaving)
+            exits, logits = answer(ready.engine, batch, ready.leaves)
         if self.config.range is not None:
             least, greatest = self.config.range
             logits = from_scale(logits, (least, greatest)).astype(np.float32)
@@ -148,9 +190,10 @@ class EarlyExitClassifier(SavedModel):
         return min(int(member["max_positions"]) for member in members)
 
     def train(self, mode: bool = True) -> Self:
-        self._deployed = None  # weights may change
+        """Set the mode, and drop the engine: writes through `Parameter.data` are not counted by PyTorch."""
+        self._ready = None
         return super().train(mode)
 
-    def _apply(self, fn: Callable[[Any], Any], recurse: bool = True) -> Self:
-        self._deployed = None  # they move, or are read anew
-        return super()._apply(fn, recurse)
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the state without the engine, which is rebuilt where the copy is used."""
+        return self.__dict__ | {"_ready": None}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, cast
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
 import torch
@@ -22,7 +22,10 @@ from transformers.activations import ACT2FN
 from bench.encoder.cascade import Cascade
 from bench.encoder.exits import ExitHead
 from bench.encoder.model import Encoder, Layer
+from bench.errors import UserError
 from bench.tasks.examples import Examples
+
+Module = TypeVar("Module", bound=nn.Module)
 
 _SMALL = 1 << 14
 """Up to this many values PyTorch's own GELU is faster than the way to oneDNN's (12 us a call, measured)."""
@@ -59,7 +62,14 @@ class Batch:
 
 
 def deploy(model: Encoder | Cascade) -> DeployedEncoder | DeployedCascade:
-    """The deployed form of a trained model, on the model's device; weights that need no change are shared with it."""
+    """Return the deployed form of a trained model, on the model's device.
+
+    Weights that need no change are shared with the model, the others copied. A layer with a parametrization
+    (`torch.nn.utils.parametrize`) is read as the weight that it gives.
+
+    Raises:
+        UserError: A layer computes something else than its weights (an adapter in its place, a hook).
+    """
     return DeployedCascade(model) if isinstance(model, Cascade) else DeployedEncoder(model)
 
 
@@ -109,8 +119,8 @@ class DeployedEncoder:
         self.pooling = config.pooling
         self.head_size = config.head_size
         self.activation = _activation(config.hidden_act)
-        self.words = embeddings.words.weight.detach()
-        self.factor = None if embeddings.factor is None else _transposed(embeddings.factor.weight)
+        self.words = _plain(embeddings.words, nn.Embedding).weight.detach()
+        self.factor = None if embeddings.factor is None else _transposed(embeddings.factor)
         self.positions = embeddings.positions.weight.detach()
         self.segments = None if embeddings.segments is None else embeddings.segments.weight.detach()
         self.first = self.positions if self.segments is None else self.positions + self.segments[0]
@@ -249,30 +259,40 @@ def _layer(layer: Layer, next_shift: Tensor) -> _Layer:
     shift, inner_shift = layer.attention_output.bias.detach(), layer.ffn_out.bias.detach()
     return _Layer(
         _product([layer.query, layer.key, layer.value], shift),
-        _transposed(layer.attention_output.weight),
+        _transposed(layer.attention_output),
         _norm(layer.attention_norm, inner_shift),
         _product([layer.ffn_in], inner_shift),
-        _transposed(layer.ffn_out.weight),
+        _transposed(layer.ffn_out),
         _norm(layer.ffn_norm, next_shift),
     )
 
 
 def _product(layers: list[nn.Linear], shift: Tensor | None = None) -> _Product:
-    """These layers as one product; its input carries `shift`."""
-    weight = torch.cat([layer.weight.detach() for layer in layers])
+    """Return these layers as one product whose input carries `shift`."""
+    weight = torch.cat([_plain(layer, nn.Linear).weight.detach() for layer in layers])
     bias = torch.cat([layer.bias.detach() for layer in layers])
     if shift is not None:
         bias = (bias.double() - weight.double() @ shift.double()).to(bias.dtype)
-    return _Product(bias, _transposed(weight))
+    return _Product(bias, weight.t().contiguous())
 
 
 def _norm(norm: nn.LayerNorm, shift: Tensor) -> _Norm:
-    """The norm with an output that carries `shift`."""
-    return _Norm(norm.weight.detach(), norm.bias.detach() + shift)
+    """Return the norm with an output that carries `shift`."""
+    return _Norm(_plain(norm, nn.LayerNorm).weight.detach(), norm.bias.detach() + shift)
 
 
-def _transposed(weight: Tensor) -> Tensor:
-    return weight.detach().t().contiguous()
+def _transposed(layer: nn.Linear) -> Tensor:
+    """Return the weight of a layer as [in, out]."""
+    return _plain(layer, nn.Linear).weight.detach().t().contiguous()
+
+
+def _plain(module: Module, kind: type[Module]) -> Module:
+    """Return `module` if it computes what PyTorch's module of this kind does with its weight; else raise UserError."""
+    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
+    if hooked or type(module).forward is not kind.forward:
+        what = f"a hook on a {kind.__name__}" if hooked else f"a {type(module).__name__} in place of a {kind.__name__}"
+        raise UserError(f"early exit computes with plain weights, and the model has {what}; merge it into the weights")
+    return module
 
 
 def _activation(name: str) -> Callable[[Tensor], Tensor]:

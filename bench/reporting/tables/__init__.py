@@ -28,12 +28,18 @@ def tables(
     sweeps: Path | None = None,
     runs: Path | None = None,
     comparison: Comparison | None = None,
+    glue_caps: Mapping[str, str] | None = None,
 ) -> list[Table]:
-    """All tables of one profile; that of published numbers where a task is GLUE's.
+    """Return all tables of one profile; that of published numbers where a task has the name of one of GLUE's.
 
-    points: all-points.parquet. missing: task -> the splits that its source does not have. sweeps, runs:
-    results/<profile>/{sweeps,runs}; without the runs' traces no difference has an interval. comparison: what is called
-    equal.
+    Args:
+        points: all-points.parquet.
+        roles: The contestants' roles.
+        missing: Task -> the splits that its source does not have.
+        sweeps: results/<profile>/sweeps.
+        runs: results/<profile>/runs; without the runs' traces no difference has an interval.
+        comparison: What is called equal.
+        glue_caps: `Settings.glue_caps`; a task that is not in it was measured on other text than GLUE's.
     """
     points = points.reindex(columns=list(dict.fromkeys([*points, *_NEEDED])))
     notes = common_notes(points, missing or {})
@@ -42,7 +48,7 @@ def tables(
         main(points, notes, roles, evidence=evidence),
         verdicts(points, notes, roles, evidence),
         *([rankings(points, notes, roles, evidence)] if evidence else []),
-        *([paper(points, notes)] if points["task"].isin(list(TASKS)).any() else []),
+        *([paper(points, notes, glue_caps or {})] if points["task"].isin(list(TASKS)).any() else []),
         frontier(points, notes, roles),
         quality(points, notes, roles),
         per_exit(points, notes),

@@ -18,14 +18,19 @@ RELATIVE = "percent_of_bert_base"
 COMPUTED = "†"
 
 
-def paper(points: pd.DataFrame, notes: Sequence[str]) -> Table:
-    """Published rows, each above the nearest measured point of the method that re-implements it."""
+def paper(points: pd.DataFrame, notes: Sequence[str], glue_caps: Mapping[str, str]) -> Table:
+    """Return published rows, each above the nearest measured point of the method that re-implements it.
+
+    Args:
+        points: all-points.parquet.
+        notes: The notes that all tables share.
+        glue_caps: `Settings.glue_caps`: only on these tasks a measured score is subtracted from a published one.
+    """
     published = read_published()
     published = published[published["score"].notna()]
     # A system that its source shows at several settings has a line each.
     published.loc[published["metric"] == RELATIVE, "task"] = RELATIVE
     published["line"] = published.groupby(["source", "system", "task"]).cumcount()
-    comparable = points["source"].dropna().astype(str).str.contains("GLUE").all()
     names, selected = display_names(points), selection_split(points)
     usable = {(str(m), str(t)): rows for (m, t), rows in operating_points(points).groupby(["method", "task"])}
     tasks = [*(t for t in TASKS if t in set(published["task"])), "average", RELATIVE]
@@ -53,10 +58,11 @@ def paper(points: pd.DataFrame, notes: Sequence[str]) -> Table:
         own = {"System": names.get(first["method"], first["method"]), "Split": "validation"}
         ours = {titles[str(task)]: value for task, value in measured["score"].items()}
         costs = {"Parameters": measured["parameters"].mean(), "FLOPs": measured["flops"].mean()}
-        costs |= {"Speed-up": geometric(measured["speedup"]), "Source": measured["source"].iloc[0]}
+        costs |= {"Speed-up": geometric(measured["speedup"]), "Source": _by_text(measured["source"], titles)}
         rows.append({**own, "Kind": "measured", **ours, **costs})
-        if comparable:
-            rows.append({**own, "Kind": "difference", **{title: ours[title] - cells[title] for title in ours}})
+        both = [titles[task] for task in measured.index if _of(task) in glue_caps]
+        if both:
+            rows.append({**own, "Kind": "difference", **{name: ours[name] - cells[name] for name in both}})
     formats: dict[str, Format] = {titles[task]: score for task in tasks}
     formats |= {titles[RELATIVE]: score, "Parameters": amount, "FLOPs": amount, "Speed-up": speedup}
     values = ordered(pd.DataFrame(rows), ["System", "Kind", "Split", *formats, "Counts", "Source"])
@@ -73,9 +79,7 @@ def paper(points: pd.DataFrame, notes: Sequence[str]) -> Table:
             f"Measured: the best point on the selection split whose FLOPs speed-up is within {100 * (NEAR - 1):g} % of "
             "the published one (else its speed-up in layers; a measured time has no match), in the published metric "
             "(the ranking one where the source names none).",
-            "Difference: measured minus reported; splits differ, and backbones where the profile has its own."
-            if comparable
-            else "No differences are given: the measured text is not GLUE.",
+            *_comparable([task for task in TASKS if task in set(points["task"])], glue_caps),
         ],
     )
 
@@ -86,6 +90,35 @@ def _cite(source: str, group: pd.DataFrame) -> str:
     return "; ".join([source, *sorted(shared - {""})])
 
 
+def _of(task: str) -> str:
+    """Return the task whose model answers a published column."""
+    return "mnli" if task == MISMATCHED else task
+
+
+def _by_text(sources: pd.Series, titles: Mapping[str, str]) -> str:
+    """Return what the measured text is, by task where tasks differ. sources: of each task, in the table's order."""
+    by_source: dict[str, list[str]] = {}
+    for task, source in sources.items():
+        by_source.setdefault(str(source), []).append(titles[str(task)])
+    if len(by_source) == 1:
+        return next(iter(by_source))
+    return "; ".join(f"{', '.join(names)}: {source}" for source, names in by_source.items())
+
+
+def _comparable(tasks: Sequence[str], glue_caps: Mapping[str, str]) -> list[str]:
+    """Return the notes on differences: what they are, on which tasks there are none, and what parts of GLUE were used."""
+    others = ", ".join(title(task) for task in tasks if task not in glue_caps)
+    notes = [f"No differences are given for {others}: the measured text is not GLUE's."] if others else []
+    if any(task in glue_caps for task in tasks):
+        notes.append("Difference: measured minus reported; splits differ, and backbones where the profile has its own.")
+    by_caps: dict[str, list[str]] = {}
+    for task in tasks:
+        if glue_caps.get(task):
+            by_caps.setdefault(glue_caps[task], []).append(title(task))
+    used = "; ".join(f"{', '.join(names)} {caps}" for caps, names in by_caps.items())
+    return [*notes, f"Examples of GLUE used at most: {used}."] if used else notes
+
+
 def _measured(usable: Mapping[tuple[str, str], pd.DataFrame], selected: str, published: pd.DataFrame) -> pd.DataFrame:
     """Nearest measured points of a published line, indexed by its tasks; scores x 100, means over seeds.
 
@@ -94,8 +127,7 @@ def _measured(usable: Mapping[tuple[str, str], pd.DataFrame], selected: str, pub
     found = {}
     for row in published[published["task"].isin([*TASKS, MISMATCHED])].to_dict("records"):
         split = "validation_mismatched" if row["task"] == MISMATCHED else "validation"
-        task = "mnli" if row["task"] == MISMATCHED else row["task"]
-        ours = usable.get((row["method"], task))
+        ours = usable.get((row["method"], _of(row["task"])))
         if ours is None:
             continue
         near = ours["speedup"].between(row["flops_speedup"] / NEAR, row["flops_speedup"] * NEAR)
