@@ -251,7 +251,8 @@ def policy_for(
     """Return the exit policy of a name, or an instance of a class of one's own.
 
     Args:
-        policy: "entropy", "confidence", "patience", "divergence", "agreement" or "none"; or a subclass of `Policy`, which is used on every task as it is.
+        policy: "entropy", "confidence", "patience", "divergence", "agreement" or "none"; or a subclass of `Policy`,
+            which is used on every task as it is.
         regression: Whether the task is one; entropy, confidence and divergence then become agreement of successive
             predictions.
         exit_start: First exit, from 1, at which an example may leave.
