@@ -60,7 +60,7 @@ class Context:
 
     @cached_property
     def data(self) -> TaskData:
-        return task_data(self.settings, self.task, self.tokenizer)
+        return task_data(self.settings, self.task, self.tokenizer, seed=self.seed)
 
     @property
     def train(self) -> Examples:
@@ -172,15 +172,29 @@ class Context:
 
 
 def task_data(
-    settings: Settings, task: Task, tokenizer: PreTrainedTokenizerBase, problems: list[str] | None = None
+    settings: Settings,
+    task: Task,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: list[str] | None = None,
+    seed: int | None = None,
 ) -> TaskData:
-    """Return the splits of a task as these settings want them; for `problems` see `prepare`."""
-    return prepare(task, tokenizer, settings.data.of(task.name), settings.selection, problems)
+    """Return the splits of a task as these settings want them.
+
+    Args:
+        settings: The settings.
+        task: The task.
+        tokenizer: The backbone's tokenizer.
+        problems: See `bench.tasks.prepare.prepare`.
+        seed: Seed of the run, which draws its training and calibration examples; None: the task's first.
+    """
+    seed = settings.seeds_of(task.name)[0] if seed is None else seed
+    return prepare(task, tokenizer, settings.data.of(task.name), settings.selection, problems, seed)
 
 
-def data_survey(settings: Settings, task: Task) -> Survey:
-    """What is known of the same without a tokenizer: the fingerprint and the sizes of its splits."""
-    return survey(task, settings.data.of(task.name), settings.selection)
+def data_survey(settings: Settings, task: Task, seed: int | None = None) -> Survey:
+    """Return what is known of the same without a tokenizer: the fingerprint and the sizes of its splits."""
+    seed = settings.seeds_of(task.name)[0] if seed is None else seed
+    return survey(task, settings.data.of(task.name), settings.selection, seed)
 
 
 def wants_gpu(settings: Settings) -> bool:

@@ -86,7 +86,7 @@ def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Ite
     if not facts.is_file() or read_json(facts)["status"] != "ok":
         raise UserError(f"its reference, {reference.path}, failed or is not there")
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
-    examples = task_data(settings, task_named(task, settings.own_tasks), tokenizer).splits["validation"]
+    examples = task_data(settings, task_named(task, settings.own_tasks), tokenizer, seed=seed).splits["validation"]
     runs = {reference: _load(settings, reference, examples, device)}
     full = runs[reference]
     table = collect_task(settings, task, seed)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bench.store import RunKey
     from bench.tasks.prepare import Survey
 
-VERSION = 2
+VERSION = 3
 """Raised when training, tracing or costing the same settings would come out with other numbers."""
 
 
@@ -49,7 +49,7 @@ class Identities:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._known: dict[RunKey, Identity] = {}
-        self._texts: dict[str, Survey] = {}
+        self._texts: dict[tuple[str, int], Survey] = {}
 
     def of(self, key: RunKey) -> Identity:
         """The identity of a run. Raises UserError where its text or a checkpoint cannot be read."""
@@ -57,16 +57,17 @@ class Identities:
             self._known[key] = Identity(self._asked(key))
         return self._known[key]
 
-    def text(self, task: str) -> Survey:
-        """What is known of a task's text. Raises UserError where it cannot be read."""
-        if task not in self._texts:
-            self._texts[task] = data_survey(self.settings, task_named(task, self.settings.own_tasks))
-        return self._texts[task]
+    def text(self, task: str, seed: int) -> Survey:
+        """Return what is known of a task's text with a seed. Raises UserError where it cannot be read."""
+        if (task, seed) not in self._texts:
+            known = task_named(task, self.settings.own_tasks)
+            self._texts[task, seed] = data_survey(self.settings, known, seed)
+        return self._texts[task, seed]
 
     def _asked(self, key: RunKey) -> dict[str, Any]:
         settings, entry = self.settings, self.settings.contestants[key.method]
         method = contestant(settings, key.method, key.task)
-        data, backbone = settings.data.of(key.task), settings.backbone
+        data, backbone, text = settings.data.of(key.task), settings.backbone, self.text(key.task, key.seed)
         asked = {
             "suite": VERSION,
             "task": key.task,
@@ -75,7 +76,8 @@ class Identities:
             "method": {"class": entry.method, "version": method.version, "options": method.asked(key.variant)},
             "selection": settings.selection,
             "data": {
-                "fingerprint": self.text(key.task).fingerprint,
+                "fingerprint": text.fingerprint,
+                "reported": text.reported,
                 "max_length": data.max_length[len(method.task.columns) - 1],
             },
             "backbone": {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from bench.errors import DataError, UserError
 from bench.tasks.catalogue import to_scale
 from bench.tasks.examples import Examples, TaskData
-from bench.tasks.groups import set_apart, spread
+from bench.tasks.groups import Groups, set_apart, spread
 from bench.tasks.quality import examine, untrained
 from bench.tasks.sources import Columns, Raw, load
 
@@ -27,6 +28,9 @@ __all__ = ["Survey", "prepare", "survey"]
 
 Selection = Literal["calibration", "validation"]
 
+_CACHE: dict[Hashable, tuple[dict[str, Columns], Groups, Raw]] = {}
+"""The loaded splits of the last task, by its settings and its files as they were; runs of several seeds share them."""
+
 
 @dataclass(frozen=True)
 class Survey:
@@ -34,6 +38,8 @@ class Survey:
 
     fingerprint: str
     """Short hash of the text, labels and order of train, calibration and the validation splits."""
+    reported: str
+    """The same of the validation splits alone, which are equal for all seeds."""
     sizes: dict[str, int]
     """Split -> examples, in the order of `TaskData.splits`."""
     missing: tuple[str, ...]
@@ -52,12 +58,14 @@ def prepare(
     data: Data,
     selection: Selection = "calibration",
     problems: list[str] | None = None,
+    seed: int = 0,
 ) -> TaskData:
     """Load a task and make it ready to train and measure on.
 
     The calibration part is set apart by groups of the text (`Task.grouping`) before anything is capped; with selection
     "validation" there is none. `data.max_train` caps train, `data.max_eval` calibration and each validation split; test
-    is never capped. All samples follow `data.seed` and are stratified by label.
+    is never capped. All samples are stratified by label. Those of train and calibration are drawn from `data.seed` and
+    `seed`, those of the validation splits from `data.seed` alone, so that all seeds report on the same examples.
 
     Args:
         task: The task.
@@ -65,12 +73,13 @@ def prepare(
         data: The settings' section as it holds for this task.
         selection: The split on which choices are made.
         problems: Where given, what is wrong with the data is added here, and the usable rows are returned.
+        seed: The seed of the run.
 
     Raises:
         DataError: Rows or files cannot be used, or a class has no training row, and `problems` is not given.
         UserError: The calibration part does not fit.
     """
-    columns, known, raw = _parted(task, data, selection, problems)
+    columns, known, raw = _parted(task, data, selection, problems, seed)
     length = data.max_length[len(task.columns) - 1]
     splits = {name: _tokenise(task, split, tokenizer, length) for name, split in columns.items()}
     return TaskData(
@@ -83,32 +92,28 @@ def prepare(
     )
 
 
-def survey(task: Task, data: Data, selection: Selection = "calibration") -> Survey:
-    """What `prepare` would find, without tokenising. Arguments and errors as there."""
-    return _parted(task, data, selection)[1]
+def survey(task: Task, data: Data, selection: Selection = "calibration", seed: int = 0) -> Survey:
+    """Return what `prepare` would find, without tokenising. Arguments and errors as there."""
+    return _parted(task, data, selection, None, seed)[1]
 
 
 def _parted(
-    task: Task, data: Data, selection: Selection, problems: list[str] | None = None
+    task: Task, data: Data, selection: Selection, problems: list[str] | None, seed: int
 ) -> tuple[dict[str, Columns], Survey, Raw]:
-    raw = load(task, data, problems)
-    columns = {ours: raw.splits[theirs] for ours, theirs in task.splits.items() if theirs in raw.splits}
-    groups = task.grouping(columns["train"])
-    for split in columns.values():
-        split.pop("group", None)
-    columns["train"]["group"] = groups.ids.tolist()
+    """Return the splits of a task, what is known of them, and the source's own splits."""
+    columns, groups, raw = _loaded(task, data, problems)
     left_out = 0
-    parts: list[tuple[str, int | float, int]] = []
+    parts: list[tuple[str, int | float, list[int]]] = []
     if "validation" not in columns and task.own:
-        parts.append(("validation", task.own.validation, 2))
+        parts.append(("validation", task.own.validation, [data.seed, 2]))
     if selection == "calibration":
-        parts.append(("calibration", data.calibration, 0))
+        parts.append(("calibration", data.calibration, [data.seed, 0, seed]))
     for name, wanted, stream in parts:
         train = columns["train"]
         total = len(train["label"])
         count = wanted if isinstance(wanted, int) else round(wanted * total)
         try:
-            chosen, rest = set_apart(train["label"], groups, count, np.random.default_rng([data.seed, stream]))
+            chosen, rest = set_apart(train["label"], groups, count, np.random.default_rng(stream))
         except UserError as error:
             hint = ""
             if task.own:
@@ -122,7 +127,8 @@ def _parted(
         left_out += total - len(chosen) - len(rest)
     caps = {name: None if name.startswith("test") else data.max_eval for name in columns} | {"train": data.max_train}
     order = [name for name in dict.fromkeys(("train", "calibration", *task.splits)) if name in columns]
-    columns = {name: _cap(columns[name], caps[name], data.seed) for name in order}
+    drawn = {name: [data.seed, 1, *([seed] if name in ("train", "calibration") else [])] for name in order}
+    columns = {name: _cap(columns[name], caps[name], drawn[name]) for name in order}
     if absent := untrained(task, columns):
         if problems is None:
             raise DataError(absent)
@@ -130,6 +136,7 @@ def _parted(
     letters = {name: _letters(task, split) for name, split in columns.items()}
     known = Survey(
         fingerprint=_fingerprint(task, columns),
+        reported=_fingerprint(task, {name: columns[name] for name in columns if name.startswith("validation")}),
         sizes={name: len(split["label"]) for name, split in columns.items()},
         missing=tuple(ours for ours, theirs in task.splits.items() if theirs in raw.missing and ours not in columns),
         left_out=left_out,
@@ -139,15 +146,48 @@ def _parted(
     return columns, known, raw
 
 
+def _loaded(task: Task, data: Data, problems: list[str] | None) -> tuple[dict[str, Columns], Groups, Raw]:
+    """Load a task's splits and group its training rows; without `problems` once a process for all seeds."""
+    if problems is not None:
+        return _grouped(task, data, problems)
+    own = task.own.model_dump_json() if task.own else ""
+    key = (load, task.name, own, data.model_dump_json(), _stamps(task, data))
+    if key not in _CACHE:
+        _CACHE.clear()  # the text of one task at a time
+        _CACHE[key] = _grouped(task, data, None)
+    columns, groups, raw = _CACHE[key]
+    return dict(columns), groups, raw
+
+
+def _stamps(task: Task, data: Data) -> tuple[tuple[str, int, int], ...]:
+    """Return path, size and time of change of each file that the text may come from."""
+    if task.own:
+        files = list(task.own.files.values())
+    else:
+        files = sorted(data.path.rglob("*")) if data.path else []
+    found = ((str(file), file.stat()) for file in files if file.is_file())
+    return tuple((name, known.st_size, known.st_mtime_ns) for name, known in found)
+
+
+def _grouped(task: Task, data: Data, problems: list[str] | None) -> tuple[dict[str, Columns], Groups, Raw]:
+    raw = load(task, data, problems)
+    columns = {ours: raw.splits[theirs] for ours, theirs in task.splits.items() if theirs in raw.splits}
+    groups = task.grouping(columns["train"])
+    for split in columns.values():
+        split.pop("group", None)
+    columns["train"]["group"] = groups.ids.tolist()
+    return columns, groups, raw
+
+
 def _letters(task: Task, split: Columns) -> list[int]:
     """Letters of each example, both texts of a pair together."""
     return [sum(map(len, texts)) for texts in zip(*(split[name] for name in task.columns), strict=True)]
 
 
-def _cap(split: Columns, cap: int | None, seed: int) -> Columns:
+def _cap(split: Columns, cap: int | None, stream: list[int]) -> Columns:
     if cap is None or cap >= len(split["label"]):
         return split
-    return _take(split, np.sort(spread(split["label"], np.random.default_rng([seed, 1]))[:cap]))
+    return _take(split, np.sort(spread(split["label"], np.random.default_rng(stream))[:cap]))
 
 
 def _take(split: Columns, positions: NDArray[np.int64]) -> Columns:

@@ -164,7 +164,7 @@ def timed_runs(wildcards):
 def memory(wildcards, attempt):
     """Megabytes for a run; where a cluster ended it for want of more, the next attempt asks for more."""
     key = key_of(wildcards)
-    return attempt * memory_mb(SETTINGS, key, IDENTITIES.text(key.task))
+    return attempt * memory_mb(SETTINGS, key, IDENTITIES.text(key.task, key.seed))
 
 
 def study_settings(wildcards):
