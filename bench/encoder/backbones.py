@@ -36,7 +36,9 @@ def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase
         found = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # the tokenizers library raises plain exceptions
         why = first_line(error)[:200]
-        raise UserError(f"checkpoint {name}: its tokenizer cannot be loaded ({why}); add its files anew") from error
+        raise UserError(
+            f"checkpoint {name}: its tokenizer cannot be loaded ({why}); download its files again"
+        ) from error
     for mark in (found.cls_token, found.sep_token, found.unk_token):  # a missing one would get a new id
         if mark is None or mark not in own:
             raise UserError(f"checkpoint {name}: its vocabulary has no {mark or '[CLS], [SEP] or [UNK]'}; use a BERT's")
@@ -158,7 +160,7 @@ def check(
         )
     if words.pad_token_id is not None and words.pad_token_id != pad:
         raise UserError(
-            f"checkpoint {name}: config.json has pad_token_id = {pad}, whose embedding would not be trained, and the "
+            f"checkpoint {name}: config.json has pad_token_id = {pad}, the embedding of which is not trained, and the "
             f"tokenizer pads with {words.pad_token_id}; write {words.pad_token_id} there"
         )
     for _ in weights.tensors(name, stored, matched.values()):
