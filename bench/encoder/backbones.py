@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -35,7 +36,9 @@ def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase
         found = AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # the tokenizers library raises plain exceptions
         why = first_line(error)[:200]
-        raise UserError(f"checkpoint {name}: its tokenizer cannot be loaded ({why}); add its files anew") from error
+        raise UserError(
+            f"checkpoint {name}: its tokenizer cannot be loaded ({why}); download its files again"
+        ) from error
     for mark in (found.cls_token, found.sep_token, found.unk_token):  # a missing one would get a new id
         if mark is None or mark not in own:
             raise UserError(f"checkpoint {name}: its vocabulary has no {mark or '[CLS], [SEP] or [UNK]'}; use a BERT's")
@@ -80,31 +83,17 @@ def load(
     Raises:
         UserError: The checkpoint lacks a weight of the encoder, or is not understood.
     """
-    folder = find(name, revision)
-    layout = layouts.read(name, folder)
-    stored = weights.headers(name, folder)
+    _, layout, stored = _opened(name, revision)
     matched = layouts.match(name, layout, stored)
     depth = len(layout.shape["heads"])
     layers = {"last": [depth], "all": list(range(1, depth + 1))}[exits] if isinstance(exits, str) else exits
     head_dropout = {"distilbert": 0.2, "tinybert": 0.0}.get(head, layout.shape["dropout"])
-    encoder = Encoder(
-        EncoderConfig(
-            **layout.shape,
-            exits=layers,
-            head=head,
-            pooling=pooling,
-            head_dropout=head_dropout,
-            signal=signal,
-            num_labels=num_labels,
-        )
-    )
+    own = {"exits": layers, "head": head, "pooling": pooling, "head_dropout": head_dropout, "signal": signal}
+    encoder = Encoder(EncoderConfig(**layout.shape, **own, num_labels=num_labels))
     if not has_dense(head) or head == "distilbert":
         matched = {ours: theirs for ours, theirs in matched.items() if not ours.startswith("dense.")}
     missing, unexpected = encoder.load_state_dict(_values(name, stored, matched), strict=False)
-    assert not unexpected and all(key.startswith(("exit_heads.", "dense.", "signal.")) for key in missing), (
-        missing,
-        unexpected,
-    )
+    assert not unexpected and all(key.startswith(("exit_heads.", "dense.", "signal.")) for key in missing)
     return encoder.to(device)
 
 
@@ -117,8 +106,7 @@ def word_head(name: str, revision: str | None = None) -> dict[str, Tensor] | Non
     Raises:
         UserError: The head is incomplete, or its output matrix is not the word embedding.
     """
-    folder = find(name, revision)
-    layout, stored = layouts.read(name, folder), weights.headers(name, folder)
+    _, layout, stored = _opened(name, revision)
     names = layouts.word_head(name, layout, stored)
     if names is None:
         return None
@@ -132,8 +120,8 @@ def word_head(name: str, revision: str | None = None) -> dict[str, Tensor] | Non
 
 def has_word_head(name: str, revision: str | None = None) -> bool:
     """Return whether a checkpoint has a masked-word head, from the names of its weights."""
-    folder = find(name, revision)
-    return layouts.word_head(name, layouts.read(name, folder), weights.headers(name, folder)) is not None
+    _, layout, stored = _opened(name, revision)
+    return layouts.word_head(name, layout, stored) is not None
 
 
 def check(
@@ -156,9 +144,7 @@ def check(
     Raises:
         UserError: The checkpoint is damaged, or does not fit these inputs.
     """
-    folder = find(name, revision)
-    layout = layouts.read(name, folder)
-    stored = weights.headers(name, folder)
+    folder, layout, stored = _opened(name, revision)
     matched = layouts.match(name, layout, stored)
     vocabulary.check(name, folder, layout.shape, words.get_vocab())
     positions, segments, pad = (layout.shape[key] for key in ("max_positions", "type_vocab_size", "pad_token_id"))
@@ -174,7 +160,7 @@ def check(
         )
     if words.pad_token_id is not None and words.pad_token_id != pad:
         raise UserError(
-            f"checkpoint {name}: config.json has pad_token_id = {pad}, whose embedding would not be trained, and the "
+            f"checkpoint {name}: config.json has pad_token_id = {pad}, the embedding of which is not trained, and the "
             f"tokenizer pads with {words.pad_token_id}; write {words.pad_token_id} there"
         )
     for _ in weights.tensors(name, stored, matched.values()):
@@ -183,6 +169,12 @@ def check(
     pooler = "with" if "dense.weight" in matched else "without"
     depth, hidden = len(layout.shape["heads"]), layout.shape["hidden_size"]
     return f"checkpoint {name}: {depth} layers of {hidden}, {kinds}, {pooler} a pooler, {digest(name, revision)[:12]}"
+
+
+def _opened(name: str, revision: str | None) -> tuple[Path, layouts.Layout, dict[str, weights.Stored]]:
+    """Return the folder of a checkpoint, its layout, and the headers of its weights."""
+    folder = find(name, revision)
+    return folder, layouts.read(name, folder), weights.headers(name, folder)
 
 
 def _values(name: str, stored: dict[str, weights.Stored], names: dict[str, str]) -> dict[str, Tensor]:

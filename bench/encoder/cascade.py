@@ -30,7 +30,7 @@ class CascadeConfig(PretrainedConfig):
 
 
 class Cascade(SavedModel):
-    """Encoders that share nothing: an example that does not exit at one member is computed anew by the next.
+    """Encoders that share nothing: an example that does not exit at one member is computed again by the next.
 
     Raises:
         UserError: A member has signals.
@@ -43,7 +43,7 @@ class Cascade(SavedModel):
     def __init__(self, config: CascadeConfig) -> None:
         super().__init__(config)
         if any(member.get("signal") for member in config.members):
-            raise UserError("a cascade's members answer with logits alone; make them without a signal")
+            raise UserError("a cascade has no signals; make its members without a signal")
         self.members = nn.ModuleList(Encoder(EncoderConfig.from_dict(member)) for member in config.members)
         self.post_init()
 

@@ -37,15 +37,9 @@ class Shape:
     def __post_init__(self) -> None:
         if not self.heads or len(self.heads) != len(self.ffn):
             raise UserError(f"shape: {len(self.heads)} head counts for {len(self.ffn)} FFN widths; one of each a layer")
-        for name, values in {
-            "vocabulary": (self.vocabulary,),
-            "positions": (self.positions,),
-            "hidden": (self.hidden,),
-            "head_size": (self.head_size,),
-            "heads": self.heads,
-            "ffn": self.ffn,
-            "rank": (1 if self.rank is None else self.rank,),
-        }.items():
+        single = {name: (getattr(self, name),) for name in ("vocabulary", "positions", "hidden", "head_size")}
+        lists = {"heads": self.heads, "ffn": self.ffn, "rank": (1 if self.rank is None else self.rank,)}
+        for name, values in (single | lists).items():
             if min(values) < 1:
                 raise UserError(f"shape: {name} = {min(values)}; at least 1 is needed")
 

@@ -33,23 +33,9 @@ class Operated:
     left: NDArray[np.int64] | None = None
     """[N] exit of each example, 0-based."""
 
-    def rule(self, positions: NDArray[np.int64]) -> Leaves:
+    def policy(self, positions: NDArray[np.int64]) -> Leaves:
         """Return the exit policy for one pass over the batch of the examples at `positions`."""
-        return self.leaves if self.left is None else told(self.leaves, self.left[positions])
-
-
-def told(leaves: Leaves, left: NDArray[np.int64]) -> Leaves:
-    """Return a policy for one batch that computes `leaves` and then lets rows exit at `left` [B], 0-based."""
-    here = left  # exits of the rows that have not left
-
-    def rule(seen: Sequence[NDArray[np.floating]], signals: Sequence[NDArray[np.floating]]) -> NDArray[np.bool_]:
-        nonlocal here
-        leaves(seen, signals)
-        goes = here < len(seen)
-        here = here[~goes]
-        return goes
-
-    return rule
+        return self.leaves if self.left is None else _at_exits(self.leaves, self.left[positions])
 
 
 @dataclass(frozen=True)
@@ -99,11 +85,25 @@ def measure(
         for own in times:
             for position in rng.permutation(len(contestants)):
                 one = contestants[position]
-                answer(one.model, first, one.rule(parts[middle][alone]))
+                answer(one.model, first, one.policy(parts[middle][alone]))
                 own[position] = [
-                    _seconds(one.model, batch, one.rule(part)) for batch, part in zip(batches, parts, strict=True)
+                    _seconds(one.model, batch, one.policy(part)) for batch, part in zip(batches, parts, strict=True)
                 ]
     return [Timing(times[:, i].sum(axis=1), float(np.percentile(times[:, i], 95))) for i in range(len(contestants))]
+
+
+def _at_exits(leaves: Leaves, exits: NDArray[np.int64]) -> Leaves:
+    """Return a policy for one batch that computes `leaves` and then lets each row exit at `exits` [B], 0-based."""
+    staying = exits  # of the rows in the batch
+
+    def policy(seen: Sequence[NDArray[np.floating]], signals: Sequence[NDArray[np.floating]]) -> NDArray[np.bool_]:
+        nonlocal staying
+        leaves(seen, signals)
+        leaving = staying < len(seen)
+        staying = staying[~leaving]
+        return leaving
+
+    return policy
 
 
 def _seconds(model: DeployedEncoder | DeployedCascade, batch: Batch, leaves: Leaves) -> float:

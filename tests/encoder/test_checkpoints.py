@@ -337,7 +337,7 @@ SPOILED: dict[str, tuple[Change, tuple[str, ...]]] = {
     "nothing at all": (lambda folder: save_file({}, folder / files.WEIGHTS), ("word_embeddings.weight", "nothing")),
     "another layout": (renamed(lambda key: key.replace("layer.", "blocks.")), ("layers = 3", "0 layers")),
     "RoBERTa's prefix": (renamed(lambda key: f"roberta.{without_base(key)}"), ("roberta.", "not those of a")),
-    "a weight too many": (changed(lambda t: t | {"lora.down": torch.ones(2)}), ("lora.down", "silence")),
+    "a weight too many": (changed(lambda t: t | {"lora.down": torch.ones(2)}), ("lora.down", "ignored")),
     "two of a name": (changed(twice), ("LayerNorm.gamma", "LayerNorm.weight", "same weight")),
     "two encoders": (changed(two_encoders), ("2 encoders", "left.", "right.")),
     "words resized": (

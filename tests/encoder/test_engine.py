@@ -139,6 +139,6 @@ def test_drawn_weights_leave_where_they_are_told(seed, batch_size, count):
     for _ in range(2):  # every pass begins anew
         for positions in length_batches(data.lengths, batch_size, None):
             with torch.inference_mode():
-                exits, _ = answer(model, Batch.of(data, positions, torch.device("cpu")), one.rule(positions))
+                exits, _ = answer(model, Batch.of(data, positions, torch.device("cpu")), one.policy(positions))
             assert exits.tolist() == left[positions].tolist()
     assert sum(asked) == 2 * np.minimum(left + 1, 4).sum()  # the rule is asked of everybody who is there

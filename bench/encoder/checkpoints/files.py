@@ -44,7 +44,7 @@ def find(name: str, revision: str | None = None) -> Path:
                 raise UserError(f"checkpoint {name}: no such folder, so no config.json; name one that has it")
             return _on_hub(name, revision)
     if revision:
-        raise UserError(f"checkpoint {name}: a revision ({revision}) goes with a Hub id, not with a folder; remove it")
+        raise UserError(f"checkpoint {name}: a revision ({revision}) belongs to a Hub id, not to a folder; remove it")
     if not (path / CONFIG).is_file():
         raise UserError(f"checkpoint {name}: no config.json in {path}; a checkpoint in the Hub's layout is needed")
     return path

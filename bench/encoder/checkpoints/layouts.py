@@ -166,11 +166,14 @@ def match(name: str, layout: Layout, stored: dict[str, Stored]) -> dict[str, str
     inner, outer = _prefixes(name, layout, stored)
     weights = _Weights(name, layout, stored, inner)
     layers = {int(found[1]) for found in map(_LAYER.match, weights.names) if found}
-    said, has = len(layout.shape["heads"]), max(layers, default=-1) + 1
-    if said != has:
+    depth, stored_depth = len(layout.shape["heads"]), max(layers, default=-1) + 1
+    if depth != stored_depth:
         key = _SIZES[layout.kind]["layers"]
         raise _wrong(
-            name, key, said, f"its weights have {has} layers; correct it, or use the weights that belong to it"
+            name,
+            key,
+            depth,
+            f"its weights have {stored_depth} layers; correct it, or use the weights that belong to it",
         )
     found: dict[str, str] = {}
     for theirs, ours, letters in layout.modules():
@@ -184,8 +187,8 @@ def match(name: str, layout: Layout, stored: dict[str, Stored]) -> dict[str, str
     for key, plain in others.items():
         if not _HEADS.fullmatch(plain):
             raise UserError(
-                f"checkpoint {name}: {key} in {stored[key].file.name} is not a weight of this layout; it would be left "
-                "out in silence, so remove it or use another checkpoint"
+                f"checkpoint {name}: {key} in {stored[key].file.name} is not a weight of this layout; it would be "
+                "ignored, so remove it or use another checkpoint"
             )
     return found
 
@@ -239,12 +242,12 @@ class _Weights:
         key, wanted = self.names[plain], self.layout.size(letters)
         there, keys = self.stored[key], _SIZES[self.layout.kind]
         if there.shape != wanted:
-            said = ", ".join(
+            sizes = ", ".join(
                 f"{keys[letter]} {size}" for letter, size in dict(zip(letters, wanted, strict=True)).items()
             )
             raise UserError(
                 f"checkpoint {self.name}: {key} in {there.file.name} is {list(there.shape)}, and config.json says "
-                f"{list(wanted)} ({said}); correct config.json, or use the weights that belong to it"
+                f"{list(wanted)} ({sizes}); correct config.json, or use the weights that belong to it"
             )
         return key
 
