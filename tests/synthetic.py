@@ -5,6 +5,7 @@ are cheaper and worse, so frontiers, budgets and intervals look like those of re
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from bench.analysis.roles import Roles
 from bench.exit_policies.policies import policy_for, replay
 from bench.tasks.catalogue import Task, task
 from bench.tasks.scores import constant, scores
-from bench.trace import Trace
+from bench.trace import Costs, Trace
 
 TASKS = ("cola", "mrpc", "stsb", "mnli", "rte", "wnli")
 SPLITS = ("calibration", "validation", "test")
@@ -113,6 +114,7 @@ def write_results(
                     continue
                 logits = {split: _logits(each, contestant, text, seed) for split, text in texts.items()}
                 folder = results / "runs" / name / contestant.method / contestant.variant / f"seed{seed}"
+                _costs(contestant).save(folder / "costs.json")
                 for split, text in texts.items():
                     hidden = split.startswith("test")
                     labels = np.full_like(text.labels, -1) if hidden else text.labels
@@ -239,6 +241,16 @@ def _replay(each: Task, plan: dict[str, Any], logits: NDArray[np.float32]) -> ND
     if plan["kind"] in ("static", "fixed_exit"):
         return np.full(logits.shape[1], (plan["exit"] or len(logits)) - 1)
     return replay(policy_for(plan["policy"], each.regression), logits, plan["thresholds"] or plan["knob"])
+
+
+def _costs(contestant: Contestant) -> Costs:
+    """What `_flops` counts, as the quadratics that a run keeps."""
+    a, f = Fraction(HIDDEN * contestant.width), Fraction(4 * HIDDEN * contestant.width)
+    quadratics = tuple(
+        (Fraction(number * HIDDEN * 2), layers * (4 * HIDDEN * a + 2 * HIDDEN * f), layers * 2 * a)
+        for number, layers in enumerate(contestant.exits, start=1)
+    )
+    return Costs(int(12e6), int(10e6), contestant.exits, quadratics)
 
 
 def _flops(contestant: Contestant, lengths: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -8,6 +8,7 @@ from bench.settings.sections import (
     Comparison,
     Data,
     OwnTask,
+    Primary,
     RatioStudy,
     Settings,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "Comparison",
     "Data",
     "OwnTask",
+    "Primary",
     "RatioStudy",
     "Settings",
     "check",

@@ -1,4 +1,4 @@
-"""Averages and verdicts: their laws, and by simulation that they err as seldom as they say."""
+"""Averages over seeds and tasks, and the verdicts on pairs of methods."""
 
 import hypothesis.strategies as st
 import numpy as np
@@ -7,9 +7,10 @@ import pytest
 import synthetic
 from hypothesis import given, settings
 
+from bench.analysis.comparing.pairings import pairings
 from bench.analysis.comparing.resampling import Resamples, resampled
 from bench.analysis.comparing.seeds import deviation_of_mean, geometric, over_seeds, over_tasks
-from bench.analysis.comparing.verdicts import ALL, ONE_SEED, Estimate, average, compare, judged, spread
+from bench.analysis.comparing.verdicts import ALL, BUDGETS, ONE_SEED, compare, interquartile_mean
 from bench.errors import UserError
 from bench.settings import Comparison
 from bench.trace import Trace
@@ -53,101 +54,16 @@ def test_the_deviation_of_an_average_is_that_of_averages_of_single_runs():
     assert deviation_of_mean(pd.Series(spreads)) == pytest.approx(single.std(), rel=0.01)
 
 
-def simulated(rng, seeds: int, truth: float, of_seeds: float, examples: int = 150, resamples: int = 200) -> Estimate:
-    """Two methods' accuracies on shared examples: which are hard is shared, a training shifts its own skill."""
-    hard = rng.normal(size=examples)
-    answers = [
-        hard + rng.normal(scale=0.7, size=examples) < 1.0 + shift
-        for shift in np.concatenate([rng.normal(truth, of_seeds, seeds), rng.normal(0, of_seeds, seeds)])
-    ]
-    true = np.ones(examples)
-    boot = resampled("accuracy", answers, true, resamples=resamples, seed=int(rng.integers(1 << 30)))
-    observed = np.array([np.mean(each) for each in answers])
-    return spread(observed[:seeds] - observed[seeds:], boot[:, :seeds] - boot[:, seeds:], examples, rng)
-
-
-@pytest.mark.parametrize(("seeds", "of_seeds"), [(1, 0.0), (2, 0.05), (3, 0.05), (3, 0.2), (5, 0.2)])
-def test_the_interval_covers_the_truth_as_often_as_it_says(seeds, of_seeds):
-    rng = np.random.default_rng(seeds)
-    made = judged_alone([simulated(rng, seeds, 0.0, of_seeds) for _ in range(250)])
-    covered = ((made["low"] <= 0) & (made["high"] >= 0)).mean()
-    assert 0.91 <= covered <= 0.996
-
-
-def judged_alone(estimates: list[Estimate]) -> pd.DataFrame:
-    return pd.concat([judged([each], QUICK) for each in estimates], ignore_index=True)
-
-
-@pytest.mark.parametrize(("seeds", "of_seeds"), [(1, 0.0), (3, 0.1)])
-def test_twelve_comparisons_without_a_difference_err_together_as_seldom_as_one(seeds, of_seeds):
-    rng = np.random.default_rng(4)
-    strict = Comparison(margin=0.0)
-    wrong = 0
-    for _ in range(100):
-        words = judged([simulated(rng, seeds, 0.0, of_seeds) for _ in range(12)], strict)["verdict"]
-        wrong += words.isin(["better", "worse"]).any()
-    assert wrong / 100 <= 0.11
-
-
-def test_a_real_difference_is_found_among_many_and_a_small_one_called_equal():
-    rng = np.random.default_rng(5)
-    found = [
-        judged([simulated(rng, 5, 1.0, 0.05), *(simulated(rng, 5, 0, 0.05) for _ in range(9))], QUICK)
-        for _ in range(40)
-    ]
-    assert np.mean([table["verdict"].iloc[0] == "better" for table in found]) > 0.9
-    wide = Comparison(margin=2.0)
-    alike = [judged([simulated(rng, 1, 0.0, 0.0, examples=20_000, resamples=100)], wide) for _ in range(10)]
-    assert np.mean([table["verdict"].iloc[0] == "equal" for table in alike]) > 0.9
-
-
-ESTIMATES = st.lists(
-    st.one_of(
-        st.none(),
-        st.builds(
-            Estimate, st.floats(-0.3, 0.3), st.floats(0, 0.1), st.floats(1, 1e4) | st.just(np.inf), st.integers(1, 5)
-        ),
-    ),
-    max_size=12,
-)
-
-
-@settings(max_examples=40, deadline=None)
-@given(ESTIMATES)
-def test_intervals_exclude_zero_exactly_where_holm_rejects(estimates):
-    table = judged(estimates, QUICK)
-    assert len(table) == len(estimates) and set(table["verdict"]) <= WORDS
-    made = table[table["difference"].notna()]
-    rejected = made["p"] <= 0.05
-    outside = (made["low"] > 0) | (made["high"] < 0)
-    touching = np.isclose(made["low"], 0, atol=1e-9) | np.isclose(made["high"], 0, atol=1e-9)
-    assert (outside == rejected)[~touching].all()
-    inside = (made["low"] >= -0.01) & (made["high"] <= 0.01)
-    assert (made.loc[inside, "verdict"] == "equal").all()
-    assert (made.loc[outside & ~inside, "verdict"] != "not decided").all()
-
-
-@settings(max_examples=40, deadline=None)
-@given(ESTIMATES.filter(lambda some: any(some)))
-def test_more_comparisons_never_make_a_verdict_bolder(estimates):
-    alone = [judged([each], QUICK)["p"].iloc[0] for each in estimates if each]
-    together = judged(estimates, QUICK)["p"].dropna()
-    assert (together.to_numpy() >= np.array(alone) - 1e-12).all()
-
-
-def test_the_average_of_one_task_is_that_task():
-    one = Estimate(0.02, 0.01, 7.0, 3)
-    same = average([one])
-    assert (same.difference, same.seeds) == (0.02, 3)
-    assert (same.error, same.freedom) == pytest.approx((0.01, 7.0))
-    assert average([one] * 4).error == pytest.approx(0.005)
+def compared(points, results, pairs, *, budgets=BUDGETS, resamples=300, comparison=QUICK, **how):
+    """`compare` of pairs of methods at the same speed-ups."""
+    asked = pairings(points, pairs, comparison, reference="teacher", budgets=budgets)
+    return compare(points, asked, Resamples(results / "runs", resamples=resamples), comparison, **how)
 
 
 @pytest.fixture(scope="module")
 def both(points, results):
-    resamples = Resamples(results / "runs", resamples=300)
     pairs = [("costeff", "cut"), ("cut", "costeff"), ("costeff", "costeff")]
-    return {pair: compare(points, [pair], resamples, QUICK) for pair in pairs}
+    return {pair: compared(points, results, [pair]) for pair in pairs}
 
 
 def test_a_method_is_equal_to_itself(both):
@@ -166,7 +82,7 @@ def test_compare_is_antisymmetric(both):
 
 
 def test_the_costs_really_reached_stand_beside_the_verdict(both, points):
-    row = both["costeff", "cut"].query("task == 'mnli' and budget == 4").iloc[0]
+    row = both["costeff", "cut"].query("task == 'mnli' and budget_a == 4").iloc[0]
     cut = points.query("task == 'mnli' and method == 'cut' and split == 'validation' and kind == 'static'")
     assert row["speedup_b"] == pytest.approx(6.0, rel=0.01) and cut["speedup"].max() == pytest.approx(6.0, rel=0.01)
     assert row["speedup_a"] >= 3.9
@@ -174,26 +90,69 @@ def test_the_costs_really_reached_stand_beside_the_verdict(both, points):
 
 
 def test_a_budget_with_the_same_points_is_no_new_comparison(points, results):
-    resamples = Resamples(results / "runs", resamples=300)
-    several = compare(points, [("tinybert", "pabee")], resamples, QUICK, budgets=(1.0, 1.01))
-    once = compare(points, [("tinybert", "pabee")], resamples, QUICK, budgets=(1.0,))
-    assert several.attrs["comparisons"] >= once.attrs["comparisons"]
-    doubled = compare(points, [("tinybert", "pabee")], resamples, QUICK, budgets=(1.0, 1.0))
-    pd.testing.assert_frame_equal(doubled, once)
+    once = compared(points, results, [("tinybert", "pabee")], budgets=(1.0,))
+    for again in (1.0, 1.0001):
+        pd.testing.assert_frame_equal(compared(points, results, [("tinybert", "pabee")], budgets=(1.0, again)), once)
 
 
-def test_what_cannot_be_compared_says_why_and_is_not_counted(points, results):
-    resamples = Resamples(results / "runs", resamples=100)
-    table = compare(points, [("teacher", "costeff")], resamples, QUICK, budgets=[4.0])
-    assert table["note"].tolist() == ["teacher: no point at 4x"] and table["verdict"].tolist() == ["not decided"]
-    assert table.attrs["comparisons"] == 0
+def test_what_cannot_be_compared_says_why_has_no_verdict_and_is_not_counted(points, results):
+    table = compared(points, results, [("tinybert", "costeff")], budgets=[100.0], resamples=100)
+    assert table["note"].tolist() == ["tinybert: no point at 100x; costeff: no point at 100x"]
+    assert table["verdict"].tolist() == [""] and table.attrs["comparisons"] == {}
+    both = compared(points, results, [("tinybert", "costeff")], budgets=[2.0, 100.0], resamples=100)
+    pd.testing.assert_frame_equal(
+        both[both["verdict"] != ""],
+        compared(points, results, [("tinybert", "costeff")], budgets=[2.0], resamples=100),
+        check_dtype=False,
+    )
     with pytest.raises(UserError, match="no method 'nobody'"):
-        compare(points, [("nobody", "costeff")], resamples, QUICK)
+        compared(points, results, [("nobody", "costeff")])
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_method_is_compared_with_the_teacher_at_1x_whatever_its_own_speed_up(points, results, swapped):
+    pair = ("teacher", "costeff") if swapped else ("costeff", "teacher")
+    table = compared(points, results, [pair], budgets=(2.0, 4.0), resamples=100, single_tasks=False)
+    own, teacher = ("b", "a") if swapped else ("a", "b")
+    assert table[f"budget_{own}"].tolist() == [2.0, 4.0] and table[f"budget_{teacher}"].tolist() == [1.0, 1.0]
+    assert (table[f"speedup_{own}"] >= [1.95, 3.9]).all() and np.allclose(table[f"speedup_{teacher}"], 1.0)
+
+
+def test_primary_comparisons_are_corrected_apart(points, results):
+    declared = Comparison(resamples=100, primary={"contestant": "costeff", "speedups": [2]})
+    pairs = [("costeff", "tinybert"), ("costeff", "cut"), ("tinybert", "pabee"), ("pabee", "teacher")]
+    how = {"budgets": (1.0, 2.0), "resamples": 100, "single_tasks": False, "comparison": declared}
+    table = compared(points, results, pairs, **how)
+    primary = table[table["family"] == "primary"]
+    assert set(zip(primary["a"], primary["b"], strict=True)) == {pairs[0], pairs[1], pairs[3]}
+    assert set(primary["budget_a"]) == {2.0}
+    alone = compared(points, results, [pairs[0], pairs[1], pairs[3]], **how | {"budgets": (2.0,)})
+    np.testing.assert_allclose(primary["p"], alone["p"])
+    assert table.attrs["comparisons"]["primary", ALL] == (primary["verdict"] != "").sum()
+
+
+def test_a_verdict_rests_on_the_tasks_without_which_it_would_be_another(points, results):
+    table = compared(points, results, [("costeff", "cut")], budgets=[4.0], resamples=100, single_tasks=False)
+    row = table.iloc[0]
+    rests = set(row["rests_on"].split(", ")) - {""}
+    for task in sorted(set(points["task"])):
+        rest = compared(
+            points[points["task"] != task], results, [("costeff", "cut")], budgets=[4.0], single_tasks=False
+        )
+        assert (rest.iloc[0]["verdict"] != row["verdict"]) == (task in rests) or row["verdict"] == "not decided"
+
+
+def test_f1_tasks_are_compared_by_accuracy_too(points, results):
+    table = compared(points, results, [("costeff", "tinybert")], budgets=[1.0], resamples=100).set_index("task")
+    known = table.loc["mrpc"]
+    assert known["accuracy"] != known["difference"] and known["accuracy_verdict"] in WORDS
+    assert pd.isna(table.loc["rte", "accuracy"]) and table.loc["rte", "accuracy_verdict"] == ""
+    others = table.drop(index=[ALL, "mrpc"])["difference"].sum()
+    assert table.loc[ALL, "accuracy"] == pytest.approx((others + known["accuracy"]) / (len(table) - 1))
 
 
 def test_a_failed_seed_is_left_out_on_both_sides_and_one_seed_says_so(points, results):
-    resamples = Resamples(results / "runs", resamples=100)
-    table = compare(points, [("tinybert", "costeff")], resamples, QUICK, budgets=[1.0]).set_index("task")
+    table = compared(points, results, [("tinybert", "costeff")], budgets=[1.0], resamples=100).set_index("task")
     assert table.loc["rte", "seeds"] == 1 and table.loc["rte", "note"] == ONE_SEED
     assert table.loc["mnli", "seeds"] == 2 and table.loc[ALL, "note"] == f"{ONE_SEED} (rte)"
 
@@ -205,9 +164,8 @@ def test_traces_of_other_examples_and_missing_ones_are_not_compared(tmp_path):
     Trace(trace.idx + 1, trace.labels, trace.lengths, trace.difficulty, trace.logits).save(path)
     points = synthetic.read_points(results)
     for reason in ("different examples", "no trace"):
-        resamples = Resamples(results / "runs", resamples=100)
-        table = compare(points, [("teacher", "pabee")], resamples, QUICK, budgets=[1.0])
-        assert reason in table["note"].item() and table["verdict"].item() == "not decided"
+        table = compared(points, results, [("teacher", "pabee")], budgets=[1.0], resamples=100)
+        assert reason in table["note"].item() and table["verdict"].item() == ""
         path.unlink(missing_ok=True)
 
 
@@ -219,3 +177,10 @@ def test_resamples_pair_what_was_asked_for_at_different_times(seed):
     together = resampled("f1", list(answers), labels, resamples=20)
     apart = [resampled("f1", [each], labels, resamples=20)[:, 0] for each in answers]
     np.testing.assert_allclose(together, np.column_stack(apart))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(-1, 1), min_size=1, max_size=30))
+def test_the_interquartile_mean_is_the_mean_of_the_middle_half(values):
+    repeated = np.sort(np.repeat(values, 4))
+    assert interquartile_mean(np.array(values)) == pytest.approx(repeated[len(values) : 3 * len(values)].mean())

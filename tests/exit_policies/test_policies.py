@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.special import softmax
@@ -12,6 +12,7 @@ from bench.errors import UserError
 from bench.exit_policies.policies import (
     Agreement,
     Confidence,
+    Divergence,
     Entropy,
     FullDepth,
     Patience,
@@ -23,7 +24,7 @@ from bench.exit_policies.policies import (
 )
 from bench.tasks.catalogue import task
 
-FAMILIES = [Entropy, Confidence, Patience, Agreement, FullDepth]
+FAMILIES = [Entropy, Confidence, Patience, Divergence, Agreement, FullDepth]
 
 
 @st.composite
@@ -210,3 +211,23 @@ def test_a_vector_of_the_wrong_length_is_an_error():
         replay(Entropy(), np.zeros((3, 2, 2)), [0.1, 0.2])
     with pytest.raises(UserError, match="grid of 1"):
         Entropy().knobs(1, 3, 2)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10_000), st.integers(1, 3), st.integers(1, 3), st.floats(0.001, 0.7))
+def test_divergence_leaves_after_so_many_small_changes_running(seed, run, exit_start, threshold):
+    """As F-PABEE says it: a counter of successive small Jensen-Shannon divergences, and out when it reaches `run`."""
+    logits = np.random.default_rng(seed).normal(scale=2, size=(6, 30, 3)).astype(np.float32)
+    p = np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum(axis=-1, keepdims=True)
+    expected = []
+    for n in range(30):
+        counter, left = 0, 5
+        for e in range(exit_start, 6):
+            middle = (p[e, n] + p[e - 1, n]) / 2
+            divergence = sum((q * np.log(q / middle)).sum() / 2 for q in (p[e, n], p[e - 1, n]))
+            counter = counter + 1 if divergence < threshold else 0
+            if counter >= run:
+                left = e
+                break
+        expected.append(left)
+    assert replay(Divergence(exit_start, run), logits, threshold).tolist() == expected

@@ -13,11 +13,12 @@ from matplotlib.image import imread
 from synthetic import ROLES
 
 from bench.analysis.budgets import RUN, at_budget, operating_points
+from bench.analysis.comparing.resampling import Resamples
 from bench.analysis.roles import Roles
 from bench.reporting import figures
 from bench.reporting.figures import drawing, sweeps
 from bench.reporting.figures.comparisons import ablation_differences
-from bench.reporting.figures.curves import Resamples, average_curves
+from bench.reporting.figures.curves import average_curves
 from bench.reporting.figures.drawing import Absent, marks
 from bench.reporting.figures.exits import mean_exit_by_difficulty, near_twice
 from bench.reporting.published import read_published
@@ -85,7 +86,7 @@ def test_the_same_points_give_the_same_bytes(some: pd.DataFrame, results: Path, 
     shuffled = some[some["task"].isin(TASKS)].sample(frac=1.0, random_state=3)
     again = {
         "frontier-mnli": figures.frontier(
-            shuffled, "mnli", ROLES, resamples=Resamples(results / "runs"), published=read_published()
+            shuffled, "mnli", ROLES, resamples=Resamples(results / "runs", resamples=200), published=read_published()
         ),
         "exits-difficulty": figures.exit_against_difficulty(shuffled, ROLES, runs=results / "runs"),
         "ablations": figures.ablation_bars(shuffled, ROLES),
@@ -98,8 +99,10 @@ def test_the_same_points_give_the_same_bytes(some: pd.DataFrame, results: Path, 
 def test_nothing_leaves_the_canvas(points: pd.DataFrame, results: Path, study: optuna.Study) -> None:
     one_seed = points[(points["seed"] == 1) & points["task"].isin(TASKS)]
     all_drawn = {
-        "frontier with a band": figures.frontier(one_seed, "cola", ROLES, resamples=Resamples(results / "runs")),
-        "average": figures.frontier_average(one_seed, ROLES, resamples=Resamples(results / "runs")),
+        "frontier with a band": figures.frontier(
+            one_seed, "cola", ROLES, resamples=Resamples(results / "runs", resamples=200)
+        ),
+        "average": figures.frontier_average(one_seed, ROLES, resamples=Resamples(results / "runs", resamples=200)),
         "parameters": figures.score_against_parameters(one_seed, ROLES),
         "latency": figures.promised_against_measured(one_seed, ROLES),
         "exits": figures.score_per_exit(one_seed, ROLES),

@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation, Text
 from matplotlib.transforms import Bbox
 
+from bench.analysis.comparing.resampling import Resamples
 from bench.analysis.roles import Roles
 from bench.reporting import figures
-from bench.reporting.figures.curves import Resamples
 from bench.reporting.figures.drawing import look, marks
 
 ROLES = Roles()
@@ -37,7 +37,7 @@ def points(large: Path) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def drawn(points: pd.DataFrame, large: Path) -> dict[str, Figure]:
-    resamples = Resamples(large / "runs")
+    resamples = Resamples(large / "runs", resamples=200)
     return {
         "frontier": figures.frontier(points, "cola", ROLES, resamples=resamples),
         "frontier of one seed": figures.frontier(points[points["seed"] == 1], "cola", ROLES, resamples=resamples),

@@ -10,6 +10,7 @@ import synthetic
 from hypothesis import given, settings
 from synthetic import REASON, ROLES
 
+from bench.analysis.budgets import at_budget
 from bench.analysis.roles import Roles
 from bench.reporting.tables import tables
 from bench.reporting.tables.comparisons import ablations
@@ -20,6 +21,8 @@ from bench.reporting.tables.table import Table, amount, score
 from bench.settings import Comparison
 
 NAMES = ("main", "verdicts", "paper", "frontier", "quality", "per-exit", "thresholds", "ablations", "ratios")
+REPLAYED = ("ranking", "policies", "portfolios")
+"""Tables that need the traces."""
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +54,11 @@ def values_of(csv: str) -> pd.DataFrame:
     return pd.read_csv(io.StringIO(csv))
 
 
-def test_every_table_is_written_three_times_with_its_notes(few, sweeps, tmp_path):
-    files = [path for table in tables(few, ROLES, sweeps=sweeps) for path in table.write(tmp_path)]
+def test_every_table_is_written_three_times_with_its_notes(few, sweeps, results, tmp_path):
+    made = tables(few, ROLES, sweeps=sweeps, runs=results / "runs", comparison=Comparison(resamples=100))
+    files = [path for table in made for path in table.write(tmp_path)]
     assert {path.name for path in files} == {
-        f"{name}{ending}" for name in NAMES for ending in (".csv", ".notes.txt", ".md", ".tex")
+        f"{name}{ending}" for name in (*NAMES, *REPLAYED) for ending in (".csv", ".notes.txt", ".md", ".tex")
     }
     assert all(path.stat().st_size > 0 for path in files)
 
@@ -174,10 +178,46 @@ def test_a_block_with_the_same_points_says_so(made):
 
 def test_verdicts_have_four_words(made):
     values = made["verdicts"].values
-    assert set(values["Verdict"]) <= {"better", "worse", "equal", "not decided"} and len(values)
+    assert set(values["Verdict"]) <= {"better", "worse", "equal", "not decided", ""} and len(values)
     decided = values[values["Verdict"].isin(["better", "worse"])]
-    assert ((decided["Low"] > 0) == (decided["Verdict"] == "better")).all()
+    assert len(decided) and ((decided["Low"] > 0) == (decided["Verdict"] == "better")).all()
     assert "Holm" in made["verdicts"].said()
+    none = values[values["Verdict"] == ""]
+    assert none["p"].isna().all() and (none["Note"] != "").all() and (none["Comparison"] == "primary").all()
+    assert (values["Comparison"] == "primary").to_numpy().argmin() == (values["Comparison"] == "primary").sum()
+
+
+def test_every_method_is_compared_with_the_teacher_at_1x(made):
+    values = made["verdicts"].values
+    teacher = values[(values["B"] == "Teacher") & (values["Comparison"] == "primary")]
+    assert set(teacher["B at least"]) == {"1x"} and {"2x", "4x", "8x"} >= set(teacher["A at least"])
+    assert {"COST-EFF", "PABEE"} <= set(teacher["A"])
+
+
+def test_a_ranking_agrees_with_the_verdicts_it_rests_on(made):
+    values = made["ranking"].values
+    for _, block in values.groupby(["At least", "Tasks"]):
+        assert block["Rank"].tolist() == list(range(1, len(block) + 1)) and block["Average"].is_monotonic_decreasing
+        low, high = (block["Ranks"].str.split(" to ").str[side].astype(int) for side in (0, 1))
+        assert ((low <= block["Rank"]) & (block["Rank"] <= high)).all()
+        assert ((low == 1) == (block["Tied with the best"] == "yes")).all() and (low == 1).any()
+        assert ((block["Low"] <= block["Average"]) & (block["Average"] <= block["High"])).all()
+        if len(block) > 1:
+            assert block["Wins"].mean() == pytest.approx(50, abs=5)  # unlike seeds weigh unlike
+
+
+def test_a_point_that_misses_its_budget_on_validation_is_marked(points):
+    chosen = at_budget(points, 2.0)
+    only = chosen[(chosen["method"] == "pabee") & (chosen["task"] == "mnli")]
+    assert not only["missed"].any()
+    slow = points.copy()
+    at = slow["method"].eq("pabee") & slow["task"].eq("mnli") & slow["split"].eq("validation")
+    slow.loc[at, "speedup"] *= 0.97 * 2 / only["speedup"].min()
+    found = at_budget(slow, 2.0)
+    assert found.loc[(found["method"] == "pabee") & (found["task"] == "mnli"), "missed"].any()
+    table = main(slow, [], ROLES, budgets=(2.0,))
+    marks = table.values.set_index("Method")["MNLI mark"]
+    assert "§" in marks["PABEE"] and "§" in table.said() and "§" not in main(points, [], ROLES, budgets=(1.0,)).said()
 
 
 def test_fixed_quality_counts_where_every_seed_keeps_it(made, points):

@@ -130,8 +130,8 @@ def portfolio(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence
             *notes,
             "The small model answers where its largest probability is above a threshold; the large one answers the "
             "rest, at the cost of both. The best of all pairs, thresholds and single contestants on the selection "
-            "split is taken for each task and seed; so is the best single contestant, with its early exits. Both are read on "
-            "validation. Cascades: in how many tasks and seeds a cascade was the best.",
+            "split is taken for each task and seed; so is the best single contestant, with its early exits. Both are "
+            "read on validation. Cascades: in how many tasks and seeds a cascade was the best.",
             "Exploratory; nothing is trained. Classification only, since a regression has no confidence.",
             learned_note(learned),
         ],
