@@ -18,6 +18,7 @@ from bench.encoder.cut import take_layers
 from bench.encoder.masked_lm import MaskedLM, has_head, with_head
 from bench.errors import UserError
 from bench.method import Method, Options, Stage
+from bench.settings import Checkpoint
 from bench.training.loop import Plan
 
 TEMPERATURE = 2.0
@@ -29,7 +30,7 @@ MASKED = 0.15
 class DistilBertOptions(Options):
     """Which student, and how long and how fast it learns."""
 
-    checkpoint: str | None = Field(
+    checkpoint: Checkpoint | None = Field(
         None,
         description="A DistilBERT to fine-tune (distilbert/distilbert-base-uncased); null: make one.",
     )

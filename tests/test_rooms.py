@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = [
     ("errors",),
-    ("settings",),
     ("store", "trace"),
+    ("settings",),
     ("exit_policies",),
     ("tasks",),
     ("encoder",),

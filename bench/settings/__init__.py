@@ -11,13 +11,14 @@ from bench.settings.sections import (
     RatioStudy,
     Settings,
 )
-from bench.settings.values import expand, explain
+from bench.settings.values import Checkpoint, expand, explain, twins
 
 __all__ = [
     "CLASS_METRICS",
     "GLUE",
     "PACKAGED",
     "SCORE_METRICS",
+    "Checkpoint",
     "Comparison",
     "Data",
     "OwnTask",
@@ -29,4 +30,5 @@ __all__ = [
     "load",
     "load_several",
     "profile_file",
+    "twins",
 ]

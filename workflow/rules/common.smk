@@ -36,7 +36,7 @@ with heavy_imports():
     from bench.runs.planning.checks import check_room
     from bench.runs.planning.coming import coming
     from bench.runs.planning.memory import latency_mb, memory_mb
-    from bench.store import RunKey, log_file, points_file, run_folder
+    from bench.store import NAME, RunKey, log_file, points_file, run_folder
     from bench.training.lease import shares
 
 try:
@@ -63,9 +63,9 @@ RUN = f"{ROOT}/runs/{{task}}/{{method}}/{{variant}}/seed{{seed}}"
 
 
 wildcard_constraints:
-    task="[a-z0-9_-]+",
-    method="[A-Za-z0-9._-]+",
-    variant="[A-Za-z0-9._-]+",
+    task=NAME,
+    method=NAME,
+    variant=NAME,
     seed=r"\d+",
     generation=r"\d+",
 
@@ -89,7 +89,7 @@ onstart:
         if len(to_come) and (
             SETTINGS.data.source == "sketch" or SETTINGS.data.max_train
         ):  # other text takes long to read
-            shell("costeff forecast {EFFECTIVE:q} --cores {workflow.resource_settings.cores} >&2 || true")
+            shell("costeff forecast --cores {workflow.resource_settings.cores} -- {EFFECTIVE:q} >&2 || true")
         if len(to_come):
             print(f"How far it is:  costeff progress {EFFECTIVE}", file=sys.stderr)
 

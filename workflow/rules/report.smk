@@ -16,7 +16,7 @@ rule collect:
     params:
         config=EFFECTIVE,
     shell:
-        "costeff collect {output:q} --config {params.config:q} > {log:q} 2>&1"
+        "costeff collect --config {params.config:q} -- {output:q} > {log:q} 2>&1"
 
 
 rule report:
