@@ -25,9 +25,10 @@ def valid_name(name: object) -> bool:
     """Return whether `name` can be the name of a task, contestant or variant.
 
     Names are folders, parts of workflow paths and table cells: 1 to 64 letters, digits, points, underscores and
-    hyphens, beginning with a letter or digit and not ending with a point.
+    hyphens, beginning with a letter or digit and not ending with a point, nor with the same one to three characters
+    20 times, which Snakemake takes for an endless recursion.
     """
-    return isinstance(name, str) and re.fullmatch(NAME, name) is not None
+    return isinstance(name, str) and bool(re.fullmatch(NAME, name)) and not re.search(r"(.+)\1{19}$", name)
 
 
 @dataclass(frozen=True)

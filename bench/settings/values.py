@@ -77,7 +77,7 @@ def _name(value: str) -> str:
     if not valid_name(value):
         raise ValueError(
             f"{value!r} is not a name: 1 to 64 letters, digits, points, _ and -, "
-            "beginning with a letter or digit and not ending with a point"
+            "beginning with a letter or digit and not ending with a point or 20 repetitions"
         )
     return value
 
