@@ -104,6 +104,28 @@ def log_file(settings: Settings, key: RunKey) -> Path:
     return settings.root / "logs" / "run" / key.path.with_suffix(".log")
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder if it is there; of a link to a folder only the contents, so that results stay where it points."""
+    if not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for each in folder.iterdir():
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink()
+
+
+def check_folders(root: Path, *folders: Path) -> None:
+    """Raise UserError if a folder below `root`, or one above it, is a file or a link that leads nowhere."""
+    for folder in (root, *folders):
+        for each in (folder, *folder.parents):
+            if each.is_symlink() and not each.exists():
+                raise UserError(f"{each} is a link to {each.readlink()}, which is not there; make that folder")
+            if each.exists() and not each.is_dir():
+                raise UserError(f"{each} is a file, where a folder is needed; move it, or name other `results`")
+
+
 def record_failure(settings: Settings, key: RunKey, reason: str, *, again: bool) -> None:
     """Leaves a run that failed: its reason, and files that are empty, so that the workflow goes on to the report.
 
@@ -111,8 +133,8 @@ def record_failure(settings: Settings, key: RunKey, reason: str, *, again: bool)
     that is not finite).
     """
     folder, stamp = run_folder(settings, key), state_folder(settings, key) / "identity.json"
-    shutil.rmtree(folder / "model", ignore_errors=True)
-    (folder / "model").mkdir(parents=True)
+    remove_folder(folder / "model")
+    (folder / "model").mkdir(parents=True, exist_ok=True)
     for name in ("costs.json", *(f"trace-{split}.parquet" for split in {settings.selection, "validation"})):
         (folder / name).write_bytes(b"")
     asked = read_json(stamp) if stamp.is_file() else {}

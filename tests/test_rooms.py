@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = [
     ("errors",),
+    ("provenance",),
     ("store", "trace"),
     ("settings",),
     ("exit_policies",),

@@ -32,6 +32,7 @@ with heavy_imports():
     from bench.context import wants_gpu
     from bench.errors import UserError
     from bench.runs import plan, ratios, replay
+    from bench.runs.collect import made_by_other_code
     from bench.runs.identity import Identities
     from bench.runs.planning.checks import check_room
     from bench.runs.planning.coming import coming
@@ -46,9 +47,11 @@ try:
     METHODS = plan.methods(SETTINGS)
     PLANNED = plan.runs(SETTINGS)
     IDENTITIES = Identities(SETTINGS)
+    OTHER_CODE = made_by_other_code(SETTINGS)
     if workflow.is_main_process:  # all of them, before anything runs; a job on a node looks at its own
         for run in PLANNED:
             IDENTITIES.of(run.key)
+        print(*OTHER_CODE, sep="\n", end="\n" * len(OTHER_CODE), file=sys.stderr)
 except UserError as error:
     raise WorkflowError(str(error))
 

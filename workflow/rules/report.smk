@@ -14,6 +14,7 @@ rule collect:
         f"{ROOT}/benchmarks/collect.jsonl"
     threads: 1
     params:
+        other_code=OTHER_CODE,
         config=EFFECTIVE,
     shell:
         "costeff collect --config {params.config:q} -- {output:q} > {log:q} 2>&1"
