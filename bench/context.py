@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -167,6 +168,11 @@ def task_data(settings: Settings, task: Task, tokenizer: PreTrainedTokenizerBase
 def data_survey(settings: Settings, task: Task) -> Survey:
     """What is known of the same without a tokenizer: the fingerprint and the sizes of its splits."""
     return survey(task, settings.data.of(task.name), settings.selection)
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may use: of a container or `taskset`, not the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def wants_gpu(settings: Settings) -> bool:

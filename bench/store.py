@@ -89,6 +89,21 @@ def read_parquet_if_there(path: Path) -> pd.DataFrame:
     return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
 
+def finished_settings(settings: Settings, task: str = "*", seed: int | None = None) -> Settings:
+    """Return `settings`, once there is a run with a result, be it a failure, of a task and seed (default: of any).
+
+    Raises:
+        UserError: There is none yet.
+    """
+    pattern = f"runs/{task}/*/*/seed{'*' if seed is None else seed}"
+    if any(True for name in ("run.json", "failure.json") for _ in settings.root.glob(f"{pattern}/{name}")):
+        return settings
+    which = "" if task == "*" else f" of {task}" + ("" if seed is None else f", seed {seed},")
+    raise UserError(
+        f"no run{which} has a result in {settings.root} yet; run the workflow (snakemake --cores all) first"
+    )
+
+
 def points_file(settings: Settings, task: str, seed: int) -> Path:
     """The operating points of all runs of a task and seed."""
     return settings.root / "points" / task / f"seed{seed}.parquet"

@@ -1,7 +1,7 @@
 """A GPU, or a share of one, for a job: locks, since a workflow that limits jobs does not say which GPU is free.
 
-A lock is a bound abstract Unix socket (unix(7)): it holds for all users of the machine, ends with its process, and is no
-file in a folder that others can write to. Where there are no such sockets (macOS, Windows) no GPU is leased.
+A lock is a bound abstract Unix socket (unix(7)): it holds for all users of the machine, ends with its process, and is
+no file in a folder that others can write to. Where there are no such sockets (macOS, Windows) no GPU is leased.
 """
 
 from __future__ import annotations
