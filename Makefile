@@ -40,7 +40,9 @@ $(READY): requirements.lock pyproject.toml
 	@echo "$(VENV) is ready."
 
 run: $(READY)  ## the whole benchmark; ARGS="--configfile config/paper.yaml" for another profile
-	PATH="$(BIN):$$PATH" snakemake --cores all $(ARGS)
+	@# Snakemake needs a folder for its cache, also where the home cannot be written to.
+	cache="$${XDG_CACHE_HOME:-$$HOME/.cache}"; mkdir -p "$$cache" 2>/dev/null && [ -w "$$cache" ] \
+		|| export XDG_CACHE_HOME="$(CURDIR)/.snakemake/cache"; PATH="$(BIN):$$PATH" snakemake --cores all $(ARGS)
 
 test: $(READY)  ## all tests, on two workers; ARGS='-m "not slow"' for the quick ones
 	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 python -m pytest -n 2 --dist worksteal $(ARGS)

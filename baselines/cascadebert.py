@@ -21,7 +21,7 @@ from bench.encoder.cut import take_layers
 from bench.errors import UserError
 from bench.measuring.recording import record
 from bench.method import BatchSize, Epochs, Method, Needed, Options, Stage
-from bench.settings import Settings
+from bench.settings import Checkpoint, Settings
 from bench.tasks.catalogue import Task
 from bench.tasks.groups import folds
 from bench.training.loop import Loss, Plan
@@ -33,7 +33,7 @@ class CascadeBertOptions(Options):
     """The two members, and the training of the small one."""
 
     big: str = Field("teacher", description="The contestant that is the big member.")
-    small: str | None = Field(None, description="Checkpoint of the small member; null: the first layers.")
+    small: Checkpoint | None = Field(None, description="Checkpoint of the small member; null: the first layers.")
     small_layers: int = Field(2, ge=1, description="How many of the backbone's first layers those are.")
     distil_epochs: Epochs = Field(3, description="Epochs in which those learn the backbone's output.")
     distil_rate: float = Field(5e-5, gt=0, description="Peak learning rate of that.")

@@ -21,6 +21,7 @@ from bench.encoder.cut import take_layers
 from bench.encoder.masked_lm import MaskedLM, has_head, with_head
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Options, Stage
+from bench.settings import Checkpoint
 from bench.tasks.examples import Examples
 from bench.training.loop import Plan
 
@@ -38,7 +39,7 @@ SMOOTHING = 0.7
 class DistilBertOptions(Options):
     """The student, and the length and rate of its two trainings."""
 
-    checkpoint: str | None = Field(
+    checkpoint: Checkpoint | None = Field(
         None,
         description="A DistilBERT to fine-tune (distilbert/distilbert-base-uncased); null: make one.",
     )

@@ -20,6 +20,7 @@ from bench.encoder.masked_lm import has_head, with_head
 from bench.encoder.model import Layer
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Needed, Options, Stage
+from bench.settings import Checkpoint
 from bench.tasks.batches import collate, length_batches
 from bench.tasks.catalogue import Task
 from bench.tasks.examples import Examples
@@ -40,7 +41,9 @@ class TinySize(Options):
     hidden: int = Field(ge=1, description="Hidden size; a multiple of the heads.")
     ffn: int = Field(ge=1, description="FFN neurons of every layer.")
     heads: int = Field(12, ge=1, description="Attention heads of every layer; as many as the teacher's.")
-    checkpoint: str | None = Field(None, description="A general TinyBERT of this shape; null: cut from the backbone.")
+    checkpoint: Checkpoint | None = Field(
+        None, description="A general TinyBERT of this shape; null: cut from the backbone."
+    )
 
 
 class TinyBertOptions(Options):

@@ -6,13 +6,14 @@ import ctypes
 import gc
 import json
 import logging
+import math
 import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 from bench import settings as settings_file
 from bench.errors import UserError, is_disk_full
+from bench.settings import Settings
 
 
 @contextmanager
@@ -54,27 +56,60 @@ app = typer.Typer(
 sweep = typer.Typer(help="The study over pruning ratios, one stage at a time.", no_args_is_help=True)
 app.add_typer(sweep, name="sweep")
 
-Config = Annotated[Path, typer.Argument(help="The settings: a YAML file, or the bare name of a packaged profile.")]
-ConfigOption = Annotated[Path, typer.Option("--config", help="The settings: a YAML file, or a packaged profile.")]
-DEFAULT = Path("sketch")
+_SETTINGS = "The settings: a YAML file, or the bare name of a packaged profile; default: sketch."
+Profile = Annotated[Path | None, typer.Argument(help=_SETTINGS)]
+Config = Annotated[Path | None, typer.Option("--config", help=_SETTINGS)]
+
+
+def settings_of(profile: Path | None, config: Path | None) -> Settings:
+    """Return the settings of the profile that is named as an argument or with --config."""
+    if profile and config:
+        raise UserError(f"two profiles, {profile} and --config {config}; name one")
+    return settings_file.load(profile or config or "sketch")
+
+
+def _positive(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+    """Refuse numbers that are not above zero, and NaN."""
+    for each in value if isinstance(value, list | tuple) else [value]:
+        if each is not None and not 0 < each < math.inf:
+            raise UserError(f"--{parameter.name} {each}: a number above 0 is needed")
+    return value
+
+
+Cores = Annotated[
+    int | None, typer.Option(callback=_positive, help="Cores that the forecast is for; default: all usable ones.")
+]
+Speedup = Annotated[float, typer.Option(callback=_positive, help="The best point at this FLOPs speed-up.")]
 
 
 @app.command()
 def check(
-    config: Config = DEFAULT,
-    cores: Annotated[int | None, typer.Option(help="Cores that the forecast is for; default: all.")] = None,
+    profile: Profile = None,
+    config: Config = None,
+    cores: Cores = None,
 ) -> None:
     """Prints the plan, what is missing, and how long it will take here; trains nothing."""
     with heavy_imports():
+        from bench.context import usable_cores
         from bench.runs.planning.checks import report  # heavy imports only where they are needed
 
-    for line in report(settings_file.load(config), cores or os.cpu_count() or 1):
+    for line in report(settings_of(profile, config), cores or usable_cores()):
         typer.echo(line)
+
+
+def _can_cache() -> bool:
+    """Return whether the user's cache folder can be written to; it cannot if there is no writable home."""
+    try:
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return False
+    return os.access(folder, os.W_OK)
 
 
 @app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 def workflow(
-    config: Config,
+    config: Annotated[Path, typer.Argument(help=_SETTINGS)],
     options: Annotated[
         list[str] | None, typer.Argument(help="Options of Snakemake, passed on: --cores 8, -n, --config seeds=[0,1].")
     ] = None,
@@ -89,6 +124,8 @@ def workflow(
     if not file.is_file():
         raise UserError(f"settings {config}: No such file; name a YAML file, or a profile of the suite: sketch")
     snakefile = (settings_file.PACKAGED / "Snakefile").resolve()
+    if not _can_cache():  # Snakemake ends with a traceback where it has no cache
+        os.environ["XDG_CACHE_HOME"] = str(Path(".snakemake", "cache").absolute())
     command = [sys.executable, "-m", "snakemake", f"--snakefile={snakefile}", f"--configfile={file}", *(options or [])]
     os.execv(command[0], command)
 
@@ -121,11 +158,11 @@ def conform(
 
 
 @app.command()
-def fetch(config: Config = DEFAULT) -> None:
+def fetch(profile: Profile = None, config: Config = None) -> None:
     """Brings every checkpoint and text of a profile onto this machine: its jobs then need no network."""
     from bench.runs.planning.fetch import fetch as everything
 
-    for line in everything(settings_file.load(config)):
+    for line in everything(settings_of(profile, config)):
         typer.echo(line)
 
 
@@ -163,7 +200,8 @@ def run(
     method: str,
     variant: str,
     seed: int = 0,
-    config: ConfigOption = DEFAULT,
+    profile: Profile = None,
+    config: Config = None,
     as_job: Annotated[
         bool, typer.Option("--as-job", help="A failure that is recorded as a result ends well: the workflow goes on.")
     ] = False,
@@ -174,7 +212,7 @@ def run(
         from bench.store import RunKey
         from bench.training.lease import gpu_lease
 
-    settings = settings_file.load(config)
+    settings = settings_of(profile, config)
     with gpu_lease(settings.training.device, settings.training.gpu_share):
         reason = produce(settings, RunKey(task, method, variant, seed))
     if reason and not as_job:
@@ -183,56 +221,63 @@ def run(
 
 
 @app.command()
-def replay(task: str, seed: int = 0, config: ConfigOption = DEFAULT) -> None:
+def replay(task: str, seed: int = 0, profile: Profile = None, config: Config = None) -> None:
     """Makes the operating points of all runs of a task and seed from their kept traces; trains nothing."""
     with heavy_imports():
         from bench.runs.replay import replay as replay_all
+        from bench.store import finished_settings
 
-    replay_all(settings_file.load(config), task, seed)
+    replay_all(finished_settings(settings_of(profile, config), task, seed), task, seed)
 
 
 @app.command()
-def latency(out: Path, config: ConfigOption = DEFAULT) -> None:
+def latency(out: Path, profile: Profile = None, config: Config = None) -> None:
     """Measures the wall-clock of every contestant's early exits beside the teacher's, on all tasks; run it alone."""
     with heavy_imports():
         from bench.runs.clock import measure_latency
+        from bench.store import finished_settings
 
-    measure_latency(settings_file.load(config), out)
+    measure_latency(finished_settings(settings_of(profile, config)), out)
 
 
 @app.command()
-def collect(out: Path, config: ConfigOption = DEFAULT) -> None:
+def collect(out: Path, profile: Profile = None, config: Config = None) -> None:
     """Unites the points of all runs in one table."""
     from bench.runs.collect import collect as union
-    from bench.store import write_parquet
+    from bench.store import finished_settings, write_parquet
 
-    write_parquet(out, union(settings_file.load(config)))
+    write_parquet(out, union(finished_settings(settings_of(profile, config))))
 
 
 @app.command("forecast")
 def say_forecast(
-    config: Config = DEFAULT,
-    cores: Annotated[int | None, typer.Option(help="Cores that it is for; default: all.")] = None,
+    profile: Profile = None,
+    config: Config = None,
+    cores: Cores = None,
 ) -> None:
     """Says how long the runs that are not there yet will take on this machine."""
     with heavy_imports():
+        from bench.context import usable_cores
         from bench.runs.planning.progress import ahead
 
-    found = ahead(settings_file.load(config), cores or os.cpu_count() or 1)
+    found = ahead(settings_of(profile, config), cores or usable_cores())
     for line in found.lines() if found else ["forecast: every run is there"]:
         typer.echo(line)
 
 
 @app.command("progress")
 def say_progress(
-    config: Config = DEFAULT,
-    every: Annotated[float | None, typer.Option(help="Say it again after so many seconds, until all is done.")] = None,
+    profile: Profile = None,
+    config: Config = None,
+    every: Annotated[
+        float | None, typer.Option(callback=_positive, help="Say it again after so many seconds, until all is done.")
+    ] = None,
 ) -> None:
     """Says in one line how far the benchmark is: runs done, trainings with their step, the time left."""
     with heavy_imports():
         from bench.runs.planning.progress import line
 
-    settings = settings_file.load(config)
+    settings = settings_of(profile, config)
     typer.echo(line(settings))
     while every and not (settings.root / "complete").is_file():
         time.sleep(every)
@@ -240,25 +285,27 @@ def say_progress(
 
 
 @app.command("failures")
-def name_failures(config: ConfigOption = DEFAULT) -> None:
+def name_failures(profile: Profile = None, config: Config = None) -> None:
     """Names the runs that failed, and exits with 1 where there are any."""
     with heavy_imports():
         from bench.runs.collect import failures
+        from bench.store import finished_settings
 
-    failed = failures(settings_file.load(config))
+    failed = failures(finished_settings(settings_of(profile, config)))
     for line in failed:
         typer.echo(f"failed: {line}", err=True)
     sys.exit(bool(failed))
 
 
 @app.command("wrap-up")
-def wrap_up(config: ConfigOption = DEFAULT) -> None:
+def wrap_up(profile: Profile = None, config: Config = None) -> None:
     """Replays, unites and reports whatever is there: what the workflow does after a job that left nothing."""
     with heavy_imports():
         from bench.reporting.everything import write_everything
         from bench.runs.collect import bring_up_to_date, failures, forget_crashes
+        from bench.store import finished_settings
 
-    settings = settings_file.load(config)
+    settings = finished_settings(settings_of(profile, config))
     if bring_up_to_date(settings):
         for line in write_everything(settings):
             typer.echo(line)
@@ -268,40 +315,40 @@ def wrap_up(config: ConfigOption = DEFAULT) -> None:
 
 
 @sweep.command("ask")
-def sweep_ask(task: str, method: str, generation: int = 0, config: ConfigOption = DEFAULT) -> None:
+def sweep_ask(task: str, method: str, generation: int = 0, profile: Profile = None, config: Config = None) -> None:
     """Writes the trials of a generation, from the history of those before it."""
     with heavy_imports():
         from bench.runs.ratios import ask
 
-    ask(settings_file.load(config), task, method, generation)
+    ask(settings_of(profile, config), task, method, generation)
 
 
 @sweep.command("tell")
-def sweep_tell(task: str, method: str, generation: int = 0, config: ConfigOption = DEFAULT) -> None:
+def sweep_tell(task: str, method: str, generation: int = 0, profile: Profile = None, config: Config = None) -> None:
     """Adds the results of a generation's runs to the history."""
     with heavy_imports():
         from bench.runs.ratios import tell
 
-    tell(settings_file.load(config), task, method, generation)
+    tell(settings_of(profile, config), task, method, generation)
 
 
 @sweep.command("finish")
-def sweep_finish(task: str, method: str, config: ConfigOption = DEFAULT) -> None:
+def sweep_finish(task: str, method: str, profile: Profile = None, config: Config = None) -> None:
     """Writes the table of all trials, with those marked that no other dominates."""
     with heavy_imports():
         from bench.runs.ratios import finish
 
-    finish(settings_file.load(config), task, method)
+    finish(settings_of(profile, config), task, method)
 
 
 @app.command()
-def report(config: ConfigOption = DEFAULT) -> None:
+def report(profile: Profile = None, config: Config = None) -> None:
     """Writes every table and figure, and the results page, from all-points.parquet."""
     with heavy_imports():
         from bench.reporting.everything import write_everything
 
     gc.disable()  # a tenth of the time; what is drawn and printed goes with the process
-    for line in write_everything(settings_file.load(config)):
+    for line in write_everything(settings_of(profile, config)):
         typer.echo(line)
 
 
@@ -309,9 +356,10 @@ def report(config: ConfigOption = DEFAULT) -> None:
 def compare(
     a: str,
     others: Annotated[list[str] | None, typer.Argument(help="The rivals; default: every other contestant.")] = None,
-    config: ConfigOption = DEFAULT,
+    config: Config = None,
     speedup: Annotated[
-        list[float] | None, typer.Option(help="Compare at least this many times cheaper; may be given several times.")
+        list[float] | None,
+        typer.Option(callback=_positive, help="Compare at least this many times cheaper; may be given several times."),
     ] = None,
 ) -> None:
     """Says whether contestant A is better than others, worse, equal or not decided, at the same speed-ups.
@@ -327,7 +375,7 @@ def compare(
     from bench.reporting.tables.table import Table, display_names
     from bench.store import read_points
 
-    settings = settings_file.load(config)
+    settings = settings_of(None, config)
     points = read_points(settings)
     rivals = others or [method for method in dict.fromkeys(points["method"]) if method != a]
     comparison, reference = settings.comparison, settings.reference
@@ -345,11 +393,11 @@ def compare(
 
 
 @app.command()
-def publish(out: Path, config: ConfigOption = DEFAULT) -> None:
+def publish(out: Path, profile: Profile = None, config: Config = None) -> None:
     """Copies what others need of a profile's results (points, traces, costs, page; no weights, no text) into OUT."""
     from bench.sharing.results import publish as copied
 
-    size = copied(settings_file.load(config), out)
+    size = copied(settings_of(profile, config), out)
     typer.echo(f"wrote {out}, {size / 1e6:.1f} MB")
 
 
@@ -368,15 +416,16 @@ def take(
     task: str,
     method: str,
     out: Path,
-    config: ConfigOption = DEFAULT,
-    speedup: Annotated[float, typer.Option(help="The best point at this FLOPs speed-up is taken.")] = 1.0,
+    profile: Profile = None,
+    config: Config = None,
+    speedup: Speedup = 1.0,
     seed: Annotated[int | None, typer.Option(help="Of this seed; default: the first.")] = None,
 ) -> None:
     """Writes the model that the main table shows, with its exit rule, tokenizer and model card, into OUT."""
     with heavy_imports():
         from bench.sharing.models import take as taken
 
-    typer.echo(taken(settings_file.load(config), task, method, out, speedup=speedup, seed=seed))
+    typer.echo(taken(settings_of(profile, config), task, method, out, speedup=speedup, seed=seed))
     typer.echo(f"wrote {out}; its README.md says how to use it")
 
 
@@ -384,15 +433,16 @@ def take(
 def submit(
     method: str,
     out: Path,
-    config: ConfigOption = DEFAULT,
-    speedup: Annotated[float, typer.Option(help="The best point at this FLOPs speed-up is sent.")] = 1.0,
+    profile: Profile = None,
+    config: Config = None,
+    speedup: Speedup = 1.0,
     seed: int | None = None,
 ) -> None:
     """Writes the zip that the GLUE server takes; traces a contestant's runs on the test splits where they were not."""
     from bench.reporting.submit import write_submission
     from bench.store import RunKey, read_points
 
-    settings = settings_file.load(config)
+    settings = settings_of(profile, config)
 
     def rule_on(task: str) -> Policy:
         from bench.method import contestant

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -195,6 +196,11 @@ def data_survey(settings: Settings, task: Task, seed: int | None = None) -> Surv
     """Return what is known of the same without a tokenizer: the fingerprint and the sizes of its splits."""
     seed = settings.seeds_of(task.name)[0] if seed is None else seed
     return survey(task, settings.data.of(task.name), settings.selection, seed)
+
+
+def usable_cores() -> int:
+    """Return the cores that this process may use: of a container or `taskset`, not the machine's."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def wants_gpu(settings: Settings) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import UserError
 from bench.exit_policies.policies import Policy, policy_for
-from bench.settings import Settings, explain
-from bench.store import RunKey
+from bench.settings import Settings, explain, twins
+from bench.store import RunKey, valid_name
 from bench.tasks.catalogue import Task
 from bench.tasks.catalogue import task as task_named
 
@@ -26,10 +25,6 @@ if TYPE_CHECKING:
     from bench.context import Context
     from bench.encoder import Shape
     from bench.training.loop import Plan
-
-
-VARIANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-"""Names of variants: they are folders, and parts of the workflow's paths."""
 
 
 class _Mark:
@@ -46,9 +41,12 @@ BatchSize = Annotated[int, Field(ge=1), BATCH_SIZE]
 
 
 class Options(BaseModel):
-    """Options of a method. A subclass adds its fields, each with a description."""
+    """Options of a method. A subclass adds its fields, each with a description.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    A checkpoint that may be a folder has the type `bench.settings.Checkpoint`: `~` and variables are expanded in it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def scaled(self, factor: float, batch_size: int) -> Self:
         """Return a copy with all `Epochs` multiplied by `factor` and every `BatchSize` set to `batch_size`.
@@ -204,8 +202,9 @@ def contestant(settings: Settings, name: str, task: str) -> Method:
             sys.path.insert(0, folder)
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise UserError(f"contestants.{name}.method: {entry.method} cannot be imported: {error}") from None
+    except Exception as error:  # whatever a module of the user's raises while it is imported
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"contestants.{name}.method: {entry.method} cannot be imported: {reason}") from None
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise UserError(f"contestants.{name}.method: {entry.method} is not a bench.method.Method")
     try:
@@ -216,10 +215,12 @@ def contestant(settings: Settings, name: str, task: str) -> Method:
 
 
 def check_variants(method: Method) -> None:
-    """Raises UserError for a variant that cannot be the name of a folder, and for one that is there twice."""
+    """Raise UserError for a variant that cannot be the name of a folder, and for two that would share one."""
     where, variants = f"contestants.{method.name}.options ({method.task.name})", list(method.variants())
     for variant in variants:
-        if not VARIANT.fullmatch(variant):
-            raise UserError(f"{where}: a variant named {variant!r}; use letters, digits, points, - and _, such as 2x")
-        if variants.count(variant) > 1:
-            raise UserError(f"{where}: the variant {variant} is there twice; remove one of the two")
+        if not valid_name(variant):
+            raise UserError(
+                f"{where}: a variant named {variant!r}; use at most 64 letters, digits, points, - and _, such as 2x"
+            )
+    if wrong := twins(variants):
+        raise UserError(f"{where}: of the variants, {wrong}; remove one of the two")

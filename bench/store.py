@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from bench.errors import UserError
-from bench.settings import Settings
+
+if TYPE_CHECKING:
+    from bench.settings import Settings
+
+NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?"
+"""Pattern of a valid name."""
+LARGEST_SEED = 2**32 - 1
+
+
+def valid_name(name: object) -> bool:
+    """Return whether `name` can be the name of a task, contestant or variant.
+
+    Names are folders, parts of workflow paths and table cells: 1 to 64 letters, digits, points, underscores and
+    hyphens, beginning with a letter or digit and not ending with a point, nor with the same one to three characters
+    20 times, which Snakemake takes for an endless recursion.
+    """
+    return isinstance(name, str) and bool(re.fullmatch(NAME, name)) and not re.search(r"(.+)\1{19}$", name)
 
 
 @dataclass(frozen=True)
@@ -85,10 +102,25 @@ def weights_of(folder: Path) -> str | None:
 def clear_run(folder: Path) -> None:
     """Remove what an earlier making of a run left, test traces included; the reason of its last failure stays."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
+        if path.is_dir():
+            remove_folder(path)
         elif path.name != "failure.json":
             path.unlink()
+
+
+def finished_settings(settings: Settings, task: str = "*", seed: int | None = None) -> Settings:
+    """Return `settings`, once there is a run with a result, be it a failure, of a task and seed (default: of any).
+
+    Raises:
+        UserError: There is none yet.
+    """
+    pattern = f"runs/{task}/*/*/seed{'*' if seed is None else seed}"
+    if any(True for name in ("run.json", "failure.json") for _ in settings.root.glob(f"{pattern}/{name}")):
+        return settings
+    which = "" if task == "*" else f" of {task}" + ("" if seed is None else f", seed {seed},")
+    raise UserError(
+        f"no run{which} has a result in {settings.root} yet; run the workflow (snakemake --cores all) first"
+    )
 
 
 def points_file(settings: Settings, task: str, seed: int) -> Path:
@@ -106,6 +138,28 @@ def log_file(settings: Settings, key: RunKey) -> Path:
     return settings.root / "logs" / "run" / key.path.with_suffix(".log")
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder if it is there; of a link to a folder only the contents, so that results stay where it points."""
+    if not folder.is_symlink():
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    for each in folder.iterdir():
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each)
+        else:
+            each.unlink()
+
+
+def check_folders(root: Path, *folders: Path) -> None:
+    """Raise UserError if a folder below `root`, or one above it, is a file or a link that leads nowhere."""
+    for folder in (root, *folders):
+        for each in (folder, *folder.parents):
+            if each.is_symlink() and not each.exists():
+                raise UserError(f"{each} is a link to {each.readlink()}, which is not there; make that folder")
+            if each.exists() and not each.is_dir():
+                raise UserError(f"{each} is a file, where a folder is needed; move it, or name other `results`")
+
+
 def record_failure(settings: Settings, key: RunKey, reason: str, *, again: bool) -> None:
     """Leaves a run that failed: its reason, and files that are empty, so that the workflow goes on to the report.
 
@@ -114,7 +168,7 @@ def record_failure(settings: Settings, key: RunKey, reason: str, *, again: bool)
     """
     folder, stamp = run_folder(settings, key), state_folder(settings, key) / "identity.json"
     clear_run(folder)
-    (folder / "model").mkdir(parents=True)
+    (folder / "model").mkdir(parents=True, exist_ok=True)
     for name in ("costs.json", *(f"trace-{split}.parquet" for split in {settings.selection, "validation"})):
         (folder / name).write_bytes(b"")
     asked = read_json(stamp) if stamp.is_file() else {}

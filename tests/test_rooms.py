@@ -11,9 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = [
     ("errors", "compat"),
+    ("provenance",),
+    ("store", "trace"),
     ("settings",),
-    ("store",),
-    ("trace",),
     ("exit_policies",),
     ("tasks",),
     ("encoder",),

@@ -25,6 +25,7 @@ from bench.exit_policies.policies import Policy
 from bench.measuring.latency import Operated, Timing, measure
 from bench.method import contestant
 from bench.runs.collect import collect_task, operated
+from bench.runs.plan import reference_run
 from bench.runs.produce import hardware, prepare
 from bench.settings import Settings
 from bench.store import RunKey, read_json, run_folder, write_parquet
@@ -81,7 +82,7 @@ class _Run:
 
 def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
     """The rows of one task. UserError where its reference or its text is not there."""
-    reference = RunKey(task, settings.reference, "full", seed)
+    reference = reference_run(contestant(settings, settings.reference, task), seed)
     facts = run_folder(settings, reference) / "run.json"
     if not facts.is_file() or read_json(facts)["status"] != "ok":
         raise UserError(f"its reference, {reference.path}, failed or is not there")

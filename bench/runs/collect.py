@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pandas as pd
@@ -9,6 +10,7 @@ import pandas as pd
 from bench.analysis.budgets import RUN
 from bench.errors import UserError
 from bench.method import contestant
+from bench.provenance import changed
 from bench.runs.identity import Identities
 from bench.runs.plan import runs
 from bench.runs.replay import replay, stamp
@@ -46,6 +48,25 @@ def failures(settings: Settings) -> list[str]:
     return [f"{key.path}: {each['reason']}" for key, each in facts.items() if each["status"] == "failed"]
 
 
+def made_by_other_code(settings: Settings) -> list[str]:
+    """Return one line on the kept runs whose method's code has changed since, at the same version; none if it has not.
+
+    Runs whose code is not known, such as those of 0.2, are taken as unchanged.
+    """
+    found: Counter[str] = Counter()
+    for key in (planned.key for planned in runs(settings)):
+        file = run_folder(settings, key) / "run.json"
+        found[key.method] += file.is_file() and _other_code(settings, key, read_json(file))
+    named = ", ".join(f"{name} ({count} runs)" for name, count in found.items() if count)
+    if not named:
+        return []
+    return [f"made by other code than today's, at the same version: {named}; raise `version` to train them again"]
+
+
+def _other_code(settings: Settings, key: RunKey, facts: dict[str, Any]) -> bool:
+    return changed(facts.get("method_code") or {}, type(contestant(settings, key.method, key.task)))
+
+
 def facts_of(settings: Settings, key: RunKey) -> dict[str, Any]:
     """The run.json of a run; of one that left none, that it failed."""
     folder = run_folder(settings, key)
@@ -80,8 +101,10 @@ def _run(settings: Settings, key: RunKey, identities: Identities, known: dict[tu
             raise UserError(f"{key.path} has not been replayed; run the workflow, or `costeff replay {key.task}`")
         arithmetic = ", ".join(f"{name} {value}" for name, value in facts["where"].items())
         made = {"arithmetic": arithmetic, "weights": facts.get("weights", "")}
+        made |= {"other_code": _other_code(settings, key, facts)}
         return rows.drop(columns="replayed").assign(label=label, status="ok", reason="", **made)
     row = key.facts | {"label": label, "status": "failed", "reason": facts["reason"], "arithmetic": ""}
+    row |= {"other_code": False}
     return pd.DataFrame([row | {"on_frontier": False}])
 
 

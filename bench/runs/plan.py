@@ -20,13 +20,39 @@ class Planned:
 
 
 def methods(settings: Settings) -> dict[tuple[str, str], Method]:
-    """(contestant, task) -> the method, checked. Raises UserError with the first thing that cannot work."""
+    """Return (contestant, task) -> the method, checked.
+
+    Raises:
+        UserError: The first thing that cannot work.
+    """
     found = {(name, task): contestant(settings, name, task) for task in settings.tasks for name in settings.contestants}
     for method in found.values():
         check_variants(method)
         method.rule()
         method.check()
+    for task in settings.tasks:
+        reference_run(found[settings.reference, task], settings.seeds_of(task)[0])
+        if settings.depth_reference and not found[settings.depth_reference, task].variants():
+            raise UserError(
+                f"depth_reference: {settings.depth_reference} has no variant on {task}; "
+                "name a contestant of depth-cut models, or null"
+            )
     return found
+
+
+def reference_run(reference: Method, seed: int) -> RunKey:
+    """Return the run of the reference contestant on its task: the model whose full depth is speed-up 1.
+
+    Raises:
+        UserError: The contestant has no variant, or several, so that there is no such model.
+    """
+    variants = list(reference.variants())
+    if len(variants) != 1:
+        raise UserError(
+            f"reference: {reference.name} has {len(variants)} variants on {reference.task.name}"
+            f"{': ' * bool(variants)}{', '.join(variants)}; name a contestant with exactly one"
+        )
+    return RunKey(reference.task.name, reference.name, variants[0], seed)
 
 
 def runs(settings: Settings) -> list[Planned]:

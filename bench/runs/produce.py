@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import logging
 import platform
 import resource
 import shutil
-import subprocess
-import sys
 import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 import torch
 from filelock import AcquireReturnProxy, FileLock, Timeout
@@ -31,14 +26,17 @@ from bench.lineage import within_budget
 from bench.measuring import counting
 from bench.measuring.recording import record
 from bench.method import Method, contestant
+from bench.provenance import code_of, suite_version
 from bench.runs.identity import Identities, Identity, where
 from bench.runs.reuse import taken
 from bench.settings import Settings
 from bench.store import (
     RunKey,
+    check_folders,
     clear_run,
     read_json,
     record_failure,
+    remove_folder,
     run_folder,
     state_folder,
     weights_of,
@@ -74,14 +72,15 @@ def produce(settings: Settings, key: RunKey) -> str:
         known = ", ".join(method.variants())
         raise UserError(f"{key.method} has no variant {key.variant!r} on {key.task}; there are {known}")
     folder, state = run_folder(settings, key), state_folder(settings, key)
+    check_folders(settings.root, folder / "model", state)
     with _alone(state, key):
         identities = Identities(settings)
         identity = identities.of(key)
-        _fresh_state(state, identity, where(settings))
+        _fresh_state(state, identity, where(settings), code_of(type(method)).get("fingerprint"))
         context = Context(settings, method.task, key, state)
         if kept := taken(settings, identities, key).get(key):
             _take(kept, folder)
-            shutil.rmtree(state, ignore_errors=True)
+            remove_folder(state)
             return ""
         failed = _failed_need(settings, method, key, identities)
         try:
@@ -97,7 +96,7 @@ def produce(settings: Settings, key: RunKey) -> str:
             return reason_of(error)
         write_json(folder / "run.json", describe(context, method, identity, began) | facts)
         (folder / "failure.json").unlink(missing_ok=True)
-        shutil.rmtree(state, ignore_errors=True)
+        remove_folder(state)
         return ""
 
 
@@ -197,26 +196,28 @@ def _alone(state: Path, key: RunKey) -> AcquireReturnProxy:
         raise UserError(f"{key.path} is being made by another process; wait for it, or stop it") from None
 
 
-def _fresh_state(state: Path, identity: Identity, here: dict[str, Any]) -> None:
-    """Leaves what a killed run wrote only where it was the same run, computed in the same way."""
-    stamp = {"identity": identity.hash, "asked": identity.asked, "where": here}
+def _fresh_state(state: Path, identity: Identity, here: dict[str, Any], code: str | None) -> None:
+    """Remove what a killed run left, unless it is the same run, computed in the same way by the same code."""
+    stamp = {"identity": identity.hash, "asked": identity.asked, "where": here, "code": code}
     file = state / "identity.json"
     if state.exists() and (not file.is_file() or read_json(file) != stamp):
         log.info("what is left of an earlier run was asked or made otherwise: starting anew")
-        shutil.rmtree(state)
+        remove_folder(state)
     if not file.is_file():
         write_json(file, stamp)
 
 
 def _save_model(model: PreTrainedModel, context: Context, folder: Path) -> str:
-    """Save a model and its tokenizer as <folder>/model; return the digest of the weights."""
-    part = folder / "model.part"
-    shutil.rmtree(part, ignore_errors=True)
+    """Write model and tokenizer to `model`, through it where it is a link; return the digest of the weights."""
+    final = folder / "model"
+    part = final if final.is_symlink() else folder / "model.part"
+    remove_folder(part)
     model.save_pretrained(part)
     context.tokenizer.save_pretrained(part)
-    shutil.rmtree(folder / "model", ignore_errors=True)
-    part.replace(folder / "model")
-    with (folder / "model" / "model.safetensors").open("rb") as file:
+    if part != final:
+        remove_folder(final)
+        part.replace(final)
+    with (final / "model.safetensors").open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
@@ -247,52 +248,6 @@ def describe(context: Context, method: Method, identity: Identity, began: float)
         "cpu_seconds": used.ru_utime + used.ru_stime,
         "peak_memory_bytes": used.ru_maxrss * 1024,
     }
-
-
-def suite_version() -> str:
-    """The git commit of the suite's code ("-dirty" where files have changed since), or, installed, its version."""
-    file = Path(__file__)
-    package = package_of("bench", file)
-    return commit_of(file) or (f"{package['package']} {package['version']}" if package else "unknown")
-
-
-def code_of(kind: type) -> dict[str, Any]:
-    """Whose code a class is: its file's hash; package, version and git commit where there are any."""
-    file = Path(getattr(sys.modules[kind.__module__], "__file__", None) or "")
-    if not file.is_file():
-        return {}
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return {"file": file.name, "sha256": digest, **package_of(kind.__module__, file), "commit": commit_of(file) or None}
-
-
-@cache
-def commit_of(file: Path) -> str:
-    """The commit of the checkout that `file` is part of, with "-dirty" where that has changed since; else ""."""
-    folder = str(file.parent)  # a file that only lies in a checkout, as an environment may, is no part of it
-    try:
-        subprocess.run(["git", "-C", folder, "ls-files", "--error-unmatch", file.name], capture_output=True, check=True)
-        command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return ""
-
-
-@cache
-def package_of(module: str, file: Path) -> dict[str, str]:
-    """Name and version of the installed distribution that `file` is part of; empty where there is none."""
-    for name in importlib.metadata.packages_distributions().get(module.partition(".")[0], ()):
-        found = importlib.metadata.distribution(name)
-        if file.resolve().is_relative_to(_home(found).resolve()):
-            return {"package": found.name, "version": found.version}
-    return {}
-
-
-def _home(found: importlib.metadata.Distribution) -> Path:
-    """The folder that a distribution's files lie in: its own checkout where it is installed from there in place."""
-    origin = json.loads(found.read_text("direct_url.json") or "{}")
-    if origin.get("dir_info", {}).get("editable"):
-        return Path(unquote(urlparse(origin["url"]).path))
-    return Path(str(found.locate_file("")))
 
 
 def hardware(cpu: bool) -> dict[str, Any]:

@@ -12,13 +12,14 @@ from bench.settings.sections import (
     RatioStudy,
     Settings,
 )
-from bench.settings.values import expand, explain, lookalike
+from bench.settings.values import Checkpoint, expand, explain, lookalike, twins
 
 __all__ = [
     "CLASS_METRICS",
     "GLUE",
     "PACKAGED",
     "SCORE_METRICS",
+    "Checkpoint",
     "Comparison",
     "Data",
     "OwnTask",
@@ -32,4 +33,5 @@ __all__ = [
     "load_several",
     "lookalike",
     "profile_file",
+    "twins",
 ]

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from bench.errors import UserError
 from bench.settings.sections import Settings
-from bench.settings.values import expand, expand_all, explain, merge
+from bench.settings.values import expand, explain, merge
 
 PACKAGED = Path(__file__).parents[1] / "packaged"
 """The workflow, the suite's own profiles and Snakemake's, wherever the package lies: the checkout's own, by links."""
@@ -21,10 +21,12 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
     """The settings of a YAML file, with `overrides` on top: the one way in for the command line and the workflow.
 
     A profile is a file, or the bare name of one of the suite's own (`sketch`), and may build on another with
-    `extends: <file beside it, or a bare name>`. `~`, `$VAR` and `${VAR}` are expanded, in the path
-    and in every text; a relative `data.path`, or file of `own_tasks`, is meant from the folder of the file that says
-    it, and contestants' modules are looked for in the folder of this one. Raises UserError with one line that names
-    the key, its value and what is allowed.
+    `extends: <file beside it, or a bare name>`. `~`, `$VAR` and `${VAR}` are expanded in paths (this one, and the
+    settings that are paths); a relative `data.path`, or file of `own_tasks`, is relative to the folder of the file that
+    states it, and contestants' modules are looked for in the folder of this one.
+
+    Raises:
+        UserError: One line that names the key, its value and what is allowed.
     """
     return load_several([path], overrides or {})
 
@@ -57,7 +59,7 @@ def profile_file(name: str, folder: Path, where: str) -> Path:
 def check(values: dict[str, Any], where: str) -> Settings:
     """Settings of a parsed mapping; `where` is named in the error."""
     try:
-        return Settings.model_validate(expand_all(values, where))
+        return Settings.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error, Settings)}") from None
 
@@ -65,16 +67,19 @@ def check(values: dict[str, Any], where: str) -> Settings:
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The values of a profile over those that it extends."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = {} if values is None else values
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"settings {path}: {reason}; name a YAML file, or a profile of the suite: sketch") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-13-01
         raise UserError(f"settings {path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"settings {path}: a mapping of keys is needed, not {type(values).__name__}")
     data, own = values.get("data"), values.get("own_tasks")
     named = [(data, "path")] if isinstance(data, dict) else []
+    tasks = data.get("tasks") if isinstance(data, dict) else None
+    named += [(task, "path") for task in tasks.values() if isinstance(task, dict)] if isinstance(tasks, dict) else []
     for task in own.values() if isinstance(own, dict) else ():
         files = task.get("files") if isinstance(task, dict) else None
         named += [(files, split) for split in files] if isinstance(files, dict) else []
@@ -93,16 +98,26 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _over(below: dict[str, Any], values: dict[str, Any], name: str) -> dict[str, Any]:
-    """The values `name` over those below it; what it changes of a recipe, and gives no source for, is chosen there."""
+    """Return the values of the profile `name` over those below it.
+
+    An option that it changes, and gives no source for, has the profile itself as its source.
+    """
     merged = merge(below, values)
-    for contestant, own in (values.get("contestants") or {}).items():
-        entry = merged["contestants"].get(contestant) or {}
-        if isinstance(own, dict) and entry.get("sources"):
-            sections = [own.get("options") or {}, *(each or {} for each in (own.get("tasks") or {}).values())]
+    entries = merged.get("contestants")
+    for contestant, own in _mapping(values.get("contestants")).items():
+        entry = _mapping(_mapping(entries).get(contestant))
+        sources = _mapping(entry.get("sources"))
+        if isinstance(own, dict) and sources:
+            sections = [_mapping(each) for each in (own.get("options"), *_mapping(own.get("tasks")).values())]
             changed = {key for section in sections for key in section} if "sources" not in own else set()
-            here = {key: f"here ({name})" for key in entry["sources"] if key.partition(".")[0] in changed}
-            merged["contestants"][contestant] = entry | {"sources": entry["sources"] | here}
+            here = {key: f"here ({name})" for key in sources if str(key).partition(".")[0] in changed}
+            merged["contestants"][contestant] = entry | {"sources": sources | here}
     return merged
+
+
+def _mapping(value: Any) -> dict[Any, Any]:
+    """Return `value` if it is a mapping, else an empty one: what is of the wrong type is refused by the sections."""
+    return value if isinstance(value, dict) else {}
 
 
 def _from(folder: Path, name: str) -> Path:

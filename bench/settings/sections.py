@@ -10,16 +10,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from bench.settings.values import explain, lookalike, merge
+from bench.settings.values import Checkpoint, Count, Name, PathSetting, Results, Seed, explain, lookalike, merge, twins
 
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class Section(BaseModel):
-    """Every key has a meaning: an unknown one is an error."""
+    """A section of the settings; an unknown key is an error, and so are infinity and NaN."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _part(key: str, value: int | float) -> None:
@@ -27,19 +26,23 @@ def _part(key: str, value: int | float) -> None:
         raise ValueError(f"{key} = {value}: a whole count, or a fraction between 0 and 1")
 
 
+Length = Annotated[Count, Field(ge=8)]
+"""Tokens; a pair needs three special ones and room for words."""
+
+
 class SketchSizes(Section):
     """How many examples the generator makes of each task."""
 
-    train: int = Field(600, ge=32, description="Training examples, the calibration part included.")
-    validation: int = Field(300, ge=16, description="Validation examples.")
-    test: int = Field(0, ge=0, description="Test examples; their labels are hidden, as in GLUE.")
+    train: Count = Field(600, ge=32, le=10**6, description="Training examples, the calibration part included.")
+    validation: Count = Field(300, ge=16, le=10**6, description="Validation examples.")
+    test: Count = Field(0, ge=0, le=10**6, description="Test examples; their labels are hidden, as in GLUE.")
 
 
 class Data(Section):
     """Where the text comes from and how much of it is used."""
 
     source: Literal["sketch", "folder", "hub"] = Field("sketch", description="Generated, a folder, or the Hub.")
-    path: Path | None = Field(
+    path: PathSetting | None = Field(
         None, description="The folder, laid out as the Hub's nyu-mll/glue or as GLUE's own site (source: folder)."
     )
     revision: str = Field(
@@ -47,17 +50,21 @@ class Data(Section):
         description="Commit of nyu-mll/glue on the Hub (source: hub).",
     )
     note: str = Field("", description="What tables call the data; say here where a task is only a sample of GLUE.")
-    seed: int = Field(0, ge=0, description="Seed of the sketch, of the calibration part and of the caps.")
+    seed: Seed = Field(0, description="Seed of the sketch, of the calibration part and of the caps.")
     sketch: SketchSizes = Field(SketchSizes(), description="Sizes of the generated tasks (source: sketch).")
-    calibration: int | float = Field(
+    calibration: Count | float = Field(
         0.1,
         ge=0,
         description="Part of train set apart for every choice, if that is calibration: a count, or a fraction below 1.",
     )
-    max_train: int | None = Field(None, ge=32, description="Most training examples of a task (a seeded sample).")
-    max_eval: int | None = Field(None, ge=16, description="Most examples of calibration and of each validation split.")
+    max_train: Count | None = Field(None, ge=32, description="Most training examples of a task (a seeded sample).")
+    max_eval: Count | None = Field(
+        None, ge=16, description="Most examples of calibration and of each validation split."
+    )
     test: bool = Field(False, description="Whether runs trace the test split too; else `costeff submit` does, of one.")
-    max_length: tuple[int, int] = Field((128, 128), description="Most tokens of a single sentence, and of a pair.")
+    max_length: tuple[Length, Length] = Field(
+        (128, 128), description="Most tokens of a single sentence, and of a pair."
+    )
     tasks: dict[str, dict[str, Any]] = Field({}, description="Other values of this section for a task, by its name.")
 
     @model_validator(mode="after")
@@ -103,7 +110,7 @@ class OwnTask(Section):
         None, description="Least and greatest label of a regression, in the units of the file."
     )
     metrics: list[str] = Field(min_length=1, description="Metrics; the first ranks.")
-    files: dict[Literal["train", "validation", "test"], Path] = Field(
+    files: dict[Literal["train", "validation", "test"], PathSetting] = Field(
         {}, description="CSV, TSV, JSON lines (.jsonl, .json) or parquet files; test may lack labels."
     )
     hub: str | None = Field(None, pattern=r"^[\w.-]+(/[\w.-]+)?$", description="owner/name on the Hub, for files.")
@@ -112,7 +119,7 @@ class OwnTask(Section):
     label: str = Field("label", description="The label column.")
     group: str | None = Field(None, description="A column: rows with one value of it are never parted by calibration.")
     drop_empty: bool = Field(False, description="Leave out rows with an empty text (and count them).")
-    validation: int | float = Field(
+    validation: Count | float = Field(
         0.1, description="Part of train set apart as validation where there is no such split: a count or a fraction."
     )
 
@@ -178,7 +185,9 @@ class OwnTask(Section):
 class Backbone(Section):
     """The pre-trained encoder that every contestant starts from."""
 
-    name: str = Field(description="A Hub id, a folder, or package:<module>/<folder> of an installed Python package.")
+    name: Checkpoint = Field(
+        description="A Hub id, a folder, or package:<module>/<folder> of an installed Python package."
+    )
     revision: str | None = Field(None, description="Commit on the Hub.")
     pooling: Literal["cls", "mean"] = Field("cls", description="Where exits look: the CLS token or the mean of tokens.")
 
@@ -202,10 +211,12 @@ class Training(Section):
         "auto", description="auto: bfloat16 products where the device computes them natively, else float32."
     )
     tf32: bool = Field(False, description="float32 products of a GPU, but those of traces, in TF32 (10 bits for 23).")
-    gpu_share: int = Field(1, ge=1, description="Jobs of this machine that share one of its GPUs.")
-    threads: int = Field(1, ge=1, description="CPU threads of a job; numbers are equal only between equal counts.")
+    gpu_share: Count = Field(1, ge=1, le=1024, description="Jobs of this machine that share one of its GPUs.")
+    threads: Count = Field(
+        1, ge=1, le=1024, description="CPU threads of a job; numbers are equal only between equal counts."
+    )
     save_seconds: float = Field(120, gt=0, description="A running stage is saved this often, for a later resume.")
-    eval_batch_size: int = Field(64, ge=1, description="Batch size of evaluation passes.")
+    eval_batch_size: Count = Field(64, ge=1, description="Batch size of evaluation passes.")
     kept_gigabytes: float = Field(
         2.0,
         ge=0,
@@ -216,21 +227,28 @@ class Training(Section):
 class Thresholds(Section):
     """The exit-threshold sweep of a trained model; it replays kept traces."""
 
-    grid: int = Field(200, ge=2, description="Uniform thresholds over the range of the policy.")
-    trials: int = Field(150, ge=0, description="Trials of the Optuna study over one threshold an exit; 0: no study.")
+    grid: Count = Field(200, ge=2, le=10**6, description="Uniform thresholds over the range of the policy.")
+    trials: Count = Field(
+        150, ge=0, le=10**6, description="Trials of the Optuna study over one threshold an exit; 0: no study."
+    )
 
 
 class Latency(Section):
     """The wall-clock of the early-exit engine beside the teacher's, for the first seed of every task."""
 
-    examples: int = Field(
+    examples: Count = Field(
         64, ge=1, description="Validation examples at batch 32, at even steps through the lengths; a quarter at 1."
     )
     # A machine's pace drifts over seconds, so turns make a ratio steady and more examples do not (benchmarks/clock.py).
-    rounds: int = Field(
-        3, ge=1, description="Turns at batch 32, four times as many at 1; the median ratio counts, quartiles are kept."
+    rounds: Count = Field(
+        3,
+        ge=1,
+        le=10**6,
+        description="Turns at batch 32, four times as many at 1; the median ratio counts, quartiles are kept.",
     )
-    speedups: list[float] = Field([1, 2, 4, 8], description="Points measured: the best at these FLOPs speed-ups.")
+    speedups: list[Annotated[float, Field(gt=0)]] = Field(
+        [1, 2, 4, 8], description="Points measured: the best at these FLOPs speed-ups."
+    )
 
 
 class Primary(Section):
@@ -249,7 +267,7 @@ class Comparison(Section):
 
     margin: float = Field(1.0, ge=0, description="Points (of 100) within which contestants are called equal.")
     level: float = Field(0.95, gt=0.5, lt=1, description="Confidence of an interval, and of a family of verdicts.")
-    resamples: int = Field(2_000, ge=100, description="Bootstrap resamples; only their deviation is used.")
+    resamples: Count = Field(2_000, ge=100, le=10**6, description="Bootstrap resamples; only their deviation is used.")
     primary: Primary = Field(Primary(), description="The primary comparisons; all others are exploratory.")
 
 
@@ -258,10 +276,10 @@ class RatioStudy(Section):
 
     method: Name = Field(description="A contestant that offers a search space.")
     tasks: list[str] = Field(description="Tasks to study.")
-    generations: int = Field(2, ge=1, description="Rounds of ask, trial jobs, tell.")
-    population: int = Field(4, ge=1, description="Trials a generation.")
+    generations: Count = Field(2, ge=1, le=100, description="Rounds of ask, trial jobs, tell.")
+    population: Count = Field(4, ge=1, le=1000, description="Trials a generation.")
     sampler: Literal["nsgaii", "tpe", "random"] = Field("nsgaii", description="Optuna's sampler.")
-    seed: int = Field(0, ge=0, description="The sampler's seed is this plus the generation.")
+    seed: Seed = Field(0, le=2**31, description="The sampler's seed is this plus the generation.")
 
     @model_validator(mode="after")
     def _parents(self) -> RatioStudy:
@@ -295,11 +313,11 @@ class Settings(Section):
     """One benchmark: which contestants, on which tasks, with which seeds, on what text, from what backbone."""
 
     profile: Name = Field(description="Name of the profile; results go to <results>/<profile>.")
-    results: Path = Field(Path("results"), description="Folder of all results.")
-    folder: Path = Field(
+    results: Results = Field(Path("results"), description="Folder of all results.")
+    folder: PathSetting = Field(
         Path(), description="Where contestants' own modules lie: the profile's folder, set when it is read."
     )
-    reuse: list[Path] = Field(
+    reuse: list[PathSetting] = Field(
         [], description="Folders of results: what lies there and was asked the same is taken, not trained."
     )
     strict: bool = Field(
@@ -307,8 +325,8 @@ class Settings(Section):
         description="Refuse to unite runs of unlike arithmetic (device, precision, threads); else a note says so.",
     )
     tasks: list[str] = Field(list(GLUE), min_length=1, description="Tasks to run.")
-    seeds: list[int] = Field([0], min_length=1, description="Seeds of training; each is a run of its own.")
-    more_seeds: dict[str, list[int]] = Field({}, description="Further seeds for a task, by its name (small tasks).")
+    seeds: list[Seed] = Field([0], min_length=1, description="Seeds of training; each is a run of its own.")
+    more_seeds: dict[str, list[Seed]] = Field({}, description="Further seeds for a task, by its name (small tasks).")
     selection: Literal["calibration", "validation"] = Field(
         "calibration",
         description="Where checkpoints and thresholds are chosen; validation is the papers' protocol.",
@@ -328,12 +346,17 @@ class Settings(Section):
 
     @model_validator(mode="after")
     def _tasks(self) -> Settings:
-        if len(set(self.tasks)) != len(self.tasks):
-            raise ValueError("tasks: a task is named twice")
         for task in self.own_tasks:
-            if task in (*GLUE, "average"):
+            if task.lower() in (*GLUE, "average"):
                 raise ValueError(f"own_tasks.{task}: the name is taken; choose another")
         known = (*GLUE, *self.own_tasks)
+        for key, names in (("tasks", self.tasks), ("own_tasks", known), ("contestants", self.contestants)):
+            if wrong := twins(names):
+                raise ValueError(f"{key}: {wrong}; name one of them otherwise")
+        drawn = {"seeds": self.seeds, **{f"more_seeds.{task}": more for task, more in self.more_seeds.items()}}
+        for key, seeds in drawn.items():
+            if len(set(seeds)) < len(seeds):
+                raise ValueError(f"{key} = {seeds}: a seed is named twice")
         named: dict[str, Iterable[str]] = {"tasks": self.tasks, "more_seeds": self.more_seeds}
         named |= {"data.tasks": self.data.tasks}
         named |= {f"contestants.{name}.tasks": each.tasks for name, each in self.contestants.items()}

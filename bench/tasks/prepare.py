@@ -161,10 +161,7 @@ def _loaded(task: Task, data: Data, problems: list[str] | None) -> tuple[dict[st
 
 def _stamps(task: Task, data: Data) -> tuple[tuple[str, int, int], ...]:
     """Return path, size and time of change of each file that the text may come from."""
-    if task.own:
-        files = list(task.own.files.values())
-    else:
-        files = sorted(data.path.rglob("*")) if data.path else []
+    files = [*task.own.files.values()] if task.own else sorted(data.path.rglob("*") if data.path else ())
     found = ((str(file), file.stat()) for file in files if file.is_file())
     return tuple((name, known.st_size, known.st_mtime_ns) for name, known in found)
 

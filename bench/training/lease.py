@@ -1,45 +1,48 @@
-"""A GPU, or a share of one, for a job: lock files, since a workflow that limits jobs does not say which GPU is free."""
+"""A GPU, or a share of one, for a job: locks, since a workflow that limits jobs does not say which GPU is free.
+
+A lock is a bound abstract Unix socket (unix(7)): it holds for all users of the machine, ends with its process, and is
+no file in a folder that others can write to. Where there are no such sockets (macOS, Windows) no GPU is leased.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
-import tempfile
+import socket
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from contextlib import contextmanager
 
 import torch
-from filelock import FileLock, Timeout
+
+LOCKS = "costeff-gpu"
+"""Beginning of the locks' names."""
 
 
 def shares(gpu_share: int) -> int:
-    """How many jobs the GPUs that this process sees take at once, `gpu_share` of them each."""
+    """Return how many jobs the visible GPUs take at once, `gpu_share` of them each."""
     return len(_devices()) * gpu_share
 
 
 @contextmanager
 def gpu_lease(device: str, gpu_share: int = 1) -> Iterator[None]:
-    """Holds one of the `gpu_share` shares of a visible GPU, and shows this process only that GPU.
+    """Hold one of the `gpu_share` shares of a visible GPU, and show this process only that GPU.
 
-    `device` is the setting: jobs that compute on the CPU hold none. Neither do jobs that a cluster has given their GPU.
-    Must be entered before CUDA is used. The least shared device is taken; waits where all are held. The locks are the
-    machine's: every user may hold them.
+    To be entered before CUDA is used. Takes the least shared device, and waits while all shares are held, by any user.
+
+    Args:
+        device: The setting. Jobs on the CPU hold no share, nor do those that SLURM has given a GPU.
+        gpu_share: Jobs that share a GPU.
     """
     devices = _devices()
-    if device == "cpu" or not devices or "SLURM_JOB_ID" in os.environ:
+    if device == "cpu" or not devices or "SLURM_JOB_ID" in os.environ or sys.platform != "linux":
         yield
         return
-    folder = Path(tempfile.gettempdir()) / "costeff-gpus"
-    folder.mkdir(exist_ok=True)
-    with suppress(PermissionError):  # another user's folder, which that user has opened to all
-        folder.chmod(0o777)
     while True:
         for name, share in ((name, share) for share in range(gpu_share) for name in devices):
-            lock = FileLock(folder / f"{name}.{share}.lock", mode=0o666)
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
+            lock = _lock(f"{name}.{share}")
+            if lock is None:
                 continue
             before = os.environ.get("CUDA_VISIBLE_DEVICES")
             try:
@@ -47,15 +50,28 @@ def gpu_lease(device: str, gpu_share: int = 1) -> Iterator[None]:
                 yield
                 return
             finally:
-                lock.release()
+                lock.close()
                 os.environ.pop("CUDA_VISIBLE_DEVICES", None)
                 if before is not None:
                     os.environ["CUDA_VISIBLE_DEVICES"] = before
         time.sleep(1)
 
 
+def _lock(name: str) -> socket.socket | None:
+    """Return the lock `name`, held until it is closed; None if it is held already."""
+    lock = socket.socket(socket.AF_UNIX)
+    try:
+        lock.bind(f"\0{LOCKS}-{name}")
+    except OSError as error:
+        lock.close()
+        if error.errno != errno.EADDRINUSE:
+            raise
+        return None
+    return lock
+
+
 def _devices() -> list[str]:
-    """The names of the visible GPUs, as CUDA_VISIBLE_DEVICES has them."""
+    """Return the names of the visible GPUs, as in CUDA_VISIBLE_DEVICES."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name.strip() for name in visible.split(",") if name.strip() not in ("", "-1")]

@@ -37,7 +37,7 @@ def test_a_variant_that_is_no_name_is_refused(tiny_settings, tmp_path, variant):
 
 def test_a_variant_that_is_there_twice_is_refused(tiny_settings, tmp_path):
     cut = entry("baselines.finetuned:Finetuned", depths=[2, 2])
-    with pytest.raises(UserError, match="depth2 is there twice"):
+    with pytest.raises(UserError, match="'depth2' is named twice"):
         plan.runs(built(tiny_settings, tmp_path, cut=cut))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.runs.produce import code_of, commit_of, suite_version
+from bench.provenance import code_of, commit_of, fingerprint, suite_version
 
 SOURCE = "class Mine:\n    pass\n"
 
@@ -38,7 +38,9 @@ def git(folder: Path, *arguments: str) -> str:
 def test_a_file_alone_is_known_by_its_hash(tmp_path: Path, own):
     (tmp_path / "lonely.py").write_text(SOURCE)
     digest = hashlib.sha256(SOURCE.encode()).hexdigest()
-    assert code_of(own("lonely")) == {"file": "lonely.py", "sha256": digest, "commit": None}
+    found = code_of(own("lonely"))
+    assert found.pop("fingerprint") == fingerprint(own("lonely"))
+    assert found == {"file": "lonely.py", "sha256": digest, "commit": None}
 
 
 def test_a_checkout_gives_its_commit_and_whether_it_has_changed(tmp_path: Path, own):

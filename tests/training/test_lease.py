@@ -1,29 +1,31 @@
 """A GPU's shares are held by one job each, of any user; a job for the CPU holds none. The devices are pretended."""
 
 import os
-import stat
+import subprocess
+import sys
 import tempfile
 from contextlib import ExitStack
 
 import pytest
 import torch
-from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bench.training import lease
 from bench.training.lease import gpu_lease, shares
 
 
 @pytest.fixture
 def gpus(monkeypatch, tmp_path):
-    """gpus(n): a machine that has so many, and nobody on them."""
+    """`gpus(n)`: a machine that has so many, all free."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(lease, "LOCKS", f"test-{os.getpid()}")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
 
     def make(count):
         monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-        return tmp_path / "costeff-gpus"
+        return tmp_path
 
     return make
 
@@ -71,17 +73,31 @@ def test_only_what_is_visible_is_leased(gpus, monkeypatch):
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "3, GPU-5f"
 
 
-def test_another_user_may_hold_it_next(gpus):
-    folder, before = gpus(2), os.umask(0o077)
-    try:
-        with gpu_lease("auto"):
-            pass
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o777
-    assert stat.S_IMODE((folder / "0.0.lock").stat().st_mode) == 0o666
-    with FileLock(folder / "0.0.lock").acquire(timeout=0):
+def test_nothing_is_written_where_others_may_have_put_a_link(gpus, tmp_path_factory):
+    folder, target = gpus(2), tmp_path_factory.mktemp("target")
+    target.chmod(0o700)
+    (folder / "costeff-gpus").symlink_to(target)
+    with gpu_lease("auto"):
         pass
+    assert target.stat().st_mode & 0o777 == 0o700 and not list(target.iterdir())
+
+
+def test_a_share_is_free_once_its_process_is_killed(gpus):
+    gpus(1)
+    holder = f"""
+import torch
+from bench.training import lease
+lease.LOCKS, torch.cuda.device_count = {lease.LOCKS!r}, lambda: 1
+with lease.gpu_lease("auto"):
+    print("held", flush=True)
+    input()
+"""
+    command = [sys.executable, "-c", holder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        assert lease._lock("0.0") is None
+        other.kill()
+    lease._lock("0.0").close()
 
 
 @pytest.mark.parametrize(("device", "count", "job"), [("cpu", 2, ""), ("auto", 0, ""), ("cuda", 2, "17")])
@@ -91,4 +107,4 @@ def test_jobs_for_the_cpu_and_those_that_a_cluster_gave_theirs_hold_none(gpus, m
         monkeypatch.setenv("SLURM_JOB_ID", job)
     with gpu_lease(device):
         assert "CUDA_VISIBLE_DEVICES" not in os.environ
-    assert not folder.exists()
+    assert not list(folder.iterdir())

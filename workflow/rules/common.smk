@@ -32,11 +32,12 @@ with heavy_imports():
     from bench.context import wants_gpu
     from bench.errors import UserError
     from bench.runs import plan, ratios, replay
+    from bench.runs.collect import made_by_other_code
     from bench.runs.identity import Identities
     from bench.runs.planning.checks import check_room
     from bench.runs.planning.coming import coming
     from bench.runs.planning.memory import latency_mb, memory_mb
-    from bench.store import RunKey, log_file, points_file, run_folder
+    from bench.store import NAME, RunKey, log_file, points_file, run_folder
     from bench.training.lease import shares
 
 try:
@@ -46,9 +47,11 @@ try:
     METHODS = plan.methods(SETTINGS)
     PLANNED = plan.runs(SETTINGS)
     IDENTITIES = Identities(SETTINGS)
+    OTHER_CODE = made_by_other_code(SETTINGS)
     if workflow.is_main_process:  # all of them, before anything runs; a job on a node looks at its own
         for run in PLANNED:
             IDENTITIES.of(run.key)
+        print(*OTHER_CODE, sep="\n", end="\n" * len(OTHER_CODE), file=sys.stderr)
 except UserError as error:
     raise WorkflowError(str(error))
 
@@ -63,9 +66,9 @@ RUN = f"{ROOT}/runs/{{task}}/{{method}}/{{variant}}/seed{{seed}}"
 
 
 wildcard_constraints:
-    task="[a-z0-9_-]+",
-    method="[A-Za-z0-9._-]+",
-    variant="[A-Za-z0-9._-]+",
+    task=NAME,
+    method=NAME,
+    variant=NAME,
     seed=r"\d+",
     generation=r"\d+",
 
@@ -89,7 +92,7 @@ onstart:
         if len(to_come) and (
             SETTINGS.data.source == "sketch" or SETTINGS.data.max_train
         ):  # other text takes long to read
-            shell("costeff forecast {EFFECTIVE:q} --cores {workflow.resource_settings.cores} >&2 || true")
+            shell("costeff forecast --cores {workflow.resource_settings.cores} -- {EFFECTIVE:q} >&2 || true")
         if len(to_come):
             print(f"How far it is:  costeff progress {EFFECTIVE}", file=sys.stderr)
 

@@ -14,9 +14,10 @@ rule collect:
         f"{ROOT}/benchmarks/collect.jsonl"
     threads: 1
     params:
+        other_code=OTHER_CODE,
         config=EFFECTIVE,
     shell:
-        "costeff collect {output:q} --config {params.config:q} > {log:q} 2>&1"
+        "costeff collect --config {params.config:q} -- {output:q} > {log:q} 2>&1"
 
 
 rule report:

@@ -69,4 +69,4 @@ rule latency:
         asked=timed_runs,
         config=EFFECTIVE,
     shell:
-        "costeff latency {output:q} --config {params.config:q} > {log:q} 2>&1"
+        "costeff latency --config {params.config:q} -- {output:q} > {log:q} 2>&1"

@@ -325,6 +325,8 @@ def common_notes(points: pd.DataFrame, missing: Mapping[str, Sequence[str]]) -> 
         "FLOPs are 2 x the multiply-adds of matrix products, mean over the examples' true lengths; "
         '"at 128" counts every example at length 128. Scores are x 100.',
     ]
+    if "other_code" in points and (other := points[points["other_code"].eq(True)])["label"].any():
+        notes += [f"Made by other code than today's, at the same version: {', '.join(sorted(set(other['label'])))}."]
     if missing:
         named = {title_of(task): ", ".join(splits) for task, splits in missing.items() if splits}
         lost = "; ".join(f"{title}: {splits}" for title, splits in named.items())

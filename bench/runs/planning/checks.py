@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,14 @@ from bench.context import pick_device, task_data
 from bench.encoder import Encoder, EncoderConfig, backbones
 from bench.errors import DataError, UserError
 from bench.method import contestant
+from bench.runs.collect import made_by_other_code
 from bench.runs.identity import Identities
 from bench.runs.plan import Planned, runs, summary
 from bench.runs.planning.coming import Coming, coming
 from bench.runs.planning.forecast import forecast
 from bench.runs.planning.recipes import recipes
 from bench.settings import Settings
-from bench.store import RunKey
+from bench.store import RunKey, check_folders
 from bench.tasks.catalogue import task as task_named
 from bench.tasks.quality import findings, overview
 
@@ -51,6 +53,7 @@ def report(settings: Settings, cores: int) -> Iterator[str]:
         raise UserError(f"the data cannot be used as it is: {many}, listed above as `problem`")
     found = coming(settings, Identities(settings))
     yield from found.lines()
+    yield from made_by_other_code(settings)
     yield check_room(settings, found)
     yield from check_checkpoints(settings, planned, tokenizer)
     yield "nothing is missing"
@@ -131,7 +134,10 @@ def check_room(settings: Settings, found: Coming) -> str:
     to_come = len(found)
     model = 4 * backbones.shape_of(settings.backbone.name, settings.backbone.revision).parameters()
     needed = (KEPT * to_come + 2 * 3 + 1) * model if to_come else 0
+    check_folders(settings.root.absolute())
     there = next(folder for folder in (settings.root.absolute(), *settings.root.absolute().parents) if folder.is_dir())
+    if not os.access(there, os.W_OK):
+        raise UserError(f"results {settings.root}: {there} cannot be written to; name another folder as `results`")
     free = shutil.disk_usage(there).free
     if needed > free:
         raise UserError(

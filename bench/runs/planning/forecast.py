@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import math
 import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from numpy.typing import NDArray
 from scipy.optimize import nnls
 from torch import Tensor
 
-from bench.context import machine_of, pick_device
+from bench.context import machine_of, pick_device, usable_cores
 from bench.encoder import Encoder, EncoderConfig, Shape, Width
 from bench.errors import UserError
 from bench.lineage import stages_of
@@ -122,7 +121,7 @@ def forecast(settings: Settings, runs: Sequence[RunKey], data: Mapping[str, Task
     """How long these runs, and the clock of the whole plan, would take here, with `cores` cores; times a few steps."""
     backbone = contestant(settings, settings.reference, settings.tasks[0]).backbone
     lengths = np.concatenate([data[task].splits["train"].lengths for task in settings.tasks])
-    jobs = max(1, min(cores, os.cpu_count() or 1) // settings.training.threads)
+    jobs = max(1, min(cores, usable_cores()) // settings.training.threads)
     pace = _together(partial(measured_pace, settings, backbone, lengths), jobs, pick_device(settings))
     found: dict[RunKey, float] = {}
     unknown: dict[str, None] = {}
