@@ -19,6 +19,7 @@ import yaml
 
 if TYPE_CHECKING:
     from bench.exit_policies.policies import Policy
+    from bench.settings import Settings
 
 from bench import settings as settings_file
 from bench.errors import UserError, is_disk_full
@@ -351,8 +352,12 @@ def merge(folders: list[Path], out: Annotated[Path, typer.Option("--out", help="
     from bench.reporting.everything import write_everything
     from bench.sharing.results import merge as united
 
-    for line in write_everything(united(folders, out)):
-        typer.echo(line)
+    def report_lines(settings: Settings) -> None:
+        for line in write_everything(settings):
+            typer.echo(line)
+
+    united(folders, out, report_lines)
+    typer.echo(f"united {len(folders)} folders in {out}")
 
 
 @app.command()

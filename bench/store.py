@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,19 @@ import pandas as pd
 
 from bench.errors import UserError
 from bench.settings import Settings
+
+NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?"
+"""Pattern of a valid name."""
+LARGEST_SEED = 2**32 - 1
+
+
+def valid_name(name: object) -> bool:
+    """Return whether `name` can be the name of a task, contestant or variant.
+
+    Names are folders, parts of workflow paths and table cells: 1 to 64 letters, digits, points, underscores and
+    hyphens, beginning with a letter or digit and not ending with a point.
+    """
+    return isinstance(name, str) and re.fullmatch(NAME, name) is not None
 
 
 @dataclass(frozen=True)
