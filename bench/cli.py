@@ -314,17 +314,33 @@ def compare(
     speedup: Annotated[
         list[float] | None, typer.Option(help="Compare at least this many times cheaper; may be given several times.")
     ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="A results folder, published or not, in place of a profile's own.")
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Tasks by name, or pairs, single, learned; several with commas. Default: all.")
+    ] = None,
 ) -> None:
-    """Says whether contestant A is better than others, worse, equal or not decided, at the same budgets."""
+    """Say whether contestant A is better than others, worse, equal or not decided, at the same budgets."""
     from bench.analysis.comparing.resampling import Resamples
     from bench.analysis.comparing.verdicts import BUDGETS
     from bench.analysis.comparing.verdicts import compare as verdicts
     from bench.reporting.tables.comparisons import FORMATS, how, printed
+    from bench.analysis.task_groups import select_tasks
     from bench.reporting.tables.table import Table, display_names
+    from bench.sharing.folders import open_folder
     from bench.store import read_points
+    from bench.tasks.catalogue import tasks_of
 
-    settings = settings_file.load(config)
-    points = read_points(settings)
+    if results:
+        folder = open_folder(results)
+        settings, points = folder.settings, folder.points()
+    else:
+        settings = settings_file.load(config)
+        points = read_points(settings)
+    if tasks:
+        known = tasks_of(settings.own_tasks)
+        points = points[points["task"].isin(select_tasks(tasks, points, known, reference=settings.reference))]
     rivals = others or [method for method in dict.fromkeys(points["method"]) if method != a]
     resamples = Resamples(settings.root / "runs", resamples=settings.comparison.resamples)
     pairs = [(a, rival) for rival in rivals]

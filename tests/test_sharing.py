@@ -114,7 +114,7 @@ OTHER_TEXT = {"sketch": {"train": 96, "validation": 32, "test": 16}, "calibratio
         ({"data": OTHER_TEXT}, "the text of sst2"),
         ({"backbone": {"pooling": "cls"}}, "the backbone"),
         ({"training": {"device": "cpu", "precision": "bfloat16"}}, "arithmetic"),
-        ({"contestants": LONGER}, "asked otherwise"),
+        ({"contestants": LONGER}, "made with different options"),
     ],
 )
 def test_what_cannot_be_trusted_together_is_not_united(first, profile, tmp_path, changes, culprit):
