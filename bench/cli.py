@@ -321,12 +321,17 @@ def compare(
         str | None, typer.Option(help="Tasks by name, or pairs, single, learned; several with commas. Default: all.")
     ] = None,
 ) -> None:
-    """Say whether contestant A is better than others, worse, equal or not decided, at the same budgets."""
-    from bench.analysis.comparing.resampling import Resamples
+    """Say whether contestant A is better than others, worse, equal or not decided, at the same speed-ups.
+
+    A method without cheaper points, such as the teacher, is compared at 1x.
+    """
+    from bench.analysis.comparing.pairings import pairings
+    from bench.analysis.comparing.resampling import resamples_of
     from bench.analysis.comparing.verdicts import BUDGETS
     from bench.analysis.comparing.verdicts import compare as verdicts
-    from bench.reporting.tables.comparisons import FORMATS, how, printed
+    from bench.analysis.statistics import learned_tasks
     from bench.analysis.task_groups import select_tasks
+    from bench.reporting.tables.comparisons import FORMATS, how, printed
     from bench.reporting.tables.table import Table, display_names
     from bench.sharing.folders import open_folder
     from bench.store import read_points
@@ -342,9 +347,12 @@ def compare(
         known = tasks_of(settings.own_tasks)
         points = points[points["task"].isin(select_tasks(tasks, points, known, reference=settings.reference))]
     rivals = others or [method for method in dict.fromkeys(points["method"]) if method != a]
-    resamples = Resamples(settings.root / "runs", resamples=settings.comparison.resamples)
-    pairs = [(a, rival) for rival in rivals]
-    found = verdicts(points, pairs, resamples, settings.comparison, budgets=tuple(speedup or BUDGETS))
+    comparison, reference = settings.comparison, settings.reference
+    resamples = resamples_of(points, settings.root / "runs", comparison)
+    asked = pairings(
+        points, [(a, rival) for rival in rivals], comparison, reference=reference, budgets=speedup or BUDGETS
+    )
+    found = verdicts(points, asked, resamples, comparison, learned=learned_tasks(points, reference=reference))
     names = display_names(points)
     values = printed(found, names).drop(columns="A")
     said = f"{names[a]} (A) minus B on validation, both at least so many times cheaper than the teacher"

@@ -65,14 +65,14 @@ def at_budget(
     Among the points of a group (all variants of a method on one task and seed; add "variant" to `by` to keep
     them apart) whose speed-up on the selection split is at least `speedup` less `TOLERANCE`, the best score on
     that split is taken, ties to the cheaper one, and its row on `split` is returned with `budget`,
-    `selected_score` and `selected_speedup`. Groups without such a point keep a row with NaN scores whose
-    `reason` says why.
+    `selected_score`, `selected_speedup` and `missed` (whether its speed-up on `split` is below the budget by more
+    than the tolerance). Groups without such a point keep a row with NaN scores whose `reason` says why.
     """
     usable = operating_points(points)
     affordable = usable["speedup"] >= speedup * (1 - TOLERANCE)
     chosen = best(usable, affordable & (usable["split"] == selection_split(points)), split=split, by=by)
     rows = _with_reasons(points, chosen, by, f"no point at {speedup:g}x")
-    return rows.assign(budget=float(speedup))
+    return rows.assign(budget=float(speedup), missed=rows["speedup"] < speedup * (1 - TOLERANCE))
 
 
 def best(

@@ -9,11 +9,20 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from bench.analysis.budgets import at_budget, chosen_frontier, control_rows, static_rows, teacher_rows
+from bench.analysis.budgets import (
+    at_budget,
+    chosen_frontier,
+    control_rows,
+    selection_split,
+    static_rows,
+    teacher_rows,
+)
 from bench.analysis.frontier import hypervolume
 from bench.analysis.roles import Roles
 
 BUDGETS = (2.0, 4.0, 8.0, 19.0)
+LEARNED_GAIN = 0.05
+"""Gain of the reference over the best constant answer from which on a task counts as learned, as a fraction."""
 
 
 def elue(score: ArrayLike, flops: ArrayLike, reference_score: ArrayLike, reference_flops: ArrayLike) -> float:
@@ -53,6 +62,21 @@ def kept(gain: ArrayLike, teacher_gain: ArrayLike) -> float:
     """
     total, of_teacher = np.sum(np.asarray(gain, float)), np.sum(np.asarray(teacher_gain, float))
     return float(total / of_teacher) if of_teacher > 0 else float("nan")
+
+
+def learned_tasks(points: pd.DataFrame, *, reference: str = "teacher") -> list[str]:
+    """The tasks that the reference has learned: on the selection split it gains `LEARNED_GAIN` with every seed.
+
+    The gain is that over the best constant answer. A task where a seed's reference failed is not learned.
+    """
+    split, keys = selection_split(points), ["task", "seed"]
+    control = control_rows(points, split=split).set_index(keys)["score"]
+    teacher = teacher_rows(points, reference=reference, split=split).set_index(keys)["score"]
+    planned = points[keys].drop_duplicates()
+    index = pd.MultiIndex.from_frame(planned)
+    enough = (teacher.reindex(index) - control.reindex(index) >= LEARNED_GAIN).to_numpy()
+    every = pd.Series(enough, index=planned["task"].to_numpy()).groupby(level=0, sort=False).all()
+    return [str(task) for task in every.index[every]]
 
 
 def frontier_summary(

@@ -39,7 +39,8 @@ def _written(settings: Settings) -> Iterator[str]:
     papers = settings.data.source != "sketch" and "bert-base-uncased" in settings.backbone.name
     folders = {name: settings.root / name for name in ("sweeps", "runs")}
     published = for_figures(read_published()) if papers else None
-    drawing = figures.begin(points, settings.root, roles, published=published)  # while the tables are made
+    # Figures are drawn while the tables are made.
+    drawing = figures.begin(points, settings.root, roles, published=published, comparison=settings.comparison)
     made = tables(points, roles, missing=missing, comparison=settings.comparison, **folders)
     for table in made:
         table.write(settings.root / "tables")

@@ -199,12 +199,24 @@ class Latency(Section):
     speedups: list[float] = Field([1, 2, 4, 8], description="Points measured: the best at these FLOPs speed-ups.")
 
 
+class Primary(Section):
+    """The comparisons declared before results are seen; they are corrected for multiplicity apart from the others."""
+
+    contestant: Name | None = Field(
+        None, description="Contestant compared with each rival; null: comparisons with the reference alone are primary."
+    )
+    speedups: list[Annotated[float, Field(ge=1)]] = Field(
+        [2, 4, 8], description="Speed-ups of the primary comparisons; the reference itself is at 1."
+    )
+
+
 class Comparison(Section):
-    """How contestants are compared: a bootstrap over seeds and examples, corrected for the number of comparisons."""
+    """How contestants are compared: over seeds and examples, corrected for the number of comparisons."""
 
     margin: float = Field(1.0, ge=0, description="Points (of 100) within which contestants are called equal.")
-    level: float = Field(0.95, gt=0.5, lt=1, description="Confidence of all the verdicts of a table together.")
+    level: float = Field(0.95, gt=0.5, lt=1, description="Confidence of an interval, and of a family of verdicts.")
     resamples: int = Field(2_000, ge=100, description="Bootstrap resamples; only their deviation is used.")
+    primary: Primary = Field(Primary(), description="The primary comparisons; all others are exploratory.")
 
 
 class RatioStudy(Section):
@@ -310,6 +322,8 @@ class Settings(Section):
         }
         named |= {"ablations": [*self.ablations, *self.ablations.values()]}
         named |= {"studies": [study.method for study in self.studies]}
+        declared = self.comparison.primary.contestant
+        named |= {"comparison.primary.contestant": [declared] * bool(declared)}
         for key, names in named.items():
             for name in names:
                 if name not in self.contestants:

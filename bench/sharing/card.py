@@ -12,7 +12,7 @@ import pandas as pd
 from huggingface_hub import EvalResult, ModelCardData
 
 from bench.analysis.budgets import at_budget, control_rows, static_rows, teacher_rows
-from bench.analysis.comparing.resampling import Resamples, records
+from bench.analysis.comparing.resampling import records, resamples_of
 from bench.errors import UserError
 from bench.settings import Settings
 from bench.store import read_parquet_if_there
@@ -143,7 +143,7 @@ def _scores(settings: Settings, points: pd.DataFrame, row: pd.Series, task: Task
     said = f"On {int(row['examples'])} validation examples, x 100:"
     try:
         comparison = settings.comparison
-        resamples = Resamples(settings.root / "runs", resamples=comparison.resamples)
+        resamples = resamples_of(points, settings.root / "runs", comparison)
         found = resamples.of(records(row.to_frame().T))[:, 0]
         low, high = 100 * np.quantile(found, [(1 - comparison.level) / 2, (1 + comparison.level) / 2])
         interval = (

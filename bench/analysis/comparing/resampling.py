@@ -9,7 +9,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from bench.analysis.budgets import POINT, predicted, run_folder
+from bench.analysis.comparing.estimates import seed_noise
 from bench.errors import UserError
+from bench.settings import Comparison
 from bench.tasks.scores import score
 from bench.trace import Trace
 
@@ -22,22 +24,42 @@ Point = Mapping[str, Any]
 
 
 class Resamples:
-    """Scores of operating points on bootstrap resamples of the validation examples.
+    """Scores of operating points on bootstrap resamples of a split's examples: the one source of all intervals.
 
-    All points of a task meet the same resamples, so any two of them are paired. Nothing is read before it is asked for.
+    All points of a task share the same resamples, so any two of them are paired. Traces are read when they are needed.
     """
 
-    def __init__(self, runs: Path, *, resamples: int, seed: int = 0, split: str = "validation") -> None:
-        """runs: results/<profile>/runs, where the traces lie."""
+    def __init__(
+        self,
+        runs: Path,
+        *,
+        resamples: int,
+        seed: int = 0,
+        split: str = "validation",
+        level: float = 0.95,
+        noise: Mapping[str, float] | None = None,
+    ) -> None:
+        """Create an empty cache.
+
+        Args:
+            runs: results/<profile>/runs, where the traces lie.
+            resamples: number of resamples of each task's examples.
+            seed: seed of the resamples.
+            split: the split whose traces are read.
+            level: confidence of the bands that are drawn from the resamples.
+            noise: `seed_noise` of the profile's points, which widens averages over tasks with unlike seeds.
+        """
         self.runs, self.resamples, self.seed, self.split = runs, resamples, seed, split
+        self.level, self.noise = level, dict(noise or {})
         self._scores: dict[tuple[Any, ...], Floats] = {}
         self._examples: dict[str, tuple[NDArray[np.int64], Path]] = {}
         self._problems: dict[Path, str] = {}
 
     def of(self, rows: Sequence[Point]) -> Floats:
-        """[R, P] scores of P points of one task.
+        """Return the scores [R, P] of P points of one task, each by the metric that its row names.
 
-        UserError where a trace is missing or was recorded on other examples than the task's first.
+        Raises:
+            UserError: where a trace is missing or was recorded on other examples than the task's first.
         """
         self.prepare(rows)
         for row in rows:
@@ -48,8 +70,8 @@ class Resamples:
     def prepare(self, rows: Iterable[Point]) -> None:
         """Resample all these points at once, which is many times faster than one after the other."""
         fresh = {_key(row): row for row in rows if _key(row) not in self._scores}
-        for task in dict.fromkeys(key[0] for key in fresh):
-            of_task = {key: row for key, row in fresh.items() if key[0] == task}
+        for task, metric in dict.fromkeys((key[0], key[-1]) for key in fresh):
+            of_task = {key: row for key, row in fresh.items() if (key[0], key[-1]) == (task, metric)}
             answers, labels = {}, np.array([])
             trace, at = None, None
             for key, row in sorted(of_task.items(), key=lambda item: str(item[0])):
@@ -58,7 +80,7 @@ class Resamples:
                     trace, at = self._trace(folder, task), folder
                 if trace is not None:
                     labels, answers[key] = trace.labels, predicted(pd.Series(row), trace)
-            keys, metric = list(answers), next(iter(of_task.values()))["metric"]
+            keys = list(answers)
             block = max(1, 2 * _BLOCK // max(len(labels), 1))
             for few in (keys[start : start + block] for start in range(0, len(keys), block)):
                 predictions = [answers[key] for key in few]
@@ -83,13 +105,20 @@ class Resamples:
         return None
 
 
+def resamples_of(points: pd.DataFrame, runs: Path, comparison: Comparison, *, split: str = "validation") -> Resamples:
+    """The resamples of a profile: what tables, figures and commands share, so that all intervals mean the same."""
+    return Resamples(
+        runs, resamples=comparison.resamples, split=split, level=comparison.level, noise=seed_noise(points)
+    )
+
+
 def records(rows: pd.DataFrame) -> list[Point]:
     """The rows as mappings, which are read much faster than rows of a frame."""
     return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
 
 
 def _key(row: Point) -> tuple[Any, ...]:
-    return tuple(row[name] for name in POINT)
+    return (*(row[name] for name in POINT), row["metric"])
 
 
 def resampled(

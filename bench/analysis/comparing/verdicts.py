@@ -1,91 +1,44 @@
-"""Better, worse, equal or not decided: what two sets of operating points differ by, and what may be said of it.
+"""The verdict on each pairing of methods: what they differ by, and what may be said of it.
 
-*Difference*: a minus b, on the same examples of a task, averaged over the seeds that both have; then over tasks.
-
-*Error*: seeds and examples are resampled together. One resample draws N of the N examples, the same for both sides and
-all seeds, and K - 1 of the K seeds (so many, because K of K would understate the variance of their mean by (K - 1) / K:
-Rao and Wu, Resampling inference with complex survey data, 1988). The variance of the resampled differences is the
-squared standard error, but for one thing: what an example does to one seed alone (a variance of s^2 / (K N) in their
-mean) is in it three times, once with the seeds and twice with the examples (Owen, The pigeonhole bootstrap, 2007,
-shows why such resampling is conservative); two of them, estimated from how much less the mean over seeds scatters than
-one seed, are taken off. The degrees of freedom follow from Satterthwaite's formula, where the seeds' part has K - 1 and
-the examples' part N - 1: with three seeds that disagree the interval is as wide as three numbers allow. Tasks are
-independent: the error of an average is the root of the sum of their squared errors over their number.
-
-*Correction*: with m comparisons, ordered by p (two-sided, difference / error against Student's t), Holm's procedure
-judges the r-th at 1 - (1 - level) / (m - r + 1) and stops at the first that fails; those after it are judged as that
-one. Each interval is given at the level at which its comparison was judged, so it excludes 0 exactly where Holm's
-procedure rejects. An error in any of the m words then has the probability 1 - level at most.
+*Difference*: a minus b, on the same examples of a task, averaged over the seeds that both have; then over tasks. Beside
+the mean stand an interquartile mean over the runs (Agarwal et al., Deep RL at the edge of the statistical precipice,
+2021), Wilcoxon's signed-rank test over tasks (Demsar, 2006), the share of runs that a wins, the mean with accuracy in
+place of F1, and the tasks without any one of which the verdict would not stand.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import stdtr, stdtrit
 
 from bench.analysis.budgets import POINT, at_budget
+from bench.analysis.comparing.equivalence import COLUMNS, judged, p_values, word
+from bench.analysis.comparing.estimates import Estimate, average, bounds, spread
+from bench.analysis.comparing.pairings import Pairing
 from bench.analysis.comparing.resampling import Floats, Point, Resamples, records
 from bench.analysis.comparing.seeds import geometric
 from bench.errors import UserError
 from bench.settings import Comparison
 
-Verdict = Literal["better", "worse", "equal", "not decided"]
 ALL = "all tasks"
+LEARNED = "learned tasks"
 BUDGETS = (1.0, 2.0, 4.0, 8.0, 19.0)
 ONE_SEED = "one seed: the interval covers the examples only"
+PRIMARY, EXPLORATORY = "primary", "exploratory"
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A difference of two scores (a minus b, as fractions), and how sure it is."""
+def gaps(a: Sequence[Point], b: Sequence[Point]) -> tuple[list[Point], list[Point], Floats, Floats]:
+    """Pair the points of one task by seed, and by `place` within a seed where they have one (an exit, say).
 
-    difference: float
-    error: float
-    """Standard error."""
-    freedom: float
-    """Degrees of freedom of the error."""
-    seeds: int
+    Returns:
+        The paired points of both sides, the share [K, pairs] of each pair in its seed, and the seeds' differences [K].
 
-
-def spread(scores: Floats, resampled: Floats, examples: int, rng: np.random.Generator) -> Estimate:
-    """The estimate of K seeds' differences [K], which resamples of the examples turned into [R, K]."""
-    seeds = len(scores)
-    drawn = max(seeds - 1, 1)
-    counts = rng.multinomial(drawn, np.full(seeds, 1 / seeds), size=len(resampled))
-    variance = float(np.var((resampled * counts).sum(axis=1) / drawn, ddof=1))
-    of_seeds = 0.0
-    if seeds > 1:
-        of_seeds = float(np.var(scores, ddof=1)) / seeds
-        of_examples = float(np.var(resampled.mean(axis=1), ddof=1))
-        both = max(float(np.var(resampled, axis=0, ddof=1).mean()) - of_examples, 0.0) / (seeds - 1)
-        variance = max(variance - 2 * both, of_seeds, of_examples)
-    parts = [(of_seeds, seeds - 1), (max(variance - of_seeds, 0.0), examples - 1)]
-    return Estimate(float(scores.mean()), variance**0.5, _freedom(variance, parts), seeds)
-
-
-def average(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of independent tasks' differences."""
-    count = len(estimates)
-    parts = [((each.error / count) ** 2, each.freedom) for each in estimates]
-    variance = sum(part for part, _ in parts)
-    difference = sum(each.difference for each in estimates) / count
-    return Estimate(difference, variance**0.5, _freedom(variance, parts), min(each.seeds for each in estimates))
-
-
-def _freedom(variance: float, parts: Iterable[tuple[float, float]]) -> float:
-    """Satterthwaite's degrees of freedom of a sum of variances, given as (variance, its degrees of freedom)."""
-    under = sum(part**2 / freedom for part, freedom in parts if part > 0)
-    return max(variance**2 / under, 1.0) if under > 0 else float("inf")
-
-
-def estimate(a: Sequence[Point], b: Sequence[Point], resamples: Resamples) -> Estimate:
-    """What the points `a` are above the points `b`, all of one task.
-
-    They are paired by seed, and within a seed by `place` where the points have one (an exit, say); a seed's difference
-    is the mean over its pairs. UserError, with the reason, where nothing can be paired or a trace is missing.
+    Raises:
+        UserError: with the reason, where no pair is there.
     """
     first, second = ({(row["seed"], row.get("place")): row for row in scored(side)} for side in (a, b))
     common = [key for key in first if key in second]
@@ -94,11 +47,18 @@ def estimate(a: Sequence[Point], b: Sequence[Point], resamples: Resamples) -> Es
         raise UserError("; ".join(dict.fromkeys(lost)) or "no seed in common")
     one, two = [first[key] for key in common], [second[key] for key in common]
     seeds = np.array([seed for seed, _ in common])
-    share = np.array([seeds == seed for seed in dict.fromkeys(seeds)], dtype=float)  # [K, pairs]
+    share = np.array([seeds == seed for seed in dict.fromkeys(seeds)], dtype=float)
     share /= share.sum(axis=1, keepdims=True)
     observed = share @ [float(x["score"]) - float(y["score"]) for x, y in zip(one, two, strict=True)]
-    gaps = (resamples.of(one) - resamples.of(two)) @ share.T
-    return spread(observed, gaps, int(one[0]["examples"]), np.random.default_rng([resamples.seed, 1]))
+    return one, two, share, observed
+
+
+def estimate(a: Sequence[Point], b: Sequence[Point], resamples: Resamples) -> Estimate:
+    """How far the points `a` are above the points `b`, all of one task; pairs and errors as in `gaps`."""
+    one, two, share, observed = gaps(a, b)
+    drawn = (resamples.of(one) - resamples.of(two)) @ share.T
+    limits, noise = bounds(one[0]["metric"], difference=True), resamples.noise.get(one[0]["task"], 0.0)
+    return spread(observed, drawn, int(one[0]["examples"]), bounds=limits, noise=noise)
 
 
 def scored(rows: Sequence[Point]) -> list[Point]:
@@ -106,101 +66,128 @@ def scored(rows: Sequence[Point]) -> list[Point]:
     return [row for row in rows if not pd.isna(row["score"])]
 
 
-def judged(estimates: Sequence[Estimate | None], comparison: Comparison) -> pd.DataFrame:
-    """Every estimate with its interval and word, corrected for their number; None stands for one that was not made.
+@dataclass
+class _Side:
+    """What is known of one task in a pairing."""
 
-    Columns: difference, p (corrected: the smallest 1 - level at which Holm's procedure would reject), seeds, low, high,
-    verdict (better, worse, equal, not decided). Equal: the whole interval lies within the margin, with 0 or without.
-    """
-    table = pd.DataFrame(
-        [(np.nan, np.nan, np.nan, 0) if each is None else (each.difference, each.error, each.freedom, each.seeds)
-         for each in estimates],
-        columns=["difference", "error", "freedom", "seeds"],
-    ).astype({"difference": float, "error": float, "freedom": float, "seeds": int})  # fmt: skip
-    made = table[table["difference"].notna()]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.where(made["difference"] == 0, 0.0, np.abs(made["difference"]) / made["error"])
-    raw = pd.Series(2 * _tail(-ratio, made["freedom"].to_numpy(float)), index=made.index)
-    alpha = 1 - comparison.level
-    order = raw.sort_values(kind="stable").index
-    left = np.arange(len(order), 0, -1)
-    corrected = np.minimum(np.maximum.accumulate(raw[order].to_numpy() * left), 1.0)
-    held = np.flatnonzero(corrected > alpha)
-    left[held] = left[held[0]] if len(held) else 1
-    table.loc[order, "p"] = corrected
-    quantile = _quantile(1 - alpha / left / 2, table.loc[order, "freedom"].to_numpy(float))
-    table.loc[order, "half"] = quantile * table.loc[order, "error"]
-    table = table.reindex(columns=["difference", "p", "half", "seeds"])
-    low, high = table["difference"] - table["half"], table["difference"] + table["half"]
-    words = [_word(*each, comparison.margin / 100) for each in zip(low, high, strict=True)]
-    return table.drop(columns="half").assign(low=low, high=high, verdict=words)
-
-
-def _tail(t: Floats, freedom: Floats) -> Floats:
-    return np.asarray(stdtr(np.minimum(freedom, 1e9), t))
-
-
-def _quantile(share: Floats, freedom: Floats) -> Floats:
-    return np.asarray(stdtrit(np.minimum(freedom, 1e9), share))
-
-
-def _word(low: float, high: float, margin: float) -> Verdict:
-    if -margin <= low and high <= margin:
-        return "equal"
-    return "better" if low > 0 else "worse" if high < 0 else "not decided"
+    facts: dict[str, Any]
+    estimate: Estimate | None = None
+    by_accuracy: Estimate | None = None
+    """The same with accuracy in place of F1; for other metrics that of `estimate`."""
+    runs: Floats = field(default_factory=lambda: np.array([]))
+    """The seeds' differences."""
+    used: list[Any] = field(default_factory=list)
 
 
 def compare(
     points: pd.DataFrame,
-    pairs: Sequence[tuple[str, str]],
+    asked: Sequence[Pairing],
     resamples: Resamples,
     comparison: Comparison,
     *,
-    budgets: Sequence[float] = BUDGETS,
+    learned: Sequence[str] = (),
     single_tasks: bool = True,
 ) -> pd.DataFrame:
-    """The verdict on every pair of methods, at least so many times cheaper than the teacher, on validation.
+    """Judge every pairing on validation; points are chosen on the selection split, a seed at a time.
 
-    Each method's point is chosen on the selection split, a seed at a time. One row a pair, budget and task, and one for
-    the average over all tasks where there are several (only that one where not `single_tasks`, if it can be had).
-    Columns: a, b, budget, task, metric, score_a, score_b, speedup_a, speedup_b (reached on validation; geometric
-    means), those of `judged`, and note. Where both sides use the same points as at the budget before, the row is left
-    out: it is the same comparison. `attrs["comparisons"]` is the number that was corrected for. UserError for an
-    unknown method.
+    Args:
+        points: all-points.parquet.
+        asked: the pairings, in the order of the rows.
+        resamples: the traces' resamples.
+        comparison: level, margin.
+        learned: tasks of the second average (`bench.analysis.statistics.learned_tasks`); no such rows if empty.
+        single_tasks: whether each task has a row of its own beside the averages.
+
+    Returns:
+        One row a pairing and scope (all tasks, learned tasks, a task). Columns: a, b, budget_a, budget_b, family
+        (primary or exploratory), task (the scope), metric, score_a, score_b, speedup_a, speedup_b (reached on
+        validation; geometric means), those of `judged`, iqm, wins, wilcoxon (uncorrected p-value), rests_on (tasks
+        without which a "better", "worse" or "equal" would not stand), accuracy and accuracy_verdict (nan and ""
+        where no task is ranked by F1), note. Corrections: primary and exploratory comparisons, averages and single
+        tasks are families of their own; their sizes are in `attrs["comparisons"]`. A pairing with the points of the
+        pairing before it is left out. Where nothing can be compared the verdict is "", the note says why, and the
+        row is in no family.
     """
-    known = list(dict.fromkeys(points["method"]))
-    for method in dict.fromkeys(name for pair in pairs for name in pair):
-        if method not in known:
-            raise UserError(f"no method {method!r} in the points; choose from {', '.join(known)}")
-    compared = {name for pair in pairs for name in pair}
+    chosen = _chosen(points, asked)
+    every = [row for tasks in chosen.values() for of_task in tasks.values() for row in scored(of_task)]
+    resamples.prepare([*every, *(row for row in map(_by_accuracy, every) if row is not None)])
+    rows: list[dict[str, Any]] = []
+    made: list[dict[str, _Side]] = []
+    before: tuple[str, str, dict[str, Any]] = ("", "", {})
+    for pairing in asked:
+        tasks = _tasks(
+            chosen.get((pairing.a, pairing.budget_a), {}), chosen.get((pairing.b, pairing.budget_b), {}), resamples
+        )
+        used = {task: side.used for task, side in tasks.items()}
+        last = before[2] if before[:2] == (pairing.a, pairing.b) else {}
+        fresh = [task for task in tasks if used[task] != last.get(task)]
+        before = (pairing.a, pairing.b, used)
+        head = {name: getattr(pairing, name) for name in ("a", "b", "budget_a", "budget_b")}
+        head["family"] = PRIMARY if pairing.primary else EXPLORATORY
+        scopes: list[tuple[str, dict[str, _Side]]] = []
+        if len(tasks) > 1 and fresh:
+            scopes.append((ALL, tasks))
+            some = {task: side for task, side in tasks.items() if task in learned}
+            scopes += [(LEARNED, some)] if 0 < len(some) < len(tasks) else []
+        # The row of the average says why a task could not be compared.
+        single = [task for task in fresh if len(tasks) == 1 or (single_tasks and tasks[task].estimate is not None)]
+        for scope, sides in [*scopes, *((task, {task: tasks[task]}) for task in single)]:
+            average_row = scope in (ALL, LEARNED)
+            facts = _over_tasks({task: side.facts for task, side in sides.items()}, sides) if average_row else {}
+            rows.append({**head, "task": scope, **(facts or sides.get(scope, _Side({})).facts)})
+            made.append(sides)
+    return _judged(rows, made, comparison)
+
+
+def _chosen(points: pd.DataFrame, asked: Iterable[Pairing]) -> dict[tuple[str, float], dict[str, list[Point]]]:
+    """(method, budget) -> task -> the chosen row of each seed."""
+    sides = {side for each in asked for side in ((each.a, each.budget_a), (each.b, each.budget_b))}
     chosen: dict[tuple[str, float], dict[str, list[Point]]] = {}
-    for budget in budgets:
-        for row in records(at_budget(points[points["method"].isin(compared)], budget)):
+    for budget in sorted({budget for _, budget in sides}):
+        methods = [method for method, at in sides if at == budget]
+        for row in records(at_budget(points[points["method"].isin(methods)], budget)):
             chosen.setdefault((row["method"], budget), {}).setdefault(row["task"], []).append(row)
-    resamples.prepare(row for tasks in chosen.values() for of_task in tasks.values() for row in scored(of_task))
-    rows: list[dict[str, object]] = []
-    estimates: list[Estimate | None] = []
-    for a, b in pairs:
-        before: dict[str, Any] = {}
-        for budget in budgets:
-            first, second = chosen.get((a, budget), {}), chosen.get((b, budget), {})
-            made, facts = _tasks(first, second, resamples)
-            used = {task: [_used(side.get(task, [])) for side in (first, second)] for task in made}
-            fresh = [task for task in made if used[task] != before.get(task)]
-            before = used
-            if len(made) > 1 and fresh:
-                whole = [each for each in made.values() if each is not None]
-                estimates.append(average(whole) if len(whole) == len(made) else None)
-                rows.append({"a": a, "b": b, "budget": budget, "task": ALL, **_over_tasks(facts, made)})
-            # The row of the average says why a task could not be compared.
-            shown = [task for task in fresh if len(made) == 1 or (single_tasks and made[task] is not None)]
-            estimates += [made[task] for task in shown]
-            rows += [{"a": a, "b": b, "budget": budget, "task": task, **facts[task]} for task in shown]
-    columns = ["a", "b", "budget", "task", "metric", "score_a", "score_b", "speedup_a", "speedup_b", "note"]
-    table = pd.DataFrame(rows, columns=columns).join(judged(estimates, comparison))
-    table = table[[*columns[:-1], "difference", "low", "high", "p", "seeds", "verdict", "note"]]
-    table.attrs["comparisons"] = sum(each is not None for each in estimates)
-    return table
+    return chosen
+
+
+def _tasks(
+    first: Mapping[str, Sequence[Point]], second: Mapping[str, Sequence[Point]], resamples: Resamples
+) -> dict[str, _Side]:
+    """By task: the estimate, or None, and what is printed beside it."""
+    found: dict[str, _Side] = {}
+    for task in dict.fromkeys([*first, *second]):
+        sides = [first.get(task, []), second.get(task, [])]
+        known = [scored(side) for side in sides]
+        common = set.intersection(*({row["seed"] for row in side} for side in known))
+        facts: dict[str, Any] = {"metric": next((row["metric"] for side in known for row in side), ""), "note": ""}
+        for name, side in zip("ab", known, strict=True):
+            shared = [row for row in side if row["seed"] in common]
+            mean = float(np.mean([row["score"] for row in shared])) if shared else float("nan")
+            facts |= {f"score_{name}": mean, f"speedup_{name}": geometric([row["speedup"] for row in shared])}
+        found[task] = result = _Side(facts, used=[_used(side) for side in sides])
+        try:
+            result.estimate = result.by_accuracy = estimate(sides[0], sides[1], resamples)
+            result.runs = gaps(sides[0], sides[1])[-1]
+        except UserError as error:
+            facts["note"] = str(error)
+            continue
+        facts["note"] = ONE_SEED if len(common) == 1 else missed([row for side in known for row in side])
+        a, b = ([other for row in side if (other := _by_accuracy(row)) is not None] for side in known)
+        if facts["metric"] == "f1" and (len(a), len(b)) == (len(known[0]), len(known[1])):
+            result.by_accuracy = estimate(a, b, resamples)
+    return found
+
+
+def missed(rows: Sequence[Point]) -> str:
+    """A note on the methods whose speed-up on the reported split is below the budget by more than the tolerance."""
+    names = [row["method"] for row in rows if row.get("missed")]
+    return f"below its speed-up on validation: {', '.join(dict.fromkeys(names))}" if names else ""
+
+
+def _by_accuracy(row: Point) -> Point | None:
+    """The row of an F1 task with accuracy as its score; None for others."""
+    known = row["metric"] == "f1" and not pd.isna(row.get("accuracy", np.nan))
+    return {**row, "metric": "accuracy", "score": row["accuracy"]} if known else None
 
 
 def _used(rows: Sequence[Point]) -> list[Any]:
@@ -208,40 +195,87 @@ def _used(rows: Sequence[Point]) -> list[Any]:
     return [row["reason"] if pd.isna(row["score"]) else tuple(row[name] for name in POINT) for row in rows]
 
 
-def _tasks(
-    first: Mapping[str, Sequence[Point]], second: Mapping[str, Sequence[Point]], resamples: Resamples
-) -> tuple[dict[str, Estimate | None], dict[str, dict[str, object]]]:
-    """By task: the estimate, or None, and what is printed beside it."""
-    made: dict[str, Estimate | None] = {}
-    facts: dict[str, dict[str, object]] = {}
-    for task in dict.fromkeys([*first, *second]):
-        sides = [scored(side.get(task, [])) for side in (first, second)]
-        common = set.intersection(*({row["seed"] for row in side} for side in sides))
-        facts[task] = {"metric": next((row["metric"] for side in sides for row in side), "")}
-        for name, side in zip("ab", sides, strict=True):
-            shared = [row for row in side if row["seed"] in common]
-            mean = float(np.mean([row["score"] for row in shared])) if shared else float("nan")
-            facts[task] |= {f"score_{name}": mean, f"speedup_{name}": geometric([row["speedup"] for row in shared])}
-        try:
-            made[task] = estimate(first.get(task, []), second.get(task, []), resamples)
-            facts[task]["note"] = ONE_SEED if len(common) == 1 else ""
-        except UserError as error:
-            made[task] = None
-            facts[task]["note"] = str(error)
-    return made, facts
-
-
-def _over_tasks(facts: Mapping[str, Mapping[str, object]], made: Mapping[str, Estimate | None]) -> dict[str, object]:
-    """What is printed beside the average; where a task is missing only why."""
+def _over_tasks(facts: Mapping[str, Mapping[str, Any]], sides: Mapping[str, _Side]) -> dict[str, Any]:
+    """What is printed beside an average; where a task is missing only why."""
+    complete = all(side.estimate is not None for side in sides.values())
     notes: dict[str, list[str]] = {}
     for task, fact in facts.items():
-        if fact["note"] and (made[task] is None or None not in made.values()):
+        if fact["note"] and (complete or sides[task].estimate is None):
             notes.setdefault(str(fact["note"]), []).append(task)
     said = "; ".join(
         note if len(tasks) == len(facts) else f"{note} ({', '.join(tasks)})" for note, tasks in notes.items()
     )
-    if None in made.values():
+    if not complete:
         return {"note": said}
     table = pd.DataFrame(list(facts.values()))
     means = {name: float(table[name].mean()) for name in ("score_a", "score_b")}
     return {"metric": "average", "note": said, **means, **{n: geometric(table[n]) for n in ("speedup_a", "speedup_b")}}
+
+
+def _judged(rows: list[dict[str, Any]], made: Sequence[dict[str, _Side]], comparison: Comparison) -> pd.DataFrame:
+    """The rows with their verdicts, and with what stands beside the mean."""
+    columns = ["a", "b", "budget_a", "budget_b", "family", "task", "metric", "score_a", "score_b"]
+    columns += ["speedup_a", "speedup_b", "note"]
+    table = pd.DataFrame(rows, columns=columns)
+    scopes = table["task"].where(table["task"].isin([ALL, LEARNED]), "single tasks")
+    families = list(zip(table["family"], scopes, strict=True))
+    found = judged([_mean(sides, "estimate") for sides in made], comparison, families)
+    with_f1 = [any(side.by_accuracy is not side.estimate for side in sides.values()) for sides in made]
+    others = [_mean(sides, "by_accuracy") if f1 else None for sides, f1 in zip(made, with_f1, strict=True)]
+    accuracy = judged(others, comparison, families)
+    beside = [
+        {"iqm": interquartile_mean(runs), "wins": _wins(runs), "wilcoxon": _wilcoxon(sides), "rests_on": rests}
+        if row.verdict
+        else {"iqm": np.nan, "wins": np.nan, "wilcoxon": np.nan, "rests_on": ""}
+        for row, sides in zip(found.itertuples(), made, strict=True)
+        for runs in [np.concatenate([side.runs for side in sides.values()]) if sides else np.array([])]
+        for rests in [", ".join(_rests_on(row, sides, comparison))]
+    ]
+    table = table.join(found[COLUMNS]).join(pd.DataFrame(beside, columns=["iqm", "wins", "wilcoxon", "rests_on"]))
+    table = table.assign(accuracy=accuracy["difference"], accuracy_verdict=accuracy["verdict"])
+    table = table[[*(name for name in table if name != "note"), "note"]]
+    counted = pd.Series(families, dtype=object)[found["verdict"] != ""]
+    table.attrs["comparisons"] = counted.value_counts(sort=False).to_dict()
+    return table
+
+
+def _mean(sides: Mapping[str, _Side], which: str) -> Estimate | None:
+    parts = [getattr(side, which) for side in sides.values()]
+    return average(parts) if parts and all(part is not None for part in parts) else None
+
+
+def interquartile_mean(values: Floats) -> float:
+    """The mean of the middle half of the values, the outermost of them weighted by their part in it."""
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    edges = np.linspace(0, 1, len(ordered) + 1)
+    weights = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0, None)
+    return float(ordered @ weights / weights.sum()) if len(ordered) else float("nan")
+
+
+def _wins(runs: Floats) -> float:
+    """The share of runs in which a is above b; ties count half."""
+    return float(((runs > 0) + 0.5 * (runs == 0)).mean())
+
+
+def _wilcoxon(sides: Mapping[str, _Side]) -> float:
+    """Wilcoxon's two-sided signed-rank test over tasks; NaN below six tasks, where it cannot decide anything."""
+    values = np.array([side.estimate.value for side in sides.values() if side.estimate is not None])
+    values = values[values != 0]
+    if len(values) < 6:
+        return float("nan")
+    from scipy.stats import wilcoxon  # half a second to import
+
+    return float(wilcoxon(values).pvalue)
+
+
+def _rests_on(row: Any, sides: Mapping[str, _Side], comparison: Comparison) -> list[str]:
+    """The tasks without any one of which the verdict would be another, at the level at which it was reached."""
+    if row.verdict in ("", "not decided") or len(sides) < 3:
+        return []
+    carried = []
+    for task in sides:
+        rest = average([side.estimate for name, side in sides.items() if name != task and side.estimate is not None])
+        different, equal = p_values([rest], comparison.margin / 100)
+        if word(rest.value, different[0], equal[0], row.strict, row.strict_equal) != row.verdict:
+            carried.append(task)
+    return carried

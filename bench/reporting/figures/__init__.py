@@ -12,14 +12,15 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
+from bench.analysis.comparing.resampling import resamples_of
 from bench.analysis.roles import Roles
 from bench.reporting.figures.comparisons import ablation_bars, promised_against_measured
-from bench.reporting.figures.curves import Resamples
 from bench.reporting.figures.drawing import Absent, save, task_order
 from bench.reporting.figures.exits import exit_against_difficulty, exit_histogram, score_per_exit
 from bench.reporting.figures.fonts import families
 from bench.reporting.figures.frontiers import frontier, frontier_average, score_against_parameters
 from bench.reporting.figures.sweeps import importances, kept_studies, landscape, pareto_front
+from bench.settings import Comparison
 from bench.tasks.catalogue import TASKS
 from bench.tasks.catalogue import title as task_title
 
@@ -48,18 +49,18 @@ _CAPTIONS = {
         "Frontier, mean of all tasks",
         "Mean score over tasks at matched speed-ups: at each budget every task gives the point chosen for it on "
         "the selection split, read on validation, mean over seeds. A method is drawn where it has a point on every "
-        "task. Band: one standard deviation over seeds of the mean over tasks to either side where every task has "
-        "several seeds, else a 95 % bootstrap over examples. Faint: one answer for all examples on half of the "
-        "tasks or more.",
+        "task. Band: the interval of the mean over seeds and examples at the profile's confidence (95 % by default), "
+        "as in the tables; with one seed over examples. Faint: one answer for all examples on half of the tasks or "
+        "more.",
     ),
     "frontier-": (
         "Frontier, {rest}",
         "Score against mean FLOPs an example; points chosen on the selection split and shown as they are on "
         "validation, so a line may go down. With several seeds the line is the mean over seeds at each cost, from "
-        "where every seed has a point, and the band one standard deviation over seeds to either side (small marks: "
-        "each seed's points); with one seed the band is a 95 % bootstrap over examples. Faint and hollow: points "
-        "that give every example the same answer. Lines across are the teacher and the best constant answer; "
-        "clear hollow marks are what others reported.",
+        "where every seed has a point (small marks: each seed's points). Band: the interval of that mean over seeds "
+        "and examples at the profile's confidence (95 % by default), as in the tables; with one seed over examples. "
+        "Faint and hollow: points that give every example the same answer. Lines across are the teacher and the best "
+        "constant answer; clear hollow marks are what others reported.",
     ),
     "parameters": (
         "Score against parameters",
@@ -123,14 +124,16 @@ def begin(
     roles: Roles,
     *,
     published: pd.DataFrame | None = None,
+    comparison: Comparison | None = None,
 ) -> Callable[[], list[Skipped]]:
     """Begins to draw every figure that has data into <results>/figures/<name>.png and .pdf, in processes of their own.
 
     The returned call waits for them and gives those left out; figures of an earlier call that are not drawn again are
     removed. points: all-points.parquet. results: results/<profile>, for its kept traces and studies. published: rows
-    of `bench.reporting.published`, where text and backbone are the papers' own.
+    of `bench.reporting.published`, where text and backbone are the papers' own. comparison: confidence and resamples of
+    the bands.
     """
-    folder, plan = results / "figures", _plan(points, results, roles, published)
+    folder, plan = results / "figures", _plan(points, results, roles, published, comparison or Comparison())
     families()  # once for all processes
     if sys.platform == "linux":
         cores = min(len(os.sched_getaffinity(0)), len(plan))
@@ -171,11 +174,11 @@ def drawn(folder: Path) -> list[Path]:
 
 
 def _plan(
-    points: pd.DataFrame, results: Path, roles: Roles, published: pd.DataFrame | None
+    points: pd.DataFrame, results: Path, roles: Roles, published: pd.DataFrame | None, comparison: Comparison
 ) -> dict[str, Callable[[], Figure]]:
     """Every figure that could be drawn, by file name, in the order in which they are read."""
     runs = results / "runs"
-    resamples = Resamples(runs)
+    resamples = resamples_of(points, runs, comparison)
     plan: dict[str, Callable[[], Figure]] = {
         "frontier-average": partial(frontier_average, points, roles, resamples=resamples)
     }

@@ -4,23 +4,20 @@ A method's frontier on a task is what was chosen on the selection split, read on
 filtered again there, so it may go down, and line and band have the same points.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from zlib import crc32
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.analysis.budgets import POINT, TOLERANCE, chosen_frontier, predicted, run_folder, selection_split
-from bench.analysis.comparing.resampling import resampled
+from bench.analysis.budgets import POINT, TOLERANCE, chosen_frontier, selection_split
+from bench.analysis.comparing.estimates import Estimate, average, bounds, spread
+from bench.analysis.comparing.resampling import Floats, Point, Resamples, records
 from bench.analysis.roles import Roles
 from bench.errors import UserError
 from bench.reporting.figures.drawing import Absent
-from bench.trace import Trace
 
-Floats = NDArray[np.float64]
-RESAMPLES = 500
 # Budgets of the averaged frontier, from 1x to the fastest point.
 STEPS = 61
 
@@ -39,43 +36,6 @@ class Curve:
     seeds: int
 
 
-class Resamples:
-    """Scores of operating points on bootstrap resamples of the examples, made once for all figures.
-
-    runs: results/<profile>/runs. All points of a task share its resamples; those of two tasks are independent.
-    """
-
-    def __init__(self, runs: Path | None, resamples: int = RESAMPLES) -> None:
-        self.runs, self.resamples = runs, resamples
-        self._known: dict[tuple, Floats] = {}
-
-    def scores(self, rows: pd.DataFrame) -> Floats | None:
-        """[R, P] of P operating points of one task, method and seed; None where the traces were not kept."""
-        if self.runs is None:
-            return None
-        keys = list(rows[[*POINT, "split"]].itertuples(index=False, name=None))
-        missing = rows[[key not in self._known for key in keys]].drop_duplicates(POINT)
-        if len(missing):
-            try:
-                made = self._made(missing, self.runs)
-            except UserError:
-                return None
-            named = missing[[*POINT, "split"]].itertuples(index=False, name=None)
-            self._known.update(zip(named, made.T, strict=True))
-        return np.column_stack([self._known[key] for key in keys])
-
-    def _made(self, rows: pd.DataFrame, runs: Path) -> Floats:
-        traces: dict[Path, Trace] = {}
-        answers = []
-        for _, row in rows.iterrows():
-            path = run_folder(row, runs) / f"trace-{row['split']}.parquet"
-            trace = traces[path] = traces.get(path) or Trace.load(path)
-            answers.append(predicted(row, trace))
-        labels = next(iter(traces.values())).labels
-        seed = crc32(str(rows["task"].iloc[0]).encode())
-        return resampled(str(rows["metric"].iloc[0]), answers, labels, resamples=self.resamples, seed=seed)
-
-
 def is_constant(rows: pd.DataFrame) -> pd.Series:
     """Which rows give every example the same answer; tables of earlier versions do not say, so none."""
     if "constant" not in rows:
@@ -83,12 +43,12 @@ def is_constant(rows: pd.DataFrame) -> pd.Series:
     return rows["constant"].eq(True)
 
 
-def task_curve(rows: pd.DataFrame, resamples: Resamples) -> Curve:
+def task_curve(rows: pd.DataFrame, resamples: Resamples | None) -> Curve:
     """The frontier of one method on one task, from the rows of `chosen_frontier` of all its seeds.
 
     At each cost a seed has the score of its dearest chosen point within that cost; the curve is the mean over
-    seeds, from where every seed has a point. Band: with several seeds one sample deviation over them to either
-    side; with one seed 95 % of a bootstrap over examples.
+    seeds, from where every seed has a point. Band: the interval of that mean over seeds and examples, as in
+    `bench.analysis.comparing.estimates`; NaN without the traces.
     """
     rows = rows.dropna(subset=["score", "flops"])
     groups = [group.sort_values(["flops", "score"]) for _, group in rows.groupby("seed")]
@@ -99,14 +59,36 @@ def task_curve(rows: pd.DataFrame, resamples: Resamples) -> Curve:
     at = [np.searchsorted(group["flops"], costs, side="right") - 1 for group in groups]
     scores = np.stack([group["score"].to_numpy(float)[i] for group, i in zip(groups, at, strict=True)])
     constant = np.stack([is_constant(group).to_numpy()[i] for group, i in zip(groups, at, strict=True)])
-    mean = scores.mean(axis=0)
-    low = high = np.full(len(mean), np.nan)
-    if len(groups) > 1:
-        deviation = scores.std(axis=0, ddof=1)
-        low, high = mean - deviation, mean + deviation
-    elif (drawn := resamples.scores(groups[0])) is not None:
-        low, high = np.percentile(drawn[:, at[0]], [2.5, 97.5], axis=0)
-    return Curve(costs, mean, low, high, np.asarray(constant.all(axis=0)), len(groups))
+    points = [records(group) for group in groups]
+    chosen = [[points[seed][i] for seed, i in enumerate(each)] for each in zip(*at, strict=True)]
+    bands = _bands([[mean] for mean in _means(chosen, resamples)], len(costs), resamples)
+    return Curve(costs, scores.mean(axis=0), *bands, np.asarray(constant.all(axis=0)), len(groups))
+
+
+def _means(chosen: Sequence[Sequence[Point]], resamples: Resamples | None) -> list[Estimate]:
+    """The mean over seeds of each set of points of one task, which differ in their seed; [] without their traces."""
+    if resamples is None:
+        return []
+    try:
+        resamples.prepare(row for rows in chosen for row in rows)
+        made = []
+        for rows in chosen:
+            drawn = resamples.of(rows)
+            first, limits = rows[0], bounds(rows[0]["metric"], difference=False)
+            scores = np.array([row["score"] for row in rows], dtype=np.float64)
+            noise = resamples.noise.get(first["task"], 0.0)
+            made.append(spread(scores, drawn, int(first["examples"]), bounds=limits, noise=noise))
+        return made
+    except UserError:
+        return []
+
+
+def _bands(estimates: Sequence[Sequence[Estimate]], count: int, resamples: Resamples | None) -> tuple[Floats, Floats]:
+    """Lower and upper edges [count] of means over tasks; NaN where there are no estimates."""
+    if resamples is None or len(estimates) < count:
+        return np.full(count, np.nan), np.full(count, np.nan)
+    edges = np.array([average(tasks).interval(resamples.level) for tasks in estimates]).reshape(count, 2)
+    return edges[:, 0], edges[:, 1]
 
 
 def average_curves(
@@ -117,33 +99,34 @@ def average_curves(
     At each budget every task gives the score of the point that `at_budget` chooses there, mean over seeds. A
     method has a row only where it has a point on every task. Columns: method, budget, score, speedup and
     speedup_128 (what the chosen points reach on `split`, harmonic means), the means over tasks of mean_exit,
-    parameters, flops and flops_128, constant (the share of tasks whose point answers all alike), low and high.
-
-    low to high: where every task has several seeds, one deviation to either side of the mean that one run of each
-    task would have (the root of the summed squares of the tasks' deviations, over their number); else 95 % of a
-    bootstrap over the examples of each task where `resamples` has the traces; else NaN. Raises Absent where no
-    point has a known speed-up.
+    parameters, flops and flops_128, constant (the share of tasks whose point answers all alike), low and high: the
+    interval as in `task_curve`, NaN where a method's traces are missing. Raises Absent where no point has a known
+    speed-up.
     """
     rows = _at_budgets(points, roles, split)
     rows = rows.assign(share=1 / rows["speedup"], share_128=1 / rows["speedup_128"], constant=is_constant(rows))
     values = ["score", "mean_exit", "parameters", "flops", "flops_128", "share", "share_128", "constant"]
-    by_task = rows.groupby(["method", "budget", "task"])
-    means = by_task[values].mean().join(by_task["score"].std(ddof=1).pow(2).rename("variance"))
+    means = rows.groupby(["method", "budget", "task"])[values].mean()
     grouped = means.groupby(["method", "budget"])
     tasks = roles.contestants(points)["task"].nunique()
-    # One seed on any task: its deviation is unknown, and so is the sum.
-    deviation = grouped["variance"].sum(min_count=tasks).pow(0.5) / tasks
-    table = grouped[values].mean()[grouped.size() == tasks]
-    table["low"], table["high"] = table["score"] - deviation, table["score"] + deviation
-    if resamples is not None:
-        lacking = table[table["low"].isna()].index.unique("method")
-        for method in lacking:
-            bands = _bands(rows[rows["method"] == method], resamples)
-            if bands is not None:
-                own = table.index[(table.index.get_level_values("method") == method) & table["low"].isna()]
-                table.loc[own, ["low", "high"]] = bands.loc[own.get_level_values("budget")].to_numpy()
-    table = table.reset_index()
+    table = grouped[values].mean()[grouped.size() == tasks].reset_index()
+    edges = pd.DataFrame(np.nan, index=table.index, columns=["low", "high"])
+    for method, of_method in table.groupby("method", sort=False):
+        own = rows[(rows["method"] == method) & rows["budget"].isin(of_method["budget"])]
+        by_task = [_means(_by_budget(of_task), resamples) for _, of_task in own.groupby("task")]
+        # Budgets ascend in both; a task without traces leaves all of them without a band.
+        estimates = list(zip(*by_task, strict=False))
+        edges.loc[of_method.index] = np.column_stack(_bands(estimates, len(of_method), resamples))
+    table = table.join(edges)
     return table.assign(speedup=1 / table.pop("share"), speedup_128=1 / table.pop("share_128"))
+
+
+def _by_budget(rows: pd.DataFrame) -> list[list[Point]]:
+    """The points of one method and task at each budget, cheapest last, one a seed."""
+    found: dict[float, list[Point]] = {}
+    for row in records(rows.sort_values(["budget", "seed"])):
+        found.setdefault(row["budget"], []).append(row)
+    return list(found.values())
 
 
 def _at_budgets(points: pd.DataFrame, roles: Roles, split: str) -> pd.DataFrame:
@@ -163,19 +146,3 @@ def _at_budgets(points: pd.DataFrame, roles: Roles, split: str) -> pd.DataFrame:
         asked.sort_values("least"), rows.sort_values("reached"), left_on="least", right_on="reached", by=run,
         direction="forward",
     ).dropna(subset=["score"])  # fmt: skip
-
-
-def _bands(rows: pd.DataFrame, resamples: Resamples) -> pd.DataFrame | None:
-    """low and high by budget of one method's mean over tasks; None where a trace was not kept."""
-    by_task: dict[str, pd.DataFrame] = {}
-    for task, of_task in rows.groupby("task"):
-        seeds = []
-        for _, of_seed in of_task.groupby("seed"):
-            scores = resamples.scores(of_seed)
-            if scores is None:
-                return None
-            seeds.append(pd.DataFrame(scores.T, index=of_seed["budget"].to_numpy()))
-        by_task[str(task)] = pd.concat(seeds).groupby(level=0).mean()
-    mean = pd.concat(by_task.values()).groupby(level=0).mean()
-    low, high = np.percentile(mean.to_numpy(), [2.5, 97.5], axis=1)
-    return pd.DataFrame({"low": low, "high": high}, index=mean.index)

@@ -10,8 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bench.analysis.budgets import chosen_frontier, control_rows, succeeded, teacher_rows
+from bench.analysis.comparing.resampling import Resamples
 from bench.analysis.roles import Roles
-from bench.reporting.figures.curves import Curve, Resamples, average_curves, is_constant, task_curve
+from bench.reporting.figures.curves import Curve, average_curves, is_constant, task_curve
 from bench.reporting.figures.drawing import (
     COLUMN,
     GREY,
@@ -66,7 +67,7 @@ def frontier(
     scores, names = [top_score], []
     for method in drawn:
         rows = front[front["method"] == method]
-        curve = task_curve(rows, resamples or Resamples(None))
+        curve = task_curve(rows, resamples)
         _curve(axes, curve, looks[method], drawstyle="steps-post")
         _own_points(axes, rows, looks[method], several=curve.seeds > 1, many=len(drawn) > _FEW)
         names += _names(rows, looks[method], variants)

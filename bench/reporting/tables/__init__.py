@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.analysis.comparing.resampling import Resamples
+from bench.analysis.comparing.resampling import resamples_of
 from bench.analysis.roles import Roles
 from bench.reporting.tables.comparisons import ablations, verdicts
 from bench.reporting.tables.details import per_exit, ratios, thresholds
@@ -36,7 +36,7 @@ def tables(
     """
     points = points.reindex(columns=list(dict.fromkeys([*points, *_NEEDED])))
     notes = common_notes(points, missing or {})
-    evidence = _evidence(runs, comparison or Comparison())
+    evidence = _evidence(points, runs, comparison or Comparison())
     made = [
         main(points, notes, roles, evidence=evidence),
         verdicts(points, notes, roles, evidence),
@@ -52,11 +52,11 @@ def tables(
     return [*made, trials] if trials else made
 
 
-def _evidence(runs: Path | None, comparison: Comparison) -> Evidence | None:
+def _evidence(points: pd.DataFrame, runs: Path | None, comparison: Comparison) -> Evidence | None:
     if runs is None or not any(runs.glob("*/*/*/*/trace-validation.parquet")):
         return None
     splits = ("validation", MISMATCHED)
-    return Evidence(comparison, {s: Resamples(runs, resamples=comparison.resamples, split=s) for s in splits})
+    return Evidence(comparison, {split: resamples_of(points, runs, comparison, split=split) for split in splits})
 
 
 # What a table of nothing but failed runs lacks.

@@ -1,18 +1,21 @@
 """What may be said of differences: every pair of methods, and every ablation against its full method."""
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 import pandas as pd
 
 from bench.analysis.budgets import failures, succeeded
+from bench.analysis.comparing.equivalence import judged
+from bench.analysis.comparing.estimates import Estimate, average
+from bench.analysis.comparing.pairings import every_pair, pairings
 from bench.analysis.comparing.resampling import records
-from bench.analysis.comparing.verdicts import ALL, ONE_SEED, Estimate, average, compare, estimate, judged
+from bench.analysis.comparing.verdicts import ALL, ONE_SEED, PRIMARY, compare, estimate
 from bench.analysis.roles import Roles
+from bench.analysis.statistics import LEARNED_GAIN, learned_tasks
 from bench.errors import UserError
 from bench.reporting.tables.main import Evidence, tasks_of, title_of
-from bench.reporting.tables.table import Format, Table, difference, display_names, score, speedup
+from bench.reporting.tables.table import Format, Table, difference, display_names, percent, plain, score, speedup
 from bench.settings import Comparison
 
 BUDGETS = (1.0, 2.0, 4.0, 8.0)
@@ -20,18 +23,35 @@ FORMATS: dict[str, Format] = {
     **dict.fromkeys(["Score A", "Score B"], score),
     **dict.fromkeys(["Speed-up A", "Speed-up B"], speedup),
     **dict.fromkeys(["Difference", "Low", "High"], difference),
+    **dict.fromkeys(["p", "p equal"], plain),
+    **dict.fromkeys(["Middle half", "By accuracy"], difference),
+    "A wins": percent,
+    "Wilcoxon p": plain,
 }
 NO_TRACES = "No traces here: differences have neither an interval nor a verdict."
 
 
-def how(comparison: Comparison, comparisons: int) -> str:
-    """What the words of a table of verdicts mean."""
+def how(comparison: Comparison, comparisons: int | Mapping[tuple[str, str], int]) -> str:
+    """What the words of a table of verdicts mean; comparisons: how many, or how many in each family."""
+    level = f"{100 * comparison.level:g} %"
+    number = str(comparisons)
+    if isinstance(comparisons, Mapping):
+        number = ", ".join(f"{scope} {count} {family}" for (family, scope), count in comparisons.items()) or "0"
     return (
-        f"Interval and verdict: seeds and examples resampled together ({comparison.resamples} times, paired), "
-        f"corrected for the {comparisons} comparisons of this table (Holm, {100 * comparison.level:g} % for all). "
-        f"Better, worse: the interval excludes 0. Equal: all of it lies within {comparison.margin:g} points of 0. "
-        "Not decided: neither. With one seed the interval covers the examples only."
+        f"Low, high: {level} interval of this comparison alone, over seeds and examples (paired; examples resampled "
+        f"{comparison.resamples} times, seeds by Student's t), within the metric's range. Verdicts are corrected "
+        f"(Holm, {level} for each family) for the number of comparisons: {number}. Better, worse: p, corrected, is at most "
+        f"{1 - comparison.level:g}. Equal: two one-sided tests reject a difference of {comparison.margin:g} points or "
+        "more, with a correction of their own (p equal). Not decided: neither. With one seed an interval covers the "
+        "examples only."
     )
+
+
+BESIDE = (
+    "Middle half: interquartile mean of the differences over tasks x seeds. A wins: share of tasks x seeds. Wilcoxon "
+    "p: signed-rank test over tasks, uncorrected, of six tasks or more. Rests on: tasks without any one of which the "
+    "verdict would not stand. By accuracy: the difference with accuracy in place of F1, where a task is ranked by F1."
+)
 
 
 def verdicts(
@@ -42,40 +62,69 @@ def verdicts(
     *,
     budgets: Sequence[float] = BUDGETS,
 ) -> Table:
-    """Every pair of contestants, at least so many times cheaper than the teacher, on the average over tasks."""
+    """Every pair of contestants, and each of them against the reference, on averages over tasks; primary ones first."""
     names = display_names(points)
-    left_out = {roles.reference, *roles.ablations}
-    methods = [method for method in dict.fromkeys(points["method"]) if method not in left_out]
-    columns = ["A", "B", "At least", *FORMATS, "Verdict", "Note"]
+    columns = ["Comparison", "A", "B", "A at least", "B at least", "Tasks", *list(FORMATS)[:9], "Verdict", "Rests on"]
+    columns += [*list(FORMATS)[9:], "Accuracy verdict", "Note"]
     table, said = pd.DataFrame(columns=columns), [NO_TRACES]
     if evidence:
-        pairs = list(combinations(methods, 2))
+        first = evidence.comparison.primary.contestant
+        pairs = every_pair(points, reference=roles.reference, ablations=roles.ablations, first=first)
+        asked = pairings(points, pairs, evidence.comparison, reference=roles.reference, budgets=budgets)
+        asked = sorted(asked, key=lambda pairing: not pairing.primary)
+        learned = learned_tasks(points, reference=roles.reference)
         found = compare(
-            points, pairs, evidence.splits["validation"], evidence.comparison, budgets=budgets, single_tasks=False
+            points, asked, evidence.splits["validation"], evidence.comparison, learned=learned, single_tasks=False
         )
-        table = printed(found, names).reindex(columns=columns)
+        shown = found[(found["verdict"] != "") | (found["family"] == PRIMARY)]
+        table = printed(shown, names).reindex(columns=columns)
+        absent = len(found) - len(shown)
         said = [
-            "A minus B on the average over tasks, each at its best point on the selection split that is at least so "
-            "many times cheaper than the teacher; the speed-ups that both really reached stand beside it. Where both "
-            "have the same points as at a smaller speed-up, the comparison is not made again. Pairs on single tasks: "
-            "`costeff compare`.",
+            "A minus B on averages over tasks, each at its best point on the selection split that is at least so many "
+            "times cheaper than the teacher; the speed-ups that both really reached stand beside it. A method without "
+            "cheaper points is compared at 1x. Where both have the same points as at a smaller speed-up, the "
+            "comparison is not made again. Single tasks: `costeff compare`.",
+            "Primary: declared in the profile before the results. Exploratory: all others, a reason to look again "
+            f"and no proof. Exploratory pairs without a point on every task are left out ({absent} rows).",
             how(evidence.comparison, found.attrs["comparisons"]),
+            learned_note(learned),
+            BESIDE,
         ]
     return Table("verdicts", "Better, worse, equal or not decided", table, FORMATS, notes=[*notes, *said])
+
+
+def learned_note(learned: Sequence[str]) -> str:
+    """Which tasks count as learned, and why."""
+    named = ", ".join(title_of(task) for task in learned) or "none"
+    return (
+        f"Learned tasks ({named}): with every seed the reference gains at least {100 * LEARNED_GAIN:g} points over the "
+        "best constant answer on the selection split."
+    )
 
 
 def printed(found: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     """The rows of `compare` as tables show them: scores x 100."""
     return pd.DataFrame(
         {
+            "Comparison": found["family"],
             "A": found["a"].map(lambda method: names.get(method, method)),
             "B": found["b"].map(lambda method: names.get(method, method)),
-            "At least": found["budget"].map(lambda budget: f"{budget:g}x"),
-            "Task": found["task"].map(title_of),
+            **{f"{side.upper()} at least": found[f"budget_{side}"].map(lambda at: f"{at:g}x") for side in "ab"},
+            "Tasks": found["task"].map(title_of),
             **{f"Score {side.upper()}": found[f"score_{side}"].astype(float) * 100 for side in "ab"},
             **{f"Speed-up {side.upper()}": found[f"speedup_{side}"].astype(float) for side in "ab"},
             **{name.capitalize(): found[name].astype(float) * 100 for name in ("difference", "low", "high")},
+            "p": found["p"],
+            "p equal": found["p_equal"],
             "Verdict": found["verdict"],
+            "Rests on": found["rests_on"].map(
+                lambda tasks: ", ".join(map(title_of, tasks.split(", "))) if tasks else ""
+            ),
+            "Middle half": found["iqm"] * 100,
+            "By accuracy": found["accuracy"] * 100,
+            "Accuracy verdict": found["accuracy_verdict"],
+            "A wins": found["wins"] * 100,
+            "Wilcoxon p": found["wilcoxon"],
             "Note": found["note"],
         }
     )
@@ -133,7 +182,7 @@ def ablations(
         both = judged([*estimates["All exits"], *estimates["Full depth"]], evidence.comparison)
         for column, part in zip(estimates, (both.iloc[: len(table)], both.iloc[len(table) :]), strict=True):
             table[f"{column}, low"], table[f"{column}, high"] = (part[e].to_numpy(float) * 100 for e in ("low", "high"))
-            table[f"{column}, verdict"] = part["verdict"].where(part["difference"].notna(), "").to_numpy()
+            table[f"{column}, verdict"] = part["verdict"].to_numpy()
         said = [how(evidence.comparison, int(both["difference"].notna().sum()))]
     for column in estimates:
         shown |= dict.fromkeys([column, f"{column}, low", f"{column}, high"] if evidence else [column], difference)

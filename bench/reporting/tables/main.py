@@ -8,10 +8,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.analysis.budgets import POINT, at_budget, control_rows, failures, selection_split, teacher_rows
+from bench.analysis.budgets import (
+    POINT,
+    TOLERANCE,
+    at_budget,
+    control_rows,
+    failures,
+    selection_split,
+    teacher_rows,
+)
+from bench.analysis.comparing.equivalence import judged
+from bench.analysis.comparing.estimates import Estimate, average
 from bench.analysis.comparing.resampling import Point, Resamples, records
 from bench.analysis.comparing.seeds import over_seeds, over_tasks
-from bench.analysis.comparing.verdicts import Estimate, average, estimate, judged
+from bench.analysis.comparing.verdicts import estimate
 from bench.analysis.roles import Roles
 from bench.errors import UserError
 from bench.reporting.tables.table import Format, Table, amount, display_names, score, shown, speedup
@@ -24,7 +34,7 @@ log = logging.getLogger(__name__)
 
 BUDGETS = (1.0, 2.0, 4.0, 8.0)
 WITHOUT = "wnli"
-FIXED_EXIT, CONSTANT = "†", "‡"
+FIXED_EXIT, CONSTANT, MISSED = "†", "‡", "§"
 MISMATCHED = "validation_mismatched"
 OTHER_HALF = "MNLI-mm"
 COSTS = {"Parameters": "parameters", "FLOPs": "flops", "FLOPs at 128": "flops_128"}
@@ -116,7 +126,7 @@ def _notes(values: pd.DataFrame, evidence: Evidence | None, tasks: Sequence[str]
     how = "as they are printed"
     if evidence:
         how = (
-            f"by a bootstrap over seeds and examples at {100 * evidence.comparison.level:g} %, corrected (Holm) for "
+            f"by a test over seeds and examples at {100 * evidence.comparison.level:g} %, corrected (Holm) for "
             "the methods of the block"
         )
     halves = ", MNLI counted once (matched)" if "mnli" in tasks else ""
@@ -140,6 +150,11 @@ def _notes(values: pd.DataFrame, evidence: Evidence | None, tasks: Sequence[str]
     if CONSTANT in marks:
         said.append(
             f"{CONSTANT}: one and the same answer to every example (an average: on one of its tasks); never bold."
+        )
+    if MISSED in marks:
+        said.append(
+            f"{MISSED}: on validation the speed-up is more than {100 * TOLERANCE:g} % below the one asked for, with "
+            "one seed at least (an average: on one of its tasks)."
         )
     if values["Chosen"].astype(str).str.startswith("as at").any():
         said.append('"As at 2x": the same points as in that block; there they compete with the numbers printed above.')
@@ -193,7 +208,8 @@ def _line(block: str, name: str, rows: pd.DataFrame, planned: pd.DataFrame, task
 
 def _mark(rows: Sequence[Point]) -> str:
     fixed = any(row["kind"] == "fixed_exit" for row in rows)
-    return FIXED_EXIT * fixed + CONSTANT * any(row["constant"] is True for row in rows)
+    missed = any(row.get("missed") is True for row in rows)
+    return FIXED_EXIT * fixed + CONSTANT * any(row["constant"] is True for row in rows) + MISSED * missed
 
 
 def _same(before: Mapping[str, Sequence[Point]], now: Mapping[str, Sequence[Point]]) -> bool:
@@ -227,6 +243,7 @@ def _bold(
             titles = [title for title in scored if (title == OTHER_HALF) == (split == MISMATCHED)]
             every = (row for line in lines[2:] for title in titles for row in line.rows.get(title, []))
             resamples.prepare(row for row in every if row["score"] == row["score"])
+    alpha = 1 - evidence.comparison.level if evidence else 0.0
     for block in dict.fromkeys(line.block for line in lines[2:]):
         rivals = [at for at, line in enumerate(lines) if line.block == block]
         for title in result:
@@ -238,11 +255,11 @@ def _bold(
             best = max(able, key=lambda at: lines[at].cells[title])
             parts = averages.get(title, [title])
             gaps = [_gap(lines[best], lines[at], parts, evidence) for at in able]
-            low = judged(gaps, evidence.comparison)["low"] if evidence else [np.nan] * len(able)
-            for at, least in zip(able, low, strict=True):
+            p_values = judged(gaps, evidence.comparison)["p"] if evidence else [np.nan] * len(able)
+            for at, p in zip(able, p_values, strict=True):
                 # Without traces equal as printed is equal.
                 as_printed = shown(score, lines[at].cells[title]) == shown(score, lines[best].cells[title])
-                result.at[at, title] = at == best or (as_printed if pd.isna(least) else least <= 0)
+                result.at[at, title] = at == best or (as_printed if pd.isna(p) else p > alpha)
             result.loc[[at for at in rivals if lines[at].repeats], title] = False
     return result
 
