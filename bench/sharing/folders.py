@@ -134,7 +134,10 @@ def settings_of(folder: Path) -> Settings:
         UserError: If `settings.yaml` is missing, too large or not valid.
     """
     file = folder / "settings.yaml"
-    values = _parsed(file, yaml.safe_load)
+    try:
+        values = _parsed(file, yaml.safe_load)
+    except UserError as error:
+        raise UserError(f"{folder} is refused: {error}") from None
     if isinstance(values.get("data"), dict) and values["data"].get("path"):
         values["data"]["path"] = "text-is-not-published"
     try:
