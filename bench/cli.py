@@ -378,7 +378,7 @@ def merge(folders: list[Path], out: Annotated[Path, typer.Option("--out", help="
 
     def report_lines(settings: Settings) -> None:
         for line in write_everything(settings):
-            typer.echo(line)
+            typer.echo(line.replace(str(settings.root), str(out)))
 
     united(folders, out, report_lines)
     typer.echo(f"united {len(folders)} folders in {out}")

@@ -12,20 +12,7 @@ from typing import Any
 import pandas as pd
 
 from bench.errors import UserError
-from bench.settings import Settings
-
-NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?"
-"""Pattern of a valid name."""
-LARGEST_SEED = 2**32 - 1
-
-
-def valid_name(name: object) -> bool:
-    """Return whether `name` can be the name of a task, contestant or variant.
-
-    Names are folders, parts of workflow paths and table cells: 1 to 64 letters, digits, points, underscores and
-    hyphens, beginning with a letter or digit and not ending with a point.
-    """
-    return isinstance(name, str) and re.fullmatch(NAME, name) is not None
+from bench.settings import LARGEST_SEED, Settings, valid_name
 
 
 @dataclass(frozen=True)
@@ -45,6 +32,24 @@ class RunKey:
     @property
     def path(self) -> Path:
         return Path(self.task) / self.method / self.variant / f"seed{self.seed}"
+
+    @classmethod
+    def of(cls, path: Path) -> RunKey:
+        """Return the run of a path <task>/<method>/<variant>/seed<k>, the inverse of `path`.
+
+        Raises:
+            UserError: If a part is not a valid name, or the seed is not a valid seed.
+        """
+        if len(path.parts) != 4:
+            raise UserError(f"{path} is not <task>/<method>/<variant>/seed<k>")
+        task, method, variant, last = path.parts
+        for name in (task, method, variant):
+            if not valid_name(name):
+                raise UserError(f"{name!r} is not a valid name")
+        seed = re.fullmatch(r"seed(0|[1-9][0-9]{0,9})", last)
+        if not seed or int(seed[1]) > LARGEST_SEED:
+            raise UserError(f"{last!r} is not a seed from 0 to {LARGEST_SEED}")
+        return cls(task, method, variant, int(seed[1]))
 
 
 def run_folder(settings: Settings, key: RunKey) -> Path:

@@ -11,11 +11,13 @@ from bench.settings.sections import (
     RatioStudy,
     Settings,
 )
-from bench.settings.values import expand, explain
+from bench.settings.values import LARGEST_SEED, NAME, expand, explain, valid_name
 
 __all__ = [
     "CLASS_METRICS",
     "GLUE",
+    "LARGEST_SEED",
+    "NAME",
     "PACKAGED",
     "SCORE_METRICS",
     "Comparison",
@@ -29,4 +31,5 @@ __all__ = [
     "load",
     "load_several",
     "profile_file",
+    "valid_name",
 ]

@@ -11,6 +11,19 @@ from pydantic import BaseModel, ValidationError
 
 from bench.errors import UserError
 
+NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?"
+"""Pattern of a valid name, for regular expressions that match the whole of it."""
+LARGEST_SEED = 2**32 - 1
+
+
+def valid_name(name: object) -> bool:
+    """Return whether `name` can be the name of a task, contestant, variant or profile.
+
+    Names are folders, parts of workflow paths and table cells: 1 to 64 letters, digits, points, underscores and
+    hyphens, beginning with a letter or digit and not ending with a point.
+    """
+    return isinstance(name, str) and re.fullmatch(NAME, name) is not None
+
 
 def expand(text: str, where: str) -> str:
     """`text` with `~` and variables expanded. Raises UserError that names a variable that is not set."""

@@ -7,23 +7,29 @@ A published folder is plain data. Nothing in it is imported or executed, links a
 from __future__ import annotations
 
 import json
-import os
 import re
-import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import pandas as pd
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from bench.errors import UserError
 from bench.settings import Settings, explain
-from bench.store import LARGEST_SEED, RunKey, valid_name
+from bench.sharing.untrusted import irregular, printable, read_mapping, read_table
+from bench.store import RunKey
 
-RUN_FILES = ("run.json", "costs.json", "model/config.json", "trace-*.parquet")
+RUN_FILES = (
+    "run.json",
+    "costs.json",
+    "model/config.json",
+    "trace-calibration.parquet",
+    "trace-validation.parquet",
+    "trace-validation_mismatched.parquet",
+)
 """Files of a run that others need: no weights (a model's configuration is its shape) and no text."""
 FILES = (
     "index.html",
@@ -36,9 +42,78 @@ FILES = (
     *(f"runs/*/*/*/*/{name}" for name in RUN_FILES),
 )
 """Files of a results folder that others need; `costeff report` can draw figures for print again."""
-MAX_JSON_BYTES = 4_000_000
-MAX_SHOWN = 8
+_RUN_FILE = re.compile(
+    r"(run|costs|failure)\.json"
+    r"|trace-(calibration|(validation|test)(_matched|_mismatched)?)\.parquet"
+    r"|model/([A-Za-z0-9_-]+\.(json|txt|model|jinja|safetensors)|\.snakemake_timestamp)"
+)
+"""Files that the workflow writes into a run's folder."""
+_RUN = ("task", "method", "variant", "seed")
+_KINDS = {
+    **dict.fromkeys((*_RUN[:3], "label", "kind", "policy", "metric", "split", "status", "reason"), "text"),
+    **dict.fromkeys(("profile", "arithmetic", "selection", "source", "operated", "hardware", "torch"), "text"),
+    **dict.fromkeys(("seed", "point", "batch_size"), "whole"),
+    **dict.fromkeys(("exit", "knob", "score", "flops", "flops_128", "speedup", "speedup_128", "mean_exit"), "number"),
+    **dict.fromkeys(("mean_layers", "parameters", "parameters_encoder", "examples", "constant"), "number"),
+    **dict.fromkeys(("accuracy", "f1", "matthews", "pearson", "spearman", "on_frontier"), "number"),
+    **dict.fromkeys(("thresholds", "exits"), "numbers"),
+}
+"""Columns of `all-points.parquet` and `latency.parquet`."""
+MAX_SHOWN = 12
 """Refused entries that an error message names."""
+
+_Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+
+
+class _Data(BaseModel):
+    fingerprint: _Hash
+
+
+class _Asked(BaseModel):
+    suite: int
+    backbone: dict[str, Any]
+    selection: str
+    data: _Data
+
+
+class _Where(BaseModel):
+    precision: str
+
+
+class _Text(BaseModel):
+    missing_splits: list[str]
+
+
+class _Backbone(BaseModel):
+    name: str
+    sha256: str
+
+
+class _Run(BaseModel):
+    """The parts of a `run.json` that are read from the folders of others."""
+
+    data: _Text = _Text(missing_splits=[])
+    backbone: _Backbone | None = None
+    code: str | None = None
+    hardware: dict[str, str | None] = {}
+    versions: dict[str, str] = {}
+    wall_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+
+
+class _Finished(_Run):
+    status: Literal["ok"]
+    identity: _Hash
+    asked: _Asked
+    where: _Where
+
+
+class _Failed(_Run):
+    status: Literal["failed"]
+    reason: str
+    identity: _Hash | None = None
+
+
+_RunFacts: TypeAdapter[_Finished | _Failed] = TypeAdapter(Annotated[_Finished | _Failed, Field(discriminator="status")])
 
 
 @dataclass(frozen=True)
@@ -61,25 +136,25 @@ class ResultsFolder:
         Raises:
             UserError: If it is missing, broken, or holds points of runs that are not in the folder.
         """
-        table = read_table(self.path / "all-points.parquet")
-        columns = ["task", "method", "variant", "seed"]
-        if missing := [name for name in columns if name not in table]:
-            raise UserError(f"{self.path / 'all-points.parquet'}: no column {missing[0]}; publish the folder again")
-        known = {(key.task, key.method, key.variant, key.seed) for key in self.runs}
-        for row in table[columns].drop_duplicates().itertuples(index=False):
-            if tuple(row) not in known:
-                raise UserError(
-                    f"{self.path / 'all-points.parquet'}: points of a run that is not there: {tuple(row)!r}"
-                )
-        return table
+        return self._of_runs("all-points.parquet", ("label", "status", "reason"))
+
+    def latencies(self) -> pd.DataFrame:
+        """Return `latency.parquet`, or an empty table if nothing was timed; errors as in `points`."""
+        if not (self.path / "latency.parquet").is_file():
+            return pd.DataFrame()
+        return self._of_runs("latency.parquet", ("operated", "batch_size", "hardware"))
 
     def run_files(self, key: RunKey) -> Iterator[Path]:
-        """Yield the files of a run that others need, as paths below its folder; test traces are left out."""
-        folder = self.path / "runs" / key.path
-        for pattern in RUN_FILES:
-            for file in sorted(folder.glob(pattern)):
-                if not file.name.startswith("trace-test"):
-                    yield file.relative_to(folder)
+        """Yield the files of a run that others need, as paths below its folder."""
+        yield from (Path(name) for name in RUN_FILES if (self.path / "runs" / key.path / name).is_file())
+
+    def _of_runs(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
+        table = read_table(self.path / name, _KINDS, required=(*_RUN, *columns))
+        for row in table[[*_RUN]].drop_duplicates().itertuples(index=False):
+            if RunKey(*row) not in self.runs:
+                place = printable("/".join(map(str, row)))
+                raise UserError(f"{self.path / name}: rows of a run that is not there: {place}")
+        return table
 
 
 def open_folder(folder: Path) -> ResultsFolder:
@@ -91,8 +166,9 @@ def open_folder(folder: Path) -> ResultsFolder:
     Raises:
         UserError: If it holds no runs, or anything that is refused; the message names each refused entry.
     """
-    refused = [f"{path.relative_to(folder)}: {why}" for path, why in _unsafe(folder)]
-    runs = _runs(folder, sorted(folder.glob("runs/*/*/*/*/run.json")), refused)
+    refused = [f"{path.relative_to(folder)}: {why}" for path, why in irregular(folder)] if folder.is_dir() else []
+    files = [file for file in sorted((folder / "runs").rglob("*")) if file.is_file() and not file.is_symlink()]
+    runs = _runs(folder, files, refused)
     if not runs:
         raise UserError(f"{folder} holds no runs; name a results folder, or one that `costeff publish` wrote")
     return ResultsFolder(folder, settings_of(folder), runs)
@@ -104,27 +180,15 @@ def runs_of(folder: Path, task: str = "*", seed: int | None = None) -> dict[RunK
     Raises:
         UserError: If an entry of these runs is refused.
     """
-    files = sorted(folder.glob(f"runs/{task}/*/*/{'*' if seed is None else f'seed{seed}'}/run.json"))
-    places = dict.fromkeys(place for file in files for place in file.parents if place.is_relative_to(folder / "runs"))
-    refused = [f"{place.relative_to(folder)}: a link" for place in places if place.is_symlink()]
-    for file in files:
-        refused += [f"{path.relative_to(folder)}: {why}" for path, why in _unsafe(file.parent)]
+    places = sorted(folder.glob(f"runs/{task}/*/*/{'*' if seed is None else f'seed{seed}'}"))
+    above = dict.fromkeys(each for place in places for each in (*list(place.parents)[2::-1], place))
+    refused = [f"{each.relative_to(folder)}: a link" for each in above if each.is_symlink()]
+    files: list[Path] = []
+    for place in places:
+        if place.is_dir() and not place.is_symlink():
+            refused += [f"{path.relative_to(folder)}: {why}" for path, why in irregular(place)]
+            files += [file for file in sorted(place.rglob("*")) if file.is_file() and not file.is_symlink()]
     return _runs(folder, files, refused)
-
-
-def _runs(folder: Path, files: Sequence[Path], refused: list[str]) -> dict[RunKey, dict[str, Any]]:
-    """Return the runs of `files`; raise UserError if one of them is refused, or something was before."""
-    runs: dict[RunKey, dict[str, Any]] = {}
-    for file in files if not refused else ():
-        try:
-            key = _key_of(file.parent.relative_to(folder / "runs"))
-            runs[key] = _facts(file, key)
-        except UserError as error:
-            refused.append(f"{file.relative_to(folder)}: {error}")
-    if refused:
-        more = f"; and {len(refused) - MAX_SHOWN} more" if len(refused) > MAX_SHOWN else ""
-        raise UserError(f"{folder} is refused: {'; '.join(refused[:MAX_SHOWN])}{more}")
-    return runs
 
 
 def settings_of(folder: Path) -> Settings:
@@ -135,96 +199,55 @@ def settings_of(folder: Path) -> Settings:
     """
     file = folder / "settings.yaml"
     try:
-        values = _parsed(file, yaml.safe_load)
+        values = read_mapping(file, _plain_yaml)
     except UserError as error:
-        raise UserError(f"{folder} is refused: {error}") from None
+        raise UserError(f"{folder}: {error}") from None
     if isinstance(values.get("data"), dict) and values["data"].get("path"):
         values["data"]["path"] = "text-is-not-published"
     try:
         settings = Settings.model_validate(values | {"results": "", "folder": "", "reuse": [], "profile": "published"})
     except ValidationError as error:
-        raise UserError(f"{file}: {explain(error, Settings)}") from None
+        raise UserError(f"{file}: {printable(explain(error, Settings))}") from None
     # The folder may have any name; it need not be one that a profile could have.
     return settings.model_copy(update={"results": folder.absolute().parent, "profile": folder.absolute().name})
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a Parquet file that others wrote.
-
-    Raises:
-        UserError: If it is missing or broken.
-    """
-    if not path.is_file():
-        raise UserError(f"{path} is not there; publish the folder again")
-    try:
-        return pd.read_parquet(path)
-    except Exception as error:  # pyarrow raises many kinds for broken files
-        raise UserError(f"{path}: not a readable Parquet file ({' '.join(str(error).split())[:200]})") from None
+def _plain_yaml(text: str) -> Any:
+    """Parse YAML without aliases, which make a short text stand for values larger than memory."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise ValueError("aliases (*name) are not accepted")
+    return yaml.safe_load(text)
 
 
-def _unsafe(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield links and special files in a folder, with the reason for refusing them; links are not followed."""
-    for place, folders, files in os.walk(folder):
-        for entry in sorted(Path(place) / name for name in [*folders, *files]):
-            mode = entry.lstat().st_mode
-            if stat.S_ISLNK(mode):
-                yield entry, "a link"
-            elif not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-                yield entry, "not a regular file"
-
-
-def _key_of(relative: Path) -> RunKey:
-    """Return the run of a folder <task>/<method>/<variant>/seed<k>.
-
-    Raises:
-        UserError: If a part is not a valid name, or the seed is not a valid seed.
-    """
-    *names, last = relative.parts
-    for name in names:
-        if not valid_name(name):
-            raise UserError(f"{name!r} is not a valid name")
-    seed = re.fullmatch(r"seed(0|[1-9]\d{0,9})", last)
-    if not seed or int(seed[1]) > LARGEST_SEED:
-        raise UserError(f"{last!r} is not a seed from 0 to {LARGEST_SEED}")
-    return RunKey(*names, int(seed[1]))
+def _runs(folder: Path, files: Sequence[Path], refused: list[str]) -> dict[RunKey, dict[str, Any]]:
+    """Return the runs of files below `runs`; raise UserError if any is refused, or something was before."""
+    runs: dict[RunKey, dict[str, Any]] = {}
+    for file in files:
+        place = file.relative_to(folder / "runs")
+        try:
+            if len(place.parts) < 5 or not _RUN_FILE.fullmatch("/".join(place.parts[4:])):
+                raise UserError("not a file of a run; delete it")
+            key = RunKey.of(Path(*place.parts[:4]))
+            if place.parts[4:] == ("run.json",):
+                runs[key] = _facts(file, key)
+        except UserError as error:
+            refused.append(f"{file.relative_to(folder)}: {error}")
+    if refused:
+        more = f"; and {len(refused) - MAX_SHOWN} more" if len(refused) > MAX_SHOWN else ""
+        shown = "; ".join(printable(each) for each in refused[:MAX_SHOWN])
+        raise UserError(f"{folder} is refused: {shown}{more}")
+    return runs
 
 
 def _facts(file: Path, key: RunKey) -> dict[str, Any]:
-    """Return the content of a run.json that agrees with its place and has what `merge` and `reuse` read."""
-    facts = _parsed(file, json.loads)
+    """Return the content of a `run.json` that agrees with its place and is complete."""
+    facts = read_mapping(file, json.loads)
     if facts.get("key") != key.facts:
-        raise UserError(f"says that it is {json.dumps(facts.get('key'))[:200]}, which is not its place")
-    if facts.get("status") not in ("ok", "failed"):
-        raise UserError("status is neither ok nor failed")
-    if not re.fullmatch(r"[0-9a-f]{16}", str(facts.get("identity", "0" * 16))):
-        raise UserError("identity is not a hash")
-    if facts["status"] == "ok":
-        for path in ("identity", "asked.suite", "asked.backbone", "asked.selection", "asked.data.fingerprint",
-                     "where.precision"):  # fmt: skip
-            value: Any = facts
-            for part in path.split("."):
-                value = value.get(part) if isinstance(value, dict) else None
-            if value is None:
-                raise UserError(f"{path} is missing")
-    elif not isinstance(facts.get("reason"), str):
-        raise UserError("a failed run without a reason")
-    return facts
-
-
-def _parsed(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    """Return the mapping in a file of at most `MAX_JSON_BYTES` bytes.
-
-    Raises:
-        UserError: If the file is missing, too large, not UTF-8, not valid, nested too deeply or not a mapping.
-    """
+        raise UserError(f"its key {json.dumps(facts.get('key'))} is not its place")
     try:
-        if file.stat().st_size > MAX_JSON_BYTES:
-            raise UserError(f"{file.name} is larger than {MAX_JSON_BYTES / 1e6:g} MB")
-        values = parse(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{file.name} cannot be read ({' '.join(str(error).split())[:200]})") from None
-    except RecursionError:
-        raise UserError(f"{file.name} is nested too deeply") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{file.name} holds {type(values).__name__}, not a mapping")
-    return values
+        _RunFacts.validate_python(facts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"][1:])) or "status"  # the first part is the status
+        raise UserError(f"{where}: {first['msg']}") from None
+    return facts

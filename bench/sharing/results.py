@@ -1,4 +1,4 @@
-"""Results that leave the folder they were made in: what others need of them; what two people found, united."""
+"""Publish a results folder, and merge several into one."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import logging
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,32 +17,57 @@ import yaml
 
 from bench.analysis.budgets import RUN
 from bench.errors import UserError
-from bench.settings import Settings
-from bench.sharing.folders import FILES, ResultsFolder, open_folder, read_table
-from bench.store import RunKey, valid_name, write_parquet
+from bench.settings import Settings, valid_name
+from bench.sharing.folders import FILES, ResultsFolder, open_folder
+from bench.sharing.untrusted import printable
+from bench.store import RunKey, write_parquet
+from bench.trace import Trace
 
 log = logging.getLogger(__name__)
 
 
 def publish(settings: Settings, out: Path) -> int:
-    """Copies what others need of a profile's results into `out`; returns its size in bytes.
+    """Copy what others need of a profile's results into `out`, and return its size in bytes.
 
-    Raises UserError where the results are not there, or `out` holds something already.
+    Raises:
+        UserError: If there are no results, they contain links or special files, or `out` is not empty.
     """
     root = settings.root
     if not (root / "all-points.parquet").is_file():
         raise UserError(f"{root} has no results to publish; run the workflow first")
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty; name a folder that is not there yet, or remove it")
-    for pattern in FILES:
-        for file in sorted(root.glob(pattern)):
-            if not file.name.startswith(("trace-test", ".")):
-                target = out / file.relative_to(root)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target)
-    values = placeless(settings)
-    (out / "settings.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    files = [file for pattern in FILES for file in sorted(root.glob(pattern)) if not file.name.startswith(".")]
+    above = {place for file in files for place in (file, *file.parents) if place.is_relative_to(root) and place != root}
+    if refused := sorted(place for place in above if place.is_symlink() or not (place.is_file() or place.is_dir())):
+        named = ", ".join(printable(place.relative_to(root)) for place in refused)
+        raise UserError(f"{root}: links and special files are not published: {named}; put files in their place")
+    with _complete_or_not_at_all(out) as part:
+        for file in files:
+            target = part / file.relative_to(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+        (part / "settings.yaml").write_text(yaml.safe_dump(placeless(settings), sort_keys=False))
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+
+
+@contextmanager
+def _complete_or_not_at_all(out: Path) -> Iterator[Path]:
+    """Yield a new folder beside `out` that takes its name at the end; an error or interruption removes it.
+
+    Raises:
+        UserError: If `out` is not empty or cannot be written.
+    """
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+        raise UserError(f"{out} is not empty; name a folder that is not there yet, or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent.absolute())
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror} ({error.filename})") from None
+    with temporary as folder:
+        part = Path(folder) / out.name
+        part.mkdir()
+        yield part
+        part.replace(out)
 
 
 def placeless(settings: Settings) -> dict[str, Any]:
@@ -76,8 +102,6 @@ def merge(folders: Sequence[Path], out: Path, finish: Callable[[Settings], None]
     """
     if not valid_name(out.name):
         raise UserError(f"--out {out}: its name becomes the profile's; use letters, digits, points, - and _")
-    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise UserError(f"{out} is not empty; name a folder that is not there yet, or remove it")
     opened = [open_folder(folder) for folder in folders]
     united: dict[RunKey, ResultsFolder] = {}
     for each in opened:
@@ -90,12 +114,9 @@ def merge(folders: Sequence[Path], out: Path, finish: Callable[[Settings], None]
             elif kept.get("identity") != facts.get("identity"):
                 places = " and ".join(str(of.path / "runs" / key.path) for of in (there, each))
                 raise UserError(f"{places} were made with different options; rename one of the contestants")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent.absolute()) as temporary:
-        part = Path(temporary) / out.name
+    with _complete_or_not_at_all(out) as part:
         settings = _written(opened, united, part)
         finish(settings)
-        part.replace(out)
     return settings.model_copy(update={"results": out.parent})
 
 
@@ -103,9 +124,11 @@ def _written(opened: Sequence[ResultsFolder], united: Mapping[RunKey, ResultsFol
     """Write runs, points, latencies and settings of the united folders into `out`; return the settings."""
     for key, folder in united.items():
         for file in folder.run_files(key):
-            target = out / "runs" / key.path / file
+            source, target = (place / "runs" / key.path / file for place in (folder.path, out))
+            if folder.runs[key]["status"] == "ok" and file.suffix == ".parquet":
+                Trace.load(source)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(folder.path / "runs" / key.path / file, target, follow_symlinks=False)
+            shutil.copyfile(source, target, follow_symlinks=False)
     timed = _of_one_machine(opened, out)
     tables = []
     for folder in opened:
@@ -122,8 +145,7 @@ def _written(opened: Sequence[ResultsFolder], united: Mapping[RunKey, ResultsFol
 
 def _of_one_machine(folders: Sequence[ResultsFolder], out: Path) -> list[ResultsFolder]:
     """Unite the latencies of one machine, the first folder's that has any, in `out`; return the folders with these."""
-    files = {folder.path: folder.path / "latency.parquet" for folder in folders}
-    times = {path: read_table(file) if file.is_file() else pd.DataFrame() for path, file in files.items()}
+    times = {folder.path: folder.latencies() for folder in folders}
     machines = {path: set(table.get("hardware", ())) for path, table in times.items()}
     first = next((machine for machine in machines.values() if machine), set())
     kept = [folder for folder in folders if machines[folder.path] == first]
