@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -58,6 +58,14 @@ app.add_typer(sweep, name="sweep")
 Config = Annotated[Path, typer.Argument(help="The settings: a YAML file, or the bare name of a packaged profile.")]
 ConfigOption = Annotated[Path, typer.Option("--config", help="The settings: a YAML file, or a packaged profile.")]
 DEFAULT = Path("sketch")
+
+
+def _speedups(value: Any) -> Any:
+    """Return a speed-up, or several, that are at least 1; raise UserError for one that is not."""
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, float) and not each >= 1:
+            raise UserError(f"--speedup {each:g}: a number of at least 1 is needed")
+    return value
 
 
 @app.command()
@@ -312,7 +320,8 @@ def compare(
     others: Annotated[list[str] | None, typer.Argument(help="The rivals; default: every other contestant.")] = None,
     config: ConfigOption = DEFAULT,
     speedup: Annotated[
-        list[float] | None, typer.Option(help="Compare at least this many times cheaper; may be given several times.")
+        list[float] | None,
+        typer.Option(callback=_speedups, help="Compare at least this many times cheaper; may be given several times."),
     ] = None,
     results: Annotated[
         Path | None, typer.Option(help="A results folder, published or not, in place of a profile's own.")
@@ -325,6 +334,7 @@ def compare(
 
     A method without cheaper points, such as the teacher, is compared at 1x.
     """
+    from bench.analysis.budgets import succeeded
     from bench.analysis.comparing.pairings import pairings
     from bench.analysis.comparing.resampling import resamples_of
     from bench.analysis.comparing.verdicts import BUDGETS
@@ -343,9 +353,13 @@ def compare(
     else:
         settings = settings_file.load(config)
         points = read_points(settings)
+    if succeeded(points).empty:
+        raise UserError(f"{settings.root}: no run has finished, so there is nothing to compare")
     if tasks:
         known = tasks_of(settings.own_tasks)
         points = points[points["task"].isin(select_tasks(tasks, points, known, reference=settings.reference))]
+    if a in (others or ()):
+        raise UserError(f"{a} cannot be compared with itself; name another contestant")
     rivals = others or [method for method in dict.fromkeys(points["method"]) if method != a]
     comparison, reference = settings.comparison, settings.reference
     resamples = resamples_of(points, settings.root / "runs", comparison)
@@ -390,7 +404,9 @@ def take(
     method: str,
     out: Path,
     config: ConfigOption = DEFAULT,
-    speedup: Annotated[float, typer.Option(help="The best point at this FLOPs speed-up is taken.")] = 1.0,
+    speedup: Annotated[
+        float, typer.Option(callback=_speedups, help="The best point at this FLOPs speed-up is taken.")
+    ] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Of this seed; default: the first.")] = None,
 ) -> None:
     """Writes the model that the main table shows, with its exit rule, tokenizer and model card, into OUT."""
@@ -406,7 +422,9 @@ def submit(
     method: str,
     out: Path,
     config: ConfigOption = DEFAULT,
-    speedup: Annotated[float, typer.Option(help="The best point at this FLOPs speed-up is sent.")] = 1.0,
+    speedup: Annotated[
+        float, typer.Option(callback=_speedups, help="The best point at this FLOPs speed-up is sent.")
+    ] = 1.0,
     seed: int | None = None,
 ) -> None:
     """Writes the zip that the GLUE server takes; traces a contestant's runs on the test splits where they were not."""
