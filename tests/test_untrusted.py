@@ -159,7 +159,7 @@ HOSTILE = {
     "broken settings": (lambda folder: (folder / "settings.yaml").write_text("a: [1"), "cannot be read"),
     "no settings": (lambda folder: (folder / "settings.yaml").unlink(), "is not there"),
     "swollen settings": (lambda folder: (folder / "settings.yaml").write_text(ALIASES), "aliases"),
-    "other settings": (lambda folder: (folder / "settings.yaml").write_text("tasks: 1"), "Field required"),
+    "other settings": (lambda folder: (folder / "settings.yaml").write_text("tasks: 1"), "tasks: Input should be"),
     "code in settings": (
         lambda folder: (folder / "settings.yaml").write_text("!!python/object/apply:os.system [touch /tmp/outside]"),
         "cannot be read",

@@ -17,10 +17,12 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from bench.analysis.budgets import SIMPLICITY
 from bench.errors import UserError
 from bench.settings import Settings, explain
 from bench.sharing.untrusted import irregular, printable, read_mapping, read_table
 from bench.store import RunKey
+from bench.tasks.scores import METRICS
 
 RUN_FILES = (
     "run.json",
@@ -59,6 +61,14 @@ _KINDS = {
     **dict.fromkeys(("thresholds", "exits"), "numbers"),
 }
 """Columns of `all-points.parquet` and `latency.parquet`."""
+_VALUES = {
+    "kind": {*SIMPLICITY, "control"},
+    "metric": {*METRICS},
+    "split": {"calibration", "validation", "validation_mismatched", "test", "test_mismatched"},
+    "selection": {"calibration", "validation"},
+    "status": {"ok", "failed"},
+}
+"""Values of columns of `all-points.parquet` that have few; a failed run has none in some."""
 MAX_SHOWN = 12
 """Refused entries that an error message names."""
 
@@ -136,7 +146,14 @@ class ResultsFolder:
         Raises:
             UserError: If it is missing, broken, or holds points of runs that are not in the folder.
         """
-        return self._of_runs("all-points.parquet", ("label", "status", "reason"))
+        table = self._of_runs("all-points.parquet", ("label", "status", "reason", "selection"))
+        for name, known in _VALUES.items():
+            if name in table and (unknown := set(table[name].dropna()) - known):
+                raise UserError(
+                    f"{self.path / 'all-points.parquet'}: {name} {printable(min(unknown))!r} is not one of "
+                    f"{', '.join(sorted(known))}"
+                )
+        return table
 
     def latencies(self) -> pd.DataFrame:
         """Return `latency.parquet`, or an empty table if nothing was timed; errors as in `points`."""
