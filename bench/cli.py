@@ -20,6 +20,7 @@ import yaml
 
 if TYPE_CHECKING:
     from bench.exit_policies.policies import Policy
+    from bench.settings import Settings
 
 from bench import settings as settings_file
 from bench.errors import UserError, is_disk_full
@@ -361,22 +362,43 @@ def compare(
         list[float] | None,
         typer.Option(callback=_positive, help="Compare at least this many times cheaper; may be given several times."),
     ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="A results folder, published or not, in place of a profile's own.")
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Tasks by name, or pairs, single, learned; several with commas. Default: all.")
+    ] = None,
 ) -> None:
-    """Says whether contestant A is better than others, worse, equal or not decided, at the same speed-ups.
+    """Say whether contestant A is better than others, worse, equal or not decided, at the same speed-ups.
 
     A method without cheaper points, such as the teacher, is compared at 1x.
     """
+    from bench.analysis.budgets import succeeded
     from bench.analysis.comparing.pairings import pairings
     from bench.analysis.comparing.resampling import resamples_of
     from bench.analysis.comparing.verdicts import BUDGETS
     from bench.analysis.comparing.verdicts import compare as verdicts
     from bench.analysis.statistics import learned_tasks
+    from bench.analysis.task_groups import select_tasks
     from bench.reporting.tables.comparisons import FORMATS, how, printed
     from bench.reporting.tables.table import Table, display_names
+    from bench.sharing.folders import open_folder
     from bench.store import read_points
+    from bench.tasks.catalogue import tasks_of
 
-    settings = settings_of(None, config)
-    points = read_points(settings)
+    if results:
+        folder = open_folder(results)
+        settings, points = folder.settings, folder.points()
+    else:
+        settings = settings_of(None, config)
+        points = read_points(settings)
+    if succeeded(points).empty:
+        raise UserError(f"{settings.root}: no run has finished, so there is nothing to compare")
+    if tasks:
+        known = tasks_of(settings.own_tasks)
+        points = points[points["task"].isin(select_tasks(tasks, points, known, reference=settings.reference))]
+    if a in (others or ()):
+        raise UserError(f"{a} cannot be compared with itself; name another contestant")
     rivals = others or [method for method in dict.fromkeys(points["method"]) if method != a]
     comparison, reference = settings.comparison, settings.reference
     resamples = resamples_of(points, settings.root / "runs", comparison)
@@ -407,8 +429,12 @@ def merge(folders: list[Path], out: Annotated[Path, typer.Option("--out", help="
     from bench.reporting.everything import write_everything
     from bench.sharing.results import merge as united
 
-    for line in write_everything(united(folders, out)):
-        typer.echo(line)
+    def report_lines(settings: Settings) -> None:
+        for line in write_everything(settings):
+            typer.echo(line.replace(str(settings.root), str(out)))
+
+    united(folders, out, report_lines)
+    typer.echo(f"united {len(folders)} folders in {out}")
 
 
 @app.command()

@@ -49,6 +49,24 @@ class RunKey:
     def path(self) -> Path:
         return Path(self.task) / self.method / self.variant / f"seed{self.seed}"
 
+    @classmethod
+    def of(cls, path: Path) -> RunKey:
+        """Return the run of a path <task>/<method>/<variant>/seed<k>, the inverse of `path`.
+
+        Raises:
+            UserError: If a part is not a valid name, or the seed is not a valid seed.
+        """
+        if len(path.parts) != 4:
+            raise UserError(f"{path} is not <task>/<method>/<variant>/seed<k>")
+        task, method, variant, last = path.parts
+        for name in (task, method, variant):
+            if not valid_name(name):
+                raise UserError(f"{name!r} is not a valid name")
+        seed = re.fullmatch(r"seed(0|[1-9][0-9]{0,9})", last)
+        if not seed or int(seed[1]) > LARGEST_SEED:
+            raise UserError(f"{last!r} is not a seed from 0 to {LARGEST_SEED}")
+        return cls(task, method, variant, int(seed[1]))
+
 
 def run_folder(settings: Settings, key: RunKey) -> Path:
     """<results>/<profile>/runs/<task>/<method>/<variant>/seed<k>."""

@@ -103,7 +103,7 @@ class Trace:
                 logits=logits,
                 signal=np.stack(signal) if signal else None,
             )
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        except (OSError, pa.ArrowException, LookupError, TypeError, ValueError, MemoryError, RecursionError) as error:
             what = "no trace" if isinstance(error, FileNotFoundError) else f"not a readable trace ({error})"
             raise UserError(f"{path}: {what}; delete it if it is there and record the run again") from error
         _check_weights(path, weights)
@@ -211,7 +211,7 @@ class Costs:
                 layers=tuple(each["layers"] for each in content["exits"]),
                 coefficients=tuple((c0, c1, c2) for c0, c1, c2 in quadratics),
             )
-        except (OSError, KeyError, TypeError, ValueError) as error:
+        except (OSError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
             raise UserError(f"{path}: not a readable costs file ({error}); measure the run again") from error
         _check_weights(path, content.get("weights", ""))
         return costs

@@ -114,7 +114,7 @@ OTHER_TEXT = {"sketch": {"train": 96, "validation": 32, "test": 16}, "calibratio
         ({"data": OTHER_TEXT}, "the text of sst2"),
         ({"backbone": {"pooling": "cls"}}, "the backbone"),
         ({"training": {"device": "cpu", "precision": "bfloat16"}}, "arithmetic"),
-        ({"contestants": LONGER}, "asked otherwise"),
+        ({"contestants": LONGER}, "made with different options"),
     ],
 )
 def test_what_cannot_be_trusted_together_is_not_united(first, profile, tmp_path, changes, culprit):
@@ -253,4 +253,4 @@ def test_times_of_another_machine_are_left_out(first, profile, tmp_path, caplog)
     assert set(timed["seed"]) == {0, 2} and set(points["seed"]) == {0, 1, 2}
     assert not points.loc[points["seed"] == 1, ["promised_1", "p95_1", "reference_p95_1"]].notna().any().any()
     assert set(pd.read_parquet(tmp_path / "united" / "latency.parquet")["hardware"]) == {"a"}
-    assert f"{folders[1]} are of b, not of a" in caplog.text
+    assert f"latencies in {folders[1]} left out: measured on b, not a" in caplog.text

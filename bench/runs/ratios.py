@@ -25,6 +25,7 @@ from bench.errors import UserError
 from bench.method import Method, contestant
 from bench.runs.replay import traces_of
 from bench.settings import RatioStudy, Settings
+from bench.sharing.untrusted import printable, read_table
 from bench.store import RunKey, read_json, run_folder, write_json, write_parquet
 from bench.trace import Costs
 
@@ -90,12 +91,27 @@ def foreseen(settings: Settings, task: str, method: str, folders: Sequence[Path]
         variants = [trial.variant for trial in _sampled(study, asker, generation, history)]
         keys += [RunKey(task, method, variant, seed) for variant in variants]
         name = Path("sweeps") / task / method / f"history-{generation}.parquet"
-        told = [pd.read_parquet(folder / name) for folder in folders if (folder / name).is_file()]
+        told = [_told(folder / name) for folder in folders if (folder / name).exists()]
         told = [table for table in told if list(table["variant"]) == [key.variant for key in keys]]
         if not told:
             break
         history = told[0]
     return keys
+
+
+def _told(file: Path) -> pd.DataFrame:
+    """Return a history from a results folder of others.
+
+    Raises:
+        UserError: If it is not a history of a study.
+    """
+    text = ("variant", "distributions", "status", "reason")
+    table = read_table(file, dict.fromkeys(text, "text"), required=(*text, "generation", *OBJECTIVES))
+    try:
+        replay(table)
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: not the history of a study ({printable(error)})") from None
+    return table
 
 
 def trials_so_far(settings: Settings) -> tuple[list[RunKey], dict[tuple[str, str], int]]:

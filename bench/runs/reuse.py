@@ -10,7 +10,8 @@ from bench.method import contestant
 from bench.runs.identity import Identities
 from bench.runs.plan import Planned, runs
 from bench.settings import Settings
-from bench.store import RunKey, read_json
+from bench.sharing.folders import runs_of
+from bench.store import RunKey
 
 
 def taken(settings: Settings, identities: Identities, key: RunKey | None = None) -> dict[RunKey, Path]:
@@ -42,13 +43,11 @@ def taken(settings: Settings, identities: Identities, key: RunKey | None = None)
 
 
 def _kept(folder: Path, key: RunKey | None) -> list[tuple[str, Path]]:
-    """(identity, folder) of the runs of a results folder that went well; with `key` those of its task and seed."""
-    task, seed = (key.task, f"seed{key.seed}") if key else ("*", "*")
-    files = sorted(folder.glob(f"runs/{task}/*/*/{seed}/run.json"))
-    if not files and not any(folder.glob("runs/*/*/*/*/run.json")):
+    """Return (identity, folder) of the finished runs of a results folder; with `key` those of its task and seed."""
+    found = runs_of(folder, key.task, key.seed) if key else runs_of(folder)
+    if not found and not any(folder.glob("runs/*/*/*/*/run.json")):
         raise UserError(f"reuse: {folder} holds no runs; name a results folder, or a published one")
-    facts = ((read_json(file), file.parent) for file in files)
-    return [(each["identity"], path) for each, path in facts if each["status"] == "ok"]
+    return [(facts["identity"], folder / "runs" / run.path) for run, facts in found.items() if facts["status"] == "ok"]
 
 
 def _trials(settings: Settings, key: RunKey | None) -> Iterator[Planned]:

@@ -1,11 +1,13 @@
-"""Results that leave the folder they were made in: what others need of them; what two people found, united."""
+"""Publish a results folder, and merge several into one."""
 
 from __future__ import annotations
 
 import logging
 import re
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,47 +17,57 @@ import yaml
 
 from bench.analysis.budgets import RUN
 from bench.errors import UserError
-from bench.settings import Settings, load
-from bench.store import RunKey, read_json, read_parquet_if_there, write_parquet
+from bench.settings import Settings
+from bench.sharing.folders import FILES, ResultsFolder, open_folder
+from bench.sharing.untrusted import printable
+from bench.store import RunKey, valid_name, write_parquet
+from bench.trace import Trace
 
 log = logging.getLogger(__name__)
 
-FILES = (
-    "index.html",
-    "all-points.parquet",
-    "latency.parquet",
-    "tables/*",
-    "figures/*.png",
-    "sweeps/*/*/trials.parquet",
-    "sweeps/*/*/history-*.parquet",
-    "runs/*/*/*/*/run.json",
-    "runs/*/*/*/*/costs.json",
-    "runs/*/*/*/*/model/config.json",
-    "runs/*/*/*/*/trace-*.parquet",
-)
-"""What others need of a results folder: no weights (a model's configuration is its shape), no text, and no drawings for
-print, which `costeff report` makes again."""
-
 
 def publish(settings: Settings, out: Path) -> int:
-    """Copies what others need of a profile's results into `out`; returns its size in bytes.
+    """Copy what others need of a profile's results into `out`, and return its size in bytes.
 
-    Raises UserError where the results are not there, or `out` holds something already.
+    Raises:
+        UserError: If there are no results, they contain links or special files, or `out` is not empty.
     """
     root = settings.root
     if not (root / "all-points.parquet").is_file():
         raise UserError(f"{root} has no results to publish; run the workflow first")
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty; name a folder that is not there yet, or remove it")
-    for pattern in FILES:
-        for file in sorted(root.glob(pattern)):
-            if not file.name.startswith(("trace-test", ".")):
-                target = out / file.relative_to(root)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(file, target)
-    values = placeless(settings)
-    (out / "settings.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+    files = [file for pattern in FILES for file in sorted(root.glob(pattern)) if not file.name.startswith(".")]
+    above = {place for file in files for place in (file, *file.parents) if place.is_relative_to(root) and place != root}
+    if refused := sorted(place for place in above if place.is_symlink() or not (place.is_file() or place.is_dir())):
+        named = ", ".join(printable(place.relative_to(root)) for place in refused)
+        raise UserError(f"{root}: links and special files are not published: {named}; put files in their place")
+    with _complete_or_not_at_all(out) as part:
+        for file in files:
+            target = part / file.relative_to(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+        (part / "settings.yaml").write_text(yaml.safe_dump(placeless(settings), sort_keys=False))
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+
+
+@contextmanager
+def _complete_or_not_at_all(out: Path) -> Iterator[Path]:
+    """Yield a new folder beside `out` that takes its name at the end; an error or interruption removes it.
+
+    Raises:
+        UserError: If `out` is not empty or cannot be written.
+    """
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+        raise UserError(f"{out} is not empty; name a folder that is not there yet, or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent.absolute())
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror} ({error.filename})") from None
+    with temporary as folder:
+        part = Path(folder) / out.name
+        part.mkdir()
+        yield part
+        part.replace(out)
 
 
 def placeless(settings: Settings) -> dict[str, Any]:
@@ -69,69 +81,85 @@ def placeless(settings: Settings) -> dict[str, Any]:
     return values
 
 
-def merge(folders: Sequence[Path], out: Path) -> Settings:
-    """Unites results folders (published ones, or a person's own) in `out`; returns its settings, for the report.
+def merge(folders: Sequence[Path], out: Path, finish: Callable[[Settings], None] = lambda settings: None) -> Settings:
+    """Unite results folders (published ones, or one's own) in `out`.
 
-    Points and traces are copied as they are. Of times those of one machine stay, the first folder's that has any: what
-    two machines took is no comparison. Raises UserError, by name, for other data, backbone, arithmetic, protocol,
-    counting convention or version of the suite, and where both hold a run that was asked otherwise.
+    Points and traces are copied as they are. Of a run that failed in one folder and finished in another, the finished
+    one is kept. Latencies of one machine are kept, the first folder's that has any, since times of different machines
+    cannot be compared. `out` appears when it is complete: an interrupted merge leaves nothing that blocks the next.
+
+    Args:
+        folders: The folders, all of them untrusted (see `bench.sharing.folders`).
+        out: The folder to write; its name becomes the name of the profile.
+        finish: Called with the settings of the united folder before it gets its name, for example to write tables.
+
+    Returns:
+        The settings of `out`.
+
+    Raises:
+        UserError: By name, for other data, backbone, arithmetic, protocol, counting convention or version of the suite,
+            for a run that two folders made differently, and for whatever a folder holds that is refused.
     """
-    if out.exists() and any(out.iterdir()):
-        raise UserError(f"{out} is not empty; name a folder that is not there yet, or remove it")
-    first, *others = ({path: read_json(path / "run.json") for path in _runs(folder)} for folder in folders)
-    known = {_key(facts): (path, facts) for path, facts in first.items()}
-    for folder, runs in zip(folders[1:], others, strict=True):
-        _check_alike([facts for _, facts in known.values()], list(runs.values()), folders[0], folder)
-        for path, facts in runs.items():
-            there = known.setdefault(_key(facts), (path, facts))
-            if there[1].get("identity") != facts.get("identity"):
-                raise UserError(f"{there[0]} and {path} were asked otherwise; name one of the contestants anew")
-    for key, (path, _) in known.items():
-        shutil.copytree(path, out / "runs" / key.path, ignore=shutil.ignore_patterns("*.safetensors", "trace-test*"))
-    kept = _of_one_machine(folders, out)
-    points = pd.concat(
-        [_points(folder) if folder in kept else _untimed(_points(folder)) for folder in folders], ignore_index=True
-    )
-    run, point = ["task", "method", "variant", "seed"], ["kind", "point", "split"]
-    points = points.drop_duplicates([*run, *(name for name in point if name in points)]).assign(profile=out.name)
-    write_parquet(out / "all-points.parquet", points.reset_index(drop=True))
-    settings = _united([load(folder / "settings.yaml") for folder in folders], out)
-    (out / "settings.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False))
+    if not valid_name(out.name):
+        raise UserError(f"--out {out}: its name becomes the profile's; use letters, digits, points, - and _")
+    opened = [open_folder(folder) for folder in folders]
+    united: dict[RunKey, ResultsFolder] = {}
+    for each in opened:
+        _check_alike([of.runs[key] for key, of in united.items()], list(each.runs.values()), folders[0], each.path)
+        for key, facts in each.runs.items():
+            there = united.setdefault(key, each)
+            kept = there.runs[key]
+            if kept["status"] != facts["status"]:
+                united[key] = there if kept["status"] == "ok" else each
+            elif kept.get("identity") != facts.get("identity"):
+                places = " and ".join(str(of.path / "runs" / key.path) for of in (there, each))
+                raise UserError(f"{places} were made with different options; rename one of the contestants")
+    with _complete_or_not_at_all(out) as part:
+        settings = _written(opened, united, part)
+        finish(settings)
+    return settings.model_copy(update={"results": out.parent})
+
+
+def _written(opened: Sequence[ResultsFolder], united: Mapping[RunKey, ResultsFolder], out: Path) -> Settings:
+    """Write runs, points, latencies and settings of the united folders into `out`; return the settings."""
+    for key, folder in united.items():
+        for file in folder.run_files(key):
+            source, target = (place / "runs" / key.path / file for place in (folder.path, out))
+            if folder.runs[key]["status"] == "ok" and file.suffix == ".parquet":
+                Trace.load(source)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target, follow_symlinks=False)
+    timed = _of_one_machine(opened, out)
+    tables = []
+    for folder in opened:
+        points = folder.points() if folder in timed else _untimed(folder.points())
+        own = {key for key, of in united.items() if of is folder}
+        rows = [RunKey(*key) in own for key in points[["task", "method", "variant", "seed"]].itertuples(index=False)]
+        tables.append(points[rows])
+    points = pd.concat(tables, ignore_index=True).assign(profile=out.name)
+    write_parquet(out / "all-points.parquet", points)
+    settings = _united([folder.settings for folder in opened], out)
+    (out / "settings.yaml").write_text(yaml.safe_dump(placeless(settings), sort_keys=False))
     return settings
 
 
-def _runs(folder: Path) -> Iterator[Path]:
-    found = [path.parent for path in sorted(folder.glob("runs/*/*/*/*/run.json"))]
-    if not found:
-        raise UserError(f"{folder} holds no runs; name a results folder, or one that `costeff publish` wrote")
-    yield from found
-
-
-def _key(facts: dict[str, Any]) -> RunKey:
-    return RunKey(**facts["key"])
-
-
-def _points(folder: Path) -> pd.DataFrame:
-    path = folder / "all-points.parquet"
-    if not path.is_file():
-        raise UserError(f"{path} is not there; publish the folder again")
-    return pd.read_parquet(path)
-
-
-def _of_one_machine(folders: Sequence[Path], out: Path) -> set[Path]:
-    """The folders whose times may stand beside each other; theirs are united in `out`."""
-    times = {folder: read_parquet_if_there(folder / "latency.parquet") for folder in folders}
-    machines = {folder: set(table.get("hardware", ())) for folder, table in times.items()}
+def _of_one_machine(folders: Sequence[ResultsFolder], out: Path) -> list[ResultsFolder]:
+    """Unite the latencies of one machine, the first folder's that has any, in `out`; return the folders with these."""
+    times = {folder.path: folder.latencies() for folder in folders}
+    machines = {path: set(table.get("hardware", ())) for path, table in times.items()}
     first = next((machine for machine in machines.values() if machine), set())
-    kept = {folder for folder, machine in machines.items() if machine == first}
-    for folder in [folder for folder in folders if folder not in kept and machines[folder]]:
-        log.warning(
-            "the times in %s are of %s, not of %s: left out", folder, ", ".join(machines[folder]), ", ".join(first)
-        )
+    kept = [folder for folder in folders if machines[folder.path] == first]
+    for path, machine in machines.items():
+        if machine and machine != first:
+            log.warning("latencies in %s left out: measured on %s, not %s", path, _listed(machine), _listed(first))
     if first:
-        table = pd.concat([times[folder] for folder in folders if folder in kept], ignore_index=True)
+        table = pd.concat([times[folder.path] for folder in kept], ignore_index=True)
         write_parquet(out / "latency.parquet", table.drop_duplicates([*RUN, "operated", "batch_size"]))
     return kept
+
+
+def _listed(machines: set[str]) -> str:
+    return ", ".join(sorted(map(str, machines)))
 
 
 def _untimed(points: pd.DataFrame) -> pd.DataFrame:
@@ -147,7 +175,7 @@ def _check_alike(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], a: Pa
         "the split that choices are made on": lambda run: run["asked"]["selection"],
         "arithmetic": lambda run: run["where"]["precision"],
     }
-    tasks = {_key(each).task for each in ours} & {_key(each).task for each in theirs}
+    tasks = {each["key"]["task"] for each in ours} & {each["key"]["task"] for each in theirs}
     facts |= {f"the text of {task}": partial(_text, task) for task in sorted(tasks)}
     for what, read in facts.items():
         mine, others = ({str(read(each)) for each in runs if each["status"] == "ok"} - {""} for runs in (ours, theirs))
@@ -156,7 +184,7 @@ def _check_alike(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], a: Pa
 
 
 def _text(task: str, run: dict[str, Any]) -> str:
-    return run["asked"]["data"]["fingerprint"] if _key(run).task == task else ""
+    return run["asked"]["data"]["fingerprint"] if run["key"]["task"] == task else ""
 
 
 def _united(several: Sequence[Settings], out: Path) -> Settings:

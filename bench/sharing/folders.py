@@ -1,0 +1,270 @@
+"""Read results folders that others made: everything in them is untrusted input.
+
+A published folder is plain data. Nothing in it is imported or executed, links are never followed, only the files of
+`FILES` are read, and a run is known by the folder it lies in, which must agree with its `run.json`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pandas as pd
+import yaml
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from bench.analysis.budgets import SIMPLICITY
+from bench.errors import UserError
+from bench.settings import Settings, explain
+from bench.sharing.untrusted import irregular, printable, read_mapping, read_table
+from bench.store import RunKey
+from bench.tasks.scores import METRICS
+
+RUN_FILES = (
+    "run.json",
+    "costs.json",
+    "model/config.json",
+    "trace-calibration.parquet",
+    "trace-validation.parquet",
+    "trace-validation_mismatched.parquet",
+)
+"""Files of a run that others need: no weights (a model's configuration is its shape) and no text."""
+FILES = (
+    "index.html",
+    "all-points.parquet",
+    "latency.parquet",
+    "tables/*",
+    "figures/*.png",
+    "sweeps/*/*/trials.parquet",
+    "sweeps/*/*/history-*.parquet",
+    *(f"runs/*/*/*/*/{name}" for name in RUN_FILES),
+)
+"""Files of a results folder that others need; `costeff report` can draw figures for print again."""
+_RUN_FILE = re.compile(
+    r"(run|costs|failure)\.json"
+    r"|trace-(calibration|(validation|test)(_matched|_mismatched)?)\.parquet"
+    r"|model/([A-Za-z0-9_-]+\.(json|txt|model|jinja|safetensors)|\.snakemake_timestamp)"
+)
+"""Files that the workflow writes into a run's folder."""
+_RUN = ("task", "method", "variant", "seed")
+_KINDS = {
+    **dict.fromkeys((*_RUN[:3], "label", "kind", "policy", "metric", "split", "status", "reason"), "text"),
+    **dict.fromkeys(("profile", "arithmetic", "selection", "source", "operated", "hardware", "torch"), "text"),
+    **dict.fromkeys(("seed", "point", "batch_size"), "whole"),
+    **dict.fromkeys(("exit", "knob", "score", "flops", "flops_128", "speedup", "speedup_128", "mean_exit"), "number"),
+    **dict.fromkeys(("mean_layers", "parameters", "parameters_encoder", "examples", "constant"), "number"),
+    **dict.fromkeys(("accuracy", "f1", "matthews", "pearson", "spearman", "on_frontier"), "number"),
+    **dict.fromkeys(("thresholds", "exits"), "numbers"),
+}
+"""Columns of `all-points.parquet` and `latency.parquet`."""
+_VALUES = {
+    "kind": {*SIMPLICITY, "control"},
+    "metric": {*METRICS},
+    "split": {"calibration", "validation", "validation_mismatched", "test", "test_mismatched"},
+    "selection": {"calibration", "validation"},
+    "status": {"ok", "failed"},
+}
+"""Values of columns of `all-points.parquet` that have few; a failed run has none in some."""
+MAX_SHOWN = 12
+"""Refused entries that an error message names."""
+
+_Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+
+
+class _Data(BaseModel):
+    fingerprint: _Hash
+
+
+class _Asked(BaseModel):
+    suite: int
+    backbone: dict[str, Any]
+    selection: str
+    data: _Data
+
+
+class _Where(BaseModel):
+    precision: str
+
+
+class _Text(BaseModel):
+    missing_splits: list[str]
+
+
+class _Backbone(BaseModel):
+    name: str
+    sha256: str
+
+
+class _Run(BaseModel):
+    """The parts of a `run.json` that are read from the folders of others."""
+
+    data: _Text = _Text(missing_splits=[])
+    backbone: _Backbone | None = None
+    code: str | None = None
+    hardware: dict[str, str | None] = {}
+    versions: dict[str, str] = {}
+    wall_seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
+
+
+class _Finished(_Run):
+    status: Literal["ok"]
+    identity: _Hash
+    asked: _Asked
+    where: _Where
+
+
+class _Failed(_Run):
+    status: Literal["failed"]
+    reason: str
+    identity: _Hash | None = None
+
+
+_RunFacts: TypeAdapter[_Finished | _Failed] = TypeAdapter(Annotated[_Finished | _Failed, Field(discriminator="status")])
+
+
+@dataclass(frozen=True)
+class ResultsFolder:
+    """A results folder whose structure has been checked.
+
+    Attributes:
+        path: The folder.
+        settings: Its settings; paths in them point to nothing, and `settings.root` is `path`.
+        runs: Run -> content of its `run.json`.
+    """
+
+    path: Path
+    settings: Settings
+    runs: Mapping[RunKey, dict[str, Any]]
+
+    def points(self) -> pd.DataFrame:
+        """Return `all-points.parquet`.
+
+        Raises:
+            UserError: If it is missing, broken, or holds points of runs that are not in the folder.
+        """
+        table = self._of_runs("all-points.parquet", ("label", "status", "reason", "selection"))
+        for name, known in _VALUES.items():
+            if name in table and (unknown := set(table[name].dropna()) - known):
+                raise UserError(
+                    f"{self.path / 'all-points.parquet'}: {name} {printable(min(unknown))!r} is not one of "
+                    f"{', '.join(sorted(known))}"
+                )
+        return table
+
+    def latencies(self) -> pd.DataFrame:
+        """Return `latency.parquet`, or an empty table if nothing was timed; errors as in `points`."""
+        if not (self.path / "latency.parquet").is_file():
+            return pd.DataFrame()
+        return self._of_runs("latency.parquet", ("operated", "batch_size", "hardware"))
+
+    def run_files(self, key: RunKey) -> Iterator[Path]:
+        """Yield the files of a run that others need, as paths below its folder."""
+        yield from (Path(name) for name in RUN_FILES if (self.path / "runs" / key.path / name).is_file())
+
+    def _of_runs(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
+        table = read_table(self.path / name, _KINDS, required=(*_RUN, *columns))
+        for row in table[[*_RUN]].drop_duplicates().itertuples(index=False):
+            if RunKey(*row) not in self.runs:
+                place = printable("/".join(map(str, row)))
+                raise UserError(f"{self.path / name}: rows of a run that is not there: {place}")
+        return table
+
+
+def open_folder(folder: Path) -> ResultsFolder:
+    """Check a results folder and return what is known of it.
+
+    Args:
+        folder: A folder that `costeff publish` or the workflow wrote, under any name.
+
+    Raises:
+        UserError: If it holds no runs, or anything that is refused; the message names each refused entry.
+    """
+    refused = [f"{path.relative_to(folder)}: {why}" for path, why in irregular(folder)] if folder.is_dir() else []
+    files = [file for file in sorted((folder / "runs").rglob("*")) if file.is_file() and not file.is_symlink()]
+    runs = _runs(folder, files, refused)
+    if not runs:
+        raise UserError(f"{folder} holds no runs; name a results folder, or one that `costeff publish` wrote")
+    return ResultsFolder(folder, settings_of(folder), runs)
+
+
+def runs_of(folder: Path, task: str = "*", seed: int | None = None) -> dict[RunKey, dict[str, Any]]:
+    """Return the runs of a results folder, of one task and seed if given, with the content of their `run.json`.
+
+    Raises:
+        UserError: If an entry of these runs is refused.
+    """
+    places = sorted(folder.glob(f"runs/{task}/*/*/{'*' if seed is None else f'seed{seed}'}"))
+    above = dict.fromkeys(each for place in places for each in (*list(place.parents)[2::-1], place))
+    refused = [f"{each.relative_to(folder)}: a link" for each in above if each.is_symlink()]
+    files: list[Path] = []
+    for place in places:
+        if place.is_dir() and not place.is_symlink():
+            refused += [f"{path.relative_to(folder)}: {why}" for path, why in irregular(place)]
+            files += [file for file in sorted(place.rglob("*")) if file.is_file() and not file.is_symlink()]
+    return _runs(folder, files, refused)
+
+
+def settings_of(folder: Path) -> Settings:
+    """Return the settings of a results folder, without paths, so that nothing outside of it is ever looked for.
+
+    Raises:
+        UserError: If `settings.yaml` is missing, too large or not valid.
+    """
+    file = folder / "settings.yaml"
+    try:
+        values = read_mapping(file, _plain_yaml)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from None
+    if isinstance(values.get("data"), dict) and values["data"].get("path"):
+        values["data"]["path"] = "text-is-not-published"
+    try:
+        settings = Settings.model_validate(values | {"results": "", "folder": "", "reuse": [], "profile": "published"})
+    except ValidationError as error:
+        raise UserError(f"{file}: {printable(explain(error, Settings))}") from None
+    # The folder may have any name; it need not be one that a profile could have.
+    return settings.model_copy(update={"results": folder.absolute().parent, "profile": folder.absolute().name})
+
+
+def _plain_yaml(text: str) -> Any:
+    """Parse YAML without aliases, which make a short text stand for values larger than memory."""
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+        raise ValueError("aliases (*name) are not accepted")
+    return yaml.safe_load(text)
+
+
+def _runs(folder: Path, files: Sequence[Path], refused: list[str]) -> dict[RunKey, dict[str, Any]]:
+    """Return the runs of files below `runs`; raise UserError if any is refused, or something was before."""
+    runs: dict[RunKey, dict[str, Any]] = {}
+    for file in files:
+        place = file.relative_to(folder / "runs")
+        try:
+            if len(place.parts) < 5 or not _RUN_FILE.fullmatch("/".join(place.parts[4:])):
+                raise UserError("not a file of a run; delete it")
+            key = RunKey.of(Path(*place.parts[:4]))
+            if place.parts[4:] == ("run.json",):
+                runs[key] = _facts(file, key)
+        except UserError as error:
+            refused.append(f"{file.relative_to(folder)}: {error}")
+    if refused:
+        more = f"; and {len(refused) - MAX_SHOWN} more" if len(refused) > MAX_SHOWN else ""
+        shown = "; ".join(printable(each) for each in refused[:MAX_SHOWN])
+        raise UserError(f"{folder} is refused: {shown}{more}")
+    return runs
+
+
+def _facts(file: Path, key: RunKey) -> dict[str, Any]:
+    """Return the content of a `run.json` that agrees with its place and is complete."""
+    facts = read_mapping(file, json.loads)
+    if facts.get("key") != key.facts:
+        raise UserError(f"its key {json.dumps(facts.get('key'))} is not its place")
+    try:
+        _RunFacts.validate_python(facts)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"][1:])) or "status"  # the first part is the status
+        raise UserError(f"{where}: {first['msg']}") from None
+    return facts

@@ -1,0 +1,117 @@
+"""Read files that others wrote: each function checks what it reads and answers a bad file with one line."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench.errors import UserError
+
+MAX_MAPPING_BYTES = 4_000_000
+MAX_CELLS = 200_000_000
+"""Most rows times columns of a table. A compressed file of some kilobytes can hold more than memory does."""
+
+
+def printable(value: object, *, most: int = 300) -> str:
+    """Return `str(value)` on one line: control characters escaped, and cut after `most` characters."""
+    text = " ".join(str(value).split(" "))
+    text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def irregular(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield links and special files in a folder, with what each is. Links are not followed.
+
+    Raises:
+        UserError: If a folder in it cannot be read.
+    """
+
+    def stop(error: OSError) -> None:
+        raise UserError(f"{printable(error.filename)} cannot be read ({error.strerror})")
+
+    for place, folders, files in os.walk(folder, onerror=stop):
+        for entry in sorted(Path(place) / name for name in [*folders, *files]):
+            mode = entry.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                yield entry, "a link"
+            elif not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                yield entry, "not a regular file"
+
+
+def read_mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """Return the mapping in a JSON or YAML file.
+
+    Args:
+        file: A regular file of at most `MAX_MAPPING_BYTES` bytes in UTF-8.
+        parse: `json.loads` or `yaml.safe_load`.
+
+    Raises:
+        UserError: If the file is missing, too large, not UTF-8, not valid, nested too deeply or not a mapping.
+    """
+    try:
+        if file.is_symlink() or not file.is_file():
+            raise UserError(f"{file.name} is not there, or not a regular file")
+        if file.stat().st_size > MAX_MAPPING_BYTES:
+            raise UserError(f"{file.name} is larger than {MAX_MAPPING_BYTES / 1e6:g} MB")
+        values = parse(file.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise UserError(f"{file.name} is nested too deeply") from None
+    except UserError:
+        raise
+    except Exception as error:  # parsers raise many kinds: ValueError, YAMLError, and AttributeError for odd tags
+        raise UserError(f"{file.name} cannot be read ({printable(error)})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{file.name} holds {type(values).__name__}, not a mapping")
+    return values
+
+
+def read_table(path: Path, kinds: Mapping[str, str], *, required: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Read a Parquet table with one value a cell.
+
+    Args:
+        path: The file.
+        kinds: Column -> `text`, `number`, `whole` (an integer) or `numbers` (a list of numbers a cell). Other columns
+            may hold texts or numbers. Any column may be empty.
+        required: Columns that must be there.
+
+    Raises:
+        UserError: If the file is missing, broken, too large, or a column is missing or of another kind.
+    """
+    if path.is_symlink() or not path.is_file():
+        raise UserError(f"{path} is not there, or not a regular file; publish the folder again")
+    try:
+        with pq.ParquetFile(path) as file:
+            facts = file.metadata
+            large = facts.num_rows * max(facts.num_columns, 1) > MAX_CELLS
+            table = None if large else file.read()
+    except Exception as error:  # pyarrow raises many kinds for broken files
+        raise UserError(f"{path}: not a readable Parquet file ({printable(error)})") from None
+    if table is None:
+        raise UserError(f"{path}: more than {MAX_CELLS} cells")
+    names = table.column_names
+    if missing := [name for name in required if name not in names]:
+        raise UserError(f"{path}: no column {missing[0]}; publish the folder again")
+    for name, column in zip(names, table.schema, strict=True):
+        if names.count(name) > 1:
+            raise UserError(f"{path}: two columns {printable(name)}")
+        if not _is(column.type, kinds.get(name, "")):
+            wanted = kinds.get(name, "text or number")
+            raise UserError(f"{path}: column {printable(name)} holds {printable(column.type)}, not {wanted}")
+    # The metadata may name an index of its own; it is not needed.
+    return table.replace_schema_metadata(None).to_pandas()
+
+
+def _is(kind: pa.DataType, wanted: str) -> bool:
+    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
+    whole = pa.types.is_integer(kind)
+    number = whole or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    numbers = (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_floating(kind.value_type)
+    fits = {"text": text, "whole": whole, "number": number, "numbers": numbers, "": text or number}
+    return pa.types.is_null(kind) or fits[wanted]
