@@ -136,9 +136,7 @@ def finished_settings(settings: Settings, task: str = "*", seed: int | None = No
     if any(True for name in ("run.json", "failure.json") for _ in settings.root.glob(f"{pattern}/{name}")):
         return settings
     which = "" if task == "*" else f" of {task}" + ("" if seed is None else f", seed {seed},")
-    raise UserError(
-        f"no run{which} has a result in {settings.root} yet; run the workflow (snakemake --cores all) first"
-    )
+    raise UserError(f"no run{which} has a result in {settings.root} yet; run the workflow first: snakemake --cores all")
 
 
 def points_file(settings: Settings, task: str, seed: int) -> Path:

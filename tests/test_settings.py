@@ -38,6 +38,19 @@ def values(**changes) -> dict:
         ({"ablations": {"teacher": "full"}}, "ablations: 'full' is not a contestant"),
         ({"selection": "test"}, "selection: Input should be 'calibration' or 'validation', not 'test'"),
         ({"contestants": {"teacher": {"method": "nowhere"}}}, "contestants.teacher.method: "),
+        ({"contestants": ["a"]}, "contestants: Input should be a valid dictionary, not ['a']"),
+        ({"seeds": [20261128123456]}, "seeds.0: Input should be less than or equal to 4294967295, not 20261128123456"),
+        ({"seeds": [-1]}, "seeds.0: Input should be greater than or equal to 0, not -1"),
+        ({"seeds": [1, 1]}, "seeds = [1, 1]: a seed is named twice"),
+        ({"seeds": [True]}, "seeds.0: Input should be a valid integer, not True"),
+        ({"results": "a{b}"}, "results: 'a{b}' holds {, which Snakemake reads as a wildcard"),
+        ({"results": "a\nb"}, "results: 'a\\nb': a path cannot hold line breaks"),
+        ({"results": "x" * 256}, "results: the path is too long"),
+        ({"results": "~nobody-here/x"}, "results: '~nobody-here/x': this home folder is not known"),
+        ({"profile": "a" * 65}, "is not a name: 1 to 64 letters"),
+        ({"latency": {"speedups": [0]}}, "latency.speedups.0: Input should be greater than 0, not 0"),
+        ({"comparison": {"margin": float("nan")}}, "comparison.margin: Input should be a finite number, not nan"),
+        ({"data": {"max_length": [0, 8]}}, "data.max_length.0: Input should be greater than or equal to 8, not 0"),
     ],
 )
 def test_a_wrong_setting_is_one_line(changes, line):
@@ -161,3 +174,38 @@ def test_paths_are_meant_from_the_file_that_says_them(tmp_path, monkeypatch):
     monkeypatch.delenv("TEXTS")
     with pytest.raises(UserError, match="names the variable TEXTS, which is not set"):
         load("own/own.yaml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["contestants: [a]", "- a", "data: 3", "data: {tasks: [1]}", "own_tasks: {x: [1]}", "profile: 2026-13-01", "0"],
+)
+def test_a_file_of_the_wrong_types_is_one_line(text, tmp_path):
+    for name, written in (
+        ("own.yaml", text),
+        ("below.yaml", "extends: own.yaml\ncontestants: {a: [b], c: {options: 1}}"),
+    ):
+        (tmp_path / name).write_text(written)
+        with pytest.raises(UserError) as error:
+            load(tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+def test_only_paths_are_expanded(monkeypatch):
+    monkeypatch.setenv("PLACE", "/place")
+    settings = check(
+        values(
+            results="$PLACE/{}".format("a"),
+            data={"note": "~5 % of $PLACE and $NOTHING"},
+            backbone={"name": "${PLACE}/model"},
+            contestants={
+                "teacher": {"method": "baselines.distilbert:DistilBert", "options": {"checkpoint": "$PLACE/c"}}
+            },
+        ),
+        "settings",
+    )
+    assert str(settings.results) == "/place/a" and settings.data.note == "~5 % of $PLACE and $NOTHING"
+    assert settings.backbone.name == "/place/model"
+    assert contestant(settings, "teacher", "cola").options.checkpoint == "/place/c"
+    again = check(settings.model_dump(mode="json"), "as a job reads them")
+    assert again == settings

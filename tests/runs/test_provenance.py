@@ -71,3 +71,60 @@ def test_an_installed_package_gives_name_and_version(tmp_path: Path, own):
 
 def test_the_suite_names_its_own():
     assert suite_version() not in ("", "unknown")
+
+
+CODE = """
+from helper import rate
+import torch
+
+class Mine:
+    version = 1
+
+    def train(self):
+        return rate() * 2
+"""
+ONLY_TEXT = [
+    lambda text: "# a comment\n" + text,
+    lambda text: text.replace("    version", '    """A class."""\n\n    version'),
+    lambda text: text.replace("        return", '        """A method."""\n        return'),
+    lambda text: text.replace("version = 1", "version = 1\n    '''What it counts.'''"),
+    lambda text: text.replace("rate() * 2", "(\n            rate()   *  2\n        )  # twice"),
+    lambda text: '"""A module."""\n' + text,
+]
+OTHER_CODE = [
+    lambda text: text.replace("* 2", "* 3"),
+    lambda text: text.replace("version = 1", "version = 2"),
+    lambda text: text + "\nMORE = 1\n",
+]
+
+
+def known(folder: Path, code: str, helper: str = "def rate():\n    return 1\n") -> str:
+    """Return the fingerprint of the class in `code`, with a module beside it, as a new process finds it."""
+    (folder / "mine_own.py").write_text(code)
+    (folder / "helper.py").write_text(helper)
+    ask = "import sys; sys.path.insert(0, sys.argv[1]); import mine_own; from bench.provenance import fingerprint; "
+    ask = f"import sys; sys.modules['torch'] = sys; {ask}print(fingerprint(mine_own.Mine))"  # torch takes seconds
+    return subprocess.run([sys.executable, "-c", ask, folder], check=True, capture_output=True, text=True).stdout
+
+
+def test_text_changes_no_fingerprint_and_code_does_also_in_modules_beside(tmp_path: Path):
+    before = known(tmp_path, CODE)
+    text = CODE
+    for edit in ONLY_TEXT:
+        assert (edited := edit(text)) != text
+        text = edited
+    assert known(tmp_path, text) == before
+    others = {known(tmp_path, edit(CODE)) for edit in OTHER_CODE}
+    assert len(others | {before}) == len(OTHER_CODE) + 1
+    assert known(tmp_path, CODE, "def rate():\n    return 2\n") != before
+
+
+def test_what_cannot_be_compared_is_not_called_changed(own, tmp_path: Path):
+    (tmp_path / "same.py").write_text(SOURCE)
+    now = code_of(own("same"))
+    kind = own("same")
+    version, digest = now["fingerprint"].split(":")
+    assert not changed(now, kind)
+    assert changed(now | {"fingerprint": f"{version}:0000"}, kind)
+    assert not changed(now | {"fingerprint": f"2.7:{digest}"}, kind), "another Python has other syntax trees"
+    assert not changed({"sha256": "0000"}, kind) and not changed({}, kind), "version 0.2 knew the whole file alone"

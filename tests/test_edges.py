@@ -1,0 +1,160 @@
+"""Commands before there are results, numbers that are none, links in place of folders, and code that has changed."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from bench.context import usable_cores
+from bench.errors import UserError
+from bench.provenance import fingerprint
+from bench.reporting.everything import complete
+from bench.reporting.tables.main import common_notes
+from bench.runs import plan
+from bench.runs.collect import collect, made_by_other_code
+from bench.runs.planning.checks import check_room
+from bench.runs.produce import produce
+from bench.runs.replay import replay
+from bench.settings import check
+from bench.store import RunKey, read_json, run_folder, state_folder, write_json
+
+ROOT = Path(__file__).parent.parent
+KEY = RunKey("sst2", "teacher", "full", 0)
+
+
+@pytest.fixture
+def small(tiny_settings):
+    """`small(results)`: one teacher that trains for a moment."""
+
+    def build(results: Path, **changes):
+        teacher = {"method": "baselines.finetuned:Finetuned", "options": {"epochs": 1, "learning_rate": 3e-3}}
+        values = tiny_settings(results).model_dump() | {"contestants": {"teacher": teacher}, "depth_reference": None}
+        values |= {"tasks": ["sst2"], "data": {"sketch": {"train": 96, "validation": 32}, "calibration": 32}}
+        return check(values | changes, "test")
+
+    return build
+
+
+def costeff(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "bench.cli", *arguments]
+    variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=variables)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "wrap-up", "failures", "replay sst2", "collect out", "latency out", "report", "publish out",
+        "take sst2 teacher out", "submit teacher out.zip", "compare teacher",
+    ],
+)  # fmt: skip
+def test_a_command_without_results_says_so_and_writes_nothing(command, tmp_path):
+    done = costeff(*command.split(), "--config", "sketch", folder=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "results/sketch" in done.stderr and "run the workflow" in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["check --cores 0", "forecast --cores -1", "take sst2 teacher out --speedup -1", "compare teacher --speedup nan",
+     "submit teacher out --speedup inf", "progress --every 0", "check sketch --config tiny"],
+)  # fmt: skip
+def test_a_number_that_cannot_be_is_one_line(command, tmp_path):
+    done = costeff(*command.split(), folder=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert command.split()[-1].lower() in done.stderr
+
+
+def test_only_the_cores_that_may_be_used_count():
+    before = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(before)})
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, before)
+    assert usable_cores() == len(before)
+
+
+def test_a_workflow_needs_no_home(tmp_path):
+    """Snakemake alone ends with a traceback."""
+    profile = {"extends": "tiny", "profile": "homeless", "tasks": ["sst2"]}
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(profile))
+    done = costeff("workflow", "p.yaml", "--cores", "1", "-n", folder=tmp_path, HOME="/proc/nowhere", XDG_CACHE_HOME="")
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("linked", ["root", "run", "model", "state"])
+def test_a_link_to_another_disk_is_written_through(linked, small, tmp_path):
+    settings = small(tmp_path / "results")
+    folder, there = run_folder(settings, KEY), tmp_path / "other disk"
+    link = {"root": settings.root, "run": folder, "model": folder / "model", "state": state_folder(settings, KEY)}[
+        linked
+    ]
+    link.parent.mkdir(parents=True)
+    link.symlink_to(there)
+    with pytest.raises(UserError, match="is a link to .*other disk, which is not there"):
+        produce(settings, KEY)
+    there.mkdir()
+    (there / "old").write_text("of an earlier run")
+    assert produce(settings, KEY) == ""
+    assert link.is_symlink() and (folder / "model" / "model.safetensors").is_file()
+    assert linked != "model" or {"model.safetensors"} <= {path.name for path in there.iterdir()}
+    assert linked in ("root", "run") or not (there / "old").exists()
+    write_json(folder / "run.json", read_json(folder / "run.json") | {"status": "gone"})
+    assert produce(settings, KEY) == ""
+
+
+def test_results_that_are_a_file_are_refused_before_anything_trains(small, tmp_path):
+    (tmp_path / "results").write_text("")
+    with pytest.raises(UserError, match="results is a file, where a folder is needed"):
+        check_room(small(tmp_path / "results"), ())
+
+
+def test_runs_of_other_code_are_named_and_never_pass_for_those_of_today(small, tmp_path, monkeypatch):
+    """A method in a file of the user's own, edited while its version stays; and then raised."""
+    source = "from baselines.finetuned import Finetuned\n\nclass Mine(Finetuned):\n    version = 71\n"
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_edited.py").write_text(source)
+    mine = {"method": "my_edited:Mine", "options": {"epochs": 1, "learning_rate": 3e-3}}
+    settings = small(tmp_path / "results", contestants={"teacher": mine})
+    assert produce(settings, KEY) == ""
+    replay(settings, KEY.task, KEY.seed)
+    assert made_by_other_code(settings) == [] and not collect(settings)["other_code"].any()
+
+    def edit(text: str) -> None:
+        (tmp_path / "my_edited.py").write_text(text)
+        sys.modules.pop("my_edited", None)
+        fingerprint.cache_clear()
+
+    edit(source + "    # a comment\n")
+    assert made_by_other_code(settings) == []
+    edit(source + "    more = 1\n")
+    [line] = made_by_other_code(settings)
+    assert "teacher (1 runs)" in line and "raise `version`" in line
+    table = collect(settings)
+    assert table["other_code"].all()
+    assert any(note.startswith("Made by other code than today's") for note in common_notes(complete(table), {}))
+    edit(source.replace("71", "72") + "    more = 1\n")
+    with pytest.raises(UserError, match=r"method.version was 71, now 72"):
+        collect(settings)
+
+
+@pytest.mark.parametrize(("depths", "said"), [([1, 2], "has 2 variants on cola: depth1, depth2"), ([1], "")])
+def test_the_reference_is_one_model(depths, said, tiny_settings, tmp_path):
+    cut = {"method": "baselines.finetuned:Finetuned", "options": {"depths": depths}}
+    values = tiny_settings(tmp_path).model_dump() | {"contestants": {"cut": cut}, "reference": "cut", "tasks": ["cola"]}
+    settings = check(values | {"depth_reference": None}, "test")
+    if said:
+        with pytest.raises(UserError, match=f"reference: cut {said}"):
+            plan.runs(settings)
+    else:
+        assert plan.reference_run(plan.methods(settings)["cut", "cola"], 3) == RunKey("cola", "cut", "depth1", 3)
+
+
+def test_published_tables_without_the_column_say_nothing_of_code(points: pd.DataFrame):
+    assert not any("other code" in note for note in common_notes(points, {}))
