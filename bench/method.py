@@ -77,7 +77,7 @@ class Method:
     version: ClassVar[int] = 1
     """Raised when the algorithm changes, so that kept results of the old one are made anew."""
     policy: str | type[Policy] = "none"
-    """The family of exit rules: entropy, confidence, patience or none, or a `Policy` of one's own.
+    """The family of exit policies: entropy, confidence, patience, divergence or none, or a `Policy` of one's own.
 
     On regression the first three mean agreement of successive predictions."""
 
