@@ -79,7 +79,7 @@ class Method:
     policy: str | type[Policy] = "none"
     """The family of exit policies: entropy, confidence, patience, divergence or none, or a `Policy` of one's own.
 
-    On regression the first three mean agreement of successive predictions."""
+    On regression all but none mean agreement of successive predictions."""
 
     def __init__(self, name: str, task: Task, options: Any, settings: Settings) -> None:
         self.name, self.task, self.options, self.settings = name, task, options, settings
