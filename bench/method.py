@@ -110,9 +110,9 @@ class Method:
     version: ClassVar[int] = 1
     """Raised when the algorithm changes, so that kept results of the old one are made anew."""
     policy: str | type[Policy] = "none"
-    """The family of exit rules: entropy, confidence, patience or none, or a `Policy` of one's own.
+    """The family of exit policies: entropy, confidence, patience, divergence or none, or a `Policy` of one's own.
 
-    On regression entropy and confidence become agreement of successive predictions within a swept tolerance, and
+    On regression entropy, confidence and divergence become agreement of successive predictions within a swept tolerance, and
     patience counts the predictions that agree within a fixed one."""
 
     def __init__(self, name: str, task: Task, options: Any, settings: Settings) -> None:

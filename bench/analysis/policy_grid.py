@@ -83,7 +83,8 @@ def policy_grid(
                 lines.append({**line, "score": found[0][0], "speedup": full[split] / found[1][0]})
     replayed = pd.DataFrame(lines, columns=COLUMNS)
     kept = replayed[COLUMNS[:4]].drop_duplicates()
-    own = [at_budget(succeeded(points), budget, by=("task", "method", "variant", "seed")) for budget in budgets]
+    by = ("task", "method", "variant", "seed")
+    own = [at_budget(succeeded(points), budget, by=by, split=split) for budget in budgets]
     as_published = pd.concat(own)[["task", "method", "variant", "seed", "budget", "score", "speedup"]]
     as_published = kept.merge(as_published, on=COLUMNS[:4]).assign(policy=OWN)
     return pd.concat([replayed, as_published[COLUMNS]], ignore_index=True)

@@ -47,7 +47,7 @@ def pairings(
     reference: str,
     budgets: Sequence[float],
 ) -> list[Pairing]:
-    """The comparisons of pairs of methods at speed-ups `budgets`, a pair at a time.
+    """Return the comparisons of pairs of methods at speed-ups `budgets`: the primary ones first, then a pair at a time.
 
     Primary are those at `comparison.primary.speedups` of the declared contestant with its rivals, and of every method
     with the reference. Raises UserError for an unknown method.
@@ -66,7 +66,7 @@ def pairings(
             named = reference in (a, b) or declared.contestant in (a, b)
             primary = named and max(at_a, at_b) in declared.speedups
             made[Pairing(a, at_a, b, at_b, primary)] = None
-    return list(made)
+    return sorted(made, key=lambda pairing: not pairing.primary)
 
 
 def full_cost(points: pd.DataFrame, reference: str) -> set[str]:

@@ -83,7 +83,8 @@ class _Side:
     """The same with accuracy in place of F1; for other metrics that of `estimate`."""
     runs: Floats = field(default_factory=lambda: np.array([]))
     """The seeds' differences."""
-    used: list[Any] = field(default_factory=list)
+    used: tuple[Any, ...] = ()
+    """What tells the points of two pairings apart."""
 
 
 def compare(
@@ -107,41 +108,42 @@ def compare(
 
     Returns:
         One row a pairing and scope (all tasks, learned tasks, a task). Columns: a, b, budget_a, budget_b, family
-        (primary or exploratory), task (the scope), metric, score_a, score_b, speedup_a, speedup_b (reached on
-        validation; geometric means), those of `judged`, iqm, wins, wilcoxon (uncorrected p-value), rests_on (tasks
-        without which a "better", "worse" or "equal" would not stand), accuracy and accuracy_verdict (nan and ""
-        where no task is ranked by F1), note. Corrections: primary and exploratory comparisons, averages and single
-        tasks are families of their own; their sizes are in `attrs["comparisons"]`. A pairing with the points of the
-        pairing before it is left out. Where nothing can be compared the verdict is "", the note says why, and the
-        row is in no family.
+        (primary or exploratory, as single tasks of several always are), task (the scope), metric, score_a, score_b,
+        speedup_a, speedup_b (reached on validation; geometric means), those of `judged`, iqm, wins, wilcoxon
+        (uncorrected p-value), rests_on (tasks without which a "better", "worse" or "equal" would not stand), accuracy
+        and accuracy_verdict (nan and "" where no task is ranked by F1), note. Primary and exploratory comparisons,
+        averages and single tasks are families of their own; their sizes are in `attrs["comparisons"]`. A pairing with
+        the points of one before it is left out. Where nothing can be compared the verdict is "", the note says why,
+        and the row is in no family.
     """
     chosen = _chosen(points, asked)
     every = [row for tasks in chosen.values() for of_task in tasks.values() for row in scored(of_task)]
     resamples.prepare([*every, *(row for row in map(_by_accuracy, every) if row is not None)])
     rows: list[dict[str, Any]] = []
     made: list[dict[str, _Side]] = []
-    before: tuple[str, str, dict[str, Any]] = ("", "", {})
+    seen: set[tuple[Any, ...]] = set()
     for pairing in asked:
         tasks = _tasks(
             chosen.get((pairing.a, pairing.budget_a), {}), chosen.get((pairing.b, pairing.budget_b), {}), resamples
         )
-        used = {task: side.used for task, side in tasks.items()}
-        last = before[2] if before[:2] == (pairing.a, pairing.b) else {}
-        fresh = [task for task in tasks if used[task] != last.get(task)]
-        before = (pairing.a, pairing.b, used)
+        used = {task: (pairing.a, pairing.b, task, side.used) for task, side in tasks.items()}
+        whole = tuple(used.values())
+        fresh = [task for task in tasks if used[task] not in seen]
         head = {name: getattr(pairing, name) for name in ("a", "b", "budget_a", "budget_b")}
-        head["family"] = PRIMARY if pairing.primary else EXPLORATORY
         scopes: list[tuple[str, dict[str, _Side]]] = []
-        if len(tasks) > 1 and fresh:
+        if len(tasks) > 1 and whole not in seen:
             scopes.append((ALL, tasks))
             some = {task: side for task, side in tasks.items() if task in learned}
             scopes += [(LEARNED, some)] if 0 < len(some) < len(tasks) else []
         # The row of the average says why a task could not be compared.
         single = [task for task in fresh if len(tasks) == 1 or (single_tasks and tasks[task].estimate is not None)]
+        seen.update([whole, *used.values()])
         for scope, sides in [*scopes, *((task, {task: tasks[task]}) for task in single)]:
             average_row = scope in (ALL, LEARNED)
-            facts = _over_tasks({task: side.facts for task, side in sides.items()}, sides) if average_row else {}
-            rows.append({**head, "task": scope, **(facts or sides.get(scope, _Side({})).facts)})
+            primary = pairing.primary and (average_row or len(tasks) == 1)
+            facts = _over_tasks({task: side.facts for task, side in sides.items()}, sides)
+            facts = {"family": PRIMARY if primary else EXPLORATORY} | (facts if average_row else tasks[scope].facts)
+            rows.append({**head, "task": scope, **facts})
             made.append(sides)
     return _judged(rows, made, comparison)
 
@@ -171,7 +173,7 @@ def _tasks(
             shared = [row for row in side if row["seed"] in common]
             mean = float(np.mean([row["score"] for row in shared])) if shared else float("nan")
             facts |= {f"score_{name}": mean, f"speedup_{name}": geometric([row["speedup"] for row in shared])}
-        found[task] = result = _Side(facts, used=[_used(side) for side in sides])
+        found[task] = result = _Side(facts, used=tuple(_used(side) for side in sides))
         try:
             result.estimate = result.by_accuracy = estimate(sides[0], sides[1], resamples)
             result.runs = gaps(sides[0], sides[1])[-1]
@@ -197,9 +199,9 @@ def _by_accuracy(row: Point) -> Point | None:
     return {**row, "metric": "accuracy", "score": row["accuracy"]} if known else None
 
 
-def _used(rows: Sequence[Point]) -> list[Any]:
+def _used(rows: Sequence[Point]) -> tuple[Any, ...]:
     """What tells the choices of two budgets apart."""
-    return [row["reason"] if pd.isna(row["score"]) else tuple(row[name] for name in POINT) for row in rows]
+    return tuple(row["reason"] if pd.isna(row["score"]) else tuple(row[name] for name in POINT) for row in rows)
 
 
 def _over_tasks(facts: Mapping[str, Mapping[str, Any]], sides: Mapping[str, _Side]) -> dict[str, Any]:

@@ -71,7 +71,6 @@ def verdicts(
         first = evidence.comparison.primary.contestant
         pairs = every_pair(points, reference=roles.reference, ablations=roles.ablations, first=first)
         asked = pairings(points, pairs, evidence.comparison, reference=roles.reference, budgets=budgets)
-        asked = sorted(asked, key=lambda pairing: not pairing.primary)
         learned = learned_tasks(points, reference=roles.reference)
         found = compare(
             points, asked, evidence.splits["validation"], evidence.comparison, learned=learned, single_tasks=False
