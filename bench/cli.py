@@ -398,7 +398,15 @@ def submit(
 
     points, runs = read_points(settings), settings.root / "runs"
     used = write_submission(
-        points, runs, out, method, glue=settings.glue_caps, speedup=speedup, seed=seed, rule_on=rule_on, make_traces=trace
+        points,
+        runs,
+        out,
+        method,
+        glue=settings.glue_caps,
+        speedup=speedup,
+        seed=seed,
+        rule_on=rule_on,
+        make_traces=trace,
     )
     typer.echo(used[["task", "variant", "kind", "knob", "score", "speedup"]].to_markdown(index=False))
     typer.echo(f"\nwrote {out}; the scores above are those on validation")

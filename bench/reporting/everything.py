@@ -40,7 +40,9 @@ def _written(settings: Settings) -> Iterator[str]:
     folders = {name: settings.root / name for name in ("sweeps", "runs")}
     published = for_figures(read_published()) if papers else None
     drawing = figures.begin(points, settings.root, roles, published=published)  # while the tables are made
-    made = tables(points, roles, missing=missing, comparison=settings.comparison, glue_caps=settings.glue_caps, **folders)
+    made = tables(
+        points, roles, missing=missing, comparison=settings.comparison, glue_caps=settings.glue_caps, **folders
+    )
     for table in made:
         table.write(settings.root / "tables")
     skipped = drawing()
