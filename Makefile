@@ -10,6 +10,7 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
+CONFIG ?= config/sketch.yaml
 EXTRAS := minilm,slurm,dev
 
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -62,8 +63,10 @@ format: $(READY)  ## put code and rules into shape
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-bench: $(READY)  ## measure the suite itself on this machine, after a finished run
-	$(BIN)/python benchmarks/everything.py $(ARGS)
+bench: $(READY)  ## measure the suite itself, after a finished run; CONFIG=config/tiny.yaml for another profile
+	$(BIN)/python benchmarks/throughput.py
+	$(BIN)/python benchmarks/clock.py --config $(CONFIG)
+	$(BIN)/python benchmarks/thresholds.py --config $(CONFIG) --splits 2
 
 # torch keeps its pin (raise it by hand); its build for this platform and the CUDA packages it brings stay out.
 lock:  ## write requirements.lock anew from pyproject.toml (then bring environment.yml into line)

@@ -14,14 +14,13 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import pandas as pd
 
-from bench.analysis import thresholds
 from bench.analysis.frontier import hypervolume
 from bench.analysis.points import RunName, build
+from bench.analysis.thresholds import per_exit
 from bench.exit_policies.policies import Policy
 from bench.method import contestant
 from bench.runs.plan import runs
@@ -34,7 +33,6 @@ from bench.trace import Costs, Trace
 SETS = {
     "one knob": (["static", "uniform"], None),
     "fixed exits too": (["static", "uniform", "fixed_exit"], None),
-    "Optuna alone": (["static", "uniform", "per_exit"], "alone"),
     "direct search": (["static", "uniform", "fixed_exit", "per_exit"], "direct"),
     "direct, Optuna": (["static", "uniform", "fixed_exit", "per_exit"], "both"),
 }
@@ -86,16 +84,8 @@ def _vectors(
 ) -> list[list[float]]:
     if search is None:
         return []
-    if search != "alone":
-        trials = study["trials"] if search == "both" else 0
-        return thresholds.per_exit(policy, trace, costs, task, **study | {"trials": trials}).vectors
-    # As if there were no direct search: Optuna from the uniform knobs.
-    with (
-        patch.object(thresholds, "_search", lambda space, start: space.uniform),
-        patch.object(thresholds, "_WHOLE", 0),
-        patch.object(thresholds._Space, "corners", lambda space: space.uniform[-1:]),
-    ):
-        return thresholds.per_exit(policy, trace, costs, task, **study).vectors
+    trials = study["trials"] if search == "both" else 0
+    return per_exit(policy, trace, costs, task, **study | {"trials": trials}).vectors
 
 
 def _joined(first: Trace, second: Trace) -> Trace:

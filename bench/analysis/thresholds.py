@@ -9,7 +9,7 @@ Optuna's NSGA-II starts from what was found and samples on.
 
 Choosing among so many vectors could overfit a small selection part. `benchmarks/thresholds.py` on 13 runs of the
 sketch, 128 examples to choose on and 256 to read, three deals each: area under the chosen frontier, on selection /
-validation: one knob 0.346 / 0.307, fixed exits too 0.414 / 0.380, one knob and Optuna alone 0.400 / 0.358, fixed exits
+validation: one knob 0.346 / 0.307, fixed exits too 0.414 / 0.380, fixed exits
 and the direct search 0.443 / 0.402, and Optuna from there the same. Two cautious ways were tried on ten of those runs,
 and left out: to keep a vector only where its gain exceeds one standard error (paired bootstrap; validation 0.497 for
 0.507 without), or all of them only where they gain in cross-validation over four folds (0.506 for 0.507).

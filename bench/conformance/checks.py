@@ -192,13 +192,20 @@ class Check:
     tasks: Sequence[str] = EVERY_TASK
     exits: bool = False
     """Only where the method has an exit rule."""
+    required: bool = False
+    """No later check is run on what fails this one."""
     twice: bool = False
     """`test` is given runs made a second time, too."""
 
 
 CHECKS = (
-    Check("it can be set up", set_up, "see bench.method.Method for what each of its methods returns"),
-    Check("a run is whole", whole_run, "the traceback above says where; `train` returns an Encoder or a Cascade"),
+    Check("it can be set up", set_up, "see bench.method.Method for what each of its methods returns", required=True),
+    Check(
+        "a run is whole",
+        whole_run,
+        "the traceback above says where; `train` returns an Encoder or a Cascade",
+        required=True,
+    ),
     Check(
         "the saved model gives the kept trace",
         saved_model,

@@ -35,6 +35,8 @@ class Runs:
     reasons: dict[RunKey, str] = field(default_factory=dict)
     """Of each run that was made: why it failed, or ""."""
     data: dict[str, dict[str, Examples]] = field(default_factory=dict)
+    reported: dict[RunKey | str, str] = field(default_factory=dict)
+    """A run that cannot be checked further, or a reason for a failure -> the title of the check that reported it."""
 
     def __call__(self, key: RunKey) -> Path:
         """The folder of a run. Raises Fault where it failed."""

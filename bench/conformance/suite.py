@@ -26,14 +26,14 @@ class Verdict:
 
     title: str
     runs: int
-    """0: it was not tried."""
+    """0: the check was not run, and `remedy` says why."""
     faults: tuple[str, ...]
     remedy: str
 
     @property
     def line(self) -> str:
         if not self.runs:
-            return f"not tried  {self.title}: {self.remedy}"
+            return f"not run    {self.title}: {self.remedy}"
         if not self.faults:
             return f"ok         {self.title} ({self.runs} run{'s' * (self.runs > 1)})"
         more = f" (and {len(self.faults) - 1} more)" if len(self.faults) > 1 else ""
@@ -84,22 +84,47 @@ def settings_for(
 
 
 def judge(each: Check, first: Runs, second: Runs, name: str) -> Verdict:
-    """The verdict of one check over all runs of a contestant."""
-    keys = [
-        RunKey(task, name, variant, 0)
-        for task in each.tasks
-        for variant in contestant(first.settings, name, task).variants()
-    ]
+    """Return the verdict of one check over all runs of a contestant.
+
+    A reason for a failure is reported once, by the first check that meets it. A check that meets only reasons that were
+    reported, or runs that cannot be checked further, is not run; its verdict names the check that failed.
+    """
+    try:
+        variants = {task: contestant(first.settings, name, task).variants() for task in each.tasks}
+    except Exception as error:  # any exception of the method's code is a verdict
+        return _verdict(each, 1, {"variants": _reason(error)}, set(), first)
+    keys = [RunKey(task, name, variant, 0) for task in each.tasks for variant in variants[task]]
     if not keys:
         return Verdict(each.title, 0, (), "the method has no variants with these options")
-    failed = [key for key in keys if first.reasons.get(key) or second.reasons.get(key)]
-    tried = [key for key in keys if key not in failed]
+    depends = {first.reported[key] for key in keys if key in first.reported}
+    keys = [key for key in keys if key not in first.reported]
     if each.exits:
-        tried = [key for key in tried if first.rule(key).name != "none"]
-    if not tried:
-        return Verdict(each.title, 0, (), "its trainings failed" if failed else "it has no exit rule")
-    faults = [f"{key.task} {key.variant}: {fault}" for key in tried if (fault := _fault(each, first, second, key))]
-    return Verdict(each.title, len(tried), tuple(faults), each.remedy)
+        keys = [key for key in keys if first.rule(key).name != "none"]
+    if not keys and not depends:
+        return Verdict(each.title, 0, (), "it has no exit rule")
+    reasons = {key: reason for key in keys if (reason := _fault(each, first, second, key))}
+    if each.required:
+        first.reported |= dict.fromkeys(reasons, each.title)
+    return _verdict(each, len(keys), {f"{key.task} {key.variant}": why for key, why in reasons.items()}, depends, first)
+
+
+def _verdict(each: Check, count: int, reasons: dict[str, str], depends: set[str], first: Runs) -> Verdict:
+    """Return the verdict of a check on `count` runs.
+
+    Args:
+        each: The check.
+        count: The runs that it looked at.
+        reasons: The run, in words -> why it failed.
+        depends: Titles of the checks because of which other runs were left out.
+        first: Holds the reasons that were reported so far; those that are new are added.
+    """
+    known = {where: first.reported[reason] for where, reason in reasons.items() if reason in first.reported}
+    new = {where: reason for where, reason in reasons.items() if where not in known}
+    first.reported |= dict.fromkeys(new.values(), each.title)
+    if not new and len(known) == count:
+        titles = ", ".join(f'"{title}"' for title in dict.fromkeys([*sorted(depends), *known.values()]))
+        return Verdict(each.title, 0, (), f"it depends on {titles}, which failed")
+    return Verdict(each.title, count - len(known), tuple(f"{where}: {why}" for where, why in new.items()), each.remedy)
 
 
 def _fault(each: Check, first: Runs, second: Runs, key: RunKey) -> str:
@@ -107,6 +132,10 @@ def _fault(each: Check, first: Runs, second: Runs, key: RunKey) -> str:
         each.test(first, second, key) if each.twice else each.test(first, key)
     except (Fault, UserError) as error:
         return str(error)
-    except Exception as error:  # whatever somebody's code raises is a verdict, not an end
-        return f"{type(error).__name__}: {error}"
+    except Exception as error:  # any exception of the method's code is a verdict
+        return _reason(error)
     return ""
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

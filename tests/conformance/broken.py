@@ -47,6 +47,32 @@ class NeedsNobody(Sound):
         return [Needed("somebody", "full")]
 
 
+class NoVariants(Sound):
+    def variants(self):
+        return not_imported.names  # noqa: F821
+
+
+class NoPolicy(Sound):
+    @property
+    def policy(self):
+        return NotImported  # noqa: F821
+
+
+class NoStatistic(Sound):
+    """Its training is sound; its exit policy uses a name that is not imported."""
+
+    @property
+    def policy(self):
+        return Nameless
+
+
+class Nameless(Entropy):
+    name = "nameless"
+
+    def statistic(self, logits, signal=None):
+        return not_imported.entropy(logits)  # noqa: F821
+
+
 class Raises(Sound):
     def train(self, context, variant):
         raise KeyError("a fault of mine")

@@ -14,6 +14,9 @@ from bench.errors import UserError
 
 WRONG = {
     "NeedsNobody": "it can be set up",
+    "NoVariants": "it can be set up",
+    "NoPolicy": "it can be set up",
+    "NoStatistic": "the exit rule looks only back",
     "Raises": "a run is whole",
     "Unsaved": "the saved model gives the kept trace",
     "MoreThanItSays": "its costs are those of its shape",
@@ -56,7 +59,20 @@ def test_what_is_wrong_is_named(verdicts: Callable[[str], dict[str, Verdict]], n
     assert first == WRONG[name], "the first thing that is said is what is wrong"
     if name == "Raises":
         assert "KeyError: 'a fault of mine'" in wrong.line
-        assert found["it learns"].line.startswith("not tried ")
+        assert found["it learns"].line.startswith("not run ")
+
+
+@pytest.mark.parametrize("name", ["NeedsNobody", "NoVariants", "NoPolicy", "NoStatistic", "Raises"])
+def test_one_cause_is_reported_once(verdicts: Callable[[str], dict[str, Verdict]], name: str):
+    found = verdicts(name)
+    assert [title for title, verdict in found.items() if verdict.faults] == [WRONG[name]]
+    for title, verdict in found.items():
+        said = (
+            verdict.line.startswith(("ok ", "FAILED "))
+            or f'it depends on "{WRONG[name]}", which failed' in verdict.line
+        )
+        assert said, (title, verdict.line)
+    assert not found["it learns"].runs
 
 
 def test_every_check_is_seen_to_fail():

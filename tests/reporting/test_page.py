@@ -69,9 +69,11 @@ def folder(some: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path
     run = folder / "runs" / "rte" / "costeff" / "2x" / "seed1"
     run.mkdir(parents=True)
     record = {
+        "status": "ok",
         "wall_seconds": 7200.0,
         "code": "0123abc",
-        "hardware": {"cpu": "A <fast> processor", "precision": "float32"},
+        "hardware": {"cpu": "A <fast> processor"},
+        "where": {"precision": "float32", "device": "cpu", "threads": 1},
         "versions": {"torch": "2.13.0"},
         "backbone": {"name": "some/backbone", "sha256": "f" * 64},
     }

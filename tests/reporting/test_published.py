@@ -20,6 +20,8 @@ def published():
         ("BERT-base + PABEE", "sst2", 92.0),
         ("DeeBERT", "mnli", 74.4),
         ("BERT-6L", "mrpc", 85.1),
+        ("CoFi, about 60 % pruned", "cola", 60.4),
+        ("CoFi, about 95 % pruned", "cola", 38.9),
     ],
 )
 def test_known_cells(system, task, score):

@@ -114,8 +114,8 @@ def test_what_is_missing_is_named_and_nothing_is_written(glue, tmp_path):
         write_submission(points, glue / "runs", out, "pabee", speedup=19.0)
     with pytest.raises(UserError, match="no method 'nobody'"):
         write_submission(points, glue / "runs", out, "nobody")
-    with pytest.raises(UserError, match="only takes predictions for GLUE"):
-        write_submission(points.assign(source="sketch (generated)"), glue / "runs", out, "teacher")
+    with pytest.raises(UserError, match=r"the text of rte is not GLUE's"):
+        write_submission(points, glue / "runs", out, "teacher", glue=set(TASKS) - {"rte"})
     assert not out.exists()
 
 

@@ -19,6 +19,7 @@ from bench.reporting.tables.main import common_notes, main
 from bench.reporting.tables.paper import paper
 from bench.reporting.tables.table import Table, amount, score
 from bench.settings import Comparison
+from bench.tasks.catalogue import title
 
 NAMES = ("main", "verdicts", "paper", "frontier", "quality", "per-exit", "thresholds", "ablations", "ratios")
 REPLAYED = ("ranking", "policies", "portfolios")
@@ -282,6 +283,35 @@ def test_paper_rows_are_marked_and_generated_text_gets_no_difference(made, few):
     index = glue.index[gaps][0]
     gap = glue.loc[index - 1, "MNLI"] - glue.loc[index - 2, "MNLI"]
     assert glue.loc[index, "MNLI"] == pytest.approx(gap)
+
+
+def test_differences_are_decided_task_by_task_and_by_the_settings(few):
+    """Whatever the data's free text says: it may name GLUE where the text is not GLUE's, and not where it is."""
+    tasks = list(few["task"].unique())
+    for note in ("GLUE", "2,000 training rows"):
+        for glue in [{}, {"mnli": "2,000 training"}, dict.fromkeys(tasks, "")]:
+            table = paper(few.assign(source=note), [], glue)
+            gaps = table.values[table.values["Kind"] == "difference"]
+            columns = [title(task) for task in tasks if title(task) in gaps and gaps[title(task)].notna().any()]
+            measured = table.values[table.values["Kind"] == "measured"]
+            expected = [title(task) for task in tasks if task in glue and measured[title(task)].notna().any()]
+            assert columns == expected
+            said = table.markdown()
+            assert ("not GLUE's" in said) == (len(glue) < len(tasks)) and ("2,000 training." in said) == (
+                len(glue) == 1
+            )
+
+
+def test_a_measured_row_names_the_text_of_each_of_its_tasks(few):
+    sources = {task: f"text {place // 2}" for place, task in enumerate(few["task"].unique())}
+    values = paper(few.assign(source=few["task"].map(sources)), [], {}).values
+    for _, row in values[values["Kind"] == "measured"].iterrows():
+        named = {sources[task] for task in sources if title(task) in row and pd.notna(row[title(task)])}
+        assert named == {source for source in sources.values() if source in row["Source"]}
+        for task, source in sources.items():
+            if len(named) > 1 and pd.notna(row.get(title(task))):
+                before = row["Source"].split(f": {source}")[0].split("; ")[-1]
+                assert title(task) in before.split(", ")
 
 
 def test_ablation_differences_are_paired(made, points):

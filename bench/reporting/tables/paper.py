@@ -106,7 +106,7 @@ def _by_text(sources: pd.Series, titles: Mapping[str, str]) -> str:
 
 
 def _comparable(tasks: Sequence[str], glue_caps: Mapping[str, str]) -> list[str]:
-    """Return the notes on differences: their meaning, the tasks without any, and the parts of GLUE that were used."""
+    """Return the notes on differences: what they are, which tasks have none, and how much of GLUE was used."""
     others = ", ".join(title(task) for task in tasks if task not in glue_caps)
     notes = [f"No differences are given for {others}: the measured text is not GLUE's."] if others else []
     if any(task in glue_caps for task in tasks):

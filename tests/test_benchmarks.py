@@ -1,0 +1,70 @@
+"""The measurements of the suite itself run: every script of benchmarks/, and what `make bench` calls."""
+
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bench.runs.plan import runs
+from bench.runs.produce import produce
+from bench.settings import check
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
+
+
+def called(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    runpy.run_path(str(ROOT / "benchmarks" / script), run_name="__main__")
+
+
+@pytest.fixture(scope="module")
+def profile(tiny_settings, tmp_path_factory) -> Path:
+    """A profile whose runs are finished: a model with exits, the reference, and a cut one."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    values = tiny_settings(folder / "results").model_dump(mode="json")
+    chosen = {name: values["contestants"][name] for name in ("teacher", "cut", "assistant")}
+    for entry in chosen.values():
+        entry["options"] |= {"epochs": 1}
+    chosen["cut"]["options"]["depths"] = [1]
+    values |= {"contestants": chosen, "tasks": ["sst2"], "studies": [], "depth_reference": None}
+    values["data"]["sketch"] |= {"train": 96, "validation": 48}
+    settings = check(values, "test")
+    for planned in runs(settings):
+        assert produce(settings, planned.key) == ""
+    (folder / "mine.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    return folder / "mine.yaml"
+
+
+@pytest.mark.parametrize("script", [path.name for path in SCRIPTS])
+def test_every_script_says_how_it_is_called(script, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as ended:
+        called(monkeypatch, script, "--help")
+    assert ended.value.code == 0 and "usage: " in capsys.readouterr().out
+
+
+def test_make_bench_calls_scripts_that_are_there_with_options_that_they_take():
+    said = subprocess.run(["make", "-n", "bench"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = [shlex.split(line) for line in said.splitlines() if "benchmarks/" in line]
+    assert len(lines) == 3
+    for _, script, *options in lines:
+        text = (ROOT / script).read_text()
+        assert all(f'"{option}"' in text for option in options if option.startswith("--"))
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "printed"),
+    [
+        ("clock.py", [], "all within 10 %"),
+        ("thresholds.py", ["--splits", "1"], "direct search"),
+        ("gpu.py", ["--layers", "1", "--hidden", "16", "--heads", "1", "--steps", "1", "--task", ""], "TFLOP/s"),
+    ],
+)
+def test_a_finished_run_is_measured(profile, script, arguments, printed, monkeypatch, capsys):
+    config = [] if script == "gpu.py" else ["--config", str(profile)]
+    called(monkeypatch, script, *config, *arguments)
+    assert printed in capsys.readouterr().out
