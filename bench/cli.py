@@ -394,7 +394,7 @@ def compare(
         points = read_points(settings)
     if succeeded(points).empty:
         raise UserError(f"{settings.root}: no run has finished, so there is nothing to compare")
-    if tasks:
+    if tasks is not None:
         known = tasks_of(settings.own_tasks)
         points = points[points["task"].isin(select_tasks(tasks, points, known, reference=settings.reference))]
     if a in (others or ()):

@@ -58,6 +58,9 @@ def left(point: Mapping[str, Any], trace: Trace, own: Policy | None = None) -> N
     A rule that a contestant brought itself is known by what it did on the row's split: the trace must be of that, or
     the rule be given as `own`. Raises UserError where neither is so.
     """
+    exits_needed = max(int(point["exit"]), len(point["thresholds"]))
+    if exits_needed > len(trace.logits):
+        raise UserError(f"{point['method']}: a point with {exits_needed} exits of a model with {len(trace.logits)}")
     if point["kind"] in ("static", "fixed_exit"):
         return np.full(len(trace.idx), (int(point["exit"]) or len(trace.logits)) - 1)
     if brings_its_rule(point) and own is not None:

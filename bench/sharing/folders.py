@@ -55,10 +55,13 @@ _KINDS = {
     **dict.fromkeys((*_RUN[:3], "label", "kind", "policy", "metric", "split", "status", "reason"), "text"),
     **dict.fromkeys(("profile", "arithmetic", "selection", "source", "operated", "hardware", "torch"), "text"),
     **dict.fromkeys(("seed", "point", "batch_size"), "whole"),
-    **dict.fromkeys(("exit", "knob", "score", "flops", "flops_128", "speedup", "speedup_128", "mean_exit"), "number"),
+    **dict.fromkeys(
+        ("exit", "exit_start", "knob", "score", "flops", "flops_128", "speedup", "speedup_128", "mean_exit"), "number"
+    ),
     **dict.fromkeys(("mean_layers", "parameters", "parameters_encoder", "examples", "constant"), "number"),
     **dict.fromkeys(("accuracy", "f1", "matthews", "pearson", "spearman", "on_frontier"), "number"),
     **dict.fromkeys(("thresholds", "exits"), "numbers"),
+    "left": "bytes",
 }
 """Columns of `all-points.parquet` and `latency.parquet`."""
 _VALUES = {
@@ -69,6 +72,7 @@ _VALUES = {
     "status": {"ok", "failed"},
 }
 """Values of columns of `all-points.parquet` that have few; a failed run has none in some."""
+_LARGEST = 1e18
 MAX_SHOWN = 12
 """Refused entries that an error message names."""
 
@@ -147,12 +151,8 @@ class ResultsFolder:
             UserError: If it is missing, broken, or holds points of runs that are not in the folder.
         """
         table = self._of_runs("all-points.parquet", ("label", "status", "reason", "selection"))
-        for name, known in _VALUES.items():
-            if name in table and (unknown := set(table[name].dropna()) - known):
-                raise UserError(
-                    f"{self.path / 'all-points.parquet'}: {name} {printable(min(unknown))!r} is not one of "
-                    f"{', '.join(sorted(known))}"
-                )
+        if problem := _problem(table):
+            raise UserError(f"{self.path / 'all-points.parquet'}: {problem}")
         return table
 
     def latencies(self) -> pd.DataFrame:
@@ -172,6 +172,28 @@ class ResultsFolder:
                 place = printable("/".join(map(str, row)))
                 raise UserError(f"{self.path / name}: rows of a run that is not there: {place}")
         return table
+
+
+def _problem(points: pd.DataFrame) -> str:
+    """Return what is wrong with the values of `all-points.parquet`, or an empty string."""
+    for name, known in _VALUES.items():
+        if name in points and (unknown := set(points[name].dropna()) - known):
+            return f"{name} {printable(min(unknown))!r} is not one of {', '.join(sorted(known))}"
+    finished = points[points["status"] != "failed"]
+    if finished.empty:
+        return ""
+    for name in ("kind", "point", "policy", "metric", "split", "exit", "exit_start", "thresholds", "exits"):
+        if name not in finished or finished[name].isna().any():
+            return f"a finished run without {name}"
+    if finished.duplicated([*_RUN, "kind", "point", "split"]).any():
+        return "two rows of one operating point"
+    for name in ("score", "flops", "speedup"):
+        if name in finished and (finished[name].abs() > _LARGEST).any():
+            return f"{name} above {_LARGEST:g}"
+    exits = finished["exits"].map(len)
+    if not (finished["exit"].between(0, exits) & finished["thresholds"].map(len).isin([0, *exits.unique()])).all():
+        return "exits or thresholds that the model does not have"
+    return ""
 
 
 def open_folder(folder: Path) -> ResultsFolder:

@@ -77,8 +77,8 @@ def read_table(path: Path, kinds: Mapping[str, str], *, required: tuple[str, ...
 
     Args:
         path: The file.
-        kinds: Column -> `text`, `number`, `whole` (an integer) or `numbers` (a list of numbers a cell). Other columns
-            may hold texts or numbers. Any column may be empty.
+        kinds: Column -> `text`, `number`, `whole` (an integer), `numbers` (a list of numbers a cell) or `bytes`.
+            Other columns may hold texts or numbers. Any column may be empty.
         required: Columns that must be there.
 
     Raises:
@@ -112,6 +112,8 @@ def _is(kind: pa.DataType, wanted: str) -> bool:
     text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
     whole = pa.types.is_integer(kind)
     number = whole or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    numbers = (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and pa.types.is_floating(kind.value_type)
-    fits = {"text": text, "whole": whole, "number": number, "numbers": numbers, "": text or number}
+    listed = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    numbers = listed and (pa.types.is_floating(kind.value_type) or pa.types.is_null(kind.value_type))
+    binary = pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+    fits = {"text": text, "whole": whole, "number": number, "numbers": numbers, "bytes": binary, "": text or number}
     return pa.types.is_null(kind) or fits[wanted]

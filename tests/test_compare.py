@@ -1,0 +1,120 @@
+"""`costeff compare` reads any results folder, and groups of its tasks, without text."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench.analysis.task_groups import select_tasks
+from bench.cli import main
+from bench.errors import UserError
+from bench.tasks.catalogue import tasks_of
+
+REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "glue-laptop"
+TASKS = ["cola", "wnli"]
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Path:
+    """Two tasks of a committed folder, under a name that no profile could have."""
+    folder = tmp_path_factory.mktemp("compare") / "of others (2)"
+    points = pd.read_parquet(REFERENCE / "all-points.parquet", filters=[("task", "in", TASKS), ("seed", "==", 0)])
+    points = points[points["method"].isin(["teacher", "costeff", "pabee"])]
+    for run in points[["task", "method", "variant"]].drop_duplicates().itertuples(index=False):
+        shutil.copytree(REFERENCE / "runs" / "/".join(run) / "seed0", folder / "runs" / "/".join(run) / "seed0")
+    points.to_parquet(folder / "all-points.parquet")
+    shutil.copyfile(REFERENCE / "settings.yaml", folder / "settings.yaml")
+    return folder
+
+
+@pytest.fixture
+def costeff(monkeypatch, tmp_path, capsys):
+    """`costeff(*words)`: run the command in an empty folder without GLUE_DIR; return (exit code, stdout, stderr)."""
+    monkeypatch.delenv("GLUE_DIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["costeff", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        out, err = capsys.readouterr()
+        return ended.value.code or 0, out, err
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("tasks", "shown"), [("pairs", {"WNLI"}), ("single", {"CoLA"}), ("wnli, cola", {"WNLI", "CoLA"}), (None, {"WNLI"})]
+)
+def test_any_folder_is_compared_from_anywhere(costeff, published, tasks, shown):
+    code, out, _ = costeff(
+        "compare", "costeff", "--results", published, "--speedup", 4, *(("--tasks", tasks) if tasks else ())
+    )
+    assert code == 0 and "PABEE" in out and all(f"| {name} " in out for name in shown)
+    assert not tasks or not [name for name in {"WNLI", "CoLA"} - shown if f"| {name} " in out]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nobody", "--results", "{}"), "no method 'nobody'"),
+        (("costeff", "nobody", "--results", "{}"), "no method 'nobody'"),
+        (("costeff", "costeff", "--results", "{}"), "cannot be compared with itself"),
+        (("costeff", "--results", "{}", "--tasks", "sst3"), "no task 'sst3'; choose from cola, wnli, pairs"),
+        (("costeff", "--results", "{}", "--tasks", "learned"), "--tasks learned: no such task here"),
+        (("costeff", "--results", "{}", "--tasks", ""), "no such task here"),
+        (("costeff", "--results", "{}", "--speedup", "-1"), "--speedup -1: a number of at least 1"),
+        (("costeff", "--results", "{}", "--speedup", "nan"), "--speedup nan: a number of at least 1"),
+        (("costeff", "--results", "nowhere"), "nowhere holds no runs"),
+        (("costeff", "--results", "."), "holds no runs"),
+        (("costeff",), "is not there yet"),
+    ],
+)
+def test_what_cannot_be_compared_is_said_in_one_line(costeff, published, words, said):
+    code, out, err = costeff("compare", *(word.format(published) for word in words))
+    assert code == 2 and not out and said in err and err.count("\n") == 1
+
+
+def test_results_without_a_finished_run_are_said_to_be_so(costeff, published, tmp_path):
+    points = pd.read_parquet(published / "all-points.parquet")[["task", "method", "variant", "seed", "label"]]
+    failed = points.drop_duplicates().assign(status="failed", reason="out of memory", selection="calibration")
+    folder = shutil.copytree(published, tmp_path / "failed")
+    failed.to_parquet(folder / "all-points.parquet")
+    code, _, err = costeff("compare", "costeff", "--results", folder)
+    assert code == 2 and "no run has finished" in err
+
+
+@pytest.mark.parametrize(("low", "learned"), [(0.05, True), (0.0499, False)])
+def test_learned_is_a_gain_of_five_points_with_every_seed(low, learned):
+    rows = [
+        {"task": "cola", "method": method, "variant": "full", "seed": seed, "kind": kind, "score": score}
+        for seed, gain in ((0, 0.3), (1, low))
+        for method, kind, score in (("constant", "control", 0.0), ("teacher", "static", gain))
+    ]
+    points = pd.DataFrame(rows).assign(split="calibration", selection="calibration", status="ok")
+    if learned:
+        assert select_tasks("learned", points, tasks_of({}), reference="teacher") == ["cola"]
+    else:
+        with pytest.raises(UserError, match="no such task"):
+            select_tasks("learned", points, tasks_of({}), reference="teacher")
+
+
+def test_own_tasks_belong_to_the_groups_and_parts_are_united(published):
+    from bench.settings import OwnTask
+
+    own = {
+        name: OwnTask(columns=columns, labels=["a", "b"], metrics=["accuracy"], files={"train": "train.csv"})
+        for name, columns in (("mail", ["text"]), ("claims", ["one", "two"]))
+    }
+    points = pd.DataFrame({"task": ["mail", "claims", "cola"]})
+    known = tasks_of(own)
+    for wanted, chosen in {
+        "pairs": ["claims"],
+        "single": ["mail", "cola"],
+        "single,pairs": ["mail", "claims", "cola"],
+        "claims, single": ["mail", "claims", "cola"],
+        "cola,cola": ["cola"],
+    }.items():
+        assert select_tasks(wanted, points, known, reference="teacher") == chosen
