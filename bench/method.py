@@ -112,8 +112,8 @@ class Method:
     policy: str | type[Policy] = "none"
     """The family of exit policies: entropy, confidence, patience, divergence or none, or a `Policy` of one's own.
 
-    On regression entropy, confidence and divergence become agreement of successive predictions within a swept tolerance, and
-    patience counts the predictions that agree within a fixed one."""
+    On regression entropy, confidence and divergence become agreement of successive predictions within a swept
+    tolerance, and patience counts the predictions that agree within a fixed one."""
 
     def __init__(self, name: str, task: Task, options: Any, settings: Settings) -> None:
         self.name, self.task, self.options, self.settings = name, task, options, settings

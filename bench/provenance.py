@@ -71,9 +71,9 @@ def changed(kept: dict[str, Any], kind: type) -> bool:
         kept: The run's `method_code`, as `code_of` gave it. Runs of 0.2 have no fingerprint.
         kind: The class of its method.
     """
-    then, now = str(kept.get("fingerprint") or ""), str(code_of(kind).get("fingerprint") or "")
+    then, now = kept.get("fingerprint") or "", fingerprint(kind)
     # Python's grammar changes between minor versions, and syntax trees with it.
-    return bool(then and now) and then.split(":")[0] == now.split(":")[0] and then != now
+    return then.split(":")[0] == now.split(":")[0] and then != now
 
 
 @cache

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.provenance import code_of, commit_of, fingerprint, suite_version
+from bench.provenance import changed, code_of, commit_of, fingerprint, suite_version
 
 SOURCE = "class Mine:\n    pass\n"
 
@@ -111,8 +111,8 @@ def test_text_changes_no_fingerprint_and_code_does_also_in_modules_beside(tmp_pa
     before = known(tmp_path, CODE)
     text = CODE
     for edit in ONLY_TEXT:
-        assert (edited := edit(text)) != text
-        text = edited
+        before_edit, text = text, edit(text)
+        assert text != before_edit
     assert known(tmp_path, text) == before
     others = {known(tmp_path, edit(CODE)) for edit in OTHER_CODE}
     assert len(others | {before}) == len(OTHER_CODE) + 1

@@ -92,7 +92,9 @@ onstart:
         if len(to_come) and (
             SETTINGS.data.source == "sketch" or SETTINGS.data.max_train
         ):  # other text takes long to read
-            shell("costeff forecast --cores {workflow.resource_settings.cores} -- {EFFECTIVE:q} >&2 || true")
+            shell(
+                "costeff forecast --cores {workflow.resource_settings.cores} -- {EFFECTIVE:q} >&2 || true"
+            )
         if len(to_come):
             print(f"How far it is:  costeff progress {EFFECTIVE}", file=sys.stderr)
 
