@@ -86,7 +86,7 @@ def test_the_same_points_give_the_same_bytes(some: pd.DataFrame, results: Path, 
     shuffled = some[some["task"].isin(TASKS)].sample(frac=1.0, random_state=3)
     again = {
         "frontier-mnli": figures.frontier(
-            shuffled, "mnli", ROLES, resamples=Resamples(results / "runs", resamples=200), published=read_published()
+            shuffled, "mnli", ROLES, resamples=Resamples(results / "runs", resamples=2000), published=read_published()
         ),
         "exits-difficulty": figures.exit_against_difficulty(shuffled, ROLES, runs=results / "runs"),
         "ablations": figures.ablation_bars(shuffled, ROLES),

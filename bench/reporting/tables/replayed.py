@@ -83,7 +83,7 @@ def portfolio(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence
         return f"{names[model[0]]} {variants.get(model, '')}".strip()
 
     lines, estimates = [], []
-    for budget in portfolios.BUDGETS:
+    for budget in dict.fromkeys(sorted(each.budget for each in chosen)):
         at = [each for each in chosen if each.budget == budget]
         gains = portfolios.gains(at, resamples)
         for scope, tasks in scopes_of(in_order(gains), learned, (CLASSES, LEARNED_CLASSES)).items():
