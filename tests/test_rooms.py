@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 ORDER = [
     ("errors", "compat"),
     ("provenance",),
-    ("store", "trace"),
+    ("store",),
+    ("trace",),
     ("settings",),
     ("exit_policies",),
     ("tasks",),

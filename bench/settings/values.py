@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 
 from bench.errors import UserError
 from bench.store import LARGEST_SEED, valid_name
@@ -82,11 +82,18 @@ def _name(value: str) -> str:
     return value
 
 
+def _number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"a number is needed, not {'yes' if value else 'no'}")
+    return value
+
+
 Name = Annotated[str, AfterValidator(_name)]
 """A name of a task, contestant or variant: see `bench.store.valid_name`."""
-Count = Annotated[int, Strict(), Field(le=10**9)]
-"""A whole number; neither yes or no, nor text."""
-Seed = Annotated[int, Strict(), Field(ge=0, le=LARGEST_SEED)]
+Whole = Annotated[int, BeforeValidator(_number)]
+Count = Annotated[Whole, Field(le=10**9)]
+"""A whole number, or its digits: Snakemake's `--config` leaves the numbers of a mapping as text."""
+Seed = Annotated[Whole, Field(ge=0, le=LARGEST_SEED)]
 """What torch, NumPy and Python take as a seed."""
 PathSetting = Annotated[Path, BeforeValidator(_path)]
 """A path: `~` and variables are expanded in it. Other texts are taken as written."""

@@ -244,7 +244,7 @@ def settings_of(folder: Path) -> Settings:
     if isinstance(values.get("data"), dict) and values["data"].get("path"):
         values["data"]["path"] = "text-is-not-published"
     try:
-        settings = Settings.model_validate(values | {"results": "", "folder": "", "reuse": [], "profile": "published"})
+        settings = Settings.model_validate(values | {"results": ".", "folder": ".", "reuse": [], "profile": "published"})
     except ValidationError as error:
         raise UserError(f"{file}: {printable(explain(error, Settings))}") from None
     # The folder may have any name; it need not be one that a profile could have.

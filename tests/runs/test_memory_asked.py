@@ -24,7 +24,7 @@ MEASURED = [
 
 def text(examples: int, letters: int = 50) -> Survey:
     sizes = {"train": examples, "validation": examples // 4}
-    return Survey("", sizes, (), 0, {split: letters * count for split, count in sizes.items()}, 2 * letters)
+    return Survey("", "", sizes, (), 0, {split: letters * count for split, count in sizes.items()}, 2 * letters)
 
 
 @pytest.mark.parametrize(("task", "method", "variant", "peak"), MEASURED)
