@@ -16,6 +16,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from bench.errors import UserError
+<<<<<<< HEAD
+=======
+from bench.runs.ratios import _told
+from bench.settings import valid_name
+>>>>>>> h1
 from bench.sharing.folders import open_folder, runs_of, settings_of
 from bench.sharing.results import merge, publish
 from bench.store import RunKey, valid_name
@@ -149,6 +154,8 @@ HOSTILE = {
     "exit beyond the last": (lambda folder: points(folder, exit=99), "exits or thresholds that the model"),
     "one point twice": (lambda folder: points(folder, point=-7), "two rows of one operating point"),
     "endless score": (lambda folder: points(folder, score=1e300), "score above"),
+    "endless costs": (lambda folder: points(folder, flops_128=float("-inf")), "flops_128 above"),
+    "no costs": (lambda folder: points(folder, flops=float("nan")), "without flops"),
     "no thresholds": (lambda folder: points(folder, thresholds=None), "without thresholds"),
     "nested column": (lambda folder: points(folder, more=[{"a": 1}] * _length(folder)), "column more holds"),
     "no methods": (lambda folder: pd.DataFrame({"task": []}).to_parquet(folder / "all-points.parquet"), "no column"),
@@ -284,6 +291,21 @@ def test_a_killed_merge_does_not_block_the_next(good, other, tmp_path):
     killed = subprocess.run([sys.executable, "-c", script, out, good, other], cwd=REFERENCE.parents[2], check=False)
     assert killed.returncode == -signal.SIGKILL and not out.exists()
     assert merge([good, other], out).root == out
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [({"distributions": "[["}, "not the history of a study"), ({"status": 1}, "column status holds")],
+)
+def test_histories_of_others_are_checked(tmp_path, changes, said):
+    file = next(REFERENCE.glob("sweeps/*/*/history-0.parquet"))
+    assert len(_told(file))
+    pd.read_parquet(file).assign(**changes).to_parquet(tmp_path / "history-0.parquet")
+    with pytest.raises(UserError, match=said):
+        _told(tmp_path / "history-0.parquet")
+    (tmp_path / "link").symlink_to(file)
+    with pytest.raises(UserError, match="not a regular file"):
+        _told(tmp_path / "link")
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in REFERENCE.parent.iterdir()))

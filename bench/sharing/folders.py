@@ -182,13 +182,13 @@ def _problem(points: pd.DataFrame) -> str:
     finished = points[points["status"] != "failed"]
     if finished.empty:
         return ""
-    for name in ("kind", "point", "policy", "metric", "split", "exit", "exit_start", "thresholds", "exits"):
+    for name in ("kind", "point", "policy", "metric", "split", "flops", "exit", "exit_start", "thresholds", "exits"):
         if name not in finished or finished[name].isna().any():
             return f"a finished run without {name}"
     if finished.duplicated([*_RUN, "kind", "point", "split"]).any():
         return "two rows of one operating point"
-    for name in ("score", "flops", "speedup"):
-        if name in finished and (finished[name].abs() > _LARGEST).any():
+    for name, values in finished.select_dtypes("number").items():
+        if (values.abs() > _LARGEST).any():
             return f"{name} above {_LARGEST:g}"
     exits = finished["exits"].map(len)
     if not (finished["exit"].between(0, exits) & finished["thresholds"].map(len).isin([0, *exits.unique()])).all():
@@ -244,7 +244,9 @@ def settings_of(folder: Path) -> Settings:
     if isinstance(values.get("data"), dict) and values["data"].get("path"):
         values["data"]["path"] = "text-is-not-published"
     try:
-        settings = Settings.model_validate(values | {"results": ".", "folder": ".", "reuse": [], "profile": "published"})
+        settings = Settings.model_validate(
+            values | {"results": ".", "folder": ".", "reuse": [], "profile": "published"}
+        )
     except ValidationError as error:
         raise UserError(f"{file}: {printable(explain(error, Settings))}") from None
     # The folder may have any name; it need not be one that a profile could have.
@@ -282,7 +284,7 @@ def _facts(file: Path, key: RunKey) -> dict[str, Any]:
     """Return the content of a `run.json` that agrees with its place and is complete."""
     facts = read_mapping(file, json.loads)
     if facts.get("key") != key.facts:
-        raise UserError(f"its key {json.dumps(facts.get('key'))} is not its place")
+        raise UserError(f"its key is not its place: {json.dumps(facts.get('key'))}")
     try:
         _RunFacts.validate_python(facts)
     except ValidationError as error:
