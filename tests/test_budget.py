@@ -4,6 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from pydantic import Field
 
 from bench.errors import UserError
 from bench.lineage import stages_of, steps_in_all, within_budget
@@ -21,7 +22,7 @@ class Outer(Options):
     rate: float = 0.1
     batch_size: BatchSize = 8
     inner: Inner = Inner(epochs=4)
-    sizes: dict[str, Inner] = {"a": Inner(), "b": Inner(epochs=1)}
+    sizes: dict[str, Inner] = Field({"a": Inner(), "b": Inner(epochs=1)})
 
 
 def with_budget(backbone, steps: int, **shares: float):

@@ -16,11 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from bench.errors import UserError
-<<<<<<< HEAD
-=======
 from bench.runs.ratios import _told
-from bench.settings import valid_name
->>>>>>> h1
 from bench.sharing.folders import open_folder, runs_of, settings_of
 from bench.sharing.results import merge, publish
 from bench.store import RunKey, valid_name

@@ -81,6 +81,7 @@ _Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
 class _Data(BaseModel):
     fingerprint: _Hash
+    reported: _Hash | None = None
 
 
 class _Asked(BaseModel):

@@ -176,15 +176,25 @@ def _check_alike(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], a: Pa
         "arithmetic": lambda run: run["where"]["precision"],
     }
     tasks = {each["key"]["task"] for each in ours} & {each["key"]["task"] for each in theirs}
-    facts |= {f"the text of {task}": partial(_text, task) for task in sorted(tasks)}
+    facts |= {f"the text of {task}": partial(_reported, task) for task in sorted(tasks)}
+    keys = [{(each["key"]["task"], each["key"]["seed"]) for each in runs} for runs in (ours, theirs)]
+    shared = sorted(keys[0] & keys[1])
+    facts |= {f"the text of {task}, seed {seed}": partial(_text, (task, seed)) for task, seed in shared}
     for what, read in facts.items():
         mine, others = ({str(read(each)) for each in runs if each["status"] == "ok"} - {""} for runs in (ours, theirs))
         if mine and others and mine != others:
             raise UserError(f"{a} and {b} differ in {what} ({min(mine)}; {min(others)}) and cannot be united")
 
 
-def _text(task: str, run: dict[str, Any]) -> str:
-    return run["asked"]["data"]["fingerprint"] if run["key"]["task"] == task else ""
+def _reported(task: str, run: dict[str, Any]) -> str:
+    """Return the fingerprint of the validation splits of a run of `task`, else ""; 0.2 drew all splits for all seeds."""
+    data = run["asked"]["data"]
+    return data.get("reported", data["fingerprint"]) if run["key"]["task"] == task else ""
+
+
+def _text(key: tuple[str, int], run: dict[str, Any]) -> str:
+    """Return the fingerprint of all splits of a run of that task and seed, else ""."""
+    return run["asked"]["data"]["fingerprint"] if (run["key"]["task"], run["key"]["seed"]) == key else ""
 
 
 def _united(several: Sequence[Settings], out: Path) -> Settings:
