@@ -492,7 +492,7 @@ def submit(
         rule_on=rule_on,
         make_traces=trace,
     )
-    typer.echo(used[["task", "variant", "kind", "knob", "score", "speedup"]].to_markdown(index=False))
+    typer.echo(used[["task", "variant", "kind", "threshold", "score", "speedup"]].to_markdown(index=False))
     typer.echo(f"\nwrote {out}; the scores above are those on validation")
 
 

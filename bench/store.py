@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from bench.compat import FIELDS
 from bench.errors import UserError
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def read_points(settings: Settings) -> pd.DataFrame:
     path = settings.root / "all-points.parquet"
     if not path.is_file():
         raise UserError(f"{path} is not there yet; run the workflow (snakemake --cores all) first")
-    points = pd.read_parquet(path)
+    points = pd.read_parquet(path).rename(columns=FIELDS)
     run = ["task", "method", "variant", "seed"]
     for *names, weights in points.reindex(columns=[*run, "weights"]).dropna().drop_duplicates().to_numpy():
         key = RunKey(*names)

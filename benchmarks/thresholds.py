@@ -31,7 +31,7 @@ from bench.tasks.scores import constant
 from bench.trace import Costs, Trace
 
 SETS = {
-    "one knob": (["static", "uniform"], None),
+    "one threshold": (["static", "uniform"], None),
     "fixed exits too": (["static", "uniform", "fixed_exit"], None),
     "direct search": (["static", "uniform", "fixed_exit", "per_exit"], "direct"),
     "direct, Optuna": (["static", "uniform", "fixed_exit", "per_exit"], "both"),

@@ -31,10 +31,10 @@ class Certainty(Policy):
             raise UserError("certainty is read from a signal, and this model gives none: make it with signal=True")
         return expit(signal.astype(np.float64))
 
-    def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
-        return statistic > np.asarray(knob)
+    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+        return statistic > np.asarray(threshold)
 
-    def knobs(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+    def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
         """From 0 to 1, even on the scale of the signal: a certainty is close to an end more often than not."""
         return np.concatenate([[0.0], expit(np.linspace(-8, 8, max(count - 2, 0))), [1.0]])
 

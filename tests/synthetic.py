@@ -167,12 +167,12 @@ def _points(
     each: Task, contestant: Contestant, texts: dict[str, Text], logits: dict[str, NDArray[np.float32]]
 ) -> pd.DataFrame:
     exits = len(contestant.exits)
-    full = {"policy": contestant.policy, "knob": np.nan, "thresholds": [], "exit": 0}
+    full = {"policy": contestant.policy, "threshold": np.nan, "thresholds": [], "exit": 0}
     plans: list[dict[str, Any]] = [{**full, "kind": "static", "point": 0}]
     if exits > 1:
         plans += [{**full, "kind": "fixed_exit", "point": e, "exit": e} for e in range(1, exits + 1)]
     policy = "agreement" if each.regression else contestant.policy
-    knobs: dict[str, NDArray[np.float64]] = {
+    thresholds: dict[str, NDArray[np.float64]] = {
         "none": np.array([]),
         "entropy": np.linspace(0, np.log(max(each.outputs, 2)), 12),
         "confidence": np.linspace(0.5, 1.0, 8),
@@ -180,12 +180,12 @@ def _points(
         "agreement": np.linspace(0.05, 1.5, 8),
     }
     if contestant.policy != "none" and not (each.regression and contestant.method == "cascadebert"):
-        for i, knob in enumerate(knobs[policy]):
-            plans.append({**full, "kind": "uniform", "point": i, "policy": policy, "knob": float(knob)})
+        for i, threshold in enumerate(thresholds[policy]):
+            plans.append({**full, "kind": "uniform", "point": i, "policy": policy, "threshold": float(threshold)})
         if policy == "entropy":
             rng = np.random.default_rng(7)
             for i in range(4):
-                own = rng.choice(knobs[policy], exits).tolist()
+                own = rng.choice(thresholds[policy], exits).tolist()
                 plans.append({**full, "kind": "per_exit", "point": i, "policy": policy, "thresholds": own})
     rows = []
     for split in texts:
@@ -240,7 +240,7 @@ def _replay(each: Task, plan: dict[str, Any], logits: NDArray[np.float32]) -> ND
     """[N] 0-based exit at which each example leaves."""
     if plan["kind"] in ("static", "fixed_exit"):
         return np.full(logits.shape[1], (plan["exit"] or len(logits)) - 1)
-    return replay(policy_for(plan["policy"], each.regression), logits, plan["thresholds"] or plan["knob"])
+    return replay(policy_for(plan["policy"], each.regression), logits, plan["thresholds"] or plan["threshold"])
 
 
 def _costs(contestant: Contestant) -> Costs:

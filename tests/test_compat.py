@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from safetensors import safe_open
@@ -13,9 +14,14 @@ from transformers import AutoModelForSequenceClassification
 
 from baselines.finetuned import supervised
 from bench.encoder import Cascade, EarlyExitClassifier, Encoder
+from bench.encoder.early.classifier import EarlyExitConfig
 from bench.encoder.saved import load_model
+from bench.exit_policies import operating
+from bench.sharing.folders import open_folder
 from bench.training.loop import Machine, Plan, fit
 from bench.training.saving import CHECKPOINT
+
+REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "glue-laptop"
 
 
 def exported() -> EarlyExitClassifier:
@@ -78,3 +84,12 @@ def test_a_stage_goes_on_from_a_checkpoint_with_old_names(tmp_path: Path):
     age(tmp_path / "resumed" / CHECKPOINT)
     stage("resumed")
     assert all(torch.equal(value, made[1][name]) for name, value in made[0].items())
+
+
+def test_an_operating_point_of_0_2_has_todays_field_names():
+    published = open_folder(REFERENCE)
+    assert "knob" in pd.read_parquet(REFERENCE / "all-points.parquet").columns
+    assert "threshold" in published.points().columns and "knob" not in published.points().columns
+    config = EarlyExitConfig(leaving={"kind": "uniform", "policy": "entropy", "exit_start": 1, "knob": 0.5})
+    assert config.leaving["threshold"] == 0.5
+    assert operating.leaves(config.leaving) is not None

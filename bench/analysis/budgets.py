@@ -52,7 +52,7 @@ def selection_split(points: pd.DataFrame) -> str:
 
 
 def operating_points(points: pd.DataFrame) -> pd.DataFrame:
-    """The rows a method may be operated at: full depth, a fixed exit, its rule with one knob or one an exit."""
+    """The rows a method may be operated at: full depth, a fixed exit, its rule with one threshold or one an exit."""
     points = succeeded(points)
     return points[points["kind"].isin(list(SIMPLICITY))]
 

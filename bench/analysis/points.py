@@ -57,8 +57,8 @@ def build(
 ) -> pd.DataFrame:
     """The points table of one run, one row an operating point and split.
 
-    traces: by split; splits whose labels are hidden are left out. grid: how many knobs are tried for kind
-    "uniform" (of knobs that send everyone of the selection split to the same exits, the strictest stays).
+    traces: by split; splits whose labels are hidden are left out. grid: how many thresholds are tried for kind
+    "uniform" (of thresholds that send everyone of the selection split to the same exits, the strictest stays).
     vectors: thresholds one an exit, kind "per_exit". selection: the split on which `on_frontier` is judged.
     control: adds the best constant answer (for the reference's run). Column `exit_start`: the first exit that
     the model's rule may use, 1-based; no point uses one below it. Column `tolerance`: that of patience on regression,
@@ -100,8 +100,8 @@ def _kinds(policy: Policy, trace: Trace, grid: int, vectors: Sequence[Sequence[f
     def everyone_at(exits: ArrayLike) -> Callable[[Trace], NDArray[np.int64]]:
         return lambda trace: np.repeat(np.atleast_1d(exits)[:, None], len(trace.idx), axis=1)
 
-    def operated(knobs: NDArray[np.float64]) -> Callable[[Trace], NDArray[np.int64]]:
-        return lambda trace: replay_many(policy, policy.statistic(trace.logits, trace.signal), knobs)
+    def operated(thresholds: NDArray[np.float64]) -> Callable[[Trace], NDArray[np.int64]]:
+        return lambda trace: replay_many(policy, policy.statistic(trace.logits, trace.signal), thresholds)
 
     kinds = [_Kind(_columns("static", 1), everyone_at(depth - 1))]
     if depth > 1:
@@ -110,11 +110,15 @@ def _kinds(policy: Policy, trace: Trace, grid: int, vectors: Sequence[Sequence[f
         kinds.append(_Kind(_columns("fixed_exit", len(exits), exit=exits.tolist()), everyone_at(exits - 1)))
     if policy.name == "none" or policy.earliest >= depth - 1:
         return kinds
-    knobs = policy.knobs(grid, depth, outputs)
-    strictest = {row.tobytes(): k for k, row in enumerate(operated(knobs)(trace))}
-    knobs = knobs[sorted(strictest.values())]
+    thresholds = policy.thresholds(grid, depth, outputs)
+    strictest = {row.tobytes(): k for k, row in enumerate(operated(thresholds)(trace))}
+    thresholds = thresholds[sorted(strictest.values())]
     own = not ours(policy)
-    kinds.append(_Kind(_columns("uniform", len(knobs), policy.name, knob=knobs.tolist()), operated(knobs), own))
+    kinds.append(
+        _Kind(
+            _columns("uniform", len(thresholds), policy.name, threshold=thresholds.tolist()), operated(thresholds), own
+        )
+    )
     if len(vectors):
         each = [list(vector) for vector in vectors]
         columns = _columns("per_exit", len(each), policy.name, thresholds=each)
@@ -128,7 +132,7 @@ def _columns(kind: str, count: int, policy: str = "none", **given: list) -> dict
         "kind": [kind] * count,
         "point": list(range(count)),
         "policy": [policy] * count,
-        "knob": [float("nan")] * count,
+        "threshold": [float("nan")] * count,
         "thresholds": [[] for _ in range(count)],
         "exit": [0] * count,
     }

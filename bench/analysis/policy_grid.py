@@ -107,7 +107,7 @@ def _choices(trace: Trace, costs: Costs, metric: str, exit_start: int) -> dict[s
         several: list[Policy] = [policy]
         if isinstance(policy, Divergence):
             several = [Divergence(exit_start, run) for run in range(1, max(2, exits - exit_start))]
-        families[name] = [(each, each.knobs(GRID, exits, outputs)) for each in several]
+        families[name] = [(each, each.thresholds(GRID, exits, outputs)) for each in several]
     made: dict[str, list[_Choice]] = {}
     for name, members in families.items():
         for each, thresholds in members:

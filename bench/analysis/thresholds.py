@@ -1,18 +1,17 @@
-"""One threshold an exit, searched for on the selection split's trace, without a forward pass.
+"""Search for one threshold per exit on the trace of the selection split, without a forward pass.
 
-Of the knobs in a policy's range only those matter at an exit that let another set of examples go: the space is finite.
-A small one is tried whole. In others a direct search comes first: from every corner ("all leave at exit k") and uniform
-knobs a coordinate ascent of score + weight x halvings of the cost, for a dozen weights, then a Pareto local search,
-which changes one knob of each non-dominated vector until that finds nothing new. All knobs of an exit are judged at
-once: those whom a knob lets go change the sums that a score is made of, so one product of matrices tells of every knob.
-Optuna's NSGA-II starts from what was found and samples on.
+At an exit, only thresholds that change which examples exit there matter, so the search space is finite. A small space
+is searched completely. In a large one, a direct search comes first: from every corner ("all examples exit at k") and
+from uniform thresholds, coordinate ascent of score + weight x halvings of the cost for a dozen weights, then a Pareto
+local search that changes one threshold of each non-dominated vector until nothing new is found. Scores are sums over
+examples, so one matrix product evaluates every threshold of an exit. Optuna's NSGA-II starts from the result.
 
-Choosing among so many vectors could overfit a small selection part. `benchmarks/thresholds.py` on 13 runs of the
-sketch, 128 examples to choose on and 256 to read, three deals each: area under the chosen frontier, on selection /
-validation: one knob 0.346 / 0.307, fixed exits too 0.414 / 0.380, fixed exits
-and the direct search 0.443 / 0.402, and Optuna from there the same. Two cautious ways were tried on ten of those runs,
-and left out: to keep a vector only where its gain exceeds one standard error (paired bootstrap; validation 0.497 for
-0.507 without), or all of them only where they gain in cross-validation over four folds (0.506 for 0.507).
+A choice among so many vectors could overfit a small selection split. Measured by `benchmarks/thresholds.py` on 13 runs
+of the sketch (128 examples to choose on, 256 to report on, three splits each), as the area under the chosen frontier on
+selection / validation: one threshold 0.346 / 0.307, with fixed exits 0.414 / 0.380, with fixed exits and the direct
+search 0.443 / 0.402; sampling with Optuna from there gives the same. Two regularised choices were tried on ten of those
+runs and are not used: keeping a vector only if its gain exceeds one standard error (paired bootstrap; validation 0.497
+against 0.507 without), and keeping all vectors only if they gain in four-fold cross-validation (0.506 against 0.507).
 """
 
 from collections.abc import Callable
@@ -56,14 +55,14 @@ class ThresholdStudy:
     """What a study found."""
 
     vectors: list[list[float]]
-    """Non-dominated threshold vectors, one knob an exit, cheapest first.
+    """Non-dominated threshold vectors, one threshold an exit, cheapest first.
 
     Empty where fewer than two exits have a choice: the uniform thresholds are all there is then.
     """
     trials: pd.DataFrame
     """One row a vector tried: number, origin, threshold_1 .., score, flops, on_frontier.
 
-    origin: corner, uniform (leaves as one knob for all does), search (the direct one), sampled (Optuna's).
+    origin: corner, uniform (leaves as one threshold for all does), search (the direct one), sampled (Optuna's).
     """
 
 
@@ -72,10 +71,10 @@ def per_exit(
 ) -> ThresholdStudy:
     """Search one threshold an exit for (score up, mean FLOPs at true lengths down) on `trace`.
 
-    Each exit that any knob can use picks one of the `grid` knobs of the policy's range (patience: a number of
+    Each exit that any threshold can use picks one of the `grid` thresholds of the policy's range (patience: a number of
     exits from 1 to E, its own at each exit); the others, and the last, keep the strictest. trials: what Optuna
     samples after the direct search, where the space is too large to be tried whole. At every cost the result is at
-    least as good as each corner and each uniform knob. Deterministic by `seed`.
+    least as good as each corner and each uniform threshold. Deterministic by `seed`.
     """
     space = _Space.of(policy, trace, costs, task, grid)
     if policy.name == "none" or len(space.free) < 2:
@@ -98,19 +97,19 @@ def per_exit(
 class _Space:
     """What may be chosen: at each of the F free exits a level, 0 the loosest; choices are [K, F].
 
-    A level stands for all knobs that let the same examples go at its exit: for the loosest of the range where all
+    A level stands for all thresholds that let the same examples go at its exit: for the loosest of the range where all
     go, so that all do on any split, else for the strictest of them.
     """
 
     task: Task
-    knobs: Floats
+    thresholds: Floats
     """[G] loosest first."""
     free: Ints
     """[F] 0-based exits that have a choice."""
     levels: list[Ints]
-    """Of each free exit: the positions of its levels' knobs, loosest first."""
+    """Of each free exit: the positions of its levels' thresholds, loosest first."""
     uniform: Ints
-    """[U, F] the choices that leave as one knob for all exits does, loosest first."""
+    """[U, F] the choices that leave as one threshold for all exits does, loosest first."""
     ranks: Ints
     """[F, N] how many levels of an exit let an example go: it leaves at those below that."""
     answers: NDArray
@@ -122,24 +121,24 @@ class _Space:
     @classmethod
     def of(cls, policy: Policy, trace: Trace, costs: Costs, task: Task, grid: int) -> Self:
         exits, count, outputs = trace.logits.shape
-        knobs = policy.knobs(grid, exits, outputs)
+        thresholds = policy.thresholds(grid, exits, outputs)
         free = np.arange(policy.earliest, exits - 1)
         statistic = policy.statistic(trace.logits, trace.signal)
         levels, ranks = [], np.zeros((len(free), count), dtype=np.int64)
-        level_of = np.zeros((len(knobs), len(free)), dtype=np.int64)
+        level_of = np.zeros((len(thresholds), len(free)), dtype=np.int64)
         for f, e in enumerate(free):
-            passing = np.zeros(count, dtype=np.int64)  # how many knobs let an example go; the strictest never does
-            for knob in knobs:
-                passing += policy.leaves(statistic[e], knob)
-            ends = np.unique([*passing[passing > 0], len(knobs)])
+            passing = np.zeros(count, dtype=np.int64)  # how many thresholds let an example go; the strictest never does
+            for threshold in thresholds:
+                passing += policy.leaves(statistic[e], threshold)
+            ends = np.unique([*passing[passing > 0], len(thresholds)])
             strictest = ends - 1
             strictest[0] *= (passing < ends[0]).any()
             levels.append(strictest)
             ranks[f] = np.searchsorted(ends, passing, side="right")
-            level_of[:, f] = np.searchsorted(ends, np.arange(len(knobs)), side="right")
+            level_of[:, f] = np.searchsorted(ends, np.arange(len(thresholds)), side="right")
         flops = costs.flops(trace.lengths).astype(np.float64)
         uniform = np.unique(level_of, axis=0)
-        return cls(task, knobs, free, levels, uniform, ranks, predictions(trace, task), trace.labels, flops)
+        return cls(task, thresholds, free, levels, uniform, ranks, predictions(trace, task), trace.labels, flops)
 
     def some(self, seed: int) -> Self:
         """The same choices on a sample of the examples, where there are many."""
@@ -165,9 +164,9 @@ class _Space:
 
     def vectors(self, choices: Ints) -> Floats:
         """[K, E] thresholds."""
-        vectors = np.full((len(choices), len(self.answers)), self.knobs[-1])
+        vectors = np.full((len(choices), len(self.answers)), self.thresholds[-1])
         for f, e in enumerate(self.free):
-            vectors[:, e] = self.knobs[self.levels[f][choices[:, f]]]
+            vectors[:, e] = self.thresholds[self.levels[f][choices[:, f]]]
         return vectors
 
     def left(self, choices: Ints, without: int | None = None) -> Ints:

@@ -96,18 +96,18 @@ def looks_back(runs: Runs, key: RunKey) -> None:
         _hold(np.array_equal(so_far, whole[e]), f"its statistic at exit {e + 1} depends on later exits")
 
 
-def knob(runs: Runs, key: RunKey) -> None:
-    policy, statistic, knobs = runs.rule(key), runs.statistic(key), runs.knobs(key)
-    left, last = replay_many(policy, statistic, knobs), len(statistic) - 1
-    _hold((np.diff(left, axis=0) >= 0).all(), "a stricter knob lets some examples leave earlier")
+def threshold(runs: Runs, key: RunKey) -> None:
+    policy, statistic, thresholds = runs.rule(key), runs.statistic(key), runs.thresholds(key)
+    left, last = replay_many(policy, statistic, thresholds), len(statistic) - 1
+    _hold((np.diff(left, axis=0) >= 0).all(), "a stricter threshold lets some examples leave earlier")
     _hold(
         (left[-1] == last).all(),
-        f"at the strictest knob {100 * (left[-1] < last).mean():.0f} % of the examples leave early",
+        f"at the strictest threshold {100 * (left[-1] < last).mean():.0f} % of the examples leave early",
     )
     if policy.name == "patience" or not ours(policy):  # its loosest may still ask for something
-        _hold(left[0].min() < last or policy.earliest >= last, "at the loosest knob nobody leaves early")
+        _hold(left[0].min() < last or policy.earliest >= last, "at the loosest threshold nobody leaves early")
     else:
-        _hold((left[0] == policy.earliest).all(), "at the loosest knob some stay beyond the first exit allowed")
+        _hold((left[0] == policy.earliest).all(), "at the loosest threshold some stay beyond the first exit allowed")
 
 
 def points_in_order(runs: Runs, key: RunKey) -> None:
@@ -125,12 +125,12 @@ def points_in_order(runs: Runs, key: RunKey) -> None:
             _hold(uniform.empty, f"{name}: points of a rule that lets nobody leave early")
             continue
         _hold((uniform["policy"] == runs.rule(key).name).all(), f"{name}: points of another rule")
-        _hold(uniform["flops"].is_monotonic_increasing, f"{name}: a stricter knob costs less")
+        _hold(uniform["flops"].is_monotonic_increasing, f"{name}: a stricter threshold costs less")
         _hold((uniform["flops"] <= static["flops"] * (1 + 1e-9)).all(), f"{name}: to leave early costs more")
         columns = ["flops", "score", "mean_exit"]
         strictest, full = (row[columns].to_numpy(dtype=np.float64) for row in (uniform.iloc[-1], static))
         ends = np.allclose(strictest, full, rtol=1e-9, equal_nan=True)
-        _hold(ends, f"{name}: the strictest knob is not full depth")
+        _hold(ends, f"{name}: the strictest threshold is not full depth")
 
 
 def engine_agrees(runs: Runs, key: RunKey) -> None:
@@ -142,21 +142,21 @@ def engine_agrees(runs: Runs, key: RunKey) -> None:
     )
     if runs.rule(key).name == "none":
         return
-    policy, knobs, statistic = runs.rule(key), runs.knobs(key), runs.statistic(key)
+    policy, thresholds, statistic = runs.rule(key), runs.thresholds(key), runs.statistic(key)
     vectors = runs.points(key).query("kind == 'per_exit' and split == 'validation'")["thresholds"]
-    for value in map(np.asarray, [*knobs[[0, len(knobs) // 3, len(knobs) // 2, -1]], *vectors.iloc[:1]]):
+    for value in map(np.asarray, [*thresholds[[0, len(thresholds) // 3, len(thresholds) // 2, -1]], *vectors.iloc[:1]]):
         expected = replay(policy, statistic, value)
         # Who lies on the threshold to within rounding may go either way.
         near = 0.0 if policy.name == "patience" else 1e-5
         sure = replay(policy, statistic, value * (1 - near)) == replay(policy, statistic, value * (1 + near))
-        _hold(sure.mean() > 0.9, f"at the knob {value} one example in ten lies on the threshold itself")
+        _hold(sure.mean() > 0.9, f"at the threshold {value} one example in ten lies on the threshold itself")
         answers = trace.logits[expected, np.arange(len(examples))]
         for size in (1, 32):
             found = engine.run(model, examples, rule(policy, value), size)
             other = (found.exits[sure] != expected[sure]).mean()
             _hold(
                 not other,
-                f"{100 * other:.0f} % of the examples leave elsewhere than replayed (knob {value}, batch {size})",
+                f"{100 * other:.0f} % of the examples leave elsewhere than replayed (threshold {value}, batch {size})",
             )
             _hold(
                 np.allclose(found.logits[sure], answers[sure], atol=_ROUNDED, rtol=_ROUNDED),
@@ -220,15 +220,15 @@ CHECKS = (
     Check("batch size changes nothing", batch_size, "let no example's answer depend on others, or on padding"),
     Check("the exit rule looks only back", looks_back, "row e of `statistic` may use exits 0..e alone", exits=True),
     Check(
-        "the knob goes from early to full depth",
-        knob,
-        "`knobs` gives the loosest first and full depth for everyone last, and `leaves` compares in the same sense",
+        "the threshold goes from early to full depth",
+        threshold,
+        "`thresholds` goes from the loosest to full depth for all examples, and `leaves` compares in that sense",
         exits=True,
     ),
     Check(
-        "its points are whole, and cost more as the knob tightens",
+        "its points are whole, and cost more as the threshold tightens",
         points_in_order,
-        "`knobs` gives the loosest first and full depth for everyone last",
+        "`thresholds` gives the loosest first and full depth for everyone last",
     ),
     Check(
         "the engine decides as the replay",

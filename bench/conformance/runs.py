@@ -85,7 +85,7 @@ class Runs:
         trace = self.trace(key)
         return self.rule(key).statistic(trace.logits, trace.signal)
 
-    def knobs(self, key: RunKey) -> NDArray[np.float64]:
-        """The uniform knobs of the rule, loosest first."""
+    def thresholds(self, key: RunKey) -> NDArray[np.float64]:
+        """The uniform thresholds of the rule, loosest first."""
         exits, _, outputs = self.trace(key).logits.shape
-        return self.rule(key).knobs(self.settings.thresholds.grid, exits, outputs)
+        return self.rule(key).thresholds(self.settings.thresholds.grid, exits, outputs)

@@ -1,7 +1,7 @@
 """An exit rule as the early-exit engine asks it: exit after exit, for those who are still there.
 
 The decisions are the replay's. For a single example NumPy's calls would cost as much as a slender layer, so its
-statistic is computed in Python's floats, and where that lies too near the knob to be sure of the last bits, in
+statistic is computed in Python's floats, and where that lies too near the threshold to be sure of the last bits, in
 the replay's own arithmetic.
 """
 
@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from bench.exit_policies.policies import Agreement, Confidence, Entropy, Patience, Policy, leaves_now
 
 Leaves = Callable[[Sequence[NDArray[np.floating]], Sequence[NDArray[np.floating]]], NDArray[np.bool_]]
-"""An exit rule at its knob: who leaves at the exit just computed, bool [B].
+"""An exit rule at its threshold: who leaves at the exit just computed, bool [B].
 
 From the logits [B, C] and, of a model that has them, the signals [B] of all exits so far. It is asked at every exit
 but the last, with the rows that are still there."""
@@ -26,21 +26,21 @@ _NEAR = 1e-9
 _STAYS, _GOES = np.array([False]), np.array([True])
 
 
-def rule(policy: Policy, knob: ArrayLike) -> Leaves:
-    """The rule at one operating point: a scalar knob, or a vector of one an exit."""
+def rule(policy: Policy, threshold: ArrayLike) -> Leaves:
+    """The rule at one operating point: a scalar threshold, or a vector of one an exit."""
     alone = _ALONE.get(type(policy))
-    knobs = np.asarray(knob, dtype=np.float64)
-    knob_of = knobs.tolist().__getitem__ if knobs.ndim else lambda _, same=float(knobs): same
+    thresholds = np.asarray(threshold, dtype=np.float64)
+    threshold_of = thresholds.tolist().__getitem__ if thresholds.ndim else lambda _, same=float(thresholds): same
 
     def leaves(seen: Sequence[NDArray[np.floating]], signals: Sequence[NDArray[np.floating]] = ()) -> NDArray[np.bool_]:
         e = len(seen) - 1
         if e < policy.earliest:
             return np.zeros(len(seen[0]), dtype=bool)
         if alone is not None and len(seen[0]) == 1:
-            goes = alone(policy, seen, knob_of(e))
+            goes = alone(policy, seen, threshold_of(e))
             if goes is not None:
                 return _GOES if goes else _STAYS
-        return leaves_now(policy, np.stack(seen), knobs, np.stack(signals) if len(signals) else None)
+        return leaves_now(policy, np.stack(seen), thresholds, np.stack(signals) if len(signals) else None)
 
     return leaves
 
@@ -59,7 +59,7 @@ def fixed(exit_index: int) -> Leaves:
     return leaves
 
 
-def _entropy(policy: Policy, seen: Sequence[NDArray[np.floating]], knob: float) -> bool | None:
+def _entropy(policy: Policy, seen: Sequence[NDArray[np.floating]], threshold: float) -> bool | None:
     values = seen[-1][0].tolist()
     largest = max(values)
     shifted = [value - largest for value in values]
@@ -67,17 +67,17 @@ def _entropy(policy: Policy, seen: Sequence[NDArray[np.floating]], knob: float) 
     total = sum(weights)
     statistic = math.log(total) - sum(map(float.__mul__, weights, shifted)) / total
     # Rounding may take a certain answer's entropy below 0, where the replay's stays at 0.
-    return None if abs(statistic - knob) < _NEAR or statistic < _NEAR else statistic < knob
+    return None if abs(statistic - threshold) < _NEAR or statistic < _NEAR else statistic < threshold
 
 
-def _confidence(policy: Policy, seen: Sequence[NDArray[np.floating]], knob: float) -> bool | None:
+def _confidence(policy: Policy, seen: Sequence[NDArray[np.floating]], threshold: float) -> bool | None:
     values = seen[-1][0].tolist()
     largest = max(values)
     statistic = 1 / sum([math.exp(value - largest) for value in values])
-    return None if abs(statistic - knob) < _NEAR else statistic > knob
+    return None if abs(statistic - threshold) < _NEAR else statistic > threshold
 
 
-def _patience(policy: Any, seen: Sequence[NDArray[np.floating]], knob: float) -> bool:
+def _patience(policy: Any, seen: Sequence[NDArray[np.floating]], threshold: float) -> bool:
     repeated = 0
     for later, earlier in pairwise(reversed(seen[policy.exit_start - 1 :])):
         if len(later[0]) == 1:
@@ -87,12 +87,12 @@ def _patience(policy: Any, seen: Sequence[NDArray[np.floating]], knob: float) ->
         if not agreed:
             break
         repeated += 1
-    return 0 < knob <= repeated
+    return 0 < threshold <= repeated
 
 
-def _agreement(policy: Any, seen: Sequence[NDArray[np.floating]], knob: float) -> bool:
+def _agreement(policy: Any, seen: Sequence[NDArray[np.floating]], threshold: float) -> bool:
     values = [float(logits[0, 0]) for logits in seen[-1 - policy.run :]]
-    return all(abs(later - earlier) < knob for earlier, later in pairwise(values))
+    return all(abs(later - earlier) < threshold for earlier, later in pairwise(values))
 
 
 _ALONE: dict[type[Policy], Callable[[Any, Sequence[NDArray[np.floating]], float], bool | None]] = {

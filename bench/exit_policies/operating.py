@@ -1,7 +1,7 @@
-"""How a trained model is operated: at full depth, at one exit for everybody, or by its rule with one knob or several.
+"""Operating points of a trained model: full depth, one exit for all examples, or its exit policy with thresholds.
 
 A point is a mapping with the columns that name it in a points table: `kind` (static, fixed_exit, uniform, per_exit),
-`policy`, `exit_start`, `knob` (uniform), `thresholds` (per_exit, one an exit), `exit` (1-based, fixed_exit),
+`policy`, `exit_start`, `threshold` (uniform), `thresholds` (per_exit, one an exit), `exit` (1-based, fixed_exit),
 `tolerance` (of patience on regression).
 """
 
@@ -28,7 +28,7 @@ def plain(point: Mapping[str, Any]) -> dict[str, Any]:
         "kind": str(point["kind"]),
         "policy": str(point["policy"]),
         "exit_start": int(point["exit_start"]),
-        "knob": float(point["knob"]) if point["kind"] == "uniform" else None,
+        "threshold": float(point["threshold"]) if point["kind"] == "uniform" else None,
         "thresholds": [float(each) for each in point["thresholds"]],
         "exit": int(point["exit"]),
         "tolerance": _tolerance(point),
@@ -49,7 +49,7 @@ def leaves(point: Mapping[str, Any], own: Policy | None = None) -> Leaves:
         return never
     if point["kind"] == "fixed_exit":
         return fixed(int(point["exit"]) - 1)
-    return rule(own if brings_its_rule(point) and own is not None else _policy(point), _knob(point))
+    return rule(own if brings_its_rule(point) and own is not None else _policy(point), _threshold(point))
 
 
 def left(point: Mapping[str, Any], trace: Trace, own: Policy | None = None) -> NDArray[np.int64]:
@@ -64,7 +64,7 @@ def left(point: Mapping[str, Any], trace: Trace, own: Policy | None = None) -> N
     if point["kind"] in ("static", "fixed_exit"):
         return np.full(len(trace.idx), (int(point["exit"]) or len(trace.logits)) - 1)
     if brings_its_rule(point) and own is not None:
-        return replay(own, own.statistic(trace.logits, trace.signal), _knob(point))
+        return replay(own, own.statistic(trace.logits, trace.signal), _threshold(point))
     if brings_its_rule(point):
         exits = np.frombuffer(point["left"], dtype=np.uint8).astype(np.int64)
         if len(exits) != len(trace.idx):
@@ -72,7 +72,7 @@ def left(point: Mapping[str, Any], trace: Trace, own: Policy | None = None) -> N
                 f"{point['method']}: where its own exit rule lets examples go is known of {point['split']} alone"
             )
         return exits
-    return replay(_policy(point), trace.logits, _knob(point))
+    return replay(_policy(point), trace.logits, _threshold(point))
 
 
 def _policy(point: Mapping[str, Any]) -> Policy:
@@ -86,5 +86,5 @@ def _tolerance(point: Mapping[str, Any]) -> float | None:
     return None if tolerance is None or np.isnan(tolerance) else float(tolerance)
 
 
-def _knob(point: Mapping[str, Any]) -> Any:
-    return point["thresholds"] if len(point["thresholds"]) else point["knob"]
+def _threshold(point: Mapping[str, Any]) -> Any:
+    return point["thresholds"] if len(point["thresholds"]) else point["threshold"]

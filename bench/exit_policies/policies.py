@@ -1,7 +1,7 @@
-"""The exit rules: when an example may leave a model at one of its exits.
+"""Exit policies: when an example exits.
 
-A rule is a statistic of what the exits have said so far and a knob it is compared with. The same objects replay a kept
-trace (thousands of operating points without a forward pass) and steer the early-exit engine.
+A policy compares a statistic of the outputs of the exits so far with a threshold. The same objects replay a trace
+(thousands of operating points without a forward pass) and control the early-exit engine.
 
 Conventions: logits are [E, N, C] (exits, examples, outputs), signals and statistics [E, N]; exit indices are 0-based,
 `exit_start` and patience count exits from 1, as the papers do. A statistic is causal: its row e depends on
@@ -49,7 +49,7 @@ class Policy(ABC):
 
     @property
     def earliest(self) -> int:
-        """0-based index of the first exit at which any knob can let an example leave."""
+        """0-based index of the first exit at which any threshold can let an example leave."""
         return self.exit_start - 1
 
     @abstractmethod
@@ -59,15 +59,15 @@ class Policy(ABC):
         """[E, N] from logits [E, N, C] and, of a model that has one, the signal [E, N]."""
 
     @abstractmethod
-    def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
-        """Whether the rule is satisfied, elementwise; `knob` broadcasts against `statistic`."""
+    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+        """Whether the rule is satisfied, elementwise; `threshold` broadcasts against `statistic`."""
 
     @abstractmethod
-    def knobs(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
-        """The knob's range for a model of `exits` exits and `outputs` logits, loosest first, strictest last.
+    def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+        """The threshold's range for a model of `exits` exits and `outputs` logits, loosest first, strictest last.
 
         The strictest is full depth for everyone; the loosest lets everyone who may leave go at the first exit
-        allowed (patience cannot promise that: its loosest knob still asks two exits to agree).
+        allowed (patience cannot promise that: its loosest threshold still asks two exits to agree).
         """
 
 
@@ -85,10 +85,10 @@ class Entropy(Policy):
         total = weights.sum(axis=-1)
         return np.maximum(np.log(total) - (weights * shifted).sum(axis=-1) / total, 0.0)
 
-    def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
-        return statistic < np.asarray(knob)
+    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+        return statistic < np.asarray(threshold)
 
-    def knobs(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+    def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
         return _grid(count) * (np.log(outputs) + _ROUNDING)
 
 
@@ -102,16 +102,16 @@ class Confidence(Policy):
     ) -> NDArray[np.floating]:
         return softmax(logits.astype(np.float64), axis=-1).max(axis=-1)
 
-    def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
-        return statistic > np.asarray(knob)
+    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+        return statistic > np.asarray(threshold)
 
-    def knobs(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+    def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
         return 1.0 - _grid(count) * (1.0 - 1.0 / outputs + _ROUNDING)
 
 
 @dataclass(frozen=True)
 class Patience(Policy):
-    """Leave when `knob` successive exits repeated the prediction before them (PABEE, section 3.2).
+    """Leave when `threshold` successive exits repeated the prediction before them (PABEE, section 3.2).
 
     The statistic is the counter of the authors' code: +1 when two successive predictions agree, else 0; so patience t
     leaves at exit t + 1 at the earliest. t = 0 and t >= E mean full depth. Classes agree when they are equal; on one
@@ -141,11 +141,11 @@ class Patience(Policy):
             counter[e] = np.where(agreed[e - 1], counter[e - 1] + 1, 0)
         return counter
 
-    def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
-        patience = np.asarray(knob)
+    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+        patience = np.asarray(threshold)
         return (statistic >= patience) & (patience > 0)
 
-    def knobs(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+    def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
         """Return every patience from 1 to E; the counter takes no other values, so `count` plays no part."""
         return np.arange(1, exits + 1, dtype=np.float64)
 
@@ -174,10 +174,10 @@ class Agreement(Policy):
         values = logits[..., 0].astype(np.float64)
         return _largest(np.abs(np.diff(values[self.exit_start - 1 :], axis=0)), self.exit_start, self.run)
 
-    def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
-        return statistic < np.asarray(knob)
+    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+        return statistic < np.asarray(threshold)
 
-    def knobs(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+    def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
         return np.concatenate([[np.inf], _grid(count - 1) * 5.0]) if count > 2 else np.array([np.inf, 0.0])
 
 
@@ -205,10 +205,10 @@ class Divergence(Policy):
         divergence = (rel_entr(p[1:], middle) + rel_entr(p[:-1], middle)).sum(axis=-1) / 2
         return _largest(np.maximum(divergence, 0.0), self.exit_start, self.run)
 
-    def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
-        return statistic < np.asarray(knob)
+    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+        return statistic < np.asarray(threshold)
 
-    def knobs(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+    def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
         return np.concatenate([[np.inf], _grid(count - 1) * np.log(2)]) if count > 2 else np.array([np.inf, 0.0])
 
 
@@ -233,10 +233,10 @@ class FullDepth(Policy):
     ) -> NDArray[np.floating]:
         return np.zeros(logits.shape[:-1])
 
-    def leaves(self, statistic: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.bool_]:
-        return np.zeros(np.broadcast_shapes(statistic.shape, np.shape(knob)), dtype=bool)
+    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+        return np.zeros(np.broadcast_shapes(statistic.shape, np.shape(threshold)), dtype=bool)
 
-    def knobs(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+    def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
         return np.array([np.nan])
 
 
@@ -288,32 +288,32 @@ def ours(policy: Policy) -> bool:
     return type(policy) in _FAMILIES.values()
 
 
-def replay_many(policy: Policy, trace: NDArray[np.floating], knobs: ArrayLike) -> NDArray[np.int64]:
-    """0-based exits [K, N] of K operating points; `knobs` is [K] (uniform) or [K, E] (one an exit).
+def replay_many(policy: Policy, trace: NDArray[np.floating], thresholds: ArrayLike) -> NDArray[np.int64]:
+    """0-based exits [K, N] of K operating points; `thresholds` is [K] (uniform) or [K, E] (one an exit).
 
     `trace` is the logits [E, N, C], of a rule that reads nothing else, or the rule's statistic [E, N]. Whom no exit
-    lets go, the last exit takes; its own knob is never read.
+    lets go, the last exit takes; its own threshold is never read.
     """
     statistic = policy.statistic(trace) if trace.ndim == 3 else trace
-    table = np.asarray(knobs, dtype=np.float64)
+    table = np.asarray(thresholds, dtype=np.float64)
     exits, count = statistic.shape
     if table.ndim == 1:
         table = np.broadcast_to(table[:, None], (len(table), exits))
     if table.ndim != 2 or table.shape[1] != exits:
-        raise ValueError(f"knobs of shape {np.shape(knobs)} do not fit {exits} exits")
+        raise ValueError(f"thresholds of shape {np.shape(thresholds)} do not fit {exits} exits")
     left = np.full((len(table), count), exits - 1)
     for e in range(exits - 2, policy.exit_start - 2, -1):  # from the back, so that the earliest exit wins
         left[policy.leaves(statistic[e], table[:, e, None])] = e
     return left
 
 
-def replay(policy: Policy, trace: NDArray[np.floating], knob: ArrayLike) -> NDArray[np.int64]:
-    """0-based exit [N] of every example at one operating point: a scalar knob, or a vector of one an exit."""
-    return replay_many(policy, trace, np.asarray(knob, dtype=np.float64)[None])[0]
+def replay(policy: Policy, trace: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.int64]:
+    """0-based exit [N] of every example at one operating point: a scalar threshold, or a vector of one an exit."""
+    return replay_many(policy, trace, np.asarray(threshold, dtype=np.float64)[None])[0]
 
 
 def leaves_now(
-    policy: Policy, logits: NDArray[np.floating], knob: ArrayLike, signal: NDArray[np.floating] | None = None
+    policy: Policy, logits: NDArray[np.floating], threshold: ArrayLike, signal: NDArray[np.floating] | None = None
 ) -> NDArray[np.bool_]:
     """Who leaves at the exit just computed, not the last: bool [B].
 
@@ -322,5 +322,5 @@ def leaves_now(
     e = len(logits) - 1
     if e < policy.earliest:
         return np.zeros(logits.shape[1], dtype=bool)
-    knobs = np.asarray(knob, dtype=np.float64)
-    return policy.leaves(policy.statistic(logits, signal)[e], knobs if knobs.ndim == 0 else knobs[e])
+    thresholds = np.asarray(threshold, dtype=np.float64)
+    return policy.leaves(policy.statistic(logits, signal)[e], thresholds if thresholds.ndim == 0 else thresholds[e])

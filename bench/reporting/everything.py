@@ -14,7 +14,8 @@ from bench.settings import Settings
 from bench.store import read_json, read_points
 
 _COLUMNS = (
-    "kind", "point", "policy", "knob", "thresholds", "exit", "split", "score", "metric", "matthews", "accuracy", "f1",
+    "kind", "point", "policy", "threshold", "thresholds", "exit", "split", "score", "metric", "matthews", "accuracy",
+    "f1",
     "pearson", "spearman", "examples", "flops", "flops_128", "speedup", "speedup_128", "mean_exit", "mean_layers",
     "exits", "parameters", "parameters_encoder", "on_frontier",
 )  # fmt: skip

@@ -82,8 +82,8 @@ function label(columns, i, average) {
   } else {
     const [, name, seed] = data.runs[columns.run[i]];
     head = `<b>${name}</b>, seed ${seed}, ${KINDS[columns.kind[i]]}`;
-    add("knob", number("knob", (x) => x.toPrecision(3)));
-    add("knobs", columns.thresholds[i] || null);
+    add("threshold", number("threshold", (x) => x.toPrecision(3)));
+    add("thresholds", columns.thresholds[i] || null);
     for (const [metric, title] of Object.entries(data.metrics)) add(title, number(metric, (x) => (100 * x).toFixed(1)));
   }
   add("FLOPs", number("flops", big));

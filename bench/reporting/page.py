@@ -41,7 +41,7 @@ _DASHES = {"-": "solid", "--": "dash", "-.": "dashdot"}
 _LIBRARY = Path(__file__).parent / "vendored" / "plotly-basic.min.js"
 _MEASURES = (
     "score", *METRICS, "flops", "flops_128", "speedup", "speedup_128", "mean_exit", "parameters",
-    "knob", "latency_1", "latency_32",
+    "threshold", "latency_1", "latency_32",
 )  # fmt: skip
 # A sweep has hundreds of points a run; beside its frontier so many, evenly over their order in FLOPs, are shown.
 MOST = 60

@@ -152,7 +152,9 @@ def operated(points: pd.DataFrame) -> pd.Series:
             return "failed"
         thresholds = [repr(float(value)) for value in row["thresholds"]]
         # A table with gaps has made floats of whole numbers.
-        return " ".join([row["kind"], str(row["policy"]), str(int(row["exit"])), repr(float(row["knob"])), *thresholds])
+        return " ".join(
+            [row["kind"], str(row["policy"]), str(int(row["exit"])), repr(float(row["threshold"])), *thresholds]
+        )
 
     return pd.Series([words(row) for row in points.to_dict("records")], index=points.index, dtype=str)
 

@@ -108,12 +108,16 @@ def _rule(row: pd.Series, task: Task, costs: Costs) -> str:
         return f"{where}; every text is answered at full depth."
     if row["kind"] == "fixed_exit":
         return f"{where}; every text is answered at exit {int(row['exit'])}."
-    knobs = [float(each) for each in row["thresholds"]][:-1] or [float(row["knob"])]
+    thresholds = [float(each) for each in row["thresholds"]][:-1] or [float(row["threshold"])]
     if row["policy"] == "agreement":  # a tolerance between scores, which tables have on the scale of 0 to 5
         unit = (task.range[1] - task.range[0]) / (SCALE[1] - SCALE[0])
-        knobs = [unit * each for each in knobs]
+        thresholds = [unit * each for each in thresholds]
     several = f" of exit {int(row['exit_start'])} on" if int(row["exit_start"]) > 1 else ""
-    bound = f"{knobs[0]:.6g}" if len(knobs) == 1 else f"[{', '.join(f'{each:.6g}' for each in knobs)}], one an exit"
+    bound = (
+        f"{thresholds[0]:.6g}"
+        if len(thresholds) == 1
+        else f"[{', '.join(f'{each:.6g}' for each in thresholds)}], one an exit"
+    )
     when = _WHEN.get(row["policy"], f"its {row['policy']} meets {{}}").format(bound)
     return f"{where}; a text leaves at the first{several} where {when}, and at the last otherwise."
 

@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from bench.analysis.budgets import SIMPLICITY
+from bench.compat import FIELDS
 from bench.errors import UserError
 from bench.settings import Settings, explain
 from bench.sharing.untrusted import irregular, printable, read_mapping, read_table
@@ -56,7 +57,19 @@ _KINDS = {
     **dict.fromkeys(("profile", "arithmetic", "selection", "source", "operated", "hardware", "torch"), "text"),
     **dict.fromkeys(("seed", "point", "batch_size"), "whole"),
     **dict.fromkeys(
-        ("exit", "exit_start", "knob", "score", "flops", "flops_128", "speedup", "speedup_128", "mean_exit"), "number"
+        (
+            "exit",
+            "exit_start",
+            *FIELDS,
+            *FIELDS.values(),
+            "score",
+            "flops",
+            "flops_128",
+            "speedup",
+            "speedup_128",
+            "mean_exit",
+        ),
+        "number",
     ),
     **dict.fromkeys(("mean_layers", "parameters", "parameters_encoder", "examples", "constant"), "number"),
     **dict.fromkeys(("accuracy", "f1", "matthews", "pearson", "spearman", "on_frontier"), "number"),
@@ -167,7 +180,7 @@ class ResultsFolder:
         yield from (Path(name) for name in RUN_FILES if (self.path / "runs" / key.path / name).is_file())
 
     def _of_runs(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
-        table = read_table(self.path / name, _KINDS, required=(*_RUN, *columns))
+        table = read_table(self.path / name, _KINDS, required=(*_RUN, *columns)).rename(columns=FIELDS)
         for row in table[[*_RUN]].drop_duplicates().itertuples(index=False):
             if RunKey(*row) not in self.runs:
                 place = printable("/".join(map(str, row)))

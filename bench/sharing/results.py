@@ -187,7 +187,7 @@ def _check_alike(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], a: Pa
 
 
 def _reported(task: str, run: dict[str, Any]) -> str:
-    """Return the fingerprint of the validation splits of a run of `task`, else ""; 0.2 drew all splits for all seeds."""
+    """Return the fingerprint of the validation splits of a run of `task`, else ""; in 0.2 that of all splits."""
     data = run["asked"]["data"]
     return data.get("reported", data["fingerprint"]) if run["key"]["task"] == task else ""
 

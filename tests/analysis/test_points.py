@@ -21,7 +21,7 @@ from bench.trace import Costs
 
 RUN = RunName("sst2", "costeff", "2x", "COST-EFF 2x", 3)
 COLUMNS = """
-task method variant label seed split kind point policy knob thresholds exit
+task method variant label seed split kind point policy threshold thresholds exit
 score metric matthews accuracy balanced_accuracy f1 f1_macro
 pearson spearman constant exit_start tolerance examples flops flops_128 mean_exit mean_layers exits parameters
 parameters_encoder
@@ -98,9 +98,9 @@ def test_uniform_points_differ_from_each_other_on_the_selection_split(costs):
     calibration = learned(split=0)
     table = build_learned(costs, grid=400)
     uniform = table[(table["kind"] == "uniform") & (table["split"] == "calibration")]
-    left = replay_many(Entropy(), calibration.logits, uniform["knob"].to_numpy())
+    left = replay_many(Entropy(), calibration.logits, uniform["threshold"].to_numpy())
     assert len(np.unique(left, axis=0)) == len(left) < 400
-    everything = replay_many(Entropy(), calibration.logits, Entropy().knobs(400, 5, 2))
+    everything = replay_many(Entropy(), calibration.logits, Entropy().thresholds(400, 5, 2))
     assert len(np.unique(everything, axis=0)) == len(left)
 
 
@@ -138,7 +138,7 @@ def test_what_each_kind_of_model_offers(costs):
     trace_of = trace(close, np.linspace(0, 5, 40))
     for _, point in table.query("kind == 'uniform'").iterrows():
         exits = left(point, trace_of)
-        assert exits.mean() + 1 == point["mean_exit"] == min(point["knob"] + 1, 5)
+        assert exits.mean() + 1 == point["mean_exit"] == min(point["threshold"] + 1, 5)
         rows = [np.asarray(layer) for layer in close]
         asked = [leaves(plain(point))(rows[: e + 1], []) for e in range(4)]
         assert [e for e in range(4) if asked[e].all()][:1] == ([int(exits[0])] if exits[0] < 4 else [])

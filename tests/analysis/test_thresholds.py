@@ -45,7 +45,7 @@ def study(costs, policy=ENTROPY, seed=0, data=None, name="sst2"):
 def test_the_frontier_is_never_below_the_uniform_one(costs, policy):
     found, data = study(costs, policy), learned()
     own = evaluate(replay_many(policy, data.logits, found.vectors), data, costs, task("sst2"))
-    one = evaluate(replay_many(policy, data.logits, policy.knobs(GRID, 5, 2)), data, costs, task("sst2"))
+    one = evaluate(replay_many(policy, data.logits, policy.thresholds(GRID, 5, 2)), data, costs, task("sst2"))
     for row in one.itertuples():
         assert ((own["score"] >= row.score) & (own["flops"] <= row.flops)).any()
     assert own["flops"].is_monotonic_increasing and own["score"].is_monotonic_increasing
@@ -125,7 +125,7 @@ def nothing_beats(found: np.ndarray, others: np.ndarray) -> bool:
 def test_nothing_in_the_space_beats_what_is_found(case, grid, trials, whole):
     policy, name, data, costs = case
     exits, _, outputs = data.logits.shape
-    knobs = policy.knobs(grid, exits, outputs)
+    thresholds = policy.thresholds(grid, exits, outputs)
     free = range(policy.earliest, exits - 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(thresholds, "_WHOLE", 2_000_000 if whole else 0)
@@ -134,20 +134,20 @@ def test_nothing_in_the_space_beats_what_is_found(case, grid, trials, whole):
         assert result.vectors == []
         return
     found = attained(policy, name, data, costs, result.vectors)
-    corners = np.full((exits, exits), knobs[-1])
+    corners = np.full((exits, exits), thresholds[-1])
     for k in free:
-        corners[k, k] = knobs[0]
+        corners[k, k] = thresholds[0]
     assert nothing_beats(found, attained(policy, name, data, costs, corners))
-    assert nothing_beats(found, attained(policy, name, data, costs, knobs))
+    assert nothing_beats(found, attained(policy, name, data, costs, thresholds))
     if whole:
-        every = np.full((len(knobs) ** len(free), exits), knobs[-1])
-        every[:, free.start : free.stop] = list(product(knobs, repeat=len(free)))
+        every = np.full((len(thresholds) ** len(free), exits), thresholds[-1])
+        every[:, free.start : free.stop] = list(product(thresholds, repeat=len(free)))
         assert nothing_beats(found, attained(policy, name, data, costs, every))
 
 
 @given(case=small_cases(), grid=st.integers(2, 12), seed=st.integers(0, 10**6))
 @settings(max_examples=60, deadline=None)
-def test_all_knobs_of_an_exit_at_once_are_judged_as_one_at_a_time(case, grid, seed):
+def test_all_thresholds_of_an_exit_at_once_are_judged_as_one_at_a_time(case, grid, seed):
     policy, name, data, costs = case
     space = thresholds._Space.of(policy, data, costs, task(name), grid)
     rng = np.random.default_rng(seed)
@@ -171,11 +171,11 @@ def test_with_eleven_free_exits_no_change_of_one_knob_helps(policy, name):
     costs = Costs(7, 5, tuple(range(1, 13)), tuple((Fraction(0), Fraction(n), Fraction(0)) for n in range(1, 13)))
     result = per_exit(policy, data, costs, task(name), grid=10, trials=20, seed=0)
     found = attained(policy, name, data, costs, result.vectors)
-    knobs = policy.knobs(10, 12, 2)
+    thresholds = policy.thresholds(10, 12, 2)
     for vector in result.vectors:
         for e in range(policy.earliest, 11):
-            others = np.repeat([vector], len(knobs), axis=0)
-            others[:, e] = knobs
+            others = np.repeat([vector], len(thresholds), axis=0)
+            others[:, e] = thresholds
             assert nothing_beats(found, attained(policy, name, data, costs, others))
 
 
@@ -184,5 +184,5 @@ def test_many_examples_are_searched_by_a_sample_and_judged_in_full(monkeypatch, 
     found, data = study(costs), learned()
     assert nothing_beats(
         attained(Entropy(), "sst2", data, costs, found.vectors),
-        attained(Entropy(), "sst2", data, costs, Entropy().knobs(GRID, 5, 2)),
+        attained(Entropy(), "sst2", data, costs, Entropy().thresholds(GRID, 5, 2)),
     )

@@ -171,8 +171,8 @@ class LooksAhead(Sound):
 class Backwards(Entropy):
     name = "backwards"
 
-    def knobs(self, count, exits, outputs):
-        return super().knobs(count, exits, outputs)[::-1]
+    def thresholds(self, count, exits, outputs):
+        return super().thresholds(count, exits, outputs)[::-1]
 
 
 class WrongWay(Sound):

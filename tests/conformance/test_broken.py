@@ -23,7 +23,7 @@ WRONG = {
     "DependsOnTheBatch": "batch size changes nothing",
     "LooksAhead": "the exit rule looks only back",
     "ReadsNoSignal": "the exit rule looks only back",
-    "WrongWay": "the knob goes from early to full depth",
+    "WrongWay": "the threshold goes from early to full depth",
     "OtherEngine": "the engine decides as the replay",
     "Unseeded": "the same seed gives the same points",
     "Idle": "it learns",
@@ -76,14 +76,14 @@ def test_one_cause_is_reported_once(verdicts: Callable[[str], dict[str, Verdict]
 
 
 def test_every_check_is_seen_to_fail():
-    points = "its points are whole, and cost more as the knob tightens"  # WrongWay fails it, after that of the knob
+    points = "its points are whole, and cost more as the threshold tightens"  # WrongWay fails it too
     assert {each.title for each in CHECKS} - {points} == set(WRONG.values())
 
 
 def test_a_sound_method_has_nothing_to_answer_for(verdicts: Callable[[str], dict[str, Verdict]]):
     found = verdicts("Sound")
     assert {title: verdict.faults for title, verdict in found.items() if verdict.faults and title != "it learns"} == {}
-    assert verdicts("WrongWay")["its points are whole, and cost more as the knob tightens"].faults
+    assert verdicts("WrongWay")["its points are whole, and cost more as the threshold tightens"].faults
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification
 from bench.encoder import EarlyExitClassifier
 from bench.errors import UserError
 
-LEAVING = {"kind": "uniform", "policy": "entropy", "exit_start": 1, "knob": 0.4, "thresholds": [], "exit": 0}
+LEAVING = {"kind": "uniform", "policy": "entropy", "exit_start": 1, "threshold": 0.4, "thresholds": [], "exit": 0}
 LABELS = ("bad", "fair", "good")
 
 
@@ -117,7 +117,7 @@ CHANGES = {
     "shared memory": lambda model, _: model.share_memory(),
     "a parametrization": parametrize_one,
     "merged": merge_all,
-    "another threshold": lambda model, which: model.config.leaving.update(knob=which / 10),
+    "another threshold": lambda model, which: model.config.leaving.update(threshold=which / 10),
     "another policy": lambda model, _: setattr(model.config, "leaving", LEAVING | {"kind": "static"}),
 }
 
@@ -214,7 +214,7 @@ SAVED_BY_0_2 = {
     "dtype": "float32",
     "id2label": {"0": "bad", "1": "good"},
     "label2id": {"bad": 0, "good": 1},
-    "leaving": {"exit": 0, "exit_start": 1, "kind": "per_exit", "knob": None, "policy": "entropy",
+    "leaving": {"exit": 0, "exit_start": 1, "kind": "per_exit", "threshold": None, "policy": "entropy",
                 "thresholds": [0.3, 0.0]},
     "model": {
         "architectures": ["Encoder"], "attention_dropout": 0.1, "dropout": 0.1, "dtype": "float32", "exits": [1, 2],

@@ -31,10 +31,10 @@ POLICIES = [
 FIVE = {"heads": [4] * 5, "ffn": [40] * 5, "exits": [1, 2, 3, 4, 5]}
 
 
-def knobs(policy: Policy, logits: np.ndarray) -> list:
+def thresholds(policy: Policy, logits: np.ndarray) -> list:
     """Numbers and vectors that part the examples, between the statistics and not on one, and both ends."""
     exits, _, outputs = logits.shape
-    ends = policy.knobs(5, exits, outputs)[[0, -1]]
+    ends = policy.thresholds(5, exits, outputs)[[0, -1]]
     if policy.name in ("patience", "none"):
         return [*ends]
     values = np.sort(policy.statistic(logits)[policy.earliest :], axis=None)
@@ -60,24 +60,24 @@ def test_the_engine_does_what_the_replay_says(kind, policy, batch_size):
     trace = record(model, data, 16)
     parted = set()
     able = policy.earliest < model.exit_count - 1
-    for knob in knobs(policy, trace.logits) if able else [np.nan]:
-        expected = replay(policy, trace.logits, knob)
-        result = run(model, data, rule(policy, knob), batch_size)
+    for threshold in thresholds(policy, trace.logits) if able else [np.nan]:
+        expected = replay(policy, trace.logits, threshold)
+        result = run(model, data, rule(policy, threshold), batch_size)
         np.testing.assert_array_equal(result.exits, expected)
         answers = trace.logits[expected, np.arange(len(data))]
         np.testing.assert_allclose(result.logits, answers, atol=1e-5, rtol=1e-5)
         np.testing.assert_array_equal(result.logits.argmax(-1), answers.argmax(-1))
         parted |= set(expected.tolist())
     if able and policy.name != "none":
-        assert len(parted) > 1, "no knob parted the examples: the test shows nothing"
+        assert len(parted) > 1, "no threshold parted the examples: the test shows nothing"
 
 
 def test_rows_that_left_are_not_computed_and_padding_shrinks_with_them(monkeypatch):
     model, data = encoder(), examples(60)
     statistic = Entropy().statistic(record(model, data, 32).logits)
-    knob = np.median(statistic[0]) + 1e-6
+    threshold = np.median(statistic[0]) + 1e-6
     # Only short examples stay beyond the first exit.
-    data = data.take(np.flatnonzero((statistic[0] < knob) | (data.lengths <= 12))[:32])
+    data = data.take(np.flatnonzero((statistic[0] < threshold) | (data.lengths <= 12))[:32])
     shapes = []
     attend = Pass._attend
 
@@ -87,7 +87,7 @@ def test_rows_that_left_are_not_computed_and_padding_shrinks_with_them(monkeypat
         return attend(self, projected)
 
     monkeypatch.setattr(Pass, "_attend", spy)
-    exits = run(model, data, rule(Entropy(), knob), 32).exits
+    exits = run(model, data, rule(Entropy(), threshold), 32).exits
     assert shapes == [((exits >= e).sum(), data.lengths[exits >= e].max()) for e in range(exits.max() + 1)]
     assert shapes[1][0] < shapes[0][0] and shapes[1][1] <= 12 < shapes[0][1]
 
@@ -96,7 +96,10 @@ def test_early_exit_shows_on_the_clock():
     deep = {"heads": [4] * 12, "ffn": [64] * 12, "exits": list(range(1, 13))}
     model, reference = deploy(encoder(**deep)), deploy(encoder(**deep | {"exits": [12]}))
     everyone, no_one = np.inf, -1.0
-    contestants = [Operated(reference), *(Operated(model, rule(Entropy(), knob)) for knob in (everyone, no_one))]
+    contestants = [
+        Operated(reference),
+        *(Operated(model, rule(Entropy(), threshold)) for threshold in (everyone, no_one)),
+    ]
     for batch_size in (1, 32):
         full, first, last = measure(contestants, examples(16), batch_size=batch_size, rounds=5, seed=0)
         assert full.seconds.shape == (5,)

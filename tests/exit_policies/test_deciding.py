@@ -28,11 +28,11 @@ def left(leaves, logits: np.ndarray) -> np.ndarray:
     return exits
 
 
-def same_decisions(policy: Policy, logits: np.ndarray, knob) -> None:
-    expected = replay(policy, logits, knob)
-    np.testing.assert_array_equal(left(rule(policy, knob), logits), expected)
+def same_decisions(policy: Policy, logits: np.ndarray, threshold) -> None:
+    expected = replay(policy, logits, threshold)
+    np.testing.assert_array_equal(left(rule(policy, threshold), logits), expected)
     for i in range(logits.shape[1]):
-        np.testing.assert_array_equal(left(rule(policy, knob), logits[:, i : i + 1]), expected[i : i + 1])
+        np.testing.assert_array_equal(left(rule(policy, threshold), logits[:, i : i + 1]), expected[i : i + 1])
 
 
 @settings(max_examples=300, deadline=None)
@@ -46,7 +46,7 @@ def test_decisions_are_the_replays(data, policy):
     # On a statistic, next to it, anywhere, and at both ends of the range.
     at = data.draw(st.sampled_from(statistic.tolist()))
     near = [at, np.nextafter(at, np.inf), np.nextafter(at, -np.inf), at + 1e-12, at - 1e-12]
-    one = st.sampled_from([*near, *policy.knobs(5, exits, outputs).tolist()]) | st.floats(0, 4)
+    one = st.sampled_from([*near, *policy.thresholds(5, exits, outputs).tolist()]) | st.floats(0, 4)
     same_decisions(policy, logits, data.draw(one))
     same_decisions(policy, logits, data.draw(st.lists(one, min_size=exits, max_size=exits)))
 
@@ -54,8 +54,8 @@ def test_decisions_are_the_replays(data, policy):
 @pytest.mark.parametrize("policy", [Entropy(), Confidence()], ids=str)
 def test_a_threshold_on_the_statistic_itself_is_a_tie(policy):
     logits = np.random.default_rng(0).normal(size=(4, 200, 3)).astype(np.float32)
-    for knob in policy.statistic(logits)[0, :50]:
-        same_decisions(policy, logits[:, :60], float(knob))
+    for threshold in policy.statistic(logits)[0, :50]:
+        same_decisions(policy, logits[:, :60], float(threshold))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
@@ -64,16 +64,16 @@ def test_a_broken_answer_is_treated_as_the_replay_treats_it(policy, value):
     logits = np.zeros((3, 2, 2), dtype=np.float32)
     logits[0, 0, 1] = value
     with np.errstate(invalid="ignore"):
-        for knob in (0.5, 0.6931471805599453, 1.0, 2.0):
-            same_decisions(policy, logits, knob)
+        for threshold in (0.5, 0.6931471805599453, 1.0, 2.0):
+            same_decisions(policy, logits, threshold)
 
 
 def test_a_rule_of_ones_own_is_asked_too():
     class Second(Entropy):
         """A contestant's own rule: its decisions are its own, not those of the class it comes from."""
 
-        def leaves(self, statistic, knob):
-            return statistic >= np.asarray(knob)
+        def leaves(self, statistic, threshold):
+            return statistic >= np.asarray(threshold)
 
     same_decisions(Second(), np.random.default_rng(1).normal(size=(4, 20, 2)).astype(np.float32), 0.5)
 

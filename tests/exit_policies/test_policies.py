@@ -139,21 +139,21 @@ def test_statistics_are_causal_and_the_engine_decides_as_the_replay(case):
     exits, count, outputs = logits.shape
     statistic = policy.statistic(logits)
     assert statistic.shape == (exits, count)
-    for knob in policy.knobs(6, exits, outputs):
+    for threshold in policy.thresholds(6, exits, outputs):
         left = np.full(count, -1)
         for e in range(exits):
             prefix = logits[: e + 1]
             np.testing.assert_array_equal(policy.statistic(prefix)[e], statistic[e])
-            leaving = (left < 0) & (leaves_now(policy, prefix, knob) if e < exits - 1 else True)
+            leaving = (left < 0) & (leaves_now(policy, prefix, threshold) if e < exits - 1 else True)
             left[leaving] = e
-        np.testing.assert_array_equal(left, replay(policy, logits, knob))
+        np.testing.assert_array_equal(left, replay(policy, logits, threshold))
 
 
 @given(operated())
-def test_knobs_run_from_the_first_exit_allowed_to_full_depth(case):
+def test_thresholds_run_from_the_first_exit_allowed_to_full_depth(case):
     policy, logits = case
     exits, _, outputs = logits.shape
-    left = replay_many(policy, logits, policy.knobs(8, exits, outputs))
+    left = replay_many(policy, logits, policy.thresholds(8, exits, outputs))
     assert (np.diff(left, axis=0) >= 0).all()
     assert (left[-1] == exits - 1).all()
     assert (left >= min(policy.earliest, exits - 1)).all()
@@ -162,16 +162,16 @@ def test_knobs_run_from_the_first_exit_allowed_to_full_depth(case):
 
 
 @given(operated(), st.integers(0, 10**6))
-def test_many_knobs_at_once_equal_one_at_a_time(case, seed):
+def test_many_thresholds_at_once_equal_one_at_a_time(case, seed):
     policy, logits = case
     exits, _, outputs = logits.shape
-    knobs = policy.knobs(7, exits, outputs)
-    vectors = np.random.default_rng(seed).choice(knobs, (5, exits))
+    thresholds = policy.thresholds(7, exits, outputs)
+    vectors = np.random.default_rng(seed).choice(thresholds, (5, exits))
     many = replay_many(policy, policy.statistic(logits), vectors)
     for row, vector in zip(many, vectors, strict=True):
         np.testing.assert_array_equal(row, replay(policy, logits, vector))
-    for row, knob in zip(replay_many(policy, logits, knobs), knobs, strict=True):
-        np.testing.assert_array_equal(row, replay(policy, logits, np.full(exits, knob)))
+    for row, threshold in zip(replay_many(policy, logits, thresholds), thresholds, strict=True):
+        np.testing.assert_array_equal(row, replay(policy, logits, np.full(exits, threshold)))
 
 
 @given(operated(), st.integers(0, 10**6))
@@ -180,8 +180,8 @@ def test_exits_below_exit_start_are_never_read(case, seed):
     other = logits.copy()
     below = policy.exit_start - 1
     other[:below] = np.random.default_rng(seed).normal(size=other[:below].shape) * 50
-    knobs = policy.knobs(6, len(logits), logits.shape[-1])
-    np.testing.assert_array_equal(replay_many(policy, logits, knobs), replay_many(policy, other, knobs))
+    thresholds = policy.thresholds(6, len(logits), logits.shape[-1])
+    np.testing.assert_array_equal(replay_many(policy, logits, thresholds), replay_many(policy, other, thresholds))
 
 
 def test_regression_leaves_by_agreement():
@@ -210,7 +210,7 @@ def test_a_vector_of_the_wrong_length_is_an_error():
     with pytest.raises(ValueError, match="3 exits"):
         replay(Entropy(), np.zeros((3, 2, 2)), [0.1, 0.2])
     with pytest.raises(UserError, match="grid of 1"):
-        Entropy().knobs(1, 3, 2)
+        Entropy().thresholds(1, 3, 2)
 
 
 @settings(max_examples=40, deadline=None)

@@ -32,13 +32,13 @@ def test_engine_and_replay_decide_alike(head: str, pooling: str, outputs: int):
     examples = toys.examples(regression=outputs == 1)
     trace, policy = record(model, examples, 8), Certainty()
     statistic = policy.statistic(trace.logits, trace.signal)
-    knobs = [*policy.knobs(5, 3, outputs), *np.quantile(statistic, [0.2, 0.8]), np.median(statistic, axis=1)]
-    assert len(set(replay(policy, statistic, knobs[-1]))) == 3, "the toy's examples leave everywhere"
-    for knob in knobs:
-        expected = replay(policy, statistic, knob)
-        sure = expected == replay(policy, statistic, np.asarray(knob) * (1 + 1e-6))
+    thresholds = [*policy.thresholds(5, 3, outputs), *np.quantile(statistic, [0.2, 0.8]), np.median(statistic, axis=1)]
+    assert len(set(replay(policy, statistic, thresholds[-1]))) == 3, "the toy's examples leave everywhere"
+    for threshold in thresholds:
+        expected = replay(policy, statistic, threshold)
+        sure = expected == replay(policy, statistic, np.asarray(threshold) * (1 + 1e-6))
         for size in (1, 8, 40):
-            found = engine.run(model, examples, rule(policy, knob), size)
+            found = engine.run(model, examples, rule(policy, threshold), size)
             np.testing.assert_array_equal(found.exits[sure], expected[sure])
             answers = trace.logits[expected, np.arange(len(examples))]
             np.testing.assert_allclose(found.logits[sure], answers[sure], atol=1e-5, rtol=1e-5)
@@ -101,8 +101,8 @@ def test_points_say_where_an_own_rule_let_examples_go():
     swept = table[table["kind"].isin(["uniform", "per_exit"])]
     assert set(swept["policy"]) == {"certainty"} and set(swept["kind"]) == {"uniform", "per_exit"}
     for row in swept.to_dict("records"):
-        knob = row["thresholds"] if len(row["thresholds"]) else row["knob"]
-        np.testing.assert_array_equal(left(row, trace), replay(policy, statistic, knob))
+        threshold = row["thresholds"] if len(row["thresholds"]) else row["threshold"]
+        np.testing.assert_array_equal(left(row, trace), replay(policy, statistic, threshold))
         np.testing.assert_array_equal(left(row, trace, policy), left(row, trace))
         shorter = toys.trace(trace.logits[:, :7])
         with pytest.raises(UserError, match="known of"):
@@ -110,7 +110,7 @@ def test_points_say_where_an_own_rule_let_examples_go():
     for row in table[table["kind"].isin(["static", "fixed_exit"])].to_dict("records"):
         assert set(left(row, trace)) == {(row["exit"] or 3) - 1}
     assert "left" not in points.build(run, traces, costs, Entropy(), task("sst2"), grid=9)
-    assert (np.diff(replay_many(policy, statistic, policy.knobs(200, 3, 2)), axis=0) >= 0).all()
+    assert (np.diff(replay_many(policy, statistic, policy.thresholds(200, 3, 2)), axis=0) >= 0).all()
 
 
 class Unnamed(Certainty):
@@ -127,9 +127,14 @@ class Unfinished(Policy):
 
 @pytest.mark.parametrize(
     ("policy", "said"),
-    [(Unnamed, "a `name` of its own"), (Taken, "taken are entropy"), (Unfinished, "lacks knobs, leaves, statistic"),
-     (object, "or a subclass of Policy"), ("entropie", "unknown exit policy 'entropie'")],
-)  # fmt: skip
+    [
+        (Unnamed, "a `name` of its own"),
+        (Taken, "taken are entropy"),
+        (Unfinished, "lacks leaves, statistic, thresholds"),
+        (object, "or a subclass of Policy"),
+        ("entropie", "unknown exit policy 'entropie'"),
+    ],
+)
 def test_what_is_no_rule_is_refused_in_a_line(policy, said: str):
     with pytest.raises(UserError, match=said):
         policy_for(policy, regression=False)

@@ -55,10 +55,17 @@ def test_stsb_is_left_as_it_is() -> None:
     np.testing.assert_array_equal(from_scale(labels, TASKS["stsb"].range), labels)
 
 
-@pytest.mark.parametrize("knob", [0.0, 0.4, float("inf")])
-def test_a_taken_model_answers_in_units_and_exits_by_the_scale(knob: float) -> None:
+@pytest.mark.parametrize("threshold", [0.0, 0.4, float("inf")])
+def test_a_taken_model_answers_in_units_and_exits_by_the_scale(threshold: float) -> None:
     inner = toys.encoder(num_labels=1)
-    point = {"kind": "uniform", "policy": "agreement", "exit_start": 1, "knob": knob, "thresholds": [], "exit": 0}
+    point = {
+        "kind": "uniform",
+        "policy": "agreement",
+        "exit_start": 1,
+        "threshold": threshold,
+        "thresholds": [],
+        "exit": 0,
+    }
     ids = torch.randint(1, 60, (16, 9), generator=torch.Generator().manual_seed(0))
     plain = EarlyExitClassifier.of(inner, point, ())(ids)
     signed = EarlyExitClassifier.of(inner, point, (), (-100.0, 300.0))(ids)
@@ -120,7 +127,7 @@ def test_what_is_taken_speaks_in_the_units_of_the_files(found: dict[str, Setting
     settings, units = found[name], UNITS[name]
     points = points_of(settings)
     rows = points.query(
-        "method == 'assistant' and kind == 'uniform' and split == 'validation' and knob > 0 and knob < 9"
+        "method == 'assistant' and kind == 'uniform' and split == 'validation' and threshold > 0 and threshold < 9"
     )
     row = pd.concat([rows.iloc[0], pd.Series({"budget": 1.0, "selected_score": 0.5, "selected_speedup": 1.0})])
     write_model(settings, points, row, tmp_path / "model")
@@ -132,7 +139,7 @@ def test_what_is_taken_speaks_in_the_units_of_the_files(found: dict[str, Setting
     np.testing.assert_allclose(model(**batch).logits[:, 0], expected, atol=1e-4 * (units[1] - units[0]))
     card = ModelCard.load(tmp_path / "model" / "README.md").text
     assert f"a score, {units[0]:g} to {units[1]:g}" in card
-    assert f"differs from the exit before by less than {row['knob'] * (units[1] - units[0]) / 5:.6g}" in card
+    assert f"differs from the exit before by less than {row['threshold'] * (units[1] - units[0]) / 5:.6g}" in card
     key = RunKey("near", "assistant", str(row["variant"]), 0)
     facts = json.loads((run_folder(settings, key) / "run.json").read_text())
     assert facts["data"]["range"] == list(units) and facts["asked"]["own"]["range"] == list(units)

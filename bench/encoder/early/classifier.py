@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PretrainedConfig
 from transformers.utils import ModelOutput
 
+from bench import compat
 from bench.encoder.cascade import Cascade
 from bench.encoder.early.deployed import Batch, DeployedCascade, DeployedEncoder, deploy
 from bench.encoder.early.engine import answer
@@ -44,7 +45,7 @@ class EarlyExitConfig(PretrainedConfig):
     ) -> None:
         super().__init__(**kwargs)
         self.model = model or EncoderConfig().to_dict()
-        self.leaving = leaving or {"kind": "static"}
+        self.leaving = compat.fields(leaving or {"kind": "static"})
         self.range = range
 
 

@@ -72,6 +72,6 @@ def _evidence(points: pd.DataFrame, runs: Path | None, comparison: Comparison) -
 # What a table of nothing but failed runs lacks.
 _NEEDED = (
     *("task", "method", "variant", "label", "seed", "status", "reason", "profile", "source", "selection"),
-    *("split", "kind", "point", "policy", "knob", "thresholds", "exit", "score", "metric", "examples", "constant"),
+    *("split", "kind", "point", "policy", "threshold", "thresholds", "exit", "score", "metric", "examples", "constant"),
     *("flops", "flops_128", "speedup", "speedup_128", "parameters", "latency_1", "latency_32"),
 )
