@@ -65,7 +65,7 @@ def test_any_folder_is_compared_from_anywhere(costeff, published, tasks, shown):
         (("costeff", "--results", "{}", "--tasks", "sst3"), "no task 'sst3'; choose from cola, wnli, pairs"),
         (("costeff", "--results", "{}", "--tasks", "learned"), "--tasks learned: no such task here"),
         (("costeff", "--results", "{}", "--tasks", ""), "no such task here"),
-        (("costeff", "--results", "{}", "--speedup", "-1"), "--speedup -1: a number above 0"),
+        (("costeff", "--results", "{}", "--speedup", "-1"), "--speedup -1.0: a number above 0"),
         (("costeff", "--results", "{}", "--speedup", "nan"), "--speedup nan: a number above 0"),
         (("costeff", "--results", "nowhere"), "nowhere holds no runs"),
         (("costeff", "--results", "."), "holds no runs"),

@@ -90,6 +90,8 @@ def test_an_operating_point_of_0_2_has_todays_field_names():
     published = open_folder(REFERENCE)
     assert "knob" in pd.read_parquet(REFERENCE / "all-points.parquet").columns
     assert "threshold" in published.points().columns and "knob" not in published.points().columns
-    config = EarlyExitConfig(leaving={"kind": "uniform", "policy": "entropy", "exit_start": 1, "knob": 0.5})
+    config = EarlyExitConfig(
+        leaving={"kind": "uniform", "policy": "entropy", "exit_start": 1, "knob": 0.5, "thresholds": []}
+    )
     assert config.leaving["threshold"] == 0.5
     assert operating.leaves(config.leaving) is not None

@@ -172,7 +172,8 @@ class Agreement(Policy):
         if logits.shape[-1] != 1:
             raise UserError(f"agreement is for one output (regression), not {logits.shape[-1]}: use patience")
         values = logits[..., 0].astype(np.float64)
-        return _largest(np.abs(np.diff(values[self.exit_start - 1 :], axis=0)), self.exit_start, self.run)
+        changes = np.abs(np.diff(values[self.exit_start - 1 :], axis=0))
+        return _largest(changes, values.shape, self.exit_start, self.run)
 
     def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
         return statistic < np.asarray(threshold)
@@ -203,7 +204,7 @@ class Divergence(Policy):
         p = softmax(logits[self.exit_start - 1 :].astype(np.float64), axis=-1)
         middle = (p[1:] + p[:-1]) / 2
         divergence = (rel_entr(p[1:], middle) + rel_entr(p[:-1], middle)).sum(axis=-1) / 2
-        return _largest(np.maximum(divergence, 0.0), self.exit_start, self.run)
+        return _largest(np.maximum(divergence, 0.0), logits.shape[:2], self.exit_start, self.run)
 
     def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
         return statistic < np.asarray(threshold)
@@ -212,12 +213,16 @@ class Divergence(Policy):
         return np.concatenate([[np.inf], _grid(count - 1) * np.log(2)]) if count > 2 else np.array([np.inf, 0.0])
 
 
-def _largest(changes: NDArray[np.float64], exit_start: int, run: int) -> NDArray[np.float64]:
-    """[E, N] the largest of the last `run` changes between exits, infinite where there are fewer.
+def _largest(changes: NDArray[np.float64], shape: tuple[int, ...], exit_start: int, run: int) -> NDArray[np.float64]:
+    """Return the largest of the last `run` changes between exits, infinite where there are fewer.
 
-    changes: [E - exit_start, N], from exit `exit_start` (1-based) to the next, and so on.
+    Args:
+        changes: [E - exit_start, N], from exit `exit_start` (1-based) to the next, and so on; empty if E < exit_start.
+        shape: (E, N), the shape of the result.
+        exit_start: First exit, from 1, at which an example may exit.
+        run: Number of changes.
     """
-    largest = np.full((len(changes) + exit_start, *changes.shape[1:]), np.inf)
+    largest = np.full(shape, np.inf)
     for e in range(exit_start - 1 + run, len(largest)):
         largest[e] = changes[e - exit_start - run + 1 : e - exit_start + 1].max(axis=0)
     return largest

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toys import encoder, learned, trace
 
-from bench.analysis import thresholds
+from bench.analysis import thresholds as searching
 from bench.analysis.frontier import hypervolume
 from bench.analysis.points import evaluate
 from bench.analysis.thresholds import per_exit
@@ -128,7 +128,7 @@ def test_nothing_in_the_space_beats_what_is_found(case, grid, trials, whole):
     thresholds = policy.thresholds(grid, exits, outputs)
     free = range(policy.earliest, exits - 1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(thresholds, "_WHOLE", 2_000_000 if whole else 0)
+        patch.setattr(searching, "_WHOLE", 2_000_000 if whole else 0)
         result = per_exit(policy, data, costs, task(name), grid=grid, trials=trials, seed=0)
     if len(free) < 2:
         assert result.vectors == []
@@ -149,12 +149,12 @@ def test_nothing_in_the_space_beats_what_is_found(case, grid, trials, whole):
 @settings(max_examples=60, deadline=None)
 def test_all_thresholds_of_an_exit_at_once_are_judged_as_one_at_a_time(case, grid, seed):
     policy, name, data, costs = case
-    space = thresholds._Space.of(policy, data, costs, task(name), grid)
+    space = searching._Space.of(policy, data, costs, task(name), grid)
     rng = np.random.default_rng(seed)
     choices = np.stack([rng.integers(len(levels), size=3) for levels in space.levels], axis=1)
     np.testing.assert_array_equal(space.left(choices), replay_many(policy, data.logits, space.vectors(choices)))
     for f, levels in enumerate(space.levels):
-        score, cost = thresholds._Neighbours(space).at(choices, f)
+        score, cost = searching._Neighbours(space).at(choices, f)
         for level in range(len(levels)):
             changed = choices.copy()
             changed[:, f] = level
@@ -180,7 +180,7 @@ def test_with_eleven_free_exits_no_change_of_one_knob_helps(policy, name):
 
 
 def test_many_examples_are_searched_by_a_sample_and_judged_in_full(monkeypatch, costs):
-    monkeypatch.setattr(thresholds, "_EXAMPLES", 50)
+    monkeypatch.setattr(searching, "_EXAMPLES", 50)
     found, data = study(costs), learned()
     assert nothing_beats(
         attained(Entropy(), "sst2", data, costs, found.vectors),
