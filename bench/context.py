@@ -6,7 +6,7 @@ import logging
 import os
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,16 +44,33 @@ Criterion = Callable[["Trace"], float]
 
 @dataclass(frozen=True)
 class Context:
-    """One run in the making. `state` is its folder for what a resumed run needs."""
+    """What the training of one run is given.
+
+    Attributes:
+        settings: The settings.
+        task: The task.
+        key: The run.
+        state: Folder for what a resumed run needs.
+        attempt: How often the run was trained before and collapsed.
+    """
 
     settings: Settings
     task: Task
     key: RunKey
     state: Path
+    attempt: int = 0
 
     @property
     def seed(self) -> int:
-        return self.key.seed
+        """Seed of weights and order: the run's, or after a collapse one derived from it. Data follow the run's."""
+        return self.key.seed if not self.attempt else zlib.crc32(f"{self.key.seed} again {self.attempt}".encode())
+
+    def again(self) -> Context:
+        """Return the context of the next attempt after a collapse: the same data, another seed."""
+        attempt = self.attempt + 1
+        fresh = replace(self, attempt=attempt, state=self.state / f"attempt-{attempt}")
+        fresh.__dict__.update({name: self.__dict__[name] for name in ("data", "tokenizer") if name in self.__dict__})
+        return fresh
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -61,7 +78,7 @@ class Context:
 
     @cached_property
     def data(self) -> TaskData:
-        return task_data(self.settings, self.task, self.tokenizer, seed=self.seed)
+        return task_data(self.settings, self.task, self.tokenizer, seed=self.key.seed)
 
     @property
     def train(self) -> Examples:
@@ -110,7 +127,7 @@ class Context:
 
     def model(self, contestant: str, variant: str) -> Any:
         """The finished model of another contestant, of the same task and seed, in eval mode."""
-        key = RunKey(self.key.task, contestant, variant, self.seed)
+        key = RunKey(self.key.task, contestant, variant, self.key.seed)
         return load_model(run_folder(self.settings, key), self.device)
 
     def fit(

@@ -101,11 +101,25 @@ def _run(settings: Settings, key: RunKey, identities: Identities, known: dict[tu
             raise UserError(f"{key.path} has not been replayed; run the workflow, or `costeff replay {key.task}`")
         arithmetic = ", ".join(f"{name} {value}" for name, value in facts["where"].items())
         made = {"arithmetic": arithmetic, "weights": facts.get("weights", "")}
-        made |= {"other_code": _other_code(settings, key, facts)}
+        made |= {"other_code": _other_code(settings, key, facts)} | _training(facts)
         return rows.drop(columns="replayed").assign(label=label, status="ok", reason="", **made)
     row = key.facts | {"label": label, "status": "failed", "reason": facts["reason"], "arithmetic": ""}
-    row |= {"other_code": False}
+    row |= {"other_code": False} | _training({})
     return pd.DataFrame([row | {"on_frontier": False}])
+
+
+def _training(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return the columns that say what the training of a run took, NaN where that is not known."""
+    cost, seconds = facts.get("training", {}), facts.get("seconds", {})
+    values = {
+        "training_steps": cost.get("lineage_steps"),
+        "training_flops": cost.get("flops"),
+        "training_flops_in_all": cost.get("flops_in_all"),
+        "training_seconds": seconds.get("train"),
+        "peak_memory_bytes": facts.get("peak_memory_bytes"),
+    }
+    known = {name: float("nan") if value is None else float(value) for name, value in values.items()}
+    return known | {"restarts": facts.get("restarts", 0), "collapsed": bool(facts.get("collapsed", False))}
 
 
 def _with_speedups(table: pd.DataFrame, reference: str) -> pd.DataFrame:

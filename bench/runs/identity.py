@@ -93,6 +93,7 @@ class Identities:
             if method.task.regression:  # training sees labels on one scale, which the range defines
                 own["range"] = list(method.task.range)
             asked["own"] = own
+        asked["restarts"] = settings.training.restarts
         if settings.training.budget:
             asked["budget"] = settings.training.budget.model_dump() | {"share": entry.share}
         if settings.training.precision != "auto":  # a wish of the person's, not of the machine

@@ -29,6 +29,8 @@ from bench.method import Method, contestant
 from bench.provenance import code_of, suite_version
 from bench.runs.identity import Identities, Identity, where
 from bench.runs.reuse import taken
+from bench.runs.training.collapse import collapsed
+from bench.runs.training.cost import training_cost
 from bench.settings import Settings
 from bench.store import (
     RunKey,
@@ -42,6 +44,7 @@ from bench.store import (
     weights_of,
     write_json,
 )
+from bench.trace import Trace
 
 log = logging.getLogger(__name__)
 
@@ -144,21 +147,37 @@ def tf32(wanted: bool) -> Iterator[None]:
 def _make(method: Method, context: Context, folder: Path, began: float) -> dict[str, Any]:
     """Trains, traces and counts; returns what run.json says of it."""
     torch.set_num_threads(context.settings.training.threads)
-    with tf32(context.machine.tf32):
-        method = within_budget(method, context.key.variant, len(context.train))
-        model = method.train(context, context.key.variant).eval().requires_grad_(False)
-    trained = time.monotonic()
+    settings, selection = context.settings, context.settings.selection
+    method = within_budget(method, context.key.variant, len(context.train))
+    while True:
+        with tf32(context.machine.tf32):
+            model = method.train(context, context.key.variant).eval().requires_grad_(False)
+        trained = time.monotonic()
+        traces: dict[str, Trace] = {selection: record(model, context.selection, settings.training.eval_batch_size)}
+        again = collapsed(model, traces[selection], context.task)
+        if not again or context.attempt == settings.training.restarts:
+            break
+        log.warning("%s: the same answer for all examples; training again with another seed", context.key.path)
+        context = context.again()
     clear_run(folder)
     weights = _save_model(model, context, folder)
     for split, examples in context.data.splits.items():
         if split != "train":
-            trace = record(model, examples, context.settings.training.eval_batch_size)
+            trace = traces.get(split) or record(model, examples, settings.training.eval_batch_size)
             trace.save(folder / f"trace-{split}.parquet", weights)
     traced = time.monotonic()
     counting.measure(model).save(folder / "costs.json", weights)
     counted = time.monotonic()
     seconds = {"train": trained - began, "trace": traced - trained, "count": counted - traced}
-    return {"status": "ok", "reason": "", "seconds": seconds, "weights": weights}
+    return {
+        "status": "ok",
+        "reason": "",
+        "seconds": seconds,
+        "weights": weights,
+        "restarts": context.attempt,
+        "collapsed": again,
+        "training": training_cost(settings, context.key, context.data),
+    }
 
 
 def _failed_need(settings: Settings, method: Method, key: RunKey, identities: Identities) -> NeedFailed | None:

@@ -215,6 +215,12 @@ class Training(Section):
     threads: Count = Field(
         1, ge=1, le=1024, description="CPU threads of a job; numbers are equal only between equal counts."
     )
+    restarts: int = Field(
+        2,
+        ge=0,
+        le=10,
+        description="Further trainings, with other seeds, of a run whose answers are all the same.",
+    )
     save_seconds: float = Field(120, gt=0, description="A running stage is saved this often, for a later resume.")
     eval_batch_size: Count = Field(64, ge=1, description="Batch size of evaluation passes.")
     kept_gigabytes: float = Field(

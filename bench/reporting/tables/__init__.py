@@ -14,6 +14,7 @@ from bench.reporting.tables.paper import paper
 from bench.reporting.tables.replayed import policies, portfolio
 from bench.reporting.tables.summaries import frontier, quality, rankings
 from bench.reporting.tables.table import Table
+from bench.reporting.tables.training import training
 from bench.settings import Comparison
 from bench.tasks.catalogue import TASKS
 
@@ -53,6 +54,7 @@ def tables(
         quality(points, notes, roles),
         per_exit(points, notes),
         thresholds(points, notes),
+        *([cost] if (cost := training(points, notes)) else []),
     ]
     if evidence and runs:
         made += [policies(points, notes, roles, runs), portfolio(points, notes, roles, evidence)]

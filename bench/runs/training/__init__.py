@@ -1,0 +1,1 @@
+"""The training of one run: what it costs, and when it has failed to learn."""

@@ -1,0 +1,55 @@
+"""The training behind a run: optimizer steps and FLOPs, its own and those of the models it starts from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import UserError
+from bench.lineage import steps_in_all
+from bench.method import contestant
+from bench.runs.planning.forecast import work_of
+from bench.store import read_json, run_folder
+
+if TYPE_CHECKING:
+    from bench.settings import Settings
+    from bench.store import RunKey
+    from bench.tasks.examples import TaskData
+
+
+def training_cost(settings: Settings, key: RunKey, data: TaskData) -> dict[str, Any]:
+    """Return the training cost of a run as plain values.
+
+    FLOPs follow from shapes and lengths: 2 x multiply-adds of a forward pass, three times that for a training step, and
+    the passes of teachers, of checkpoint selection and of recording traces.
+
+    Returns:
+        `lineage_steps` (`bench.lineage.steps_in_all`), `flops` (of the run itself) and `flops_in_all` (with every run
+        that it needs, each once; None if one of them does not say); empty if the method does not give its stages.
+    """
+    method = contestant(settings, key.method, key.task)
+    try:
+        trained, read = work_of(settings, key, data)
+        lineage = steps_in_all(method, key.variant, len(data.splits["train"]))
+    except UserError:
+        return {}
+    flops = 6 * trained.macs + 2 * read.macs
+    needed = [read_json(run_folder(settings, each) / "run.json") for each in _needs(settings, key)]
+    known = [facts.get("training", {}).get("flops") for facts in needed]
+    return {
+        "lineage_steps": lineage,
+        "flops": flops,
+        "flops_in_all": None if None in known else flops + sum(known),
+    }
+
+
+def _needs(settings: Settings, key: RunKey) -> list[RunKey]:
+    """Every run that `key` needs, directly or not, each once."""
+    found: dict[RunKey, None] = {}
+    waiting = [key]
+    while waiting:
+        each = waiting.pop()
+        for need in contestant(settings, each.method, each.task).needed(each):
+            if need not in found:
+                found[need] = None
+                waiting.append(need)
+    return list(found)
