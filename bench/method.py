@@ -13,8 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bench.errors import UserError
 from bench.exit_policies.policies import Policy, policy_for
+from bench.names import valid_name
 from bench.settings import Settings, explain, twins
-from bench.store import RunKey, valid_name
+from bench.store import RunKey
 from bench.tasks.catalogue import Task
 from bench.tasks.catalogue import task as task_named
 

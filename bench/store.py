@@ -13,23 +13,10 @@ import pandas as pd
 
 from bench.compat import FIELDS
 from bench.errors import UserError
+from bench.names import LARGEST_SEED, valid_name
 
 if TYPE_CHECKING:
     from bench.settings import Settings
-
-NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?"
-"""Pattern of a valid name."""
-LARGEST_SEED = 2**32 - 1
-
-
-def valid_name(name: object) -> bool:
-    """Return whether `name` can be the name of a task, contestant or variant.
-
-    Names are folders, parts of workflow paths and table cells: 1 to 64 letters, digits, points, underscores and
-    hyphens, beginning with a letter or digit and not ending with a point, nor with the same one to three characters
-    20 times, which Snakemake takes for an endless recursion.
-    """
-    return isinstance(name, str) and bool(re.fullmatch(NAME, name)) and not re.search(r"(.+)\1{19}$", name)
 
 
 @dataclass(frozen=True)

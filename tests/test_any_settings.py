@@ -12,9 +12,9 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from bench.errors import UserError
+from bench.names import NAME, valid_name
 from bench.runs.planning.checks import report
 from bench.settings import load
-from bench.store import NAME, valid_name
 
 ROOT = Path(__file__).parent.parent
 CASES = 120

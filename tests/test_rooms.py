@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    ("errors", "compat"),
+    ("errors", "compat", "names"),
     ("provenance",),
     ("store",),
     ("trace",),

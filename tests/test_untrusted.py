@@ -16,10 +16,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from bench.errors import UserError
+from bench.names import valid_name
 from bench.runs.ratios import _told
 from bench.sharing.folders import open_folder, runs_of, settings_of
 from bench.sharing.results import merge, publish
-from bench.store import RunKey, valid_name
+from bench.store import RunKey
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "glue-laptop"
 RUNS = [RunKey("wnli", "teacher", "full", 0), RunKey("wnli", "pabee", "full", 0)]

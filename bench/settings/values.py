@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 
 from bench.errors import UserError
-from bench.store import LARGEST_SEED, valid_name
+from bench.names import LARGEST_SEED, valid_name
 
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
 _LONGEST_PATH = 3000

@@ -17,10 +17,11 @@ import yaml
 
 from bench.analysis.budgets import RUN
 from bench.errors import UserError
+from bench.names import valid_name
 from bench.settings import Settings
 from bench.sharing.folders import FILES, ResultsFolder, open_folder
 from bench.sharing.untrusted import printable
-from bench.store import RunKey, valid_name, write_parquet
+from bench.store import RunKey, write_parquet
 from bench.trace import Trace
 
 log = logging.getLogger(__name__)

@@ -135,7 +135,7 @@ def test_folds_see_each_example_once_and_never_their_own(tiny_settings, tmp_path
 
 def test_the_small_member_decays_linearly_without_weight_decay_and_keeps_its_last_weights(tiny_settings, tmp_path):
     """The fixed last epoch: no stage is chosen by a score; the folds are trained in the same way."""
-    method, _ = method_and_context(tiny_settings(tmp_path), tmp_path, epochs=3, small="", learning_rate=1e-3)
+    method, _ = method_and_context(tiny_settings(tmp_path), tmp_path, epochs=3, small=None, learning_rate=1e-3)
     stages = method.stages("full", 96)
     assert not any(stage.selects for stage in stages)
     for stage in [stages[0], *stages[2:]]:

@@ -140,7 +140,7 @@ def test_pairs_are_encoded_with_segments_and_truncated(
     assert ids[0] == tokenizer.cls_token_id
     assert ids.count(tokenizer.sep_token_id) == 2
     assert sum(segments) == len(ids) - ids.index(tokenizer.sep_token_id) - 1
-    short = prepared("rte", max_length=(6, 9)).splits["train"]
-    assert short.lengths.max() == 9
+    short = prepared("rte", max_length=(8, 11)).splits["train"]
+    assert short.lengths.max() == 11
     assert all(sum(row) >= 3 for row in short.segments)
-    assert prepared("sst2", max_length=(6, 9)).splits["train"].lengths.max() == 6
+    assert prepared("sst2", max_length=(8, 11)).splits["train"].lengths.max() == 8

@@ -37,7 +37,8 @@ with heavy_imports():
     from bench.runs.planning.checks import check_room
     from bench.runs.planning.coming import coming
     from bench.runs.planning.memory import latency_mb, memory_mb
-    from bench.store import NAME, RunKey, log_file, points_file, run_folder
+    from bench.names import NAME
+    from bench.store import RunKey, log_file, points_file, run_folder
     from bench.training.lease import shares
 
 try:
