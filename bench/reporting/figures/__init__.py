@@ -110,8 +110,8 @@ _CAPTIONS = {
     "exits-difficulty": (
         "Exit and difficulty",
         "Mean exit of the examples of each difficulty, which is known for generated text, at the operating point "
-        "nearest to half of the model's own full-depth FLOPs on the selection split. The legend has the speed-ups over the "
-        "teacher on validation. A rising line means that the exit policy tells easy from hard examples.",
+        "nearest to half of the model's own full-depth FLOPs on the selection split. The legend has the speed-ups over "
+        "the teacher on validation. A rising line means that the exit policy tells easy from hard examples.",
     ),
     "ablations": (
         "Ablations",

@@ -88,6 +88,10 @@ def difference_from_teacher(points: pd.DataFrame, roles: Roles, *, resamples: Re
         for y, (method, mark) in enumerate(looks.items()):
             if (interval := found.get((method, budget))) is not None:
                 _whisker(axes, y, interval, mark)
+            else:
+                axes.text(
+                    0.03, y, "no point", transform=axes.get_yaxis_transform(), va="center", fontsize=6, color=GREY
+                )
         axes.set_title(f"{budget:g}× fewer FLOPs", loc="left")
         axes.set_yticks(range(len(looks)), [mark.name for mark in looks.values()])
         axes.set_ylim(len(looks) - 0.5, -0.5)
@@ -125,7 +129,7 @@ def tasks_at_budget(points: pd.DataFrame, roles: Roles) -> Figure:
     _heat(axes, everything - teacher.to_numpy(), np.vectorize("{:.1f}".format)(everything), most=20.0)
     axes.set_xticks(range(len(tasks)), [task_title(task) for task in tasks])
     axes.set_yticks(range(len(looks) + 1), ["teacher, full depth", *(mark.name for mark in looks.values())])
-    axes.set_title(f"Score × 100 at {HEAT_BUDGET:g}× fewer FLOPs (colour: difference from the teacher)", loc="left")
+    axes.set_title(f"Score × 100 at {HEAT_BUDGET:g}× fewer FLOPs", loc="left")
     return figure
 
 
@@ -249,15 +253,15 @@ def ablation_intervals(points: pd.DataFrame, roles: Roles, *, resamples: Resampl
     note = ""
     if table.loc[table["exit"] == 0, "difference"].abs().max() > 0.1:
         axes.set_xscale("symlog", linthresh=5, linscale=1.5)
-        axes.set_xticks([-50, -20, -5, 0, 5], ["\N{MINUS SIGN}50", "\N{MINUS SIGN}20", "\N{MINUS SIGN}5", "0", "5"])
+        axes.set_xticks([-50, -5, 0, 5], ["\N{MINUS SIGN}50", "\N{MINUS SIGN}5", "0", "5"])
         note = "\n(logarithmic beyond ±5)"
     axes.set_xlabel(f"score × 100 minus the full method's{note}")
-    axes.set_title("Full depth (dot: mean, bars: tasks)", loc="left")
+    axes.set_title("Full depth", loc="left")
     if exits:
         _heat(grid[1], heat, np.vectorize("{:+.1f}".format)(heat), most=max(1.0, float(np.nanmax(np.abs(heat)))))
         grid[1].set_xticks(range(len(exits)), [str(leave) for leave in exits])
         grid[1].set_xlabel("exit")
-        grid[1].set_title("Every example at one exit (mean of tasks)", loc="left")
+        grid[1].set_title("Every example at one exit", loc="left")
     return figure
 
 
@@ -267,7 +271,8 @@ def _heat(axes: Axes, values: NDArray[np.float64], texts: NDArray[np.str_], most
     for y, x in np.ndindex(values.shape):
         if np.isfinite(values[y, x]):
             text = str(texts[y, x]).replace("-", "\N{MINUS SIGN}")
-            axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color=INK)
+            dark = abs(values[y, x]) > most
+            axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color="white" if dark else INK)
     axes.grid(False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)

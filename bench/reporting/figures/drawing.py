@@ -63,13 +63,13 @@ INK, GREY = "#222222", "#767676"
 # style differ with the colour, so that a print in grey stays legible.
 _KNOWN: dict[str, tuple[str, str, Any]] = {
     "costeff": ("#D55E00", "o", "-"),
-    "assistant": ("#E69F00", "P", (0, (10, 2))),
+    "assistant": ("#CC79A7", "P", (0, (10, 2))),
     "distilbert": ("#009E73", "^", "-."),
     "tinybert": ("#0072B2", "D", (0, (6, 2))),
     "pabee": ("#542788", ">", (0, (5, 1, 1, 1, 1, 1))),
     "cascadebert": ("#56B4E9", "v", (0, (8, 2, 2, 2))),
     "finetuned-long": ("#7F3B08", "X", (0, (3, 1))),
-    "search": ("#CC79A7", "<", (0, (6, 2))),
+    "search": ("#E69F00", "<", (0, (6, 2))),
 }
 # How the labels of these methods begin, the longest first: contestants may have any name.
 _LABELS = {
