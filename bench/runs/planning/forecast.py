@@ -80,6 +80,7 @@ class Pace:
     reading: Work
 
     def seconds(self, trained: Work, read: Work) -> float:
+        """Return the seconds of this much training and this many forward passes."""
         return float(np.dot([*self.training, *self.reading], [*trained, *read]))
 
 
