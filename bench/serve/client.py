@@ -77,7 +77,7 @@ def main(command: Callable[[], None] | None = None) -> None:
 
 
 def start() -> None:
-    """Start a server for the jobs of this process, which ends with it; do nothing where there is one or none can run."""
+    """Start a server for the jobs of this process, which ends with it, unless there is one or none can run."""
     import shutil
     import subprocess
 
