@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from synthetic import ROLES
 
-from bench.analysis.budgets import RUN, at_budget, operating_points, teacher_rows
+from bench.analysis.budgets import RUN, at_budget, operated, operating_points, teacher_rows
 from bench.analysis.comparing.resampling import Resamples, records
 from bench.analysis.roles import Roles
 from bench.reporting import figures
@@ -25,7 +25,6 @@ from bench.reporting.figures.exits import at_half_cost, mean_exit_by_difficulty
 from bench.reporting.figures.frontiers import timed_points
 from bench.reporting.published import read_published
 from bench.reporting.tables import table
-from bench.runs.collect import operated
 
 TASKS = ("cola", "stsb", "mnli")
 

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.analysis.budgets import RUN, chosen_frontier, control_rows, succeeded, teacher_rows
+from bench.analysis.budgets import RUN, chosen_frontier, control_rows, operated, succeeded, teacher_rows
 from bench.analysis.comparing.resampling import Resamples
 from bench.analysis.roles import Roles
 from bench.reporting.figures.curves import Curve, average_curves, is_constant, task_curve
@@ -36,7 +36,6 @@ from bench.reporting.figures.drawing import (
     variant_names,
 )
 from bench.reporting.figures.labels import Label, place
-from bench.runs.collect import operated
 from bench.tasks.catalogue import title as task_title
 
 # Up to this many methods a figure is a column and a half wide, else a page.
