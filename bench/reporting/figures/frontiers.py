@@ -204,19 +204,24 @@ def _controls(axes: Axes, scores: list[float], teacher: float, control: float) -
     if np.isfinite(control) and not far:
         low, high = padded([*scores, teacher, control])
     axes.set_ylim(low, high + 0.04 * (high - low))
-    text: dict[str, Any] = {
-        "fontsize": 6.5,
-        "transform": axes.get_yaxis_transform(),
-        "path_effects": halo(),
-        "zorder": 8,
-    }
+    # Each text is on the side of its line that faces away from the other: most points lie between both.
+    above = not control > teacher
     axes.axhline(teacher, color=INK, linewidth=0.8, linestyle=(0, (6, 2)), zorder=2)
-    axes.text(0.012, teacher, _signed("teacher", teacher), color=INK, va="bottom", **text)
+    _beside(axes, teacher, _signed("teacher", teacher), INK, above=above)
     if far:
-        axes.text(0.012, low, f"{_signed('constant baseline', control)} ↓", color=GREY, va="bottom", **text)
+        _beside(axes, low, f"{_signed('constant baseline', control)} ↓", GREY, above=True)
     elif np.isfinite(control):
         axes.axhline(control, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), zorder=2)
-        axes.text(0.012, control, _signed("constant baseline", control), color=GREY, va="bottom", **text)
+        _beside(axes, control, _signed("constant baseline", control), GREY, above=not above)
+
+
+def _beside(axes: Axes, y: float, text: str, colour: str, *, above: bool) -> None:
+    """Write a text above or below a horizontal line, at its left end."""
+    side: dict[str, Any] = {"va": "bottom", "xytext": (0, 0.5)} if above else {"va": "top", "xytext": (0, -1.5)}
+    axes.annotate(
+        text, (0.012, y), xycoords=axes.get_yaxis_transform(), textcoords="offset points", **side,
+        color=colour, fontsize=6.5, path_effects=halo(), zorder=8,
+    )  # fmt: skip
 
 
 def _signed(name: str, value: float) -> str:

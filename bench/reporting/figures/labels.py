@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cbook import pts_to_poststep
 from numpy.typing import NDArray
 
 from bench.reporting.figures.drawing import halo, settle
@@ -34,7 +35,7 @@ def place(axes: Axes, labels: Sequence[Label], avoid: NDArray[np.float64] | None
     Args:
         axes: the plot.
         labels: the labels, the most important one first.
-        avoid: other points [N, 2] that labels cover only where there is no better place.
+        avoid: other points [N, 2] that labels cover, as they do lines, only where there is no better place.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -43,7 +44,9 @@ def place(axes: Axes, labels: Sequence[Label], avoid: NDArray[np.float64] | None
     inside = axes.get_window_extent(renderer)
     frame = np.array([inside.x0, inside.y0, inside.x1, inside.y1])
     points = axes.transData.transform(np.array([[label.x, label.y] for label in labels if label.text] or [[1.0, 1.0]]))
-    dots = np.vstack([points, axes.transData.transform(avoid)]) if avoid is not None and len(avoid) else points
+    dots = np.vstack([points, *_lines(axes)])
+    if avoid is not None and len(avoid):
+        dots = np.vstack([dots, axes.transData.transform(avoid)])
     taken: list[NDArray[np.float64]] = []
     for label in [label for label in labels if label.text]:
         anchor = axes.transData.transform((label.x, label.y))
@@ -64,6 +67,22 @@ def place(axes: Axes, labels: Sequence[Label], avoid: NDArray[np.float64] | None
             **words,
         )  # fmt: skip
         taken.append(boxes[best])
+
+
+def _lines(axes: Axes) -> list[NDArray[np.float64]]:
+    """Return points [N, 2] in pixels along each line of the plot, less than a label's height apart."""
+    found = []
+    for line in axes.get_lines():
+        corners = line.get_transform().transform(line.get_xydata())
+        corners = corners[np.isfinite(corners).all(axis=1)]
+        if line.get_linestyle() in ("None", "none") or len(corners) < 2:
+            continue
+        if line.get_drawstyle() == "steps-post":
+            corners = np.asarray(pts_to_poststep(*corners.T), float).T
+        along = np.concatenate([[0.0], np.hypot(*np.diff(corners, axis=0).T).cumsum()])
+        steps = np.arange(0, along[-1], SIZE)
+        found.append(np.column_stack([np.interp(steps, along, each) for each in corners.T]))
+    return found
 
 
 def _cost(
