@@ -212,3 +212,18 @@ def predicted(row: pd.Series, trace: Trace, own: Policy | None = None) -> NDArra
     exits = left(row, trace, own)
     logits = trace.logits[exits, np.arange(len(exits))]
     return np.asarray(logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1), dtype=np.float64)
+
+
+def operated(points: pd.DataFrame) -> pd.Series:
+    """Return how each row of a points table is operated, as text that stays the same when points are computed again."""
+
+    def words(row: dict[str, Any]) -> str:
+        if not isinstance(row.get("kind"), str):
+            return "failed"
+        thresholds = [repr(float(value)) for value in row["thresholds"]]
+        # In a table with gaps whole numbers are floats.
+        return " ".join(
+            [row["kind"], str(row["policy"]), str(int(row["exit"])), repr(float(row["threshold"])), *thresholds]
+        )
+
+    return pd.Series([words(row) for row in points.to_dict("records")], index=points.index, dtype=str)

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from bench.analysis.budgets import POINT, RUN, at_budget, static_rows
+from bench.analysis.budgets import POINT, RUN, at_budget, operated, static_rows
 from bench.context import pick_device, task_data
 from bench.encoder import backbones
 from bench.encoder.early.deployed import DeployedCascade, DeployedEncoder, deploy
@@ -24,7 +24,7 @@ from bench.exit_policies.operating import leaves, left
 from bench.exit_policies.policies import Policy
 from bench.measuring.latency import Operated, Timing, measure
 from bench.method import contestant
-from bench.runs.collect import collect_task, operated
+from bench.runs.collect import collect_task
 from bench.runs.plan import reference_run
 from bench.runs.produce import hardware, prepare
 from bench.settings import Settings

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis.budgets import RUN
+from bench.analysis.budgets import RUN, operated
 from bench.errors import UserError
 from bench.method import contestant
 from bench.provenance import changed
@@ -156,21 +156,6 @@ def _with_latencies(table: pd.DataFrame, settings: Settings) -> pd.DataFrame:
         own = timed[timed["batch_size"] == size].set_index(keys)[list(names)].astype(float)
         table = table.join(own.set_axis([name.format(size) for name in names.values()], axis=1), on=keys)
     return table.drop(columns="operated")
-
-
-def operated(points: pd.DataFrame) -> pd.Series:
-    """How each row of a points table was operated, in words that do not change when points are made anew."""
-
-    def words(row: dict[str, Any]) -> str:
-        if not isinstance(row.get("kind"), str):
-            return "failed"
-        thresholds = [repr(float(value)) for value in row["thresholds"]]
-        # A table with gaps has made floats of whole numbers.
-        return " ".join(
-            [row["kind"], str(row["policy"]), str(int(row["exit"])), repr(float(row["threshold"])), *thresholds]
-        )
-
-    return pd.Series([words(row) for row in points.to_dict("records")], index=points.index, dtype=str)
 
 
 def bring_up_to_date(settings: Settings) -> bool:

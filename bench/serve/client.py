@@ -1,4 +1,4 @@
-"""The console script: a light process that hands its command on, and says so where a signal ended it."""
+"""The console script: a light process that passes its command on and reports a signal that ends it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,25 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 SERVER = "COSTEFF_SERVER"
-"""The environment variable that names the server's socket (an abstract one: it goes with the server)."""
+"""The environment variable with the name of the server's abstract socket."""
 _WAKE_ON_DEATH = 1  # PR_SET_PDEATHSIG of prctl.h
 _running: list[Any] = []
 _status: list[int] = []
-"""The exit status of this process's command, once it has ended."""
+"""The exit status of this process's command, after its end."""
 
 
 def record_death(arguments: list[str], number: int) -> bool:
-    """Says that a signal ended the command (9 where the kernel needed its memory); whether a result now says it too.
+    """Report that a signal ended the command; for a run job of the workflow also record the run as failed.
 
-    It does for a job of the workflow that was to make a run: a failure is a row, whatever it was.
+    Args:
+        arguments: the command's arguments.
+        number: the signal; 9 (SIGKILL) is usually the kernel's answer to a lack of memory.
+
+    Returns:
+        Whether a failed run was recorded.
     """
     reason = f"ended by {signal.Signals(number).name}" + (
-        "; was there memory enough?" if number == signal.SIGKILL else ""
+        "; was there enough memory?" if number == signal.SIGKILL else ""
     )
     print(f"costeff: `costeff {' '.join(arguments)}` was {reason}", file=sys.stderr)
     if arguments[:1] != ["run"] or "--as-job" not in arguments:
@@ -52,17 +57,17 @@ def record_death(arguments: list[str], number: int) -> bool:
 
 
 def main(command: Callable[[], None] | None = None) -> None:
-    """The console script: runs the command line and exits as it does, with 128 + n where signal n ended it."""
+    """Run the command line and exit with its status, or with 128 + n where signal n ended it."""
     command = command or _command
     if sys.platform != "linux":
         return command()
     if sys.argv[1:] == ["serve"]:
-        from bench.serve.server import serve  # not light
+        from bench.serve.server import serve  # imports much
 
         serve(command)
     if sys.argv[1:2] == ["workflow"]:
-        return command()  # becomes Snakemake, which has its own ways with signals
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the command has a traceback to show, this process has not
+        return command()  # becomes Snakemake, which handles signals itself
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # only the command shows a traceback
     code = _by_server(os.environ.get(SERVER, ""))
     if code is None:
         code = _by_child(command)
@@ -72,10 +77,7 @@ def main(command: Callable[[], None] | None = None) -> None:
 
 
 def start() -> None:
-    """Starts the server of this process's jobs, with the `costeff` that they will find. It ends when this process ends.
-
-    Does nothing where there is one already, or none can be had: commands then run as they do without.
-    """
+    """Start a server for the jobs of this process, which ends with it, unless there is one or none can run."""
     import shutil
     import subprocess
 
@@ -85,7 +87,7 @@ def start() -> None:
     server = subprocess.Popen(
         [program, "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
-    _running.append(server)  # its stdin stays open for as long as this process lives: the server waits for its end
+    _running.append(server)  # the server ends when this pipe is closed
     assert server.stdout
     os.environ[SERVER] = server.stdout.readline().strip()
 
@@ -97,16 +99,18 @@ def _command() -> None:
 
 
 def installation() -> str:
+    """Return a checksum of this installation's place."""
     return f"{zlib.crc32(f'{sys.prefix} {__file__}'.encode()):08x}"
 
 
 def same_user(peer: socket.socket) -> bool:
+    """Return whether the other end of a socket belongs to the user of this process."""
     _, user, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
     return user == os.getuid()
 
 
 def _by_child(command: Callable[[], None]) -> int:
-    """The exit status of the command in a child (-n: ended by signal n), which ends where this process does."""
+    """Run the command in a child that ends with this process; return its exit status (-n: ended by signal n)."""
     parent = os.getpid()
     child = os.fork()
     if not child:
@@ -118,14 +122,14 @@ def _by_child(command: Callable[[], None]) -> int:
 
 
 def leave_at_once() -> None:
-    """Spares this process the taking apart of what it will have imported, half a second that nobody needs.
+    """Let this process end without freeing its modules, which takes half a second.
 
-    To be called before the libraries are there: what they ask for at the end then comes before.
+    Call this before libraries are imported, so that their own exit functions run first.
     """
 
     def leave() -> None:
         if _status:
-            with suppress(OSError):  # else Python tells of it
+            with suppress(OSError):  # a closed pipe
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(_status[0])
@@ -134,7 +138,7 @@ def leave_at_once() -> None:
 
 
 def run_to_its_end(command: Callable[[], None]) -> NoReturn:
-    """Runs the command and ends this process with its exit status."""
+    """Run the command and end this process with its exit status."""
     try:
         command()
         sys.exit()
@@ -144,7 +148,7 @@ def run_to_its_end(command: Callable[[], None]) -> NoReturn:
 
 
 def end_with(parent: int) -> None:
-    """Has the kernel kill this process as soon as its parent is gone."""
+    """Have the kernel kill this process when its parent ends."""
     import ctypes
 
     ctypes.CDLL(None).prctl(_WAKE_ON_DEATH, signal.SIGKILL)
@@ -153,7 +157,7 @@ def end_with(parent: int) -> None:
 
 
 def _by_server(name: str) -> int | None:
-    """The exit status of the command in the server `name`, as of `_by_child`; None where it did not take it."""
+    """Run the command in the server `name`; return its status as `_by_child` does, None where it was declined."""
     if not name.endswith(installation()):
         return None
     with socket.socket(socket.AF_UNIX) as server:
@@ -176,7 +180,7 @@ def _by_server(name: str) -> int | None:
 
 
 def _own_state() -> dict[str, Any]:
-    """What a process is given by the one that starts it, apart from its open files."""
+    """Return what a process inherits from the one that starts it, except open files."""
     import resource
 
     umask = os.umask(0)

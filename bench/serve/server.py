@@ -1,4 +1,4 @@
-"""The server: forks a child for each command of a client, and ends with the process that started it."""
+"""The server: forks a child for each command of a client and ends with the process that started it."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ THREADS = {
     *("OMP_NUM_THREADS", "GOTO_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"),
     *("VECLIB_MAXIMUM_THREADS", "NUMEXPR_NUM_THREADS"),
 }
-"""What Snakemake sets to a job's threads."""
+"""Variables that Snakemake sets to the number of a job's threads."""
 MAY_DIFFER = THREADS | {
     *("CUDA_VISIBLE_DEVICES", "PATH", "PWD", "OLDPWD", "SHLVL", "_", "COLUMNS", "LINES", SERVER),
     *("TMPDIR", "TMP", "TEMP", "TEMPDIR"),
 }
-"""Environment variables that a library reads when it is used, or that a child sets right."""
+"""Variables that may differ: libraries read them when they are used, or the child sets them itself."""
 PRELOADED = (
     "bench.cli",
     "bench.reporting.everything",
@@ -39,27 +39,27 @@ PRELOADED = (
     "bench.runs.produce",
     "bench.runs.ratios",
     "bench.training.lease",
-    "pyarrow.dataset",  # with which pandas reads its first table
+    "pyarrow.dataset",  # pandas imports it for its first table
     "sklearn.model_selection",
     "transformers.modeling_layers",
     "transformers.models.bert.modeling_bert",
     "transformers.models.bert.tokenization_bert",
 )
-"""What the server imports. No contestant: theirs is quickly done, and may lie in the client's folder, or be edited."""
+"""Modules that the server imports; no contestants, which are small and may be edited or lie in the client's folder."""
 
-_CUDA_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"  # asks the driver without waking CUDA, which does not live through a fork
+_CUDA_CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"  # queries the driver without CUDA, which does not survive a fork
 
 
 def serve(command: Callable[[], None]) -> NoReturn:
-    """Serves until stdin, a pipe from the process that started it, is closed. Prints the name of its socket.
+    """Print the name of the socket and serve until stdin, a pipe from the process that started this one, is closed.
 
-    Each client's command runs in a child, which ends with it.
+    The command of each client runs in a child, which ends with its client.
     """
     leave_at_once()
     environment = dict(os.environ)
     os.environ |= dict.fromkeys({*THREADS, _CUDA_CHECK}, "1")
     fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
-    fcntl.fcntl(0, fcntl.F_SETFL, os.O_ASYNC)  # SIGIO, which ends this process whatever it is at, comes with the end
+    fcntl.fcntl(0, fcntl.F_SETFL, os.O_ASYNC)  # the pipe's end sends SIGIO, which ends this process at once
     with socket.socket(socket.AF_UNIX) as listener:
         name = f"costeff-{os.urandom(8).hex()}-{installation()}"
         listener.bind(f"\0{name}")
@@ -73,22 +73,26 @@ def serve(command: Callable[[], None]) -> NoReturn:
 
 
 def _preload() -> None:
-    """Imports what commands need. Raises RuntimeError where that left a thread: a child would be without it."""
+    """Import what commands need.
+
+    Raises:
+        RuntimeError: where an import started a thread, which forked children would lack.
+    """
     gc.disable()
     for module in PRELOADED:
         importlib.import_module(module)
     gc.freeze()
     gc.enable()
     tasks = [task for task in Path("/proc/self/task").iterdir() if task.name != str(os.getpid())]
-    others = {(task / "comm").read_text().strip() for task in tasks} - {"jemalloc_bg_thd"}  # which knows of forks
+    others = {(task / "comm").read_text().strip() for task in tasks} - {"jemalloc_bg_thd"}  # handles forks
     if others:
         raise RuntimeError(f"an import has started threads: {', '.join(sorted(others))}")
 
 
 def _next_client(listener: socket.socket) -> socket.socket:
-    """Forks a child for each client, for ever; returns in the child, with the connection to its client.
+    """Fork a child for each client, without end; return in the child, with the connection to its client.
 
-    A client that goes has its child killed, and whatever that has started.
+    When a client ends, its child and the child's process group are killed.
     """
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -118,7 +122,7 @@ def _next_client(listener: socket.socket) -> socket.socket:
                     os.close(wake)
                     return client
                 clients[client.fileno()] = client, child
-                poll.register(client, 0)  # nothing but its end: what it says is for the child
+                poll.register(client, 0)  # only its end; the child reads its data
             elif ready == woken:
                 os.read(woken, 4096)
                 ended = dict(_ended())
@@ -138,27 +142,29 @@ def _next_client(listener: socket.socket) -> socket.socket:
 
 
 def _ended() -> Iterator[tuple[int, int]]:
-    """The children that have ended, each with its exit status."""
+    """Yield the children that have ended, each with its exit status."""
     with suppress(ChildProcessError):
         while (found := os.waitpid(-1, os.WNOHANG))[0]:
             yield found[0], os.waitstatus_to_exitcode(found[1])
 
 
 def _become(client: socket.socket, environment: dict[str, str]) -> None:
-    """Gives this process the state of its client's; ends it where that cannot be the same as in a process of its own.
+    """Take over the state of the client; end this process where that cannot equal a process of the client's own.
 
-    `environment` is that which the server was started with.
+    Args:
+        client: the connection.
+        environment: the environment in which the server was started.
     """
     try:
         header, files, _, _ = socket.recv_fds(client, struct.calcsize("i"), 3)
         state = json.loads(client.makefile("rb").read(struct.unpack("i", header)[0]))
         own = state["environment"]
-        # A client that has imported the same libraries has what they left in the environment, as this process has now.
+        # Imports may set variables: a client that has imported the same libraries has them too.
         if any(
             own.get(name) not in (environment.get(name), os.environ.get(name))
             for name in {*own, *environment} - MAY_DIFFER
         ):
-            raise ValueError("a library may have been loaded otherwise")
+            raise ValueError("a library may load differently")
         (threads,) = {int(own[name]) for name in THREADS & own.keys() | {"OMP_NUM_THREADS"}}
         _set_threads(threads)
         os.chdir(state["folder"])
@@ -183,7 +189,7 @@ def _become(client: socket.socket, environment: dict[str, str]) -> None:
 
 
 def _set_threads(number: int) -> None:
-    """What OMP_NUM_THREADS and its like say when they are there before the libraries are."""
+    """Set the number of threads as OMP_NUM_THREADS does when libraries are loaded."""
     import torch
     from threadpoolctl import threadpool_limits
 
@@ -192,7 +198,7 @@ def _set_threads(number: int) -> None:
 
 
 def _draw_anew() -> None:
-    """No two children share what a process of its own draws from the system at its start (`random` sees to itself)."""
+    """Seed random generators anew, as a new process does; Python's `random` does so by itself after a fork."""
     import numpy
     import torch
 

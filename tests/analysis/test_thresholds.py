@@ -125,7 +125,7 @@ def nothing_beats(found: np.ndarray, others: np.ndarray) -> bool:
 def test_nothing_in_the_space_beats_what_is_found(case, grid, trials, whole):
     policy, name, data, costs = case
     exits, _, outputs = data.logits.shape
-    thresholds = policy.thresholds(grid, exits, outputs)
+    values = policy.thresholds(grid, exits, outputs)
     free = range(policy.earliest, exits - 1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(searching, "_WHOLE", 2_000_000 if whole else 0)
@@ -134,14 +134,14 @@ def test_nothing_in_the_space_beats_what_is_found(case, grid, trials, whole):
         assert result.vectors == []
         return
     found = attained(policy, name, data, costs, result.vectors)
-    corners = np.full((exits, exits), thresholds[-1])
+    corners = np.full((exits, exits), values[-1])
     for k in free:
-        corners[k, k] = thresholds[0]
+        corners[k, k] = values[0]
     assert nothing_beats(found, attained(policy, name, data, costs, corners))
-    assert nothing_beats(found, attained(policy, name, data, costs, thresholds))
+    assert nothing_beats(found, attained(policy, name, data, costs, values))
     if whole:
-        every = np.full((len(thresholds) ** len(free), exits), thresholds[-1])
-        every[:, free.start : free.stop] = list(product(thresholds, repeat=len(free)))
+        every = np.full((len(values) ** len(free), exits), values[-1])
+        every[:, free.start : free.stop] = list(product(values, repeat=len(free)))
         assert nothing_beats(found, attained(policy, name, data, costs, every))
 
 
@@ -166,7 +166,7 @@ def test_all_thresholds_of_an_exit_at_once_are_judged_as_one_at_a_time(case, gri
 @pytest.mark.parametrize(
     ("policy", "name"), [(Entropy(), "sst2"), (Confidence(), "cola"), (Patience(), "mrpc")], ids=str
 )
-def test_with_eleven_free_exits_no_change_of_one_knob_helps(policy, name):
+def test_with_eleven_free_exits_no_change_of_one_threshold_helps(policy, name):
     data = learned(count=40, exits=12)
     costs = Costs(7, 5, tuple(range(1, 13)), tuple((Fraction(0), Fraction(n), Fraction(0)) for n in range(1, 13)))
     result = per_exit(policy, data, costs, task(name), grid=10, trials=20, seed=0)

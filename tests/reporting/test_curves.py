@@ -13,6 +13,7 @@ from bench.analysis.budgets import chosen_frontier
 from bench.analysis.comparing.estimates import seed_noise
 from bench.analysis.comparing.ranking import ranking
 from bench.analysis.comparing.resampling import Resamples, records
+from bench.reporting.figures.bands import means
 from bench.reporting.figures.curves import average_curves, task_curve
 from bench.settings import Comparison
 
@@ -36,7 +37,7 @@ def test_at_each_cost_a_seed_has_its_dearest_point_within_it(seeds: list[list[tu
         each = [max(points, key=lambda point: point[:2])[1] for points in within]
         assert score == pytest.approx(np.mean(each))
         assert min(each) - 1e-9 <= score <= max(each) + 1e-9
-        assert np.isnan(low) and np.isnan(high)  # no traces
+        assert np.isnan(low) and np.isnan(high), "no traces, no band"
 
 
 @settings(deadline=None, max_examples=30)
@@ -65,11 +66,11 @@ def test_a_band_is_the_interval_that_tables_print(points: pd.DataFrame, results:
     some = points[points["method"].isin(["teacher", "tinybert", "cut"]) & points["task"].isin(["cola", "mrpc", "mnli"])]
     curves = average_curves(some, ROLES, resamples=resamples)
     scopes = {"all": ["cola", "mrpc", "mnli"]}
-    found = ranking(some, resamples, Comparison(resamples=200), budgets=[1.0], scopes=scopes).set_index("method")
-    at_1x = curves[curves["budget"] == 1].set_index("method")
-    assert set(at_1x.index) == {"teacher", "tinybert", "cut"}
-    for method, row in at_1x.iterrows():
-        of_table = found.loc[method, ["low", "score", "high"]].tolist()
+    first = curves.loc[curves.groupby("method")["budget"].idxmin()].set_index("method")
+    assert set(first.index) == {"teacher", "tinybert", "cut"}
+    for method, row in first.iterrows():
+        found = ranking(some, resamples, Comparison(resamples=200), budgets=[row["budget"]], scopes=scopes)
+        of_table = found.set_index("method").loc[method, ["low", "score", "high"]].tolist()
         assert row[["low", "score", "high"]].tolist() == pytest.approx(of_table)
     assert average_curves(some, ROLES)[["low", "high"]].isna().all(axis=None)
 
@@ -80,3 +81,25 @@ def test_a_point_has_the_same_resamples_whoever_asks(points: pd.DataFrame, resul
     together = Resamples(results / "runs", resamples=50)
     together.prepare(rows[3:5])
     np.testing.assert_array_equal(together.of(rows), Resamples(results / "runs", resamples=50).of(rows))
+
+
+def test_a_band_contains_its_mean_and_widens_with_the_seeds_disagreement(points: pd.DataFrame, results: Path) -> None:
+    some = points[points["task"].isin(["cola", "rte"]) & points["method"].isin(["teacher", "pabee", "tinybert"])]
+    bare = average_curves(some, ROLES)
+    assert bare[["low", "high"]].isna().all(axis=None), "no traces, no band"
+    curves = average_curves(some, ROLES, resamples=Resamples(results / "runs", resamples=200))
+    assert curves[["low", "high"]].notna().all(axis=None)
+    assert (curves["low"] <= curves["score"]).all() and (curves["score"] <= curves["high"]).all()
+    pd.testing.assert_series_equal(curves["score"], bare["score"])
+    assert average_curves(some, ROLES, resamples=Resamples(results / "nowhere", resamples=9))["low"].isna().all()
+
+
+def test_the_averages_band_is_the_average_of_the_tasks_estimates(points: pd.DataFrame, results: Path) -> None:
+    some = points[points["task"].isin(["cola", "mrpc"]) & points["method"].isin(["teacher", "tinybert"])]
+    resamples = Resamples(results / "runs", resamples=200)
+    row = average_curves(some, ROLES, resamples=resamples).query("method == 'tinybert'").iloc[0]
+    static = some[(some["method"] == "tinybert") & (some["kind"] == "static") & (some["split"] == "validation")]
+    (expected,) = means([[records(group) for _, group in static.groupby("task")]], resamples)
+    assert (row["score"], row["low"], row["high"]) == pytest.approx(expected)
+    single = [means([[records(group)]], resamples)[0] for _, group in static.groupby("task")]
+    assert expected.high - expected.low < max(each.high - each.low for each in single)

@@ -12,17 +12,22 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from synthetic import ROLES
 
-from bench.analysis.budgets import RUN, at_budget, operating_points
-from bench.analysis.comparing.resampling import Resamples
+from bench.analysis.budgets import RUN, at_budget, operated, operating_points, teacher_rows
+from bench.analysis.comparing.pairings import Pairing
+from bench.analysis.comparing.resampling import Resamples, records, resamples_of
+from bench.analysis.comparing.verdicts import ALL, compare
 from bench.analysis.roles import Roles
 from bench.reporting import figures
 from bench.reporting.figures import drawing, sweeps
-from bench.reporting.figures.comparisons import ablation_differences
+from bench.reporting.figures.bands import differences, means
+from bench.reporting.figures.comparisons import ablation_differences, budget_differences
 from bench.reporting.figures.curves import average_curves
-from bench.reporting.figures.drawing import Absent, marks
-from bench.reporting.figures.exits import mean_exit_by_difficulty, near_twice
+from bench.reporting.figures.drawing import Absent, appearances, marks, variant_names
+from bench.reporting.figures.exits import at_half_cost, mean_exit_by_difficulty
+from bench.reporting.figures.frontiers import timed_points
 from bench.reporting.published import read_published
-from bench.reporting.tables.table import display_names, variant_names
+from bench.reporting.tables import table
+from bench.settings import Comparison
 
 TASKS = ("cola", "stsb", "mnli")
 
@@ -59,13 +64,22 @@ def folder_with_runs(path: Path, results: Path) -> Path:
 def drawn(some: pd.DataFrame, results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = folder_with_runs(tmp_path_factory.mktemp("figures") / "sketch", results)
     skipped = figures.begin(some, folder, ROLES, published=read_published())()
-    assert skipped == []
+    assert skipped == [figures.Skipped("milliseconds", "no latency was measured")]
     return folder / "figures"
 
 
 def test_every_figure_is_written_as_picture_and_vector(drawn: Path) -> None:
     names = {f"frontier-{task}" for task in (*TASKS, "average")}
-    names |= {"parameters", "latency", "exits-score", "exits-histogram", "exits-difficulty", "ablations"}
+    names |= {
+        "differences",
+        "tasks",
+        "parameters",
+        "latency",
+        "exits-score",
+        "exits-histogram",
+        "exits-difficulty",
+        "ablations",
+    }
     assert {path.name for path in drawn.iterdir()} == {f"{n}{end}" for n in names for end in (".png", ".pdf")}
     for name in names:
         picture = imread(drawn / f"{name}.png")
@@ -76,7 +90,7 @@ def test_every_figure_is_written_as_picture_and_vector(drawn: Path) -> None:
 
 def test_figures_are_listed_in_reading_order_with_words(drawn: Path) -> None:
     listed = [path.stem for path in figures.drawn(drawn)]
-    assert listed[:4] == ["frontier-average", "frontier-cola", "frontier-stsb", "frontier-mnli"]
+    assert listed[:5] == ["frontier-average", "differences", "tasks", "frontier-cola", "frontier-stsb"]
     assert len(listed) == len(list(drawn.glob("*.png")))
     assert figures.describe("frontier-cola")[0] == "Frontier, CoLA"
     assert all(len(words) > 5 for name in listed for words in figures.describe(name))
@@ -84,12 +98,11 @@ def test_figures_are_listed_in_reading_order_with_words(drawn: Path) -> None:
 
 def test_the_same_points_give_the_same_bytes(some: pd.DataFrame, results: Path, drawn: Path, tmp_path: Path) -> None:
     shuffled = some[some["task"].isin(TASKS)].sample(frac=1.0, random_state=3)
+    resamples = resamples_of(shuffled, results / "runs", Comparison())
     again = {
-        "frontier-mnli": figures.frontier(
-            shuffled, "mnli", ROLES, resamples=Resamples(results / "runs", resamples=2000), published=read_published()
-        ),
+        "frontier-mnli": figures.frontier(shuffled, "mnli", ROLES, resamples=resamples, published=read_published()),
         "exits-difficulty": figures.exit_against_difficulty(shuffled, ROLES, runs=results / "runs"),
-        "ablations": figures.ablation_bars(shuffled, ROLES),
+        "ablations": figures.ablation_intervals(shuffled, ROLES, resamples=resamples),
     }
     for name, figure in again.items():
         for path in figures.drawing.save(figure, tmp_path, name):
@@ -98,19 +111,19 @@ def test_the_same_points_give_the_same_bytes(some: pd.DataFrame, results: Path, 
 
 def test_nothing_leaves_the_canvas(points: pd.DataFrame, results: Path, study: optuna.Study) -> None:
     one_seed = points[(points["seed"] == 1) & points["task"].isin(TASKS)]
+    resamples = Resamples(results / "runs", resamples=100)
     all_drawn = {
-        "frontier with a band": figures.frontier(
-            one_seed, "cola", ROLES, resamples=Resamples(results / "runs", resamples=200)
-        ),
-        "average": figures.frontier_average(one_seed, ROLES, resamples=Resamples(results / "runs", resamples=200)),
+        "frontier with a band": figures.frontier(one_seed, "cola", ROLES, resamples=resamples),
+        "average": figures.frontier_average(one_seed, ROLES, resamples=resamples),
+        "differences": figures.difference_from_teacher(one_seed, ROLES, resamples=resamples),
+        "tasks": figures.tasks_at_budget(one_seed, ROLES),
         "parameters": figures.score_against_parameters(one_seed, ROLES),
         "latency": figures.promised_against_measured(one_seed, ROLES),
-        "exits": figures.score_per_exit(one_seed, ROLES),
+        "exits": figures.score_per_exit(one_seed, ROLES, resamples=resamples),
         "histogram": figures.exit_histogram(one_seed, ROLES),
         "difficulty": figures.exit_against_difficulty(one_seed, ROLES, runs=results / "runs"),
-        "ablations": figures.ablation_bars(one_seed, ROLES),
+        "ablations": figures.ablation_intervals(one_seed, ROLES, resamples=resamples),
         "landscape": figures.landscape(study),
-        "front": figures.pareto_front(study),
         "importance": figures.importances(study),
     }
     for name, figure in all_drawn.items():
@@ -132,12 +145,16 @@ def test_what_has_no_data_is_skipped_with_its_reason(some: pd.DataFrame, results
     static = some[some["method"].isin(["teacher", "cut"]) & (some["task"] == "cola")]
     static = static.assign(latency_1=np.nan, latency_32=np.nan)
     skipped = dict(figures.begin(static, folder, ROLES)())
-    assert set(skipped) == {
-        "frontier-average", "latency", "exits-score", "exits-histogram", "exits-difficulty", "ablations",
-    }  # fmt: skip
+    exits = {"exits-score", "exits-histogram", "exits-difficulty"}
+    assert set(skipped) == {"frontier-average", "milliseconds", "latency", "ablations", *exits}
     assert skipped["latency"] == "no latency was measured"
     assert all(skipped.values())
-    assert {path.stem for path in (folder / "figures").iterdir()} == {"frontier-cola", "parameters"}
+    assert {path.stem for path in (folder / "figures").iterdir()} == {
+        "frontier-cola",
+        "parameters",
+        "tasks",
+        "differences",
+    }
 
 
 def test_a_task_whose_teacher_failed_is_skipped(some: pd.DataFrame) -> None:
@@ -159,7 +176,74 @@ def test_the_average_is_the_mean_of_the_points_chosen_at_each_budget(some: pd.Da
         each = chosen.groupby(["method", "task"])["score"].mean().unstack()
         expected = each.dropna().mean(axis=1)
         found = curves[curves["budget"] == budget].set_index("method")["score"]
-        pd.testing.assert_series_equal(found.sort_index(), expected.sort_index(), check_names=False)
+        slowest = curves.groupby("method")["budget"].min()
+        assert set(found.index) == {method for method in expected.index if slowest[method] <= budget}
+        pd.testing.assert_series_equal(found.sort_index(), expected[found.index].sort_index(), check_names=False)
+
+
+def test_an_averaged_frontier_ends_at_the_slowest_point_of_the_method(some: pd.DataFrame) -> None:
+    curves = average_curves(some, ROLES)
+    every = at_budget(ROLES.contestants(some), 1.0).dropna(subset=["score"])
+    slowest = every.groupby("method")["selected_speedup"].min()
+    for method, rows in curves.groupby("method"):
+        assert rows.loc[rows["budget"].idxmin(), "model"] and rows.loc[rows["budget"].idxmax(), "model"]
+        assert rows["budget"].min() >= min(1.0, slowest[method])
+    cut = curves[curves["method"] == "cut"]
+    assert cut["budget"].min() > 1.1, "five of six layers are the slowest model"
+    assert cut["model"].sum() <= 5
+
+
+def test_differences_from_the_teacher_are_paired_and_those_of_the_table(some: pd.DataFrame, results: Path) -> None:
+    found = budget_differences(some, ROLES, Resamples(results / "runs", resamples=200))
+    teacher = teacher_rows(some).groupby("task")["score"].mean()
+    for (method, budget), interval in found.items():
+        rows = at_budget(some[some["method"] == method], budget)
+        if interval is None:
+            assert rows.groupby("task")["score"].count().min() == 0
+            continue
+        expected = (rows.groupby("task")["score"].mean() - teacher).mean()
+        assert interval.value == pytest.approx(expected) and interval.low < interval.value < interval.high
+    assert {budget for (method, budget), each in found.items() if method == "costeff" and each} == {2.0, 4.0, 8.0}
+
+
+def test_a_difference_has_the_interval_that_the_table_of_verdicts_prints(some: pd.DataFrame, results: Path) -> None:
+    resamples = resamples_of(some, results / "runs", Comparison(resamples=200, level=0.9))
+    found = {key: each for key, each in budget_differences(some, ROLES, resamples).items() if each is not None}
+    asked = [Pairing(method, budget, "teacher", 1.0) for method, budget in found]
+    table = compare(some, asked, resamples, Comparison(resamples=200, level=0.9))
+    table = table[table["task"] == ALL].set_index(["a", "budget_a"])[["difference", "low", "high"]]
+    assert {"costeff", "tinybert"} <= set(table.index.get_level_values("a"))
+    for key, row in table.iterrows():
+        assert found[key] == pytest.approx(tuple(row))
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=3))
+def test_means_and_differences_agree_without_traces(seeds: list[int]) -> None:
+    rows = [{"seed": seed, "score": 0.1 * place} for place, seed in enumerate(dict.fromkeys(seeds))]
+    zero = [row | {"score": 0.0} for row in rows]
+    (mean,), (difference,) = means([[rows]], None), differences([[(rows, zero)]], None)
+    assert mean.value == pytest.approx(difference.value) and np.isnan(mean.low) and np.isnan(difference.high)
+
+
+def test_a_difference_from_itself_is_exactly_nothing(some: pd.DataFrame, results: Path) -> None:
+    rows = records(teacher_rows(some[some["task"] == "mnli"]))
+    (interval,) = differences([[(rows, rows)]], Resamples(results / "runs", resamples=100))
+    assert interval == (0, 0, 0)
+
+
+def test_a_timed_point_is_drawn_at_its_milliseconds(some: pd.DataFrame, tmp_path: Path) -> None:
+    one = some[(some["task"] == "cola") & (some["seed"] == 1) & (some["kind"] == "static")]
+    one = one[one["split"] == "validation"]
+    timed = one[RUN].assign(
+        operated=operated(one), batch_size=1, examples=4, seconds=[0.01 * i for i in range(1, len(one) + 1)]
+    )
+    timed.to_parquet(tmp_path / "latency.parquet")
+    rows = timed_points(some, timed)
+    assert sorted(rows["milliseconds"]) == pytest.approx([2.5 * i for i in range(1, len(one) + 1)])
+    assert set(rows["task"]) == {"cola"} and set(rows["seed"]) == {1}
+    figure = figures.score_against_milliseconds(some, ROLES, results=tmp_path)
+    drawn = np.concatenate([line.get_xdata() for line in figure.axes[0].get_lines() if line.get_marker() == "o"])
+    assert set(np.round(drawn, 6)) <= set(np.round(rows["milliseconds"], 6)) and outside(figure) < 0.02
 
 
 def test_a_method_that_lacks_a_task_is_not_averaged(some: pd.DataFrame) -> None:
@@ -172,30 +256,31 @@ def test_exits_by_difficulty_add_up_to_the_mean_exit_of_the_point(some: pd.DataF
     table = mean_exit_by_difficulty(some, ROLES, results / "runs")
     table["weighted"] = table["depth"] * table["examples"]
     sums = table.groupby(RUN)[["weighted", "examples"]].sum()
-    rows = near_twice(some, ROLES).set_index(RUN)
+    rows = at_half_cost(some, ROLES).set_index(RUN)
     expected = rows["mean_exit"] / rows["exits"].map(len)
     found = sums["weighted"] / sums["examples"]
     pd.testing.assert_series_equal(found, expected.loc[found.index], check_names=False)
     assert set(table["difficulty"]) == {1, 2, 3}
 
 
-def test_exits_are_shown_at_the_point_nearest_to_twice_the_speed(points: pd.DataFrame) -> None:
-    ruled = operating_points(ROLES.contestants(points))
-    ruled = ruled[ruled["kind"].isin(["uniform", "per_exit"]) & ruled["score"].notna()]
-    shown = near_twice(points, ROLES, split="calibration").set_index(RUN)["speedup"]
-    for run, group in ruled[ruled["split"] == "calibration"].groupby(RUN):
-        ratios = np.exp(np.log(group["speedup"] / 2).abs())
-        if ratios.min() > 1.25:
-            assert run not in shown.index
-        else:
-            assert max(shown[run] / 2, 2 / shown[run]) == pytest.approx(ratios.min())
-    assert len(shown) < ruled.drop_duplicates(RUN).shape[0], "COST-EFF 4x never comes near"
+def test_exits_are_shown_at_half_of_the_models_own_cost(points: pd.DataFrame) -> None:
+    known = operating_points(ROLES.contestants(points))
+    known = known[(known["split"] == "calibration") & known["score"].notna()]
+    full = known[known["kind"] == "static"].set_index(RUN)["flops"]
+    shown = at_half_cost(points, ROLES, split="calibration").set_index(RUN)["flops"]
+    for run, group in known[known["kind"].isin(["uniform", "per_exit"])].groupby(RUN):
+        ratios = np.exp(np.log(2 * group["flops"] / full[run]).abs())
+        assert (run in shown.index) == (ratios.min() <= 1.25)
+        if run in shown.index:
+            assert np.exp(abs(np.log(2 * shown[run] / full[run]))) == pytest.approx(ratios.min())
+    assert {("costeff", "2x"), ("costeff", "4x")} <= set(shown.index.droplevel(["task", "seed"]))
 
 
-def test_a_model_that_is_never_near_is_named_and_not_drawn(some: pd.DataFrame) -> None:
-    figure = figures.exit_histogram(some, ROLES)
-    assert "COST-EFF 4x" in figure.legends[0].get_title().get_text()
-    assert not any("COST-EFF 4x" in label.get_text() for axes in figure.axes for label in axes.get_yticklabels())
+def test_a_model_without_a_point_at_half_cost_is_named_and_not_drawn(some: pd.DataFrame) -> None:
+    far = (some["method"] == "pabee") & some["kind"].isin(["uniform", "per_exit"])
+    figure = figures.exit_histogram(some.assign(flops=some["flops"].where(~far, 5 * some["flops"])), ROLES)
+    assert "PABEE" in figure.legends[0].get_title().get_text()
+    assert not any("PABEE" in label.get_text() for axes in figure.axes for label in axes.get_yticklabels())
     assert any(text.get_text().endswith("×") for axes in figure.axes for text in axes.texts)
 
 
@@ -215,8 +300,31 @@ def test_an_ablation_that_loses_three_points_shows_three_points(some: pd.DataFra
     full = some[some["method"] == "costeff"]
     worse = full.assign(method="costeff-worse", score=full["score"] - 0.03, label=full["label"] + ", worse")
     table = ablation_differences(pd.concat([some, worse]), Roles(ablations={"costeff-worse": "costeff"}))
-    assert set(table["exit"]) == set(range(7))
+    assert set(table["exit"]) == set(range(7)) and set(table["task"]) == {*TASKS, ""}
     assert table["difference"].to_numpy() == pytest.approx(-0.03)
+
+
+def test_the_interval_over_tasks_is_narrower_than_that_of_one(some: pd.DataFrame, results: Path) -> None:
+    table = ablation_differences(some, ROLES, Resamples(results / "runs", resamples=200))
+    width = (table["high"] - table["low"])[table["exit"] == 0]
+    assert table["low"].notna().all()
+    assert width[table["task"] == ""].max() < width[table["task"] != ""].max()
+
+
+NAMES = st.sets(st.sampled_from(["costeff", "tinybert", "pabee", "berxit", "cofi", "own-1", "own-2", "x", "y"]))
+
+
+@given(NAMES, NAMES)
+def test_a_known_method_has_one_look_in_every_profile(first: set[str], second: set[str]) -> None:
+    looks = [appearances(dict.fromkeys(names, "")) for names in (first, second)]
+    for method in {"costeff", "tinybert", "pabee"} & first & second:
+        assert looks[0][method] == looks[1][method]
+
+
+def test_a_contestant_of_a_known_method_has_its_colour_under_any_name() -> None:
+    looks = appearances({"costeff": "COST-EFF", "mine": "COST-EFF, mine", "tiny": "TinyBERT (w/o DA), tiny"})
+    assert looks["mine"][0] == looks["costeff"][0] and looks["mine"][1] != looks["costeff"][1]
+    assert looks["tiny"] == appearances({"tinybert": "TinyBERT"})["tinybert"]
 
 
 def test_methods_look_the_same_everywhere_and_different_from_each_other(points: pd.DataFrame) -> None:
@@ -226,26 +334,28 @@ def test_methods_look_the_same_everywhere_and_different_from_each_other(points: 
     assert len({mark.colour for mark in plain}) == len({mark.marker for mark in plain}) == len(plain)
     assert looks["costeff-no-ta"].colour == looks["costeff"].colour
     assert looks["costeff"].name == "COST-EFF"
-    assert variant_names(points)[("costeff", "4x")] == "4x"
+    assert variant_names(points)[("costeff", "4x")] == "4x model"
     assert variant_names(points)[("pabee", "base")] == ""
 
 
 def test_a_note_that_all_variants_share_is_the_methods_own() -> None:
     labels = {"192": "TinyBERT 3L-192 (from backbone, w/o DA)", "384": "TinyBERT 3L-384 (from backbone, w/o DA)"}
     runs = pd.DataFrame({"method": "tinybert", "variant": labels.keys(), "label": labels.values()})
-    assert display_names(runs) == {"tinybert": "TinyBERT (from backbone, w/o DA)"}
-    assert variant_names(runs) == {("tinybert", "192"): "3L-192", ("tinybert", "384"): "3L-384"}
+    assert table.display_names(runs) == {"tinybert": "TinyBERT (from backbone, w/o DA)"}
+    assert table.variant_names(runs) == {("tinybert", "192"): "3L-192", ("tinybert", "384"): "3L-384"}
     alone = runs[:1].assign(method="pabee", label="PABEE (patience)")
-    assert variant_names(alone) == {("pabee", "192"): ""} and display_names(alone) == {"pabee": "PABEE (patience)"}
+    assert table.variant_names(alone) == {("pabee", "192"): ""} and table.display_names(alone) == {
+        "pabee": "PABEE (patience)"
+    }
     mixed = runs.replace(labels["384"], "TinyBERT 6")
-    assert display_names(mixed) == {"tinybert": "TinyBERT"}
-    assert variant_names(mixed)[("tinybert", "192")] == "3L-192 (from backbone, w/o DA)"
+    assert table.display_names(mixed) == {"tinybert": "TinyBERT"}
+    assert table.variant_names(mixed)[("tinybert", "192")] == "3L-192 (from backbone, w/o DA)"
 
 
 def test_a_study_of_one_trial_has_no_landscape(study: optuna.Study) -> None:
     alone = optuna.create_study(directions=study.directions)
     alone.add_trial(study.trials[0])
-    for draw in (sweeps.landscape, sweeps.pareto_front, sweeps.importances):
+    for draw in (sweeps.landscape, sweeps.importances):
         with pytest.raises(Absent, match="1 finished trial"):
             draw(alone)
 

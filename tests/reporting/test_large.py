@@ -15,7 +15,7 @@ from matplotlib.transforms import Bbox
 from bench.analysis.comparing.resampling import Resamples
 from bench.analysis.roles import Roles
 from bench.reporting import figures
-from bench.reporting.figures.drawing import look, marks
+from bench.reporting.figures.drawing import appearances, marks
 
 ROLES = Roles()
 
@@ -44,17 +44,17 @@ def drawn(points: pd.DataFrame, large: Path) -> dict[str, Figure]:
         "average": figures.frontier_average(points, ROLES, resamples=resamples),
         "parameters": figures.score_against_parameters(points, ROLES),
         "latency": figures.promised_against_measured(points, ROLES),
-        "score": figures.score_per_exit(points, ROLES),
+        "score": figures.score_per_exit(points, ROLES, resamples=resamples),
         "histogram": figures.exit_histogram(points, ROLES),
         "difficulty": figures.exit_against_difficulty(points, ROLES, runs=large / "runs"),
     }
 
 
-def test_fourteen_methods_part_in_colour_and_in_grey() -> None:
-    looks = [look(i) for i in range(14)]
-    assert len({(colour, marker) for colour, marker, _ in looks}) == 14
-    assert len({(marker, str(line)) for _, marker, line in looks}) == 14
-    assert len({colour for colour, *_ in looks[:12]}) == 12
+def test_forty_methods_differ_in_colour_and_in_grey() -> None:
+    looks = appearances({f"method-{i}": "" for i in range(40)}).values()
+    assert len({(colour, marker) for colour, marker, _ in looks}) == 40
+    assert len({(marker, str(line)) for _, marker, line in looks}) == 40
+    assert len({colour for colour, *_ in appearances({f"own-{i}": "" for i in range(8)}).values()}) == 8
 
 
 def test_every_method_of_a_large_profile_looks_its_own_way(points: pd.DataFrame) -> None:
@@ -91,7 +91,7 @@ def test_names_of_variants_lie_inside_and_not_on_each_other(drawn: dict[str, Fig
         labels = [t for t in axes.texts if isinstance(t, Annotation) and t.xycoords == "data"]
         assert len(labels) > 5
         if name == "parameters":
-            assert {label.get_text() for label in labels} >= {"2x", "4x", "8x", "4L-312", "6L-768"}
+            assert {label.get_text() for label in labels} >= {"2x model", "4x model", "8x model", "4L-312", "6L-768"}
         boxes = [Text.get_window_extent(label) for label in labels]
         for box in boxes:
             assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1, name
@@ -113,7 +113,7 @@ def test_no_band_is_cut_off_by_the_axes(drawn: dict[str, Figure]) -> None:
 
 def test_points_that_answer_all_alike_are_hollow_faint_and_named(drawn: dict[str, Figure]) -> None:
     figure = drawn["frontier"]
-    assert "faint: one answer for all" in [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "faint: same answer for all examples" in [text.get_text() for text in figure.legends[0].get_texts()]
     hollow = [
         line for line in figure.axes[0].get_lines() if line.get_markerfacecolor() == "none" and len(line.get_xdata())
     ]

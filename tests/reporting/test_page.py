@@ -150,7 +150,7 @@ def test_the_explorer_marks_the_chosen_frontier(some: pd.DataFrame, reader: Read
             and columns["front"][i]
         ]
         assert [columns["score"][i] for i in shown] == pytest.approx(list(best["score"]), abs=1e-4)
-    assert [method["name"] for method in data["methods"] if method["hidden"]] == ["COST-EFF 2x, no assistant"]
+    assert [method["name"] for method in data["methods"] if method["hidden"]] == ["COST-EFF 2x model, no assistant"]
 
 
 def test_a_long_sweep_is_thinned_and_its_frontier_is_not(some: pd.DataFrame) -> None:
@@ -201,4 +201,4 @@ def test_verdicts_stand_above_the_other_tables(some: pd.DataFrame, tmp_path: Pat
 def test_figures_without_data_are_named_with_their_reasons(some: pd.DataFrame, tmp_path: Path) -> None:
     skipped = [figures.Skipped("latency", "no latency was measured")]
     text = page.write(some, tmp_path, [], ROLES, skipped=skipped).read_text(encoding="utf-8")
-    assert "Promised and measured speed-up: no latency was measured" in text
+    assert "Measured and calculated speed-up: no latency was measured" in text

@@ -13,6 +13,7 @@ from bench.analysis.budgets import RUN
 from bench.reporting import figures, page
 from bench.reporting.everything import complete
 from bench.reporting.figures.drawing import Absent
+from bench.settings import Comparison
 
 METHODS = ("teacher", "cut", "costeff", "costeff-no-ta", "pabee", "tinybert", "cascadebert")
 
@@ -27,7 +28,7 @@ def report(points: pd.DataFrame, results: Path, folder: Path) -> tuple[dict[str,
     """Reasons of the figures that were left out, and the page; every other figure draws."""
     points = complete(points.reset_index(drop=True))
     skipped = []
-    for name, draw in figures._plan(points, results, ROLES, None).items():
+    for name, draw in figures._plan(points, results, ROLES, None, Comparison(resamples=100)).items():
         try:
             draw()
         except Absent as reason:

@@ -1,4 +1,4 @@
-"""The forecast counts what is really computed; the line of progress says what is really there."""
+"""The forecast counts the work that is done; progress reports the runs that exist."""
 
 from dataclasses import replace
 
@@ -114,7 +114,7 @@ def test_a_method_that_does_not_say_is_named(settings, monkeypatch):
     monkeypatch.setattr(Pabee, "stages", Method.stages)
     found = forecast(settings, [run.key for run in runs(settings)], data_of(settings), cores=1)
     assert found.unknown == ("pabee",) and not any(key.method == "pabee" for key in found.runs)
-    assert any("pabee does not say" in text for text in found.lines())
+    assert any("pabee has no `Method.stages`" in text for text in found.lines())
 
 
 @pytest.mark.parametrize(

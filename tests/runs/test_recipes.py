@@ -61,7 +61,7 @@ def test_a_hyper_parameter_without_a_source_and_a_source_of_nothing_are_refused(
     sources = TEACHER["sources"]
     with pytest.raises(UserError, match=r"contestants\.teacher\.sources: epochs has none"):
         said(profile(tmp_path, tiny_backbone, sources={key: sources[key] for key in sources if key != "epochs"}))
-    with pytest.raises(UserError, match=r"contestants\.teacher\.sources\.depths: there is no such option in use"):
+    with pytest.raises(UserError, match=r"contestants\.teacher\.sources\.depths: no such option is in use"):
         said(profile(tmp_path, tiny_backbone, sources=sources | {"depths": "here"}))
     with pytest.raises(UserError, match=r"contestants\.teacher\.sources\.head"):
         said(profile(tmp_path, tiny_backbone, sources=sources | {"head": "somewhere"}))

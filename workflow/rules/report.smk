@@ -1,4 +1,4 @@
-# From the runs to what a person reads: one tidy table, then tables, figures and the results page.
+# From the runs to one points table, then to tables, figures and the results page.
 
 
 rule collect:
@@ -26,18 +26,8 @@ rule report:
         all_trials,
     output:
         page=report(f"{ROOT}/index.html", caption="../report/page.rst", category="Page"),
-        tables=report(
-            directory(f"{ROOT}/tables"),
-            patterns=["{name}.csv"],
-            caption="../report/tables.rst",
-            category="Tables",
-        ),
-        figures=report(
-            directory(f"{ROOT}/figures"),
-            patterns=["{name}.png"],
-            caption="../report/figures.rst",
-            category="Figures",
-        ),
+        tables=directory(f"{ROOT}/tables"),
+        figures=directory(f"{ROOT}/figures"),
     log:
         f"{ROOT}/logs/report.log",
     benchmark:
@@ -50,7 +40,7 @@ rule report:
 
 
 rule complete:
-    # A run that failed is a row of every table; here, after all of them, it is also an exit code.
+    # Failed runs are rows of every table. Here, after all of them, they also give a non-zero exit code.
     input:
         f"{ROOT}/index.html",
         f"{ROOT}/all-points.parquet",

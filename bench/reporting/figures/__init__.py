@@ -1,4 +1,4 @@
-"""The figures of a profile: every one a function of the points table, written as PNG and PDF."""
+"""The figures of a profile, drawn from its points table and written as PNG and PDF."""
 
 import multiprocessing
 import os
@@ -14,21 +14,31 @@ from matplotlib.figure import Figure
 
 from bench.analysis.comparing.resampling import resamples_of
 from bench.analysis.roles import Roles
-from bench.reporting.figures.comparisons import ablation_bars, promised_against_measured
+from bench.reporting.figures.comparisons import (
+    ablation_intervals,
+    difference_from_teacher,
+    promised_against_measured,
+    tasks_at_budget,
+)
 from bench.reporting.figures.drawing import Absent, save, task_order
 from bench.reporting.figures.exits import exit_against_difficulty, exit_histogram, score_per_exit
-from bench.reporting.figures.fonts import families
-from bench.reporting.figures.frontiers import frontier, frontier_average, score_against_parameters
-from bench.reporting.figures.sweeps import importances, kept_studies, landscape, pareto_front
+from bench.reporting.figures.frontiers import (
+    frontier,
+    frontier_average,
+    score_against_milliseconds,
+    score_against_parameters,
+)
+from bench.reporting.figures.sweeps import importances, kept_studies, landscape
 from bench.settings import Comparison
 from bench.tasks.catalogue import TASKS
 from bench.tasks.catalogue import title as task_title
 
 __all__ = [
     "Skipped",
-    "ablation_bars",
+    "ablation_intervals",
     "begin",
     "describe",
+    "difference_from_teacher",
     "drawn",
     "exit_against_difficulty",
     "exit_histogram",
@@ -36,31 +46,47 @@ __all__ = [
     "frontier_average",
     "importances",
     "landscape",
-    "pareto_front",
     "promised_against_measured",
+    "score_against_milliseconds",
     "score_against_parameters",
     "score_per_exit",
+    "tasks_at_budget",
 ]
 
 
-# What a figure shows, by the beginning of its name: title and caption. {rest} is what follows in the name.
+_LEVEL = "at the profile's confidence (95 % by default), as in the tables"
+_BAND = f"Bands are intervals over seeds and examples (over examples only with one seed) {_LEVEL}."
+# Title and caption of each figure by the beginning of its file name, in reading order. {rest}: the rest of the name.
 _CAPTIONS = {
     "frontier-average": (
         "Frontier, mean of all tasks",
-        "Mean score over tasks at matched speed-ups: at each budget every task gives the point chosen for it on "
-        "the selection split, read on validation, mean over seeds. A method is drawn where it has a point on every "
-        "task. Band: the interval of the mean over seeds and examples at the profile's confidence (95 % by default), "
-        "as in the tables; with one seed over examples. Faint: one answer for all examples on half of the tasks or "
-        "more.",
+        "Mean score over tasks at matched budgets. At each budget every task contributes the point that was chosen "
+        "for it on the selection split, read on validation and averaged over seeds. Markers are models and thresholds "
+        "that exist; between them the line holds the score of the next cheaper point. A method is drawn where it has a "
+        f"point on every task. {_BAND} Faint: the same answer for all examples on half of the tasks or more.",
+    ),
+    "differences": (
+        "Difference from the teacher",
+        "Mean score over all tasks minus the teacher's at 2×, 4× and 8× fewer FLOPs, paired by seed. Bars are "
+        f"intervals over seeds and examples {_LEVEL}, without a correction for several comparisons (see the table of "
+        "verdicts). A method without a point on every task at a budget has no mark there.",
+    ),
+    "tasks": (
+        "Methods and tasks at 4×",
+        "Score of the point chosen at 4× fewer FLOPs, mean over seeds. Colour: difference from the teacher, full at 20 "
+        "points. Empty: no point at this budget.",
     ),
     "frontier-": (
         "Frontier, {rest}",
-        "Score against mean FLOPs an example; points chosen on the selection split and shown as they are on "
-        "validation, so a line may go down. With several seeds the line is the mean over seeds at each cost, from "
-        "where every seed has a point (small marks: each seed's points). Band: the interval of that mean over seeds "
-        "and examples at the profile's confidence (95 % by default), as in the tables; with one seed over examples. "
-        "Faint and hollow: points that give every example the same answer. Lines across are the teacher and the best "
-        "constant answer; clear hollow marks are what others reported.",
+        "Score against mean FLOPs per example. Points are chosen on the selection split and shown as they are on "
+        "validation, so a line may go down. With several seeds the line is their mean, from the cost at which every "
+        f"seed has a point, and small marks are each seed's points. {_BAND} Faint and hollow: the same answer for all "
+        "examples. Horizontal lines: teacher and constant baseline. Other hollow marks: published results.",
+    ),
+    "milliseconds": (
+        "Score against measured time",
+        "Score of every timed point (first seed) against its median time per example at batch size 1. A line joins the "
+        "points that no faster point of the method beats. Dashed: teacher; dashed grey: constant baseline.",
     ),
     "parameters": (
         "Score against parameters",
@@ -68,51 +94,51 @@ _CAPTIONS = {
         "deviation over seeds.",
     ),
     "latency": (
-        "Promised and measured speed-up",
-        "Speed-up on a clock (median; bar: quartiles, where they were kept) against speed-up in FLOPs, both over "
-        "the teacher. On the dashed diagonal a promise is kept in full; below it part of the saving is lost.",
+        "Measured and calculated speed-up",
+        "Measured speed-up (median; bar: quartiles) against speed-up in FLOPs, both over the teacher. On the dashed "
+        "diagonal they are equal.",
     ),
     "exits-score": (
         "Score of each exit",
-        "The score when everyone leaves at the same exit, against the layers run until there.",
+        f"Score when every example uses the same exit, against the number of layers computed. {_BAND} Dotted: constant "
+        "baseline.",
     ),
     "exits-histogram": (
-        "Who leaves where",
-        "Share of validation examples that leaves at each exit, at the operating point nearest to 2× fewer FLOPs "
-        "on the selection split; beside each bar the speed-up that it reached on validation. Models without a "
-        "point within 25 % of 2× are left out.",
+        "Examples at each exit",
+        "Share of validation examples at each exit, at the operating point nearest to half of the model's own "
+        "full-depth FLOPs on the selection split. The last exit of every model has the same colour. Beside each bar: "
+        "its speed-up over the teacher on validation.",
     ),
     "exits-difficulty": (
-        "Do easy examples leave early?",
-        "Mean exit of the examples of each difficulty, which the generated text knows by construction, at the "
-        "operating point nearest to 2× fewer FLOPs on the selection split; the legend says what speed-ups were "
-        "reached on validation. A rising line is an exit rule that tells easy from hard. Models without a point "
-        "within 25 % of 2× are left out.",
+        "Exit and difficulty",
+        "Mean exit of the examples of each difficulty, which is known for generated text, at the operating point "
+        "nearest to half of the model's own full-depth FLOPs on the selection split. The legend has the speed-ups over "
+        "the teacher on validation. A rising line means that the exit policy tells easy from hard examples.",
     ),
     "ablations": (
         "Ablations",
-        "Score of each ablation minus the full method's: at full depth (bar: mean, dots: tasks), and when "
-        "everyone leaves at the same exit.",
+        "Score of each ablation minus the full method's, paired by seed. Left: full depth, mean over tasks with its "
+        f"interval over seeds and examples {_LEVEL}, and each task. Right: every example at one exit.",
     ),
-    "sweep-landscape-": ("Ratio study, {rest}", "Every trial of the study; colours are the searched ratios."),
-    "sweep-front-": ("Ratio study, {rest}: Pareto front", "The trials that no other trial beats, by Optuna."),
+    "sweep-landscape-": (
+        "Ratio study, {rest}",
+        "Every trial of the study, coloured by each searched ratio; the line joins the trials that no other one beats.",
+    ),
     "sweep-importance-": (
         "Ratio study, {rest}: importance",
-        "How much of the score's variance each ratio explains (fANOVA, by Optuna).",
+        "Share of the score's variance that each ratio explains (fANOVA, by Optuna).",
     ),
 }
 
 
 def describe(name: str) -> tuple[str, str]:
-    """Title and caption of the figure with this file name."""
-    for start, (title, caption) in _CAPTIONS.items():
-        if name == start or (start.endswith("-") and name.startswith(start)):
-            return title.format(rest=task_title(name.removeprefix(start))), caption
-    raise KeyError(name)
+    """Return title and caption of the figure with this file name."""
+    title, caption = _CAPTIONS[start := _start(name)]
+    return title.format(rest=task_title(name.removeprefix(start))), caption
 
 
 class Skipped(NamedTuple):
-    """A figure that was not drawn, and why."""
+    """A figure that was not drawn, with the reason."""
 
     name: str
     reason: str
@@ -126,19 +152,23 @@ def begin(
     published: pd.DataFrame | None = None,
     comparison: Comparison | None = None,
 ) -> Callable[[], list[Skipped]]:
-    """Begins to draw every figure that has data into <results>/figures/<name>.png and .pdf, in processes of their own.
+    """Start to draw every figure that has data into <results>/figures/<name>.png and .pdf, in processes of their own.
 
-    The returned call waits for them and gives those left out; figures of an earlier call that are not drawn again are
-    removed. points: all-points.parquet. results: results/<profile>, for its kept traces and studies. published: rows
-    of `bench.reporting.published`, where text and backbone are the papers' own. comparison: confidence and resamples of
-    the bands.
+    Args:
+        points: all-points.parquet.
+        results: results/<profile>, with its kept traces, times and studies.
+        roles: the roles of the profile's methods.
+        published: rows of `bench.reporting.published`, where text and backbone are those of the papers.
+        comparison: confidence and resamples of the intervals.
+
+    Returns:
+        A function that waits for the figures, removes those of an earlier call, and returns what was skipped.
     """
     folder, plan = results / "figures", _plan(points, results, roles, published, comparison or Comparison())
-    families()  # once for all processes
     if sys.platform == "linux":
         cores = min(len(os.sched_getaffinity(0)), len(plan))
         pool: Executor = ProcessPoolExecutor(cores, multiprocessing.get_context("fork"))
-    else:  # a forked process may not draw
+    else:  # elsewhere a forked process must not draw
         pool = ThreadPoolExecutor(1)
     drawing = [pool.submit(_drawn, draw, folder, name) for name, draw in plan.items()]
 
@@ -162,36 +192,42 @@ def _drawn(draw: Callable[[], Figure], folder: Path, name: str) -> list[Path] | 
 
 
 def drawn(folder: Path) -> list[Path]:
-    """The PNG files that `begin` left in results/<profile>/figures, in reading order."""
+    """Return the PNG files in results/<profile>/figures in reading order; files of other names are left out."""
     starts, tasks = list(_CAPTIONS), list(TASKS)
 
     def rank(path: Path) -> tuple[int, int, str]:
-        start = next(i for i, each in enumerate(starts) if path.stem.startswith(each))
-        task = path.stem.removeprefix(starts[start])
-        return start, tasks.index(task) if task in tasks else len(tasks), path.stem
+        task = path.stem.removeprefix(_start(path.stem))
+        return starts.index(_start(path.stem)), tasks.index(task) if task in tasks else len(tasks), path.stem
 
-    return sorted(folder.glob("*.png"), key=rank)
+    return sorted((path for path in folder.glob("*.png") if _start(path.stem)), key=rank)
+
+
+def _start(name: str) -> str:
+    """Return the key of `_CAPTIONS` that a file name belongs to, or "" for none."""
+    return next((s for s in _CAPTIONS if name == s or (s.endswith("-") and name.startswith(s))), "")
 
 
 def _plan(
     points: pd.DataFrame, results: Path, roles: Roles, published: pd.DataFrame | None, comparison: Comparison
 ) -> dict[str, Callable[[], Figure]]:
-    """Every figure that could be drawn, by file name, in the order in which they are read."""
+    """Return the drawing function of every figure that could be drawn, by file name."""
     runs = results / "runs"
     resamples = resamples_of(points, runs, comparison)
     plan: dict[str, Callable[[], Figure]] = {
-        "frontier-average": partial(frontier_average, points, roles, resamples=resamples)
+        "frontier-average": partial(frontier_average, points, roles, resamples=resamples),
+        "differences": partial(difference_from_teacher, points, roles, resamples=resamples),
+        "tasks": partial(tasks_at_budget, points, roles),
     }
     for task in task_order(points):
         plan[f"frontier-{task}"] = partial(frontier, points, task, roles, resamples=resamples, published=published)
+    plan["milliseconds"] = partial(score_against_milliseconds, points, roles, results=results)
     plan["parameters"] = partial(score_against_parameters, points, roles)
     plan["latency"] = partial(promised_against_measured, points, roles)
-    plan["exits-score"] = partial(score_per_exit, points, roles)
+    plan["exits-score"] = partial(score_per_exit, points, roles, resamples=resamples)
     plan["exits-histogram"] = partial(exit_histogram, points, roles)
     plan["exits-difficulty"] = partial(exit_against_difficulty, points, roles, runs=runs)
-    plan["ablations"] = partial(ablation_bars, points, roles)
+    plan["ablations"] = partial(ablation_intervals, points, roles, resamples=resamples)
     for name, study in kept_studies(results / "sweeps").items():
         plan[f"sweep-landscape-{name}"] = partial(landscape, study)
-        plan[f"sweep-front-{name}"] = partial(pareto_front, study)
         plan[f"sweep-importance-{name}"] = partial(importances, study)
     return plan

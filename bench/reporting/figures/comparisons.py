@@ -1,35 +1,147 @@
-"""Two checks on a claim: is the speed-up there on a clock, and which part of a method brings its score?"""
+"""Methods beside the teacher, ablations beside the full method, measured beside calculated speed-ups."""
+
+from collections.abc import Sequence
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
-from bench.analysis.budgets import succeeded
+from bench.analysis.budgets import at_budget, succeeded, teacher_rows
+from bench.analysis.comparing.resampling import Point, Resamples, records
 from bench.analysis.roles import Roles
+from bench.reporting.figures.bands import Interval, differences
 from bench.reporting.figures.drawing import (
     GREY,
     INK,
     PAGE,
     Absent,
+    Mark,
     legend_below,
     marks,
     method_handles,
     new_figure,
+    plain,
     ratio_axis,
     styled,
+    task_order,
 )
+from bench.tasks.catalogue import title as task_title
 
 BATCHES = (1, 32)
+BUDGETS = (2.0, 4.0, 8.0)
+HEAT_BUDGET = 4.0
+"""The budget of the table of methods and tasks."""
+
+
+def budget_differences(
+    points: pd.DataFrame, roles: Roles, resamples: Resamples | None, budgets: Sequence[float] = BUDGETS
+) -> dict[tuple[str, float], Interval | None]:
+    """Return each method's difference from the teacher at each budget, averaged over tasks; (method, budget) -> it.
+
+    Scores are of the points that `at_budget` chooses, paired with the teacher's full depth by seed. None where a method
+    lacks a point, or a seed in common with the teacher, on any task.
+    """
+    shown = roles.contestants(points)
+    teacher = _by_task(teacher_rows(points, reference=roles.reference))
+    found: dict[tuple[str, float], Interval | None] = {}
+    sets = {}
+    for budget in budgets:
+        chosen = at_budget(shown[shown["method"] != roles.reference], budget)
+        for method, rows in chosen.groupby("method"):
+            own = _by_task(rows[rows["score"].notna()])
+            pairs = [_common(own.get(task, []), teacher.get(task, [])) for task in task_order(points)]
+            found[str(method), budget] = None
+            if all(first for first, _ in pairs):
+                sets[str(method), budget] = pairs
+    return found | dict(zip(sets, differences(list(sets.values()), resamples), strict=True))
+
+
+def _by_task(rows: pd.DataFrame) -> dict[str, list[Point]]:
+    return {str(task): records(group) for task, group in rows.groupby("task")}
+
+
+def _common(first: Sequence[Point], second: Sequence[Point]) -> tuple[list[Point], list[Point]]:
+    """Return the points of both sides whose seeds both have."""
+    seeds = {row["seed"] for row in first} & {row["seed"] for row in second}
+    return [row for row in first if row["seed"] in seeds], [row for row in second if row["seed"] in seeds]
+
+
+@styled
+def difference_from_teacher(points: pd.DataFrame, roles: Roles, *, resamples: Resamples | None = None) -> Figure:
+    """Draw each method's mean difference from the teacher with its interval, one panel for each budget.
+
+    Raises:
+        Absent: where no method has a point on every task at any budget.
+    """
+    found = budget_differences(points, roles, resamples)
+    known = {method for (method, _), interval in found.items() if interval is not None}
+    looks = {method: mark for method, mark in marks(points, roles).items() if method in known}
+    if not looks:
+        raise Absent(f"no method has a point on every task at {', '.join(f'{budget:g}×' for budget in BUDGETS)}")
+    figure = new_figure(PAGE, 0.7 + 0.23 * len(looks))
+    for axes, budget in zip(figure.subplots(1, len(BUDGETS), sharex=True, sharey=True), BUDGETS, strict=True):
+        axes.axvline(0, color=INK, linewidth=0.8)
+        for y, (method, mark) in enumerate(looks.items()):
+            if (interval := found.get((method, budget))) is not None:
+                _whisker(axes, y, interval, mark)
+            else:
+                axes.text(
+                    0.03, y, "no point", transform=axes.get_yaxis_transform(), va="center", fontsize=6, color=GREY
+                )
+        axes.set_title(f"{budget:g}× fewer FLOPs", loc="left")
+        axes.set_yticks(range(len(looks)), [mark.name for mark in looks.values()])
+        axes.set_ylim(len(looks) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+    figure.supxlabel(f"mean score × 100 minus the teacher's ({points['task'].nunique()} tasks)", fontsize=7.5)
+    return figure
+
+
+def _whisker(axes: Axes, y: float, interval: Interval, mark: Mark) -> None:
+    value, low, high = (100 * each for each in interval)
+    axes.plot([low, high], [y, y], color=mark.colour, linewidth=1.2, zorder=3)
+    axes.plot(value, y, **mark.dots, markersize=5, zorder=4)
+
+
+@styled
+def tasks_at_budget(points: pd.DataFrame, roles: Roles) -> Figure:
+    """Draw the score of each method on each task at `HEAT_BUDGET`; the colour is the difference from the teacher.
+
+    Raises:
+        Absent: where no method has a point at this budget.
+    """
+    shown = roles.contestants(points)
+    chosen = at_budget(shown[shown["method"] != roles.reference], HEAT_BUDGET).dropna(subset=["score"])
+    if chosen.empty:
+        raise Absent(f"no method has a point at {HEAT_BUDGET:g}×")
+    tasks = task_order(points)
+    teacher = 100 * teacher_rows(points, reference=roles.reference).groupby("task")["score"].mean().reindex(tasks)
+    looks = {m: mark for m, mark in marks(points, roles).items() if m in set(chosen["method"])}
+    scores = 100 * chosen.pivot_table(index="method", columns="task", values="score").reindex(
+        list(looks), columns=tasks
+    )
+    figure = new_figure(PAGE, 0.75 + 0.24 * (len(looks) + 1))
+    axes = figure.add_subplot()
+    everything = np.vstack([teacher, scores])
+    _heat(axes, everything - teacher.to_numpy(), np.vectorize("{:.1f}".format)(everything), most=20.0)
+    axes.set_xticks(range(len(tasks)), [task_title(task) for task in tasks])
+    axes.set_yticks(range(len(looks) + 1), ["teacher, full depth", *(mark.name for mark in looks.values())])
+    axes.set_title(f"Score × 100 at {HEAT_BUDGET:g}× fewer FLOPs", loc="left")
+    return figure
 
 
 @styled
 def promised_against_measured(points: pd.DataFrame, roles: Roles) -> Figure:
-    """Speed-up on a clock against speed-up in FLOPs, on all tasks; the diagonal is a promise kept.
+    """Draw the measured speed-up of every timed point against its speed-up in FLOPs.
 
-    The promise is of exactly the timed examples where the points say it (promised_1, promised_32), else of the
-    whole split; bars are the quartiles of the rounds (latency_1_low, latency_1_high, ..) where they are there.
+    FLOPs are of the timed examples where the points have them (promised_1, promised_32), else of the whole split. Bars
+    are the quartiles over rounds (latency_1_low, latency_1_high, ...).
+
+    Raises:
+        Absent: where nothing was timed.
     """
     rows = succeeded(roles.contestants(points))
     rows = rows[rows["method"].ne(roles.reference)]
@@ -57,16 +169,16 @@ def promised_against_measured(points: pd.DataFrame, roles: Roles) -> Figure:
         axes.set_aspect("equal")
         ratio_axis(axes.xaxis, low, high)
         ratio_axis(axes.yaxis, low, high)
-        axes.set_xlabel("promised: FLOPs of the teacher / FLOPs")
-        axes.set_ylabel("measured: seconds of the teacher / seconds")
+        axes.set_xlabel("speed-up in FLOPs")
+        axes.set_ylabel("measured speed-up")
         axes.set_title(f"batch size {frame['batch'].iloc[0]}", loc="left")
-        axes.text(0.97, 0.04, "slower than promised", transform=axes.transAxes, ha="right", fontsize=6.5, color=GREY)
+        axes.text(0.97, 0.04, "slower than in FLOPs", transform=axes.transAxes, ha="right", fontsize=6.5, color=GREY)
     legend_below(figure, method_handles(pd.concat(measured), looks), columns=4)
     return figure
 
 
 def _measured(rows: pd.DataFrame, batch: int) -> pd.DataFrame:
-    """method, batch, promised, median, low and high of the timed points of a batch size, speed-ups all."""
+    """Return method, batch, promised, median, low and high (speed-ups) of the points timed at a batch size."""
     rows = rows[rows["split"] == "validation"] if "split" in rows else rows[:0]
     nothing = pd.Series(np.nan, index=rows.index)
     promised = rows.get(f"promised_{batch}", nothing).fillna(rows.get("speedup", nothing))
@@ -76,71 +188,91 @@ def _measured(rows: pd.DataFrame, batch: int) -> pd.DataFrame:
     return frame[(frame["median"] > 0) & (frame["promised"] > 0)]
 
 
-def ablation_differences(points: pd.DataFrame, roles: Roles) -> pd.DataFrame:
-    """Score of each ablation minus that of its full method, on validation, at full depth and at each exit.
+def ablation_differences(points: pd.DataFrame, roles: Roles, resamples: Resamples | None = None) -> pd.DataFrame:
+    """Return the score of each ablation minus that of its full method, on validation, at full depth and at each exit.
 
-    One row a (ablation, full, variant, task, exit); exit 0 is full depth. Means over the seeds of both.
+    Returns:
+        One row per ablation, full (method), variant, exit (0: full depth) and task, and one over all tasks with task
+        "". difference is paired by seed; low and high are its interval, NaN without traces.
+
+    Raises:
+        Absent: where no ablation has anything in common with its full method.
     """
     rows = succeeded(points)
-    rows = rows[(rows["split"] == "validation") & rows["kind"].isin(["static", "fixed_exit"])]
-    keys = ["task", "variant", "seed", "exit"]
-    found = []
+    rows = rows[(rows["split"] == "validation") & rows["kind"].isin(["static", "fixed_exit"]) & rows["score"].notna()]
+    names, sets = [], []
     for ablation, full in roles.ablations.items():
-        sides = [rows.loc[rows["method"] == method, [*keys, "score"]].dropna() for method in (ablation, full)]
-        both = sides[0].merge(sides[1], on=keys, suffixes=("", "_full"))
-        both["difference"] = both["score"] - both["score_full"]
-        mean = both.groupby(["variant", "task", "exit"])["difference"].mean().reset_index()
-        found.append(mean.assign(exit=mean["exit"].astype(int), ablation=ablation, full=full))
-    table = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
-    if table.empty:
+        sides = [rows[rows["method"] == method] for method in (ablation, full)]
+        by_exit = [{key: _by_task(group) for key, group in side.groupby(["variant", "exit"])} for side in sides]
+        for (variant, leave), tasks in by_exit[0].items():
+            other = by_exit[1].get((variant, leave), {})
+            pairs = {task: _common(own, other.get(task, [])) for task, own in tasks.items()}
+            pairs = {task: pair for task, pair in pairs.items() if pair[0]}
+            for task, each in [*((task, [pair]) for task, pair in pairs.items()), ("", list(pairs.values()))]:
+                if each:
+                    names.append((ablation, full, variant, int(leave), task))
+                    sets.append(each)
+    if not names:
         raise Absent("no ablation has a variant, task and seed in common with its full method")
-    return table
+    table = pd.DataFrame(names, columns=["ablation", "full", "variant", "exit", "task"])
+    return table.assign(
+        **dict(zip(("difference", "low", "high"), np.array(differences(sets, resamples)).T, strict=True))
+    )
 
 
 @styled
-def ablation_bars(points: pd.DataFrame, roles: Roles) -> Figure:
-    """What each ablation loses: at full depth (bar: mean; dots: tasks), and at each exit."""
+def ablation_intervals(points: pd.DataFrame, roles: Roles, *, resamples: Resamples | None = None) -> Figure:
+    """Draw each ablation's difference from the full method: at full depth with intervals, and at each exit.
+
+    Raises:
+        Absent: where the settings name no ablation, or none can be compared.
+    """
     if not roles.ablations:
         raise Absent("no ablations are named in the settings")
-    table = ablation_differences(points, roles)
-    labels = points.drop_duplicates(["method", "variant"]).set_index(["method", "variant"])["label"]
+    table = ablation_differences(points, roles, resamples)
+    labels = plain(points).drop_duplicates(["method", "variant"]).set_index(["method", "variant"])["label"]
     keys = sorted({*zip(table["full"], table["ablation"], table["variant"], strict=True)})
     exits = sorted(set(table["exit"]) - {0})
-    figure = new_figure(PAGE, 1.25 + 0.3 * len(keys))
-    ratios = [1.1, 0.16 * max(len(exits), 1) + 0.2] if exits else [1]
+    figure = new_figure(PAGE, 1.25 + 0.25 * len(keys))
+    ratios = [1.1, 0.16 * len(exits) + 0.2] if exits else [1]
     grid = figure.subplots(1, len(ratios), width_ratios=ratios, squeeze=False, sharey=True).flat
-    bars, looks = grid[0], marks(points, roles)
+    axes, looks = grid[0], marks(points, roles)
     heat = np.full((len(keys), len(exits)), np.nan)
     for y, (full, ablation, variant) in enumerate(keys):
-        own = table[(table["ablation"] == ablation) & (table["variant"] == variant)]
-        depth = 100 * own.loc[own["exit"] == 0, "difference"]
-        bars.barh(y, depth.mean(), height=0.62, color=looks[full].colour, alpha=0.35, zorder=2)
-        bars.plot(depth, np.full(len(depth), y), "o", color=looks[full].colour, markersize=3, alpha=0.85, zorder=3)
-        bars.plot([depth.mean()] * 2, [y - 0.31, y + 0.31], color=INK, linewidth=1.4, zorder=4)
-        means = 100 * own.groupby("exit")["difference"].mean()
-        heat[y] = [means.get(e, np.nan) for e in exits]
-    bars.axvline(0, color=INK, linewidth=0.8)
-    bars.set_yticks(range(len(keys)), [str(labels[(ablation, variant)]) for _, ablation, variant in keys])
-    bars.set_ylim(len(keys) - 0.4, -0.6)
-    bars.set_xlabel("score × 100 minus the full method's, at full depth")
-    bars.set_title("Full depth (bar: mean, dots: tasks)", loc="left")
+        own = table[(table["ablation"] == ablation) & (table["variant"] == variant)].set_index(["exit", "task"])
+        for (leave, task), row in own.iterrows():
+            if leave and not task:
+                heat[y, exits.index(leave)] = 100 * row["difference"]
+            elif not leave and task:
+                axes.plot(100 * row["difference"], y, "|", color=GREY, markersize=6, zorder=2)
+            elif not leave:
+                _whisker(axes, y, Interval(*row[["difference", "low", "high"]]), looks[full]._replace(marker="o"))
+    axes.axvline(0, color=INK, linewidth=0.8)
+    axes.set_yticks(range(len(keys)), [str(labels[(ablation, variant)]) for _, ablation, variant in keys])
+    axes.set_ylim(len(keys) - 0.4, -0.6)
+    note = ""
+    if table.loc[table["exit"] == 0, "difference"].abs().max() > 0.1:
+        axes.set_xscale("symlog", linthresh=5, linscale=1.5)
+        axes.set_xticks([-50, -5, 0, 5], ["\N{MINUS SIGN}50", "\N{MINUS SIGN}5", "0", "5"])
+        note = "\n(logarithmic beyond ±5)"
+    axes.set_xlabel(f"score × 100 minus the full method's{note}")
+    axes.set_title("Full depth", loc="left")
     if exits:
-        _heat(grid[1], heat, exits)
+        _heat(grid[1], heat, np.vectorize("{:+.1f}".format)(heat), most=max(1.0, float(np.nanmax(np.abs(heat)))))
+        grid[1].set_xticks(range(len(exits)), [str(leave) for leave in exits])
+        grid[1].set_xlabel("exit")
+        grid[1].set_title("Every example at one exit", loc="left")
     return figure
 
 
-def _heat(axes: matplotlib.axes.Axes, heat: np.ndarray, exits: list[int]) -> None:
-    """Differences at each exit as a table with a colour behind each number: orange is worse."""
-    limit = max(1.0, float(np.nanmax(np.abs(heat))))
-    colours = matplotlib.colormaps["PuOr"]
-    axes.imshow(heat, aspect="auto", cmap=colours, norm=TwoSlopeNorm(0, -1.7 * limit, 1.7 * limit))
-    for y, x in np.ndindex(heat.shape):
-        if np.isfinite(heat[y, x]):
-            axes.text(x, y, f"{heat[y, x]:+.1f}", ha="center", va="center", fontsize=6.5, color=INK)
-    axes.set_xticks(range(len(exits)), [str(e) for e in exits])
-    axes.set_xlabel("exit")
-    axes.set_title("All leave at one exit (mean of tasks)", loc="left")
+def _heat(axes: Axes, values: NDArray[np.float64], texts: NDArray[np.str_], most: float) -> None:
+    """Draw a table with a colour behind each number: orange below zero, purple above, full at `most`."""
+    axes.imshow(values, aspect="auto", cmap=matplotlib.colormaps["PuOr"], norm=TwoSlopeNorm(0, -1.7 * most, 1.7 * most))
+    for y, x in np.ndindex(values.shape):
+        if np.isfinite(values[y, x]):
+            text = str(texts[y, x]).replace("-", "\N{MINUS SIGN}")
+            dark = abs(values[y, x]) > most
+            axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color="white" if dark else INK)
     axes.grid(False)
     axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)

@@ -1,10 +1,9 @@
-"""The lines and bands of the frontiers, without any drawing.
+"""Lines and bands of the frontiers, without drawing.
 
-A method's frontier on a task is what was chosen on the selection split, read on another: its points are not
-filtered again there, so it may go down, and line and band have the same points.
+Points are chosen on the selection split and read on another one. They are not filtered again there, so a line may go
+down.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,119 +11,104 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.analysis.budgets import POINT, TOLERANCE, chosen_frontier, selection_split
-from bench.analysis.comparing.estimates import Estimate, average
 from bench.analysis.comparing.resampling import Floats, Point, Resamples, records
-from bench.analysis.comparing.verdicts import mean_estimate
 from bench.analysis.roles import Roles
-from bench.errors import UserError
+from bench.reporting.figures.bands import means
 from bench.reporting.figures.drawing import Absent
 
-# Budgets of the averaged frontier, from 1x to the fastest point.
 STEPS = 61
+"""Budgets of the averaged frontier, from 1x to the fastest point."""
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A staircase [P], cheapest first: what score a method has from each cost on."""
+    """The score of a method from each of P costs on, the lowest cost first; all arrays are [P]."""
 
     cost: Floats
     score: Floats
     low: Floats
-    """Lower edge of the band; NaN where nothing is known of the spread."""
+    """Lower edge of the band; NaN without traces."""
     high: Floats
     constant: NDArray[np.bool_]
-    """Where every seed's point gives all examples the same answer."""
-    seeds: int
+    """Whether the points of all seeds give every example the same answer."""
+    model: NDArray[np.bool_]
+    """Whether a point exists at this cost; elsewhere the curve holds the score of a lower cost."""
 
 
 def is_constant(rows: pd.DataFrame) -> pd.Series:
-    """Which rows give every example the same answer; tables of earlier versions do not say, so none."""
-    if "constant" not in rows:
-        return pd.Series(False, index=rows.index)
-    return rows["constant"].eq(True)
+    """Return which rows give every example the same answer; none in tables of early versions, which do not say it."""
+    return rows["constant"].eq(True) if "constant" in rows else pd.Series(False, index=rows.index)
 
 
 def task_curve(rows: pd.DataFrame, resamples: Resamples | None) -> Curve:
-    """The frontier of one method on one task, from the rows of `chosen_frontier` of all its seeds.
+    """Return the frontier of one method on one task: the mean over seeds at each cost, and its band.
 
-    At each cost a seed has the score of its dearest chosen point within that cost; the curve is the mean over
-    seeds, from where every seed has a point. Band: the interval of that mean over seeds and examples, as in
-    `bench.analysis.comparing.estimates`; NaN without the traces.
+    Args:
+        rows: rows of `chosen_frontier` of all seeds. At each cost a seed has the score of its most expensive point
+            within that cost; the curve begins where every seed has a point.
+        resamples: the resampled scores; None gives no band.
     """
     rows = rows.dropna(subset=["score", "flops"])
     groups = [group.sort_values(["flops", "score"]) for _, group in rows.groupby("seed")]
     if not groups:
-        return Curve(*(np.array([]),) * 4, np.array([], dtype=bool), 0)
+        return Curve(*(np.array([]),) * 4, *(np.array([], dtype=bool),) * 2)
     costs = np.unique(rows["flops"])
     costs = costs[costs >= max(group["flops"].iloc[0] for group in groups)]
     at = [np.searchsorted(group["flops"], costs, side="right") - 1 for group in groups]
-    scores = np.stack([group["score"].to_numpy(float)[i] for group, i in zip(groups, at, strict=True)])
-    constant = np.stack([is_constant(group).to_numpy()[i] for group, i in zip(groups, at, strict=True)])
+    constant = [is_constant(group).to_numpy()[i] for group, i in zip(groups, at, strict=True)]
     points = [records(group) for group in groups]
-    chosen = [[points[seed][i] for seed, i in enumerate(each)] for each in zip(*at, strict=True)]
-    bands = _bands([[mean] for mean in _means(chosen, resamples)], len(costs), resamples)
-    return Curve(costs, scores.mean(axis=0), *bands, np.asarray(constant.all(axis=0)), len(groups))
-
-
-def _means(chosen: Sequence[Sequence[Point]], resamples: Resamples | None) -> list[Estimate]:
-    """The mean over seeds of each set of points of one task, which differ in their seed; [] without their traces."""
-    if resamples is None:
-        return []
-    try:
-        resamples.prepare(row for rows in chosen for row in rows)
-        return [mean_estimate(rows, resamples) for rows in chosen]
-    except UserError:
-        return []
-
-
-def _bands(estimates: Sequence[Sequence[Estimate]], count: int, resamples: Resamples | None) -> tuple[Floats, Floats]:
-    """Lower and upper edges [count] of means over tasks; NaN where there are no estimates."""
-    if resamples is None or len(estimates) < count:
-        return np.full(count, np.nan), np.full(count, np.nan)
-    edges = np.array([average(tasks).interval(resamples.level) for tasks in estimates]).reshape(count, 2)
-    return edges[:, 0], edges[:, 1]
+    sets = [[[points[seed][i] for seed, i in enumerate(each)]] for each in zip(*at, strict=True)]
+    score, low, high = np.array(means(sets, resamples)).reshape(-1, 3).T
+    return Curve(costs, score, low, high, np.all(constant, axis=0), np.ones(len(costs), dtype=bool))
 
 
 def average_curves(
     points: pd.DataFrame, roles: Roles, *, split: str = "validation", resamples: Resamples | None = None
 ) -> pd.DataFrame:
-    """The score of each method averaged over all tasks at matched speed-ups, one row a (method, budget).
+    """Return the score of each method averaged over all tasks at matched speed-ups, one row per method and budget.
 
-    At each budget every task gives the score of the point that `at_budget` chooses there, mean over seeds. A
-    method has a row only where it has a point on every task. Columns: method, budget, score, speedup and
-    speedup_128 (what the chosen points reach on `split`, harmonic means), the means over tasks of mean_exit,
-    parameters, flops and flops_128, constant (the share of tasks whose point answers all alike), low and high: the
-    interval as in `task_curve`, NaN where a method's traces are missing. Raises Absent where no point has a known
-    speed-up.
+    At each budget every task contributes the point that `at_budget` chooses there, averaged over seeds.
+
+    Args:
+        points: all-points.parquet.
+        roles: the roles of the profile's methods.
+        split: the split whose scores are read.
+        resamples: the resampled scores; None gives no band.
+
+    Returns:
+        Columns method, budget, score, speedup and speedup_128 (harmonic means over tasks of what the points reach on
+        `split`), the means over tasks of mean_exit, parameters, flops and flops_128, constant (share of tasks whose
+        point answers all alike), low and high (the interval of the tables, NaN without traces), and model: whether a
+        task's point differs from that of the next larger budget. A method has rows only where it has a point on every
+        task, and none for budgets below the smallest at which `model` holds: it has no model there.
+
+    Raises:
+        Absent: where no point has a known speed-up.
     """
     rows = _at_budgets(points, roles, split)
     rows = rows.assign(share=1 / rows["speedup"], share_128=1 / rows["speedup_128"], constant=is_constant(rows))
+    rows["chosen"] = pd.util.hash_pandas_object(rows[POINT], index=False)
     values = ["score", "mean_exit", "parameters", "flops", "flops_128", "share", "share_128", "constant"]
-    means = rows.groupby(["method", "budget", "task"])[values].mean()
-    grouped = means.groupby(["method", "budget"])
-    tasks = roles.contestants(points)["task"].nunique()
-    table = grouped[values].mean()[grouped.size() == tasks].reset_index()
-    edges = pd.DataFrame(np.nan, index=table.index, columns=["low", "high"])
-    for method, of_method in table.groupby("method", sort=False):
-        own = rows[(rows["method"] == method) & rows["budget"].isin(of_method["budget"])]
-        by_task = [_means(_by_budget(of_task), resamples) for _, of_task in own.groupby("task")]
-        # Budgets ascend in both; a task without traces leaves all of them without a band.
-        estimates = list(zip(*by_task, strict=False))
-        edges.loc[of_method.index] = np.column_stack(_bands(estimates, len(of_method), resamples))
-    table = table.join(edges)
-    return table.assign(speedup=1 / table.pop("share"), speedup_128=1 / table.pop("share_128"))
-
-
-def _by_budget(rows: pd.DataFrame) -> list[list[Point]]:
-    """The points of one method and task at each budget, cheapest last, one a seed."""
-    found: dict[float, list[Point]] = {}
-    for row in records(rows.sort_values(["budget", "seed"])):
-        found.setdefault(row["budget"], []).append(row)
-    return list(found.values())
+    key = ["method", "budget"]
+    tasks = rows.groupby([*key, "task"])[values].mean().groupby(key)
+    table = tasks.mean()[tasks.size() == roles.contestants(points)["task"].nunique()]
+    chosen = rows.groupby(key)["chosen"].sum().loc[table.index].groupby("method")
+    table["model"] = chosen.transform(lambda sums: sums != sums.shift(-1)).astype(bool)
+    table = table.reset_index()
+    table = table[table["budget"] >= table["budget"].where(table["model"]).groupby(table["method"]).transform("min")]
+    sets: dict[tuple[str, float], dict[str, list[Point]]] = {}
+    for row in records(rows.sort_values("seed")):
+        sets.setdefault((row["method"], row["budget"]), {}).setdefault(row["task"], []).append(row)
+    asked = [
+        list(sets[method, budget].values()) for method, budget in zip(table["method"], table["budget"], strict=True)
+    ]
+    bands = np.array(means(asked, resamples)).reshape(-1, 3)
+    table = table.assign(low=bands[:, 1], high=bands[:, 2])
+    return table.assign(speedup=1 / table.pop("share"), speedup_128=1 / table.pop("share_128")).reset_index(drop=True)
 
 
 def _at_budgets(points: pd.DataFrame, roles: Roles, split: str) -> pd.DataFrame:
-    """The operating point of each (task, method, seed) at each budget that it can meet, as on `split`."""
+    """Return the operating point of each (task, method, seed) at each budget that it can meet, as on `split`."""
     shown = roles.contestants(points)
     run = ["task", "method", "seed"]
     chosen = chosen_frontier(shown, split=selection_split(points))[[*POINT, "speedup"]]
@@ -133,7 +117,7 @@ def _at_budgets(points: pd.DataFrame, roles: Roles, split: str) -> pd.DataFrame:
     if rows.empty:
         raise Absent("no operating point with a known speed-up")
     budgets = np.geomspace(1.0, max(float(rows["reached"].max()), 1.01), STEPS)
-    # Scores rise along a frontier as speed-ups fall, so the best within a budget is the first to reach it.
+    # Scores rise along a frontier as speed-ups fall, so the best within a budget is the slowest that meets it.
     asked = rows[run].drop_duplicates().merge(pd.DataFrame({"budget": budgets}), how="cross")
     asked["least"] = asked["budget"] * (1 - TOLERANCE)
     return pd.merge_asof(

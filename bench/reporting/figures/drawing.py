@@ -1,11 +1,12 @@
-"""What all figures share: one look, one mark a method, and files that stay the same when drawn again."""
+"""What all figures share: style, one mark for each method, axes, and reproducible files."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
-from typing import Any, ParamSpec
+from typing import Any, NamedTuple, ParamSpec
+from zlib import crc32
 
 import matplotlib
 import numpy as np
@@ -21,8 +22,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, MaxNLocator,
 from PIL import Image
 
 from bench.analysis.roles import Roles
-from bench.reporting.figures.fonts import families
-from bench.reporting.tables.table import display_names
+from bench.reporting.tables import table
 from bench.tasks.catalogue import in_order
 from bench.tasks.scores import TITLES
 
@@ -53,31 +53,54 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.2,
     "lines.markersize": 4,
     "figure.dpi": 180,
-    # Fonts that publishers accept, and identifiers that do not change from one drawing to the next.
+    # Fonts that publishers accept; identifiers that are the same in every drawing.
     "pdf.fonttype": 42,
     "svg.hashsalt": "figures",
 }
 INK, GREY = "#222222", "#767676"
 
-# Okabe and Ito's palette without yellow (too pale on paper) and black (kept for the teacher), then darker hues of
-# Tol's. Marker and line style run along with the colour, so that a print in grey stays legible.
-_COLOURS: tuple[str, ...] = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F3B08", "#542788",
-    "#999933", "#882255", "#0B4F3C", "#3C3C8C",
-)  # fmt: skip
-_MARKERS: tuple[str, ...] = ("o", "D", "^", "v", "P", "X", "<", ">")
-_LINES: tuple[Any, ...] = (
-    "-", (0, (6, 2)), "-.", (0, (5, 1, 1, 1, 1, 1)), (0, (3, 1)), (0, (10, 2)), (0, (8, 2, 2, 2)),
-)  # fmt: skip
+# Marks of known methods, by the usual name of their contestant; colours of Okabe and Ito, then of Tol. Marker and line
+# style differ with the colour, so that a print in grey stays legible.
+_KNOWN: dict[str, tuple[str, str, Any]] = {
+    "costeff": ("#D55E00", "o", "-"),
+    "assistant": ("#CC79A7", "P", (0, (10, 2))),
+    "distilbert": ("#009E73", "^", "-."),
+    "tinybert": ("#0072B2", "D", (0, (6, 2))),
+    "pabee": ("#542788", ">", (0, (5, 1, 1, 1, 1, 1))),
+    "cascadebert": ("#56B4E9", "v", (0, (8, 2, 2, 2))),
+    "finetuned-long": ("#7F3B08", "X", (0, (3, 1))),
+    "search": ("#E69F00", "<", (0, (6, 2))),
+}
+# How the labels of these methods begin, the longest first: contestants may have any name.
+_LABELS = {
+    "COST-EFF assistant": "assistant",
+    "COST-EFF": "costeff",
+    "DistilBERT": "distilbert",
+    "TinyBERT": "tinybert",
+    "PABEE": "pabee",
+    "CascadeBERT": "cascadebert",
+    "teacher, long training": "finetuned-long",
+}
+_OTHERS = ("#882255", "#999933", "#0B4F3C", "#3C3C8C", "#B2182B", "#35978F", "#8C6BB1", "#4D4D4D")
+_MARKERS = ("o", "D", "^", "v", "P", "X", "<", ">")
+_LINES: tuple[Any, ...] = ("-", *dict.fromkeys(line for _, _, line in list(_KNOWN.values())[1:]))
+
+# Labels of version 0.2 in published results -> what figures print.
+_PLAIN = {
+    r"^cut at depth (\d+)$": r"first k layers: \1",
+    r"^finetuned-long$": "teacher, long training",
+    r"^COST-EFF's assistant": "COST-EFF assistant (full width)",
+    r", squat$": ", fewer layers, same parameters",
+    r"^COST-EFF (\d+)x": r"COST-EFF \1x model",
+}
 
 
 class Absent(Exception):
-    """A figure has no data; the message says why, in a few words."""
+    """Raised where a figure has no data; the message is the reason."""
 
 
-@dataclass(frozen=True)
-class Mark:
-    """How a method looks in every figure, and what it is called there."""
+class Mark(NamedTuple):
+    """A method's name and appearance, the same in every figure."""
 
     name: str
     colour: str
@@ -86,16 +109,16 @@ class Mark:
 
     @property
     def dots(self) -> dict[str, Any]:
-        """Keywords of a marker without a line."""
+        """Return matplotlib's keywords of a marker without a line."""
         return {"color": self.colour, "marker": self.marker, "linestyle": "none"}
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw under the project's style, whatever the caller's own settings are, and settle the layout."""
+    """Decorate a drawing function: use the project's style and fix the layout of its figure."""
 
     @wraps(draw)
     def inner(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        with matplotlib.rc_context(STYLE | {"font.family": families()}):
+        with matplotlib.rc_context(STYLE):
             figure = draw(*args, **kwargs)
             settle(figure)
             return figure
@@ -103,46 +126,83 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return inner
 
 
-def marks(points: pd.DataFrame, roles: Roles) -> dict[str, Mark]:
-    """A mark for each method in `points`, in the order of the legends: references, methods, ablations.
+def plain(points: pd.DataFrame) -> pd.DataFrame:
+    """Return `points` with the labels of version 0.2 in today's words."""
+    return points.assign(label=points["label"].replace(_PLAIN, regex=True))
 
-    Colours follow the alphabet, so all figures of one set of points agree; an ablation has the colour of the
-    method it is taken from.
+
+def variant_names(points: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """Return what the label of each (method, variant) adds to its method's name; empty for an only variant."""
+    return table.variant_names(plain(points))
+
+
+def marks(points: pd.DataFrame, roles: Roles) -> dict[str, Mark]:
+    """Return a mark for each method in `points`, in the order of the legends: references, methods, ablations.
+
+    Known methods have the same mark in every profile. Any other has one that depends on its name, unless a method
+    before it in the alphabet has that already. An ablation has the colour of the method that it is taken from.
     """
-    reference, depth_reference, ablations = roles.reference, roles.depth_reference, roles.ablations
-    names = display_names(points)
+    names = table.display_names(plain(points))
     result = {}
-    if reference in names:
-        result[reference] = Mark(names.pop(reference), INK, "*", "-")
-    if depth_reference is not None and depth_reference in names:
-        result[depth_reference] = Mark(names.pop(depth_reference), GREY, "s", (0, (1, 1.2)))
-    plain = [method for method in sorted(names) if method not in ablations]
-    for i, method in enumerate(plain):
-        result[method] = Mark(names[method], *look(i))
-    for method in sorted(names.keys() - set(plain)):
-        colour = result[ablations[method]].colour if ablations[method] in result else GREY
-        result[method] = Mark(names[method], colour, "x", (0, (2, 1)))
+    fixed = {roles.reference: (INK, "*", "-"), roles.depth_reference: (GREY, "s", (0, (1, 1.2)))}
+    for method, look in fixed.items():
+        if method is not None and method in names:
+            result[method] = Mark(names.pop(method), *look)
+    methods = {method: name for method, name in sorted(names.items()) if method not in roles.ablations}
+    looks = appearances(methods)
+    result |= {method: Mark(name, *looks[method]) for method, name in methods.items()}
+    for method in sorted(names.keys() - methods.keys()):
+        full = roles.ablations[method]
+        result[method] = Mark(names[method], result[full].colour if full in result else GREY, "x", (0, (2, 1)))
     return result
 
 
-def look(i: int) -> tuple[str, str, Any]:
-    """Colour, marker and line of the i-th method. Of 24, no two share colour and marker, or marker and line."""
-    return _COLOURS[i % len(_COLOURS)], _MARKERS[(i + 3 * (i // 8)) % 8], _LINES[i % len(_LINES)]
+def appearances(names: Mapping[str, str]) -> dict[str, tuple[str, str, Any]]:
+    """Return colour, marker and line style of each method.
+
+    Args:
+        names: contestant -> its label, from which the method of a contestant with a name of its own is known.
+
+    Returns:
+        Of up to 40 methods no two share both colour and marker, or both marker and line.
+    """
+    known = {
+        method: method
+        if method in _KNOWN
+        else next((key for start, key in _LABELS.items() if name.startswith(start)), "")
+        for method, name in names.items()
+    }
+    result: dict[str, tuple[str, str, Any]] = {}
+    for method in sorted(names, key=lambda each: (not known[each], known[each] != each, each)):
+        options = [(colour, marker, line) for line, colour, marker in itertools.product(_LINES, _OTHERS, _MARKERS)]
+        start = crc32(method.encode()) % len(options)
+        options = [*options[start:], *options[:start]]
+        if known[method]:
+            usual = _KNOWN[known[method]]
+            options = [usual, *((usual[0], marker, line) for _, marker, line in options)]
+        used = list(result.values())
+        free = [
+            option for option in options if not any(option[:2] == each[:2] or option[1:] == each[1:] for each in used)
+        ]
+        # Colours tell methods apart best.
+        fresh = [option for option in free if option[0] not in {colour for colour, *_ in used}]
+        result[method] = next(iter([*fresh, *free, *options]))
+    return result
 
 
 def task_order(points: pd.DataFrame, rows: pd.DataFrame | None = None) -> list[str]:
-    """The tasks in `points`, in the catalogue's order, then the profile's own; only those of `rows`, if given."""
+    """Return the tasks in `points` (only those of `rows`, if given): the catalogue's order, then own tasks."""
     there = set((points if rows is None else rows)["task"])
     return [task for task in in_order(points["task"]) if task in there]
 
 
 def score_title(metric: str) -> str:
-    """Axis title of scores, which figures print times 100."""
+    """Return the axis title of a metric's scores, which figures show times 100."""
     return f"{TITLES.get(metric, metric)} × 100"
 
 
 def panels(count: int, *, columns: int = 3, height: float = 1.75) -> tuple[Figure, list[Axes]]:
-    """A page-wide grid of `count` panels of `height` inches."""
+    """Return a page-wide figure with `count` panels of `height` inches each, and the panels."""
     columns = min(columns, count)
     rows = -(-count // columns)
     figure = new_figure(PAGE if columns > 1 else COLUMN * 1.25, rows * height + 0.1)
@@ -153,14 +213,14 @@ def panels(count: int, *, columns: int = 3, height: float = 1.75) -> tuple[Figur
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure in inches, the legend below not counted, with a canvas that needs no display."""
+    """Return an empty figure of this size in inches (a legend below adds to it); it needs no display."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def label_outer(grid: Sequence[Axes], x: str, y: str = "", *, columns: int = 3) -> None:
-    """Name the axes of `panels` at the grid's left edge and below its last panel of each column."""
+    """Label the axes of `panels`: y at the left edge, x below the last panel of each column."""
     for i, axes in enumerate(grid):
         if y and i % columns == 0:
             axes.set_ylabel(y)
@@ -169,9 +229,13 @@ def label_outer(grid: Sequence[Axes], x: str, y: str = "", *, columns: int = 3) 
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], *, columns: int = 4, note: str = "") -> None:
-    """One legend below the whole figure, which grows by it, in as many of `columns` as there is room for.
+    """Add a legend below the figure, which grows by the legend's height.
 
-    note: a line of small print above the entries.
+    Args:
+        figure: the figure.
+        handles: the entries.
+        columns: the largest number of columns; fewer are used where they do not fit.
+        note: a line of small print above the entries.
     """
     renderer = FigureCanvasAgg(figure).get_renderer()
     words: dict[str, Any] = {"title": note, "title_fontsize": 6.5, "alignment": "left"} if note else {}
@@ -187,7 +251,7 @@ def legend_below(figure: Figure, handles: Sequence[Any], *, columns: int = 4, no
 
 
 def settle(figure: Figure) -> None:
-    """Find the places of everything once; what is drawn later has them."""
+    """Run the layout engine once and switch it off."""
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.execute(figure)
@@ -195,18 +259,18 @@ def settle(figure: Figure) -> None:
 
 
 def method_handles(rows: pd.DataFrame, looks: Mapping[str, Mark]) -> list[Line2D]:
-    """Legend entries, marker only, of the methods that `rows` hold, in the order of the legends."""
+    """Return legend entries (markers) of the methods in `rows`, in the order of the legends."""
     present = set(rows["method"])
     return [Line2D([], [], **mark.dots, label=mark.name) for method, mark in looks.items() if method in present]
 
 
 def halo(width: float = 1.8) -> list[withStroke]:
-    """A white outline that keeps text legible over lines."""
+    """Return a white outline, which keeps text legible over lines."""
     return [withStroke(linewidth=width, foreground="white")]
 
 
 def ratio_axis(axis: Axis, low: float, high: float) -> None:
-    """Ticks of a log axis of speed-ups: 1x, 2x, 4x, ..., as fine as the range asks for."""
+    """Set the ticks of a log axis of speed-ups: 1x, 2x, 4x, ...; finer steps where the range is below 5."""
     steps = [2.0**k for k in range(-6, 13)]
     if high / low < 5:
         steps = [0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0, 8.0, 10.0, 12.0, 16.0]
@@ -217,7 +281,7 @@ def ratio_axis(axis: Axis, low: float, high: float) -> None:
 
 
 class _Counts(Locator):
-    """1, 2, 5 in every decade of a log axis; where that is less than two ticks, finer steps, but never a crowd."""
+    """Ticks at 1, 2 and 5 of every decade of a log axis; finer steps where that gives less than two ticks."""
 
     def __call__(self) -> Any:
         assert self.axis is not None
@@ -234,7 +298,7 @@ class _Counts(Locator):
 
 
 def count_axis(axis: Axis) -> None:
-    """Ticks of a log axis of big numbers: 200 M, 1 G."""
+    """Set the ticks of a log axis of large numbers: 200 M, 1 G."""
     axis.set_major_locator(_Counts())
     axis.set_major_formatter(FuncFormatter(lambda value, _: big(value)))
     axis.set_minor_locator(NullLocator())
@@ -242,7 +306,7 @@ def count_axis(axis: Axis) -> None:
 
 
 def big(value: float) -> str:
-    """1.5 G for 1.5e9: three digits and a prefix."""
+    """Return a number as three digits and a prefix: 1.5 G for 1.5e9."""
     for scale, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= scale * 0.9995:
             return f"{value / scale:.3g} {prefix}"
@@ -250,7 +314,7 @@ def big(value: float) -> str:
 
 
 def padded(values: Iterable[float], share: float = 0.07) -> tuple[float, float]:
-    """Limits of an axis a little beyond the finite `values`."""
+    """Return limits of an axis a little beyond the finite `values`."""
     finite = np.array([value for value in values if np.isfinite(value)])
     if not len(finite):
         return 0.0, 1.0
@@ -259,19 +323,20 @@ def padded(values: Iterable[float], share: float = 0.07) -> tuple[float, float]:
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Write <folder>/<name>.png and .pdf without dates or versions: the same drawing is the same file.
+    """Write <folder>/<name>.png and .pdf, without dates or versions, so that equal figures give equal files.
 
-    The picture has a palette of 256 colours, chosen so that rare ones keep their own: no channel of a pixel was off
-    by more than 18 of 255 levels, in 40 % of the bytes. Each file is drawn once: `Figure.savefig` would draw once
-    more to find the layout, which is settled.
+    The PNG has a palette of 256 colours, which takes 40 % of the bytes; no channel differs by more than 20 of 255
+    levels. `Figure.savefig` is avoided because it draws a second time to find the layout.
     """
     folder.mkdir(parents=True, exist_ok=True)
     png, pdf = folder / f"{name}.png", folder / f"{name}.pdf"
-    with matplotlib.rc_context(STYLE | {"font.family": families()}):
+    with matplotlib.rc_context(STYLE):
         settle(figure)
         canvas = FigureCanvasAgg(figure)
         canvas.draw()
         picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-        picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(png, optimize=True)
+        # The colours are refined by k-means, which keeps the hue of large pale areas such as bands.
+        few = picture.quantize(256, Image.Quantize.MAXCOVERAGE, kmeans=1, dither=Image.Dither.NONE)
+        few.save(png, optimize=True)
         FigureCanvasPdf(figure).print_pdf(pdf, metadata={"CreationDate": None, "Producer": None, "Creator": None})
     return [png, pdf]

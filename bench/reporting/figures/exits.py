@@ -1,4 +1,4 @@
-"""Early exits: what each exit is worth, who leaves where, and whether easy examples leave early."""
+"""Early exits: the score of each exit, how many examples exit where, and at which difficulty."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +14,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from bench.analysis.budgets import RUN, operating_points, run_folder, selection_split, succeeded
+from bench.analysis.budgets import RUN, control_rows, operating_points, run_folder, selection_split, succeeded
+from bench.analysis.comparing.resampling import Resamples, records
 from bench.analysis.roles import Roles
 from bench.errors import UserError
 from bench.exit_policies.operating import left
+from bench.reporting.figures.bands import means
 from bench.reporting.figures.drawing import (
     GREY,
     INK,
@@ -31,23 +33,27 @@ from bench.reporting.figures.drawing import (
     panels,
     styled,
     task_order,
+    variant_names,
 )
-from bench.reporting.tables.table import variant_names
 from bench.tasks.catalogue import title as task_title
 from bench.trace import Trace
 
-NEAR = 2.0
-"""The speed-up at which exits are looked at: the one that most papers report."""
+SHARE = 0.5
+"""Exits are shown at this share of a model's own full-depth FLOPs."""
 WITHIN = 1.25
-"""A point is near a speed-up that it misses by no more than this factor."""
-_RULED = ("uniform", "per_exit")
-# Variants of one method share its colour and differ in these.
+"""The largest factor by which a point may miss that."""
+_WITH_POLICY = ("uniform", "per_exit")
+# Variants of one method share its colour; these tell them apart.
 _LINES: tuple[Any, ...] = ("-", "--", ":", "-.")
 
 
 @styled
-def score_per_exit(points: pd.DataFrame, roles: Roles) -> Figure:
-    """The score when everyone leaves at the same exit, against the layers run until there; a panel a task."""
+def score_per_exit(points: pd.DataFrame, roles: Roles, *, resamples: Resamples | None = None) -> Figure:
+    """Draw the score of each exit, used for all examples, against its layers, with bands; one panel for each task.
+
+    Raises:
+        Absent: where no method has more than one exit.
+    """
     rows = succeeded(roles.contestants(points))
     rows = rows[(rows["split"] == "validation") & rows["score"].notna()]
     exits = rows[rows["kind"] == "fixed_exit"]
@@ -59,35 +65,51 @@ def score_per_exit(points: pd.DataFrame, roles: Roles) -> Figure:
     many = len(exits.drop_duplicates(["method", "variant"])) > 6
     columns = 2 if many else 3
     figure, grid = panels(len(tasks), columns=columns, height=2.5 if many else 1.75)
+    controls = 100 * control_rows(points).groupby("task")["score"].mean()
     for axes, task in zip(grid, tasks, strict=True):
-        for method, line, mean in _by_layers(exits[exits["task"] == task], looks):
+        seen: list[float] = []
+        for method, line, layers, bands in _by_layers(exits[exits["task"] == task], looks, resamples):
             mark = looks[method]
-            axes.plot(mean.index, 100 * mean, color=mark.colour, linestyle=line, marker=mark.marker, markersize=3.2)
+            axes.plot(layers, bands[:, 0], color=mark.colour, linestyle=line, marker=mark.marker, markersize=3.2)
+            axes.fill_between(layers, bands[:, 1], bands[:, 2], color=mark.colour, alpha=0.09, linewidth=0, zorder=1.5)
+            seen += [*bands.ravel()]
         for method, group in single[single["task"] == task].groupby("method"):
             mean, mark = group.groupby("mean_layers")["score"].mean(), looks[str(method)]
-            many = len(mean) > 1
             axes.plot(
                 mean.index, 100 * mean, color=mark.colour, marker=mark.marker,
-                linestyle=mark.line if many else "none", markersize=7 if mark.marker == "*" else 3.6, zorder=5,
+                linestyle=mark.line if len(mean) > 1 else "none", markersize=7 if mark.marker == "*" else 3.6, zorder=5,
             )  # fmt: skip
-        axes.set_ylim(*padded([100 * y for line in axes.get_lines() for y in np.atleast_1d(line.get_ydata()) / 100]))
+            seen += [*(100 * mean)]
+        if task in controls:
+            axes.axhline(controls[task], color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), zorder=2)
+            seen.append(controls[task])
+        axes.set_ylim(*padded(seen))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
         axes.set_title(task_title(task), loc="left")
     label_outer(grid, "layers run", "score × 100", columns=columns)
-    legend_below(figure, [*_variant_handles(exits, points, looks), *method_handles(single, looks)], columns=4)
+    baseline = Line2D([], [], color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), label="constant baseline")
+    handles = [*_variant_handles(exits, points, looks), *method_handles(single, looks), baseline]
+    legend_below(figure, handles, columns=4)
     return figure
 
 
-def _by_layers(rows: pd.DataFrame, looks: dict[str, Mark]) -> list[tuple[str, Any, pd.Series]]:
-    """(method, line style, mean score by layers run) of each variant, in the order of the legend."""
+def _by_layers(
+    rows: pd.DataFrame, looks: dict[str, Mark], resamples: Resamples | None
+) -> list[tuple[str, Any, NDArray[np.float64], NDArray[np.float64]]]:
+    """Return (method, line style, layers [E], score, low and high times 100 [E, 3]) of each variant."""
     lines = variant_lines(rows)
     groups = {key: group for key, group in rows.groupby(["method", "variant"])}
     ordered = sorted(groups, key=lambda key: (list(looks).index(key[0]), key[1]))
-    return [(key[0], lines[key], groups[key].groupby("mean_layers")["score"].mean()) for key in ordered]
+    found = []
+    for key in ordered:
+        by_exit = {layers: [records(group)] for layers, group in groups[key].groupby("mean_layers")}
+        bands = 100 * np.array(means(list(by_exit.values()), resamples))
+        found.append((key[0], lines[key], np.array(list(by_exit)), bands))
+    return found
 
 
 def variant_lines(rows: pd.DataFrame) -> dict[tuple[str, str], Any]:
-    """A line style for each (method, variant): the method's first variant is solid."""
+    """Return a line style for each (method, variant): solid for a method's first variant."""
     styles: dict[tuple[str, str], Any] = {}
     for method, group in rows.groupby("method"):
         for i, variant in enumerate(sorted(group["variant"].unique())):
@@ -98,7 +120,7 @@ def variant_lines(rows: pd.DataFrame) -> dict[tuple[str, str], Any]:
 def _variant_handles(
     rows: pd.DataFrame, points: pd.DataFrame, looks: dict[str, Mark], notes: Mapping[Any, str] | None = None
 ) -> list[Line2D]:
-    """A legend entry for each (method, variant); notes: what is added to its name."""
+    """Return a legend entry for each (method, variant), with its note after the name."""
     lines, names = variant_lines(rows), variant_names(points)
     ordered = sorted(lines, key=lambda key: (list(looks).index(key[0]), key[1]))
     return [
@@ -110,47 +132,54 @@ def _variant_handles(
     ]  # fmt: skip
 
 
-def near_twice(points: pd.DataFrame, roles: Roles, split: str = "validation") -> pd.DataFrame:
-    """The operating point of every run with an exit rule that is nearest to `NEAR` times the teacher's speed.
+def at_half_cost(points: pd.DataFrame, roles: Roles, split: str = "validation") -> pd.DataFrame:
+    """Return each run's operating point nearest to half the FLOPs of its own full depth; runs with an exit policy only.
 
-    Nearest by the ratio of speed-ups on the selection split, ties to the better score there; the rows are those
-    of `split`. A run that has no point within `WITHIN` of it has no row. Raises Absent where none has one.
+    Nearest by the ratio of FLOPs on the selection split, ties to the better score there. A run without a point within a
+    factor of `WITHIN` has no row.
+
+    Returns:
+        Rows of `split`.
+
+    Raises:
+        Absent: where no run has such a point.
     """
-    ruled = operating_points(roles.contestants(points))
-    ruled = ruled[ruled["kind"].isin(_RULED) & ruled["score"].notna()]
-    if ruled.empty:
-        raise Absent("no method with an exit rule")
-    selected = ruled[(ruled["split"] == selection_split(points)) & (ruled["speedup"] > 0)]
-    selected = selected.assign(far=np.log(selected["speedup"] / NEAR).abs().round(12))
+    known = operating_points(roles.contestants(points))
+    known = known[known["score"].notna()]
+    full = known[known["kind"] == "static"].set_index([*RUN, "split"])["flops"].rename("full")
+    known = known[known["kind"].isin(_WITH_POLICY)].join(full, on=[*RUN, "split"])
+    if known.empty:
+        raise Absent("no method with an exit policy")
+    selected = known[known["split"] == selection_split(points)]
+    selected = selected.assign(far=np.log(selected["flops"] / selected["full"] / SHARE).abs().round(12))
     selected = selected[selected["far"] <= np.log(WITHIN)]
     selected = selected.sort_values(["far", "score", "kind", "point"], ascending=[True, False, True, True])
     nearest = selected.drop_duplicates(RUN)[[*RUN, "kind", "point"]]
-    rows = nearest.merge(ruled[ruled["split"] == split], on=[*RUN, "kind", "point"])
+    rows = nearest.merge(known[known["split"] == split], on=[*RUN, "kind", "point"])
     if rows.empty:
-        raise Absent(f"no exit rule has a point near {NEAR:g}×: the nearest is {_nearest(ruled):.2g}×")
+        raise Absent("no model has a point near half of its full cost")
     return rows.sort_values(RUN, ignore_index=True)
 
 
-def _nearest(ruled: pd.DataFrame) -> float:
-    known = ruled.loc[ruled["speedup"] > 0, "speedup"]
-    return float(known.loc[np.log(known / NEAR).abs().idxmin()]) if len(known) else float("nan")
-
-
 def left_out(points: pd.DataFrame, roles: Roles, rows: pd.DataFrame) -> str:
-    """The models with an exit rule that have no row in `rows`, in words; empty where all have one."""
+    """Return a note that names the models with an exit policy but no row in `rows`; empty where there are none."""
     looks, names = marks(points, roles), variant_names(points)
-    ruled = succeeded(roles.contestants(points))
-    ruled = ruled[ruled["kind"].isin(_RULED)]
+    known = succeeded(roles.contestants(points))
+    known = known[known["kind"].isin(_WITH_POLICY)]
     there = {*zip(rows["method"], rows["variant"], strict=True)}
-    keys = sorted({*zip(ruled["method"], ruled["variant"], strict=True)} - there)
+    keys = sorted({*zip(known["method"], known["variant"], strict=True)} - there)
     missing = ", ".join(f"{looks[method].name} {names[(method, variant)]}".strip() for method, variant in keys)
-    return f"without a point within {100 * (WITHIN - 1):g} % of {NEAR:g}×: {missing}" if missing else ""
+    return f"without a point near half of their full cost: {missing}" if missing else ""
 
 
 @styled
 def exit_histogram(points: pd.DataFrame, roles: Roles) -> Figure:
-    """The share of examples that leaves at each exit, near twice the teacher's speed; a panel a task."""
-    rows = near_twice(points, roles)
+    """Draw the share of examples at each exit, at half of each model's full cost; one panel for each task.
+
+    Raises:
+        Absent: where no model has a point near half of its full cost.
+    """
+    rows = at_half_cost(points, roles)
     looks, names, tasks = marks(points, roles), variant_names(points), task_order(points, rows)
     keys = sorted({*zip(rows["method"], rows["variant"], strict=True)}, key=lambda k: (list(looks).index(k[0]), k[1]))
     depth = int(rows["exits"].map(len).max())
@@ -161,7 +190,7 @@ def exit_histogram(points: pd.DataFrame, roles: Roles) -> Figure:
         for y, key in enumerate(keys):
             run = rows[(rows["task"] == task) & (rows["method"] == key[0]) & (rows["variant"] == key[1])]
             if run.empty:
-                axes.text(50, y, f"no point near {NEAR:g}×", ha="center", va="center", fontsize=6, color=GREY)
+                axes.text(50, y, "no point near half cost", ha="center", va="center", fontsize=6, color=GREY)
                 continue
             _shares(axes, y, np.mean(np.stack([np.asarray(each, float) for each in run["exits"]]), axis=0), colours)
             axes.text(101, y, reached(run["speedup"]), ha="left", va="center", fontsize=6, color=INK)
@@ -180,9 +209,9 @@ def exit_histogram(points: pd.DataFrame, roles: Roles) -> Figure:
 
 
 def _shares(axes: Axes, y: int, shares: NDArray[np.float64], colours: NDArray[np.float64]) -> None:
-    """One bar of what leaves at each exit, with its percentage where there is room."""
+    """Draw the shares of the exits as one bar, with percentages where there is room."""
     left = 0.0
-    # A model with fewer exits spreads over the colours, so that the last exit looks the same for all.
+    # Few exits are spread over the colours, so that the last exit has the same colour for all models.
     shades = colours[np.linspace(0, len(colours) - 1, len(shares)).round().astype(int)]
     for share, shade in zip(100 * shares, shades, strict=True):
         axes.barh(y, share, left=left, height=0.74, color=shade, edgecolor="white", linewidth=0.5)
@@ -196,23 +225,27 @@ def _shares(axes: Axes, y: int, shares: NDArray[np.float64], colours: NDArray[np
 
 
 def reached(speedups: pd.Series) -> str:
-    """ "2.1×", or "1.9–2.2×" where runs differ as printed."""
+    """Return the range of speed-ups as text: "2.1×", or "1.9–2.2×"."""
     low, high = (f"{value:.1f}" for value in (speedups.min(), speedups.max()))
     return f"{low}×" if low == high else f"{low}–{high}×"
 
 
 def exits_taken(row: pd.Series, trace: Trace) -> np.ndarray:
-    """[N] the 1-based exit of each example at a swept operating point, a row of `operating_points`."""
+    """Return the 1-based exit [N] of each example at an operating point, a row of `operating_points`."""
     return 1 + left(row, trace)
 
 
 def mean_exit_by_difficulty(points: pd.DataFrame, roles: Roles, runs: Path) -> pd.DataFrame:
-    """Mean exit, as a share of the model's exits, of the examples of each known difficulty on validation.
+    """Return the mean exit of the examples of each known difficulty on validation, at half of each model's full cost.
 
-    One row a (run, difficulty): task, method, variant, seed, difficulty, depth (0 to 1), examples, and the speed-up
-    that the point reached on validation.
+    Returns:
+        One row per run and difficulty: task, method, variant, seed, difficulty, depth (mean exit as a share of the
+        model's exits), examples, and the point's speed-up over the teacher on validation.
+
+    Raises:
+        Absent: where no trace was kept, or none knows difficulties.
     """
-    chosen = near_twice(points, roles)
+    chosen = at_half_cost(points, roles)
     rows, reason = [], "no trace was kept"
     for _, row in chosen.iterrows():
         try:
@@ -220,7 +253,7 @@ def mean_exit_by_difficulty(points: pd.DataFrame, roles: Roles, runs: Path) -> p
         except UserError:
             continue
         if trace.difficulty is None:
-            reason = "the source does not know how difficult an example is"
+            reason = "the data source has no difficulties"
             continue
         taken = exits_taken(row, trace)
         depth = pd.Series(taken / len(trace.logits)).groupby(trace.difficulty)
@@ -235,7 +268,7 @@ def mean_exit_by_difficulty(points: pd.DataFrame, roles: Roles, runs: Path) -> p
 
 @styled
 def exit_against_difficulty(points: pd.DataFrame, roles: Roles, *, runs: Path) -> Figure:
-    """Do easy examples leave early?  Mean exit against known difficulty, near twice the teacher's speed."""
+    """Draw the mean exit against known difficulty, at half of each model's full cost; one panel for each task."""
     table = mean_exit_by_difficulty(points, roles, runs)
     looks, tasks = marks(points, roles), task_order(points, table)
     lines = variant_lines(table)
@@ -257,7 +290,7 @@ def exit_against_difficulty(points: pd.DataFrame, roles: Roles, *, runs: Path) -
         axes.set_xlim(min(levels) - 0.3, max(levels) + 0.3)
         axes.set_ylim(0, 103)
         axes.set_title(task_title(task), loc="left")
-    label_outer(grid, "difficulty by construction", "mean exit (% of exits)")
+    label_outer(grid, "difficulty of the generated example", "mean exit (% of exits)")
     speeds = {key: f" at {reached(group['speedup'])}" for key, group in table.groupby(["method", "variant"])}
     handles = _variant_handles(table, points, looks, speeds)
     legend_below(figure, handles, columns=3, note=left_out(points, roles, table))

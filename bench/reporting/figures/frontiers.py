@@ -1,7 +1,8 @@
-"""Frontiers: what score a method keeps at what cost, on one task and averaged over tasks."""
+"""Score against cost: frontiers in FLOPs, measured milliseconds, parameters."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.analysis.budgets import chosen_frontier, control_rows, succeeded, teacher_rows
+from bench.analysis.budgets import RUN, chosen_frontier, control_rows, operated, succeeded, teacher_rows
 from bench.analysis.comparing.resampling import Resamples
 from bench.analysis.roles import Roles
 from bench.reporting.figures.curves import Curve, average_curves, is_constant, task_curve
@@ -22,19 +23,22 @@ from bench.reporting.figures.drawing import (
     Mark,
     count_axis,
     halo,
+    label_outer,
     legend_below,
     marks,
     new_figure,
     padded,
+    panels,
     ratio_axis,
     score_title,
     styled,
+    task_order,
+    variant_names,
 )
 from bench.reporting.figures.labels import Label, place
-from bench.reporting.tables.table import variant_names
 from bench.tasks.catalogue import title as task_title
 
-# So many methods fit a figure of a column and a half; more have a whole page's width.
+# Up to this many methods a figure is a column and a half wide, else a page.
 _FEW = 6
 
 
@@ -47,11 +51,17 @@ def frontier(
     resamples: Resamples | None = None,
     published: pd.DataFrame | None = None,
 ) -> Figure:
-    """One task: score against mean FLOPs an example, one staircase a method over all its variants.
+    """Draw one task: score against mean FLOPs per example, one staircase for each method over all its variants.
 
-    Points are chosen on the selection split and shown on validation, lines and bands as `task_curve` has them;
-    small marks are the chosen points of every seed, faint and hollow where they answer all examples alike.
-    `published` (rows of `bench.reporting.published`) adds hollow marks at the reported speed-ups.
+    Args:
+        points: all-points.parquet.
+        task: the task.
+        roles: the roles of the profile's methods.
+        resamples: the resampled scores; None gives no bands.
+        published: rows of `bench.reporting.published`, drawn as hollow marks at the reported speed-ups.
+
+    Raises:
+        Absent: where the teacher has no run on this task, or no other method has one.
     """
     shown = roles.contestants(points[points["task"] == task])
     looks, variants = marks(points, roles), variant_names(points)
@@ -61,15 +71,15 @@ def frontier(
     front = chosen_frontier(shown).dropna(subset=["score"])
     drawn = [method for method in looks if method in set(front["method"]) and method != roles.reference]
     if not drawn:
-        raise Absent("the teacher is alone on this task")
+        raise Absent("no method beside the teacher on this task")
     full, top_score = float(teacher["flops"].mean()), 100 * float(teacher["score"].mean())
     figure, axes = _canvas(len(drawn))
     scores, names = [top_score], []
     for method in drawn:
         rows = front[front["method"] == method]
         curve = task_curve(rows, resamples)
-        _curve(axes, curve, looks[method], drawstyle="steps-post")
-        _own_points(axes, rows, looks[method], several=curve.seeds > 1, many=len(drawn) > _FEW)
+        _curve(axes, curve, looks[method])
+        _own_points(axes, rows, looks[method], several=rows["seed"].nunique() > 1, many=len(drawn) > _FEW)
         names += _names(rows, looks[method], variants)
         scores += [*(100 * rows["score"]), *(100 * curve.low), *(100 * curve.high)]
     axes.plot(full, top_score, **looks[roles.reference].dots, markersize=8, zorder=6)
@@ -80,7 +90,7 @@ def frontier(
     low, high = min(front["flops"].min(), full), max(front["flops"].max(), full)
     axes.set_xlim(low / 1.12, high * 1.12)
     count_axis(axes.xaxis)
-    axes.set_xlabel("mean FLOPs an example (2 × multiply-adds, true lengths)")
+    axes.set_xlabel("mean FLOPs per example (2 × multiply-adds, without padding)")
     axes.set_ylabel(score_title(metric))
     top = axes.secondary_xaxis("top", functions=(lambda x: full / np.maximum(x, 1e-9),) * 2)
     ratio_axis(top.xaxis, full / (high * 1.12), full / (low / 1.12))
@@ -89,7 +99,7 @@ def frontier(
     if reported:
         handles.append(_hollow("hollow: as reported", INK, 1.0))
     if is_constant(front).any():
-        handles.append(_hollow("faint: one answer for all", GREY, 0.5))
+        handles.append(_hollow("faint: same answer for all examples", GREY, 0.5))
     legend_below(figure, handles, columns=5 if len(drawn) > _FEW else 3)
     place(axes, names, np.column_stack([front["flops"], 100 * front["score"]]))
     return figure
@@ -101,7 +111,7 @@ def _canvas(methods: int) -> tuple[Figure, Axes]:
 
 
 def _head(axes: Axes, top: Any, title: str) -> None:
-    """The title and the upper axis's name, on one line above its ticks."""
+    """Write the title and the upper axis's label on one line above its ticks."""
     above: dict[str, Any] = {"xycoords": "axes fraction", "xytext": (0, 18), "textcoords": "offset points"}
     axes.annotate(title, (0, 1), ha="left", **above, fontsize=8, fontweight="bold")
     axes.annotate("speed-up over the teacher (FLOPs)", (1, 1), ha="right", **above)
@@ -119,31 +129,30 @@ def _hollow(label: str, colour: str, alpha: float) -> Line2D:
     )  # fmt: skip
 
 
-def _curve(axes: Axes, curve: Curve, mark: Mark, *, drawstyle: str) -> None:
-    """A method's line and band; where it answers all examples alike both are faint."""
-    step: Literal["post"] | None = "post" if drawstyle == "steps-post" else None
-    line: dict[str, Any] = {"color": mark.colour, "linestyle": mark.line, "drawstyle": drawstyle, "zorder": 4}
-    every = max(1, len(curve.cost) // 10)
+def _curve(axes: Axes, curve: Curve, mark: Mark) -> None:
+    """Draw a method's staircase and band; both are faint where it gives all examples the same answer."""
+    line: dict[str, Any] = {"color": mark.colour, "linestyle": mark.line, "drawstyle": "steps-post", "zorder": 4}
     axes.plot(curve.cost, 100 * curve.score, **line, alpha=0.3 if curve.constant.any() else 1)
     if curve.constant.any():
         axes.plot(curve.cost, np.where(curve.constant, np.nan, 100 * curve.score), **line)
+    shown = curve.model & ~curve.constant
     axes.plot(
-        curve.cost[~curve.constant], 100 * curve.score[~curve.constant], **mark.dots, markersize=4, zorder=4.5,
-        markevery=every, markeredgewidth=0.8 if mark.marker == "x" else 0,
+        curve.cost[shown], 100 * curve.score[shown], **mark.dots, markersize=4, zorder=4.5,
+        markevery=max(1, shown.sum() // 10), markeredgewidth=0.8 if mark.marker == "x" else 0,
     )  # fmt: skip
     if not np.isfinite(curve.low).any():
         return
     low, high = 100 * curve.low, 100 * curve.high
     if len(curve.cost) > 1:
-        axes.fill_between(curve.cost, low, high, step=step, color=mark.colour, alpha=0.09, linewidth=0, zorder=1.5)
-    # A staircase's last step has no width, a lone point none at all.
+        axes.fill_between(curve.cost, low, high, step="post", color=mark.colour, alpha=0.09, linewidth=0, zorder=1.5)
+    # The last step has no width.
     axes.plot([curve.cost[-1]] * 2, [low[-1], high[-1]], color=mark.colour, linewidth=0.9, alpha=0.45, zorder=3)
 
 
 def _own_points(axes: Axes, rows: pd.DataFrame, mark: Mark, *, several: bool, many: bool) -> None:
-    """The chosen points of every seed, small; hollow and faint where they give one answer to all.
+    """Draw the chosen points of every seed, small; hollow and faint where they give all examples the same answer.
 
-    Where many methods have several seeds each, their bands say it and the points would hide the lines.
+    With `several` seeds and `many` methods they are left out, since they would hide the lines.
     """
     constant = is_constant(rows)
     plain, alike = rows[~constant], rows[constant]
@@ -157,7 +166,7 @@ def _own_points(axes: Axes, rows: pd.DataFrame, mark: Mark, *, several: bool, ma
 
 
 def _names(rows: pd.DataFrame, mark: Mark, names: Mapping[tuple[str, str], str]) -> list[Label]:
-    """Each variant's name at its best point (mean over seeds), where the method has more than one variant."""
+    """Return each variant's name at its best point (mean over seeds), where the method has several variants."""
     rows = rows[~is_constant(rows)]
     best = rows.sort_values("score", ascending=False).drop_duplicates(["variant", "seed"])
     best = best.groupby(["method", "variant"])[["flops", "score"]].mean()
@@ -167,7 +176,7 @@ def _names(rows: pd.DataFrame, mark: Mark, names: Mapping[tuple[str, str], str])
 def _published(
     axes: Axes, published: pd.DataFrame | None, task: str, metric: str, full: float, looks: dict[str, Mark]
 ) -> list[float]:
-    """Draw what others reported of this task at a known speed-up, hollow; their scores (0 to 100)."""
+    """Draw published results with a known speed-up as hollow marks and return their scores (0 to 100)."""
     if published is None:
         return []
     rows = published[(published["task"] == task) & published["metric"].isin([metric, "unstated"])]
@@ -180,40 +189,55 @@ def _published(
 
 
 def _controls(axes: Axes, scores: list[float], teacher: float, control: float) -> None:
-    """Lines of the teacher and the best constant; a control far below the data is only named.
+    """Draw lines of the teacher and the constant baseline and set the limits of the score axis.
 
-    scores: 0 to 100, all that the axis has to hold, the edges of the bands among them.
+    A baseline far below the data is written as a number only.
+
+    Args:
+        axes: the plot.
+        scores: all scores (0 to 100) that the axis holds, with the edges of the bands.
+        teacher: the teacher's score, 0 to 100.
+        control: the constant baseline's score, 0 to 100.
     """
     low, high = padded([*scores, teacher])
     far = np.isfinite(control) and control < low - 0.45 * (high - low)
     if np.isfinite(control) and not far:
         low, high = padded([*scores, teacher, control])
     axes.set_ylim(low, high + 0.04 * (high - low))
-    text: dict[str, Any] = {
-        "fontsize": 6.5,
-        "transform": axes.get_yaxis_transform(),
-        "path_effects": halo(),
-        "zorder": 8,
-    }
+    # Each text is on the side of its line that faces away from the other: most points lie between both.
+    above = not control > teacher
     axes.axhline(teacher, color=INK, linewidth=0.8, linestyle=(0, (6, 2)), zorder=2)
-    axes.text(0.012, teacher, _signed("teacher", teacher), color=INK, va="bottom", **text)
+    _beside(axes, teacher, _signed("teacher", teacher), INK, above=above)
     if far:
-        axes.text(0.012, low, f"{_signed('best constant', control)} ↓", color=GREY, va="bottom", **text)
+        _beside(axes, low, f"{_signed('constant baseline', control)} ↓", GREY, above=True)
     elif np.isfinite(control):
         axes.axhline(control, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), zorder=2)
-        axes.text(0.012, control, _signed("best constant", control), color=GREY, va="bottom", **text)
+        _beside(axes, control, _signed("constant baseline", control), GREY, above=not above)
+
+
+def _beside(axes: Axes, y: float, text: str, colour: str, *, above: bool) -> None:
+    """Write a text above or below a horizontal line, at its left end."""
+    side: dict[str, Any] = {"va": "bottom", "xytext": (0, 0.5)} if above else {"va": "top", "xytext": (0, -1.5)}
+    axes.annotate(
+        text, (0.012, y), xycoords=axes.get_yaxis_transform(), textcoords="offset points", **side,
+        color=colour, fontsize=6.5, path_effects=halo(), zorder=8,
+    )  # fmt: skip
 
 
 def _signed(name: str, value: float) -> str:
-    """A name and its score, with the minus sign that the axis has."""
+    """Return a name and its score, with the minus sign that the axis has."""
     return f"{name} {value:.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 @styled
 def frontier_average(points: pd.DataFrame, roles: Roles, *, resamples: Resamples | None = None) -> Figure:
-    """All tasks: the mean score at matched speed-ups, with the teacher and the best constant as controls."""
+    """Draw the mean score over all tasks at matched speed-ups, one staircase for each method.
+
+    Raises:
+        Absent: for one task, where the teacher lacks a task, or where no other method has a point on every task.
+    """
     if points["task"].nunique() < 2:
-        raise Absent("one task only: its own frontier says it all")
+        raise Absent("only one task, which has its own frontier")
     orphaned = set(points["task"]) - set(teacher_rows(points, reference=roles.reference)["task"])
     if orphaned:
         raise Absent(f"no run of the teacher on {', '.join(sorted(map(task_title, orphaned)))}")
@@ -226,24 +250,23 @@ def frontier_average(points: pd.DataFrame, roles: Roles, *, resamples: Resamples
     scores: list[float] = []
     for method in drawn:
         rows = curves[curves["method"] == method].sort_values("budget", ascending=False)
-        score, edges, alike = rows["score"].to_numpy(), rows[["low", "high"]].to_numpy(), rows["constant"].to_numpy()
-        low, high = edges.T
-        curve = Curve(1 / rows["budget"].to_numpy(), score, low, high, alike >= 0.5, 0)
-        _curve(axes, curve, looks[method], drawstyle="default")
-        scores += [*(100 * score), *(100 * edges.ravel())]
+        score, low, high = rows[["score", "low", "high"]].to_numpy(np.float64).T
+        constant, model = rows["constant"].to_numpy() >= 0.5, rows["model"].to_numpy(np.bool_)
+        curve = Curve(1 / rows["budget"].to_numpy(), score, low, high, constant, model)
+        _curve(axes, curve, looks[method])
+        scores += [*(100 * curve.score), *(100 * curve.low), *(100 * curve.high)]
     teacher = 100 * _task_mean(teacher_rows(points, reference=roles.reference))
     axes.plot(1.0, teacher, **looks[roles.reference].dots, markersize=8, zorder=6)
     _controls(axes, scores, teacher, 100 * _task_mean(control_rows(points)))
-    low = float(1 / curves["budget"].max())
+    left = float(1 / curves["budget"].max())
     axes.set_xscale("log")
-    axes.set_xlim(low / 1.06, 1.06)
-    ratio_ticks = axes.xaxis
-    count_axis(ratio_ticks)
-    ratio_ticks.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-    axes.set_xlabel("FLOPs relative to the teacher, the same on every task")
+    axes.set_xlim(left / 1.06, 1.06)
+    count_axis(axes.xaxis)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    axes.set_xlabel("FLOPs relative to the teacher, at most this on every task")
     axes.set_ylabel("mean score × 100")
     top = axes.secondary_xaxis("top", functions=(lambda x: 1 / np.maximum(x, 1e-9),) * 2)
-    ratio_axis(top.xaxis, 1.0, 1 / low)
+    ratio_axis(top.xaxis, 1.0, 1 / left)
     _head(axes, top, f"Mean of {points['task'].nunique()} tasks")
     handles = [_handle(looks[roles.reference]), *(_handle(looks[method]) for method in drawn)]
     legend_below(figure, handles, columns=5 if len(drawn) > _FEW else 3)
@@ -251,15 +274,67 @@ def frontier_average(points: pd.DataFrame, roles: Roles, *, resamples: Resamples
 
 
 def _task_mean(rows: pd.DataFrame) -> float:
-    """Mean over tasks of the mean over seeds."""
+    """Return the mean over tasks of the mean over seeds."""
     return float(rows.groupby("task")["score"].mean().mean())
+
+
+def timed_points(points: pd.DataFrame, latency: pd.DataFrame, batch: int = 1) -> pd.DataFrame:
+    """Return the validation rows that were timed, with `milliseconds`, the median over rounds per example.
+
+    Args:
+        points: all-points.parquet.
+        latency: latency.parquet of the same results.
+        batch: examples per forward pass.
+    """
+    rows = succeeded(points)
+    rows = rows[(rows["split"] == "validation") & rows["score"].notna()]
+    keys = [*RUN, "operated"]
+    timed = latency[latency["batch_size"] == batch]
+    timed = timed[keys].assign(milliseconds=1000 * timed["seconds"] / timed["examples"])
+    rows = rows[pd.MultiIndex.from_frame(rows[RUN]).isin(pd.MultiIndex.from_frame(timed[RUN]))]
+    return rows.assign(operated=operated(rows)).merge(timed, on=keys)
+
+
+@styled
+def score_against_milliseconds(points: pd.DataFrame, roles: Roles, *, results: Path) -> Figure:
+    """Draw the score of every timed point against its measured time, one panel for each task.
+
+    Raises:
+        Absent: where `results` has no latency.parquet, or no time of a method beside the teacher.
+    """
+    file = results / "latency.parquet"
+    rows = timed_points(roles.contestants(points), pd.read_parquet(file)) if file.is_file() else points[:0]
+    if not rows["method"].ne(roles.reference).any():
+        raise Absent("no latency was measured")
+    looks, tasks = marks(points, roles), task_order(points, rows)
+    figure, grid = panels(len(tasks), height=1.85)
+    for axes, task in zip(grid, tasks, strict=True):
+        of_task = rows[rows["task"] == task]
+        for method, mark in looks.items():
+            own = of_task[of_task["method"] == method].sort_values("milliseconds")
+            own = own[~is_constant(own)]
+            best = own[own["score"].cummax() == own["score"]]  # no faster point of the method has a better score
+            axes.plot(best["milliseconds"], 100 * best["score"], color=mark.colour, linestyle=mark.line, alpha=0.6)
+            axes.plot(own["milliseconds"], 100 * own["score"], **mark.dots, markersize=7 if mark.marker == "*" else 3.6)
+        heights = (INK, teacher_rows(points, reference=roles.reference)), (GREY, control_rows(points))
+        for colour, known in heights:
+            axes.axhline(
+                100 * known.loc[known["task"] == task, "score"].mean(), color=colour, linewidth=0.8, dashes=(3, 2)
+            )
+        axes.set_xscale("log")
+        count_axis(axes.xaxis)
+        axes.set_title(task_title(task), loc="left")
+    label_outer(grid, "milliseconds per example", "score × 100")
+    present = [method for method in looks if method in set(rows["method"]) | {roles.reference}]
+    legend_below(figure, [_handle(looks[method]) for method in present], columns=5)
+    return figure
 
 
 @styled
 def score_against_parameters(points: pd.DataFrame, roles: Roles) -> Figure:
-    """The full-depth score of every variant against its parameters, averaged over tasks.
+    """Draw the full-depth score of every variant against its parameters, averaged over tasks.
 
-    Only seeds that have a score on every task count. Bars are one sample deviation over seeds.
+    Only seeds with a score on every task count. Bars are one sample deviation over seeds.
     """
     rows = succeeded(roles.contestants(points))
     rows = rows[(rows["kind"] == "static") & (rows["split"] == "validation") & rows["score"].notna()]

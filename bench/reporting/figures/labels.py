@@ -1,4 +1,4 @@
-"""Names beside their points that lie neither on each other nor outside the plot."""
+"""Labels of points that do not overlap each other and stay inside the plot."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -6,19 +6,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cbook import pts_to_poststep
 from numpy.typing import NDArray
 
 from bench.reporting.figures.drawing import halo, settle
 
 SIZE = 6.5
-# Directions around a point, the preferred first, and distances in points; a name farther than the first distance
-# has a thin line to its point.
+# Directions around a point, the preferred one first, and distances in typographic points; a label beyond the first
+# distance is joined to its point by a thin line.
 _AROUND = ((0, 1), (1, 0), (-1, 0), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 _DISTANCES = (4.5, 11.0, 18.0, 26.0, 36.0)
 
 
 class Label(NamedTuple):
-    """A name for a point of the plot, in its coordinates."""
+    """The label of a point, in data coordinates."""
 
     x: float
     y: float
@@ -27,10 +28,14 @@ class Label(NamedTuple):
 
 
 def place(axes: Axes, labels: Sequence[Label], avoid: NDArray[np.float64] | None = None) -> None:
-    """Write each label at the best free place around its point.
+    """Write each label at the best place around its point: the one with the least overlap.
 
-    avoid: [N, 2] other points, which a label rather does not cover. Settles the layout of the whole figure: call
-    this last. Where there is no free place at all, the one with the least overlap is taken.
+    Call this last, since it fixes the layout of the whole figure.
+
+    Args:
+        axes: the plot.
+        labels: the labels, the most important one first.
+        avoid: other points [N, 2] that labels cover, as they do lines, only where there is no better place.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
@@ -39,7 +44,9 @@ def place(axes: Axes, labels: Sequence[Label], avoid: NDArray[np.float64] | None
     inside = axes.get_window_extent(renderer)
     frame = np.array([inside.x0, inside.y0, inside.x1, inside.y1])
     points = axes.transData.transform(np.array([[label.x, label.y] for label in labels if label.text] or [[1.0, 1.0]]))
-    dots = np.vstack([points, axes.transData.transform(avoid)]) if avoid is not None and len(avoid) else points
+    dots = np.vstack([points, *_lines(axes)])
+    if avoid is not None and len(avoid):
+        dots = np.vstack([dots, axes.transData.transform(avoid)])
     taken: list[NDArray[np.float64]] = []
     for label in [label for label in labels if label.text]:
         anchor = axes.transData.transform((label.x, label.y))
@@ -62,13 +69,29 @@ def place(axes: Axes, labels: Sequence[Label], avoid: NDArray[np.float64] | None
         taken.append(boxes[best])
 
 
+def _lines(axes: Axes) -> list[NDArray[np.float64]]:
+    """Return points [N, 2] in pixels along each line of the plot, less than a label's height apart."""
+    found = []
+    for line in axes.get_lines():
+        corners = line.get_transform().transform(line.get_xydata())
+        corners = corners[np.isfinite(corners).all(axis=1)]
+        if line.get_linestyle() in ("None", "none") or len(corners) < 2:
+            continue
+        if line.get_drawstyle() == "steps-post":
+            corners = np.asarray(pts_to_poststep(*corners.T), float).T
+        along = np.concatenate([[0.0], np.hypot(*np.diff(corners, axis=0).T).cumsum()])
+        steps = np.arange(0, along[-1], SIZE)
+        found.append(np.column_stack([np.interp(steps, along, each) for each in corners.T]))
+    return found
+
+
 def _cost(
     box: NDArray[np.float64],
     frame: NDArray[np.float64],
     taken: list[NDArray[np.float64]],
     dots: NDArray[np.float64],
 ) -> float:
-    """What speaks against a place: 1,000 for a label all covered or all outside, a little for each point covered."""
+    """Return the cost of a place: 1,000 for a label that is covered or outside, and 0.05 for each point below it."""
     area = (box[2] - box[0]) * (box[3] - box[1])
     overlap = sum(_shared(box, other) for other in taken) + area - _shared(box, frame)
     covered = (dots > box[:2] - 1).all(axis=1) & (dots < box[2:] + 1).all(axis=1)
@@ -76,6 +99,6 @@ def _cost(
 
 
 def _shared(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
-    """The area that two boxes (left, bottom, right, top) have in common."""
+    """Return the common area of two boxes (left, bottom, right, top)."""
     sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     return float(np.prod(sides)) if (sides > 0).all() else 0.0

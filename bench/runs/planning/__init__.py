@@ -1,1 +1,1 @@
-"""What can be known before anything trains, and while it does."""
+"""Checks and forecasts before training, and progress during it."""

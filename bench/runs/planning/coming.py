@@ -1,4 +1,4 @@
-"""What is still to be made: planned runs, and trials of studies, that are neither there nor taken from elsewhere."""
+"""The runs and trials of a profile that are still missing."""
 
 from __future__ import annotations
 
@@ -21,34 +21,38 @@ from bench.store import RunKey, read_json, run_folder
 
 @dataclass(frozen=True)
 class Coming:
-    """The runs that are still to be made here."""
+    """Runs that are still to be trained here."""
 
     runs: tuple[RunKey, ...]
     trials: tuple[RunKey, ...]
-    """Those that nobody has asked for yet are points drawn at random, which stand for them."""
+    """Trials of ratio studies; those that the study has not asked for yet are stood in for by random points."""
     taken: Mapping[RunKey, Path]
-    """What is not there yet and will be taken from a folder under `reuse`."""
+    """Runs that will be copied from a folder under `reuse`."""
 
     def __len__(self) -> int:
         return len(self.runs) + len(self.trials)
 
     def lines(self) -> Iterator[str]:
-        """What is taken, and what is made beside it, in words; nothing where nothing is taken."""
+        """Yield a line about reused runs, if there are any."""
         if self.taken:
             names = Counter(key.method for key in (*self.runs, *self.trials))
             made = ", ".join(f"{name} ({count})" for name, count in names.items())
-            yield f"reuse: {len(self.taken)} runs are taken; made here: {made or 'nothing'}"
+            yield f"reuse: {len(self.taken)} runs are copied; trained here: {made or 'none'}"
 
 
 def coming(settings: Settings, identities: Identities) -> Coming:
-    """What is to be made of the settings. Raises UserError where a text, a checkpoint or a folder cannot be read."""
+    """Return what is missing.
+
+    Raises:
+        UserError: where a text, a checkpoint or a folder cannot be read.
+    """
     elsewhere = taken(settings, identities)
     asked, later = trials_so_far(settings)
     planned = dict.fromkeys(run.key for run in runs(settings))
     foreseen = [key for key in elsewhere if key not in planned and key not in asked]
     trials = dict.fromkeys([*asked, *foreseen])
     wanted = dict.fromkeys([*planned, *trials])
-    missing = [key for key in wanted if not _made(settings, key, identities)]
+    missing = [key for key in wanted if not _exists(settings, key, identities)]
     made_here = [key for key in missing if key not in elsewhere]
     return Coming(
         tuple(key for key in made_here if key not in trials),
@@ -63,7 +67,13 @@ def coming(settings: Settings, identities: Identities) -> Coming:
 def _not_asked(
     settings: Settings, later: Mapping[tuple[str, str], int], foreseen: Mapping[tuple[str, str], int]
 ) -> Iterator[RunKey]:
-    """Points drawn at random in place of the trials that nobody knows yet; both count them by (task, method)."""
+    """Yield random points in place of the trials that a study has not asked for yet.
+
+    Args:
+        settings: the profile.
+        later: number of such trials by (task, method).
+        foreseen: number of them that are known from reused results.
+    """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     for study in settings.studies:
         for task in study.tasks:
@@ -73,7 +83,7 @@ def _not_asked(
                 yield RunKey(task, study.method, method.search_space(drawn.ask()), settings.seeds_of(task)[0])
 
 
-def _made(settings: Settings, key: RunKey, identities: Identities) -> bool:
+def _exists(settings: Settings, key: RunKey, identities: Identities) -> bool:
     path = run_folder(settings, key) / "run.json"
     try:
         return path.is_file() and read_json(path)["identity"] == identities.of(key).hash

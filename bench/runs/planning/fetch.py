@@ -1,4 +1,4 @@
-"""Everything that a profile takes from the Hub, brought onto this machine, so that its jobs need no network."""
+"""Download what a profile takes from the Hub, so that its jobs need no network."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from bench.tasks.catalogue import task as task_named
 
 
 def fetch(settings: Settings) -> Iterator[str]:
-    """Brings text and checkpoints into the Hub's caches, a line each. Raises UserError where one cannot be had.
+    """Download text and checkpoints into the Hub's caches and yield a line for each.
 
-    What lies in a folder or a package is only looked at. Jobs find all of it with HF_HUB_OFFLINE=1.
+    Folders and packages are only read. Jobs then run with HF_HUB_OFFLINE=1.
+
+    Raises:
+        UserError: where a text or checkpoint is not available.
     """
     backbone = settings.backbone
     yield f"checkpoint {backbone.name}: {backbones.digest(backbone.name, backbone.revision)[:12]}"
@@ -28,4 +31,4 @@ def fetch(settings: Settings) -> Iterator[str]:
         text = data_survey(settings, task_named(task, settings.own_tasks))
         sizes = ", ".join(f"{split} {count}" for split, count in text.sizes.items())
         yield f"text {task} ({settings.source_of(task)}): {sizes}; {text.fingerprint}"
-    yield "all of it is on this machine; run the workflow with HF_HUB_OFFLINE=1 where there is no network"
+    yield "everything is on this machine; run the workflow with HF_HUB_OFFLINE=1 where there is no network"

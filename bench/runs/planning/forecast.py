@@ -1,10 +1,10 @@
-"""A forecast: how long a plan will take here, from what each recipe says it trains and a few steps timed here.
+"""Forecast of the time that a plan takes on this machine, from a few timed training steps.
 
-    seconds of a training step = work x multiply-adds + tokens x (tokens x layers) + weights x parameters
+    seconds of a training step = a x multiply-adds + b x tokens x layers + c x parameters
 
-Work is what matrices need, tokens what each token costs a layer besides (norms, softmax, activations), weights what the
-optimizer does. Reading (traces, teachers, selection) has the first two alone. The coefficients come from the machine,
-counts from `Method.stages` and the tasks' own lengths.
+a covers matrix products, b the other operations per token and layer (norms, softmax, activations), c the optimizer.
+Forward passes without training (traces, teachers, selection) have a and b of their own. Coefficients are fitted to the
+timed steps; counts come from `Method.stages` and the lengths of the tasks' texts.
 """
 
 from __future__ import annotations
@@ -43,20 +43,20 @@ from bench.training.loop import Machine, Plan, fit
 from bench.training.losses import task_loss
 
 JOB_SECONDS = 3.0
-"""What a job takes beside its models: its start, its text, counting, writing."""
+"""Seconds of a job besides its models: start, text, counting FLOPs, writing."""
 REPORT_SECONDS = 40.0
-"""Tables, figures and page of a plan of the sketch's size."""
+"""Seconds of tables, figures and page."""
 STEPS = 3
-"""Steps of each kind that are timed."""
+"""Timed steps of each kind."""
 LAYERS = 2
-"""Layers of the models that are timed; the others are multiples."""
+"""Layers of the timed models."""
 LARGEST = 2e10
-"""Multiply-adds of a timed forward pass at most, so that a large backbone takes seconds too."""
+"""Upper bound of the multiply-adds of a timed forward pass, so that large backbones take seconds too."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be computed: (forward) multiply-adds, tokens x layers, parameters that a step changes."""
+    """Amount of work: multiply-adds of the forward pass, tokens x layers, parameters that a step changes."""
 
     macs: float = 0.0
     tokens: float = 0.0
@@ -74,58 +74,59 @@ class Work:
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds for one of each kind of work, training and reading."""
+    """Seconds per unit of work, in training and in forward passes alone."""
 
     training: Work
     reading: Work
 
     def seconds(self, trained: Work, read: Work) -> float:
+        """Return the seconds of this much training and this many forward passes."""
         return float(np.dot([*self.training, *self.reading], [*trained, *read]))
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Seconds of each run alone, of the clock's job, and of the whole plan on so many cores."""
+    """Seconds of each run, of the latency job, and of the whole plan with `jobs` at once."""
 
     runs: Mapping[RunKey, float]
     clock: float
     jobs: int
     unknown: tuple[str, ...]
-    """Contestants that do not say what they train; their runs are not counted."""
+    """Contestants without `Method.stages`; their runs are not counted."""
 
     @property
     def whole(self) -> float:
-        """Every run one after another, over as many as go on at once, then clock and report."""
+        """Seconds of all runs, the latency job and the report."""
         return sum(self.runs.values()) / self.jobs + self.clock + REPORT_SECONDS
 
     def lines(self) -> Iterator[str]:
-        """The forecast in words: each task, and all."""
+        """Yield the forecast as text: each task, then the whole."""
         tasks = dict.fromkeys(key.task for key in self.runs)
         for task in tasks:
             seconds = sum(value for key, value in self.runs.items() if key.task == task) / self.jobs
             yield f"forecast {task}: {spoken(seconds)}"
         clock = spoken(self.clock)
-        yield f"forecast: {spoken(self.whole)} in all, {self.jobs} jobs at once, {clock} of it for the clock"
+        yield f"forecast: {spoken(self.whole)} in all, {self.jobs} jobs at once, {clock} of it for latency"
         for name in self.unknown:
-            yield f"forecast: {name} does not say what it trains (`Method.stages`), so its runs are not in it"
+            yield f"forecast: {name} has no `Method.stages`, so its runs are not included"
 
 
 def spoken(seconds: float) -> str:
-    """A span of time as a person says it."""
+    """Return seconds as text in s, min or h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def forecast(settings: Settings, runs: Sequence[RunKey], data: Mapping[str, TaskData], cores: int) -> Forecast:
-    """How long these runs, and the clock of the whole plan, would take here, with `cores` cores; times a few steps."""
+    """Return how long these runs and the latency job take here with `cores` cores, after timing a few steps."""
     backbone = contestant(settings, settings.reference, settings.tasks[0]).backbone
     lengths = np.concatenate([data[task].splits["train"].lengths for task in settings.tasks])
     jobs = max(1, min(cores, usable_cores()) // settings.training.threads)
     pace = _together(partial(measured_pace, settings, backbone, lengths), jobs, pick_device(settings))
     found: dict[RunKey, float] = {}
     unknown: dict[str, None] = {}
-    of_variant: dict[tuple[str, str, str], float] = {}  # seeds of a variant take the same
+    of_variant: dict[tuple[str, str, str], float] = {}  # all seeds of a variant take the same time
     for run in runs:
         variant = (run.task, run.method, run.variant)
         try:
@@ -138,7 +139,11 @@ def forecast(settings: Settings, runs: Sequence[RunKey], data: Mapping[str, Task
 
 
 def work_of(settings: Settings, key: RunKey, data: TaskData) -> tuple[Work, Work]:
-    """What a run trains and what it reads. Raises UserError where its method does not say."""
+    """Return the work of a run in training and in forward passes alone.
+
+    Raises:
+        UserError: where its method has no `stages`.
+    """
     method = contestant(settings, key.method, key.task)
     train, selection = data.splits["train"], data.splits[settings.selection]
     stages, words = stages_of(method, key.variant, len(train)), _used_words(train)
@@ -162,7 +167,7 @@ def work_of(settings: Settings, key: RunKey, data: TaskData) -> tuple[Work, Work
 
 
 def measured_pace(settings: Settings, backbone: Shape, lengths: NDArray[np.int64]) -> Pace:
-    """The pace of this process: steps of the backbone's first layers, whole and slender, at the tasks' lengths."""
+    """Return the pace of this process, from steps of the backbone's first layers, at full width and narrow."""
     torch.set_num_threads(settings.training.threads)
     device = pick_device(settings)
     machine = replace(machine_of(settings, device), save_seconds=math.inf)
@@ -183,14 +188,14 @@ def measured_pace(settings: Settings, backbone: Shape, lengths: NDArray[np.int64
 
 
 def _coefficients(work: list[list[float]], seconds: list[float]) -> NDArray[np.float64]:
-    """Coefficients of at least 0 with the least squared relative error."""
+    """Return the non-negative coefficients with the least squared relative error."""
     relative = np.array(work) / np.array(seconds)[:, None]
     scale = relative.max(axis=0)
     return nnls(relative / scale, np.ones(len(seconds)))[0] / scale
 
 
 def _timed(model: Encoder, examples: Examples, machine: Machine) -> tuple[float, float]:
-    """Seconds (medians) of a training step over all of `examples`, and of reading them."""
+    """Return the median seconds of a training step on `examples`, and of a forward pass."""
     began: list[float] = []
 
     def loss(model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
@@ -210,7 +215,7 @@ def _timed(model: Encoder, examples: Examples, machine: Machine) -> tuple[float,
 
 
 def _now(device: torch.device) -> float:
-    """Seconds, once the device has done all that it was told to."""
+    """Return the time in seconds, after the device has finished its work."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()
@@ -218,7 +223,7 @@ def _now(device: torch.device) -> float:
 
 @contextmanager
 def _quiet(name: str) -> Iterator[None]:
-    """Nothing but warnings of a logger: what is timed is nobody's training."""
+    """Silence a logger below warnings."""
     logger = logging.getLogger(name)
     level = logger.level
     logger.setLevel(logging.WARNING)
@@ -227,7 +232,7 @@ def _quiet(name: str) -> Iterator[None]:
 
 
 def _together(measure: Callable[[], Pace], jobs: int, device: torch.device) -> Pace:
-    """The mean pace of as many processes as jobs go on at once: they share memory and cores. On a GPU, of this one."""
+    """Return the mean pace of `jobs` processes at once, which share memory and cores; on a GPU that of this one."""
     if jobs == 1 or device.type != "cpu":
         return measure()
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
@@ -238,7 +243,7 @@ def _together(measure: Callable[[], Pace], jobs: int, device: torch.device) -> P
 
 
 def _step(stage: Stage, data: Examples, used_words: int) -> Work:
-    """The work of one training step of a stage, in the mean over an epoch."""
+    """Return the mean work of a training step of a stage, over one epoch."""
     lengths = data.lengths
     batches = length_batches(lengths, stage.plan.batch_size, np.random.default_rng(0))
     padded = [int(lengths[rows].max()) for rows in batches]
@@ -250,7 +255,7 @@ def _step(stage: Stage, data: Examples, used_words: int) -> Work:
 
 
 def _work(shape: Shape, lengths: NDArray[np.int64]) -> Work:
-    """Of one forward pass over examples of these (padded) lengths."""
+    """Return the work of a forward pass over examples of these lengths [N] in tokens, padding included."""
     counts = {int(n): int(many) for n, many in zip(*np.unique(lengths, return_counts=True), strict=True)}
     macs = sum(
         many * (shape.embedding_macs(n) + sum(shape.layer_macs(layer, n) for layer in range(shape.layers)))
@@ -278,7 +283,7 @@ def _used_words(data: Examples) -> int:
 
 
 def _parameters(shape: Shape, used_words: int) -> float:
-    """Parameters that a step changes: the layers', the positions', and those of the words that the text uses."""
+    """Return the parameters that a step changes: layers, positions, and the embeddings of the words in the text."""
     layers = sum(shape.layer_parameters(layer) for layer in range(shape.layers))
     return float(layers + shape.positions * shape.hidden + used_words * (shape.rank or shape.hidden))
 
@@ -290,7 +295,7 @@ def _random_words(rows: int, length: int, vocabulary: int) -> Examples:
 
 
 def _clock(settings: Settings, data: Mapping[str, TaskData], pace: Pace) -> float:
-    """Seconds of the clock: each timed run at full depth and at two points of half its work, and the reference."""
+    """Return the seconds of the latency job: each run at full depth and at two cheaper points, and the reference."""
     seconds = 0.0
     for run in planned_runs(settings):
         task = run.key.task

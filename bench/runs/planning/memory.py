@@ -1,4 +1,4 @@
-"""How much memory a job is to ask of a cluster: above what it takes at its peak, by no more than a few times."""
+"""Memory that a job requests from a cluster: an upper bound, at most a few times its peak."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ if TYPE_CHECKING:
     from bench.tasks.prepare import Survey
 
 PROCESS = 0.9e9
-"""A process that has imported everything."""
+"""Bytes of a process after its imports."""
 CUDA = 3.0e9
-"""What the CUDA libraries take of the host's memory beside that."""
+"""Bytes of host memory that the CUDA libraries add."""
 JOB = 1.0e9
-"""Snakemake's two processes on a node, around the one that works."""
+"""Bytes of Snakemake's two processes on a node."""
 PARAMETER = 28
-"""Bytes a parameter: weights, gradient, Adam's two moments, the best weights, a teacher, and a copy in being saved."""
+"""Bytes per parameter: weights, gradient, Adam's two moments, best weights, a teacher, and the copy being saved."""
 TOKEN = 250
-"""Bytes a token of the text: while it is tokenised; what is kept is less."""
+"""Bytes per token while text is tokenized."""
 LETTERS = 3.0
-"""Letters a token, at least: word pieces of English have four or five, those of odd words fewer."""
+"""Lower bound of letters per token; English word pieces have four or five."""
 BATCH = 32
 
 
 def memory_mb(settings: Settings, key: RunKey, text: Survey) -> int:
-    """Megabytes that the job of a run asks for; `text` is the survey of its task."""
+    """Return the megabytes that the job of a run requests; `text` is the survey of its task."""
     shape = _shape(settings)
     longest = settings.data.of(key.task).max_length[len(task_named(key.task, settings.own_tasks).columns) - 1]
     tokens = {split: _tokens(text, split, longest) for split in text.sizes}
     kept = min(settings.training.kept_gigabytes * 1e9, _targets(shape, tokens["train"], text.sizes["train"]))
     needed = PROCESS + JOB + PARAMETER * shape.parameters() + TOKEN * sum(tokens.values())
-    if wants_gpu(settings):  # models, batches and, where they fit, targets lie on the GPU
+    if wants_gpu(settings):  # models, batches and, where they fit, targets are on the GPU
         return round((needed + CUDA + kept) / 1e6)
     return round((needed + kept + _activations(shape, min(longest, _longest(text)))) / 1e6)
 
 
 def latency_mb(settings: Settings, keys: Iterable[RunKey]) -> int:
-    """Megabytes that the clock asks for: the models of a task lie side by side."""
+    """Return the megabytes that the latency job requests; it holds all models of a task at once."""
     keys = list(keys)
     models = max(sum(key.task == task for key in keys) for task in settings.tasks)
     needed = PROCESS + JOB + CUDA * wants_gpu(settings) + (1 + models) * 4 * _shape(settings).parameters()
@@ -59,23 +59,17 @@ def _tokens(text: Survey, split: str, longest: int) -> float:
 
 
 def _longest(text: Survey) -> float:
-    """Tokens of the longest example, roughly."""
+    """Return about the number of tokens of the longest example."""
     return text.longest / LETTERS + 3
 
 
 def _targets(shape: Shape, tokens: float, examples: int) -> float:
-    """Bytes of a teacher's hidden states and attention scores of the training text, in float32."""
+    """Return the bytes of a teacher's hidden states and attention scores on the training text, in float32."""
     mean = tokens / max(1, examples)
     return 4 * (tokens * (shape.layers + 1) * shape.hidden + 2 * tokens * mean * sum(shape.heads))
 
 
 def _activations(shape: Shape, length: float) -> float:
-    """Bytes that a layer's backward pass needs of its forward pass, for a batch of the longest examples."""
-    return (
-        4
-        * BATCH
-        * length
-        * sum(
-            16 * shape.hidden + 3 * ffn + 4 * heads * length for ffn, heads in zip(shape.ffn, shape.heads, strict=True)
-        )
-    )
+    """Return the bytes of activations that the backward pass needs, for a batch of the longest examples."""
+    sizes = zip(shape.ffn, shape.heads, strict=True)
+    return 4 * BATCH * length * sum(16 * shape.hidden + 3 * ffn + 4 * heads * length for ffn, heads in sizes)

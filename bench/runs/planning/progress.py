@@ -1,4 +1,4 @@
-"""How far a benchmark is: runs done of all, the trainings going on with their step, and the time that is left."""
+"""Progress of a benchmark: finished runs, current trainings with their step, and the time left."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from bench.store import RunKey, log_file, read_json, run_folder, state_folder, w
 from bench.tasks.catalogue import task as task_named
 
 FRESH = 600.0
-"""Seconds after which a silent training is no longer thought to go on."""
+"""Seconds without a log line after which a training counts as stopped."""
 _STEP = re.compile(r"(\S+): steps? (\d+) (?:of|to) (\d+)$")
 
 
 def ahead(settings: Settings, cores: int) -> Forecast | None:
-    """The forecast of the runs that are not there yet, kept for `line`; None where all are."""
+    """Return the forecast of the missing runs and save it for `line`; None where none is missing."""
     found = coming(settings, Identities(settings))
     if not len(found):
         return None
@@ -39,7 +39,7 @@ def ahead(settings: Settings, cores: int) -> Forecast | None:
 
 
 def line(settings: Settings) -> str:
-    """One line: what is done and has failed of all runs, what goes on, and the time left where it was forecast."""
+    """Return one line: finished and failed runs, current trainings, and the time left if there is a forecast."""
     trials, not_asked = trials_so_far(settings)
     later = sum(not_asked.values())
     known = dict.fromkeys([*(run.key for run in runs(settings)), *trials])
@@ -52,7 +52,7 @@ def line(settings: Settings) -> str:
 
 
 def _left(settings: Settings, facts: dict[RunKey, dict], trials: int) -> Sequence[str]:
-    """The time left, in words: what the forecast says of the rest, as much slower or faster as what is done was."""
+    """Return the time left in words: the forecast of the rest, scaled by how long finished runs really took."""
     if not _file(settings).is_file():
         return []
     kept = read_json(_file(settings))
@@ -68,7 +68,7 @@ def _left(settings: Settings, facts: dict[RunKey, dict], trials: int) -> Sequenc
 
 
 def _going(settings: Settings, key: RunKey) -> str:
-    """A training that goes on, with its step, as its log says it last; "" for one that does not."""
+    """Return a run that trains now with its last logged step; "" for one that does not."""
     log = log_file(settings, key)
     if not state_folder(settings, key).is_dir() or not log.is_file() or time.time() - log.stat().st_mtime > FRESH:
         return ""

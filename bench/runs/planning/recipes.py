@@ -1,4 +1,4 @@
-"""Where each hyper-parameter of a profile comes from: the method's paper, its authors' code, or chosen here."""
+"""The source of each hyperparameter of a profile: the method's paper, its authors' code, or a choice of this suite."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from bench.method import contestant
 from bench.settings import Settings
 
 Values = dict[str, dict[tuple[str, str], Any]]
-"""Hyper-parameter -> (variant, "" where it is all's; task) -> value."""
+"""Hyperparameter -> (variant, or "" for all variants; task) -> value."""
 
 
 def recipes(settings: Settings) -> Iterator[str]:
-    """A line a hyper-parameter of the contestants that name sources, else a line a contestant.
+    """Yield a line for each hyperparameter of the contestants that name sources, else a line for the contestant.
 
-    A source is for an option, `epochs`, or for a part of one, `sizes.rate`. Raises UserError for a hyper-parameter
-    without one, and for a source of nothing.
+    A source belongs to an option, such as `epochs`, or to a part of one, such as `sizes.rate`.
+
+    Raises:
+        UserError: for a hyperparameter without a source, or a source without a hyperparameter.
     """
     for name, entry in settings.contestants.items():
         if not entry.sources:
@@ -31,11 +33,11 @@ def recipes(settings: Settings) -> Iterator[str]:
             used.add(source)
             yield f"recipe of {name}: {key} = {_said(found)}: {entry.sources[source]}"
         for source in entry.sources.keys() - used:
-            raise UserError(f"contestants.{name}.sources.{source}: there is no such option in use; remove it")
+            raise UserError(f"contestants.{name}.sources.{source}: no such option is in use; remove it")
 
 
 def _values(settings: Settings, name: str) -> Values:
-    """What a contestant's options say on every task; what is not set, and the names of others, are none."""
+    """Return the options of a contestant that are set, on every task; names of other contestants are left out."""
     found: Values = {}
     for task in settings.tasks:
         options = contestant(settings, name, task).options
@@ -57,7 +59,7 @@ def _values(settings: Settings, name: str) -> Values:
 
 
 def _said(found: dict[tuple[str, str], Any]) -> str:
-    """The value; where variants or tasks differ, theirs."""
+    """Return the values as text, by variant and task where they differ."""
     parts = []
     for variant in dict.fromkeys(variant for variant, _ in found):
         tasks: dict[str, list[str]] = {}
