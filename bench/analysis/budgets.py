@@ -65,8 +65,8 @@ def at_budget(
 ) -> pd.DataFrame:
     """Choose, for each method, task and seed, the best operating point within a budget.
 
-    Candidates are the points whose speed-up on the selection split is at least `speedup`, less `TOLERANCE`. Of these the
-    point with the highest score on the selection split is chosen; of equal scores, the cheapest point.
+    Candidates are the points whose speed-up on the selection split is at least `speedup`, less `TOLERANCE`. Of these
+    the point with the highest score on the selection split is chosen; of equal scores, the cheapest point.
 
     Args:
         points: All operating points.
@@ -139,9 +139,9 @@ def at_quality(
     """Choose, for each method, task and seed, the cheapest operating point that keeps a share of the reference's gain.
 
     Candidates are the points whose score on the selection split is at least control + share x (reference - control),
-    where control is the score of the constant baseline. Of these the point with the highest speed-up is chosen; of equal
-    speed-ups, the one with the highest score. The criterion follows MLPerf Inference (Reddi et al., 2020, section 3:
-    99 % of the reference's quality, then speed), but compares gains, because a constant answer has a score above 0.
+    where control is the score of the constant baseline. Of these the point with the highest speed-up is chosen; of
+    equal speed-ups, the one with the highest score. The criterion follows MLPerf Inference (Reddi et al., 2020, section
+    3: 99 % of the reference's quality, then speed), but compares gains, because a constant answer has a score above 0.
 
     Args:
         points: All operating points.
@@ -170,7 +170,7 @@ def at_quality(
 def _gain(
     rows: pd.DataFrame, points: pd.DataFrame, reference: str, split: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return, for each row, the constant baseline's score and the reference's gain over it on `split`; NaN if unknown."""
+    """Return the constant baseline's score, and the reference's gain over it, for each row; NaN if unknown."""
     keys = ["task", "seed"]
     control = control_rows(points, split=split).set_index(keys)["score"]
     teacher = teacher_rows(points, reference=reference, split=split).set_index(keys)["score"]

@@ -63,8 +63,8 @@ def gains(rows: pd.DataFrame, points: pd.DataFrame, *, reference: str = "teacher
 def kept(gain: ArrayLike, teacher_gain: ArrayLike) -> float:
     """Compute the share of the teacher's gain that is kept: sum of gains / sum of the teacher's gains.
 
-    A mean of ratios would be dominated by the task where the teacher gains least. The result is NaN if a gain is unknown
-    or if the teacher's gains do not sum to a positive number.
+    A mean of ratios would be dominated by the task where the teacher gains least. The result is NaN if a gain is
+    unknown or if the teacher's gains do not sum to a positive number.
     """
     total, of_teacher = np.sum(np.asarray(gain, float)), np.sum(np.asarray(teacher_gain, float))
     return float(total / of_teacher) if of_teacher > 0 else float("nan")
