@@ -24,7 +24,7 @@ def plain(point: Mapping[str, Any]) -> dict[str, Any]:
         UserError: For an exit policy of the contestant's own, which only its code can evaluate.
     """
     if brings_its_rule(point):
-        raise UserError(f"the exit rule {point['policy']} is the contestant's own, and no file can hold it")
+        raise UserError(f"the exit policy {point['policy']} is the contestant's own and cannot be written to a file")
     return {
         "kind": str(point["kind"]),
         "policy": str(point["policy"]),
@@ -83,7 +83,7 @@ def left(point: Mapping[str, Any], trace: Trace, own: Policy | None = None) -> N
         exits = np.frombuffer(point["left"], dtype=np.uint8).astype(np.int64)
         if len(exits) != len(trace.idx):
             raise UserError(
-                f"{point['method']}: where its own exit rule lets examples go is known of {point['split']} alone"
+                f"{point['method']}: the exits of its own exit policy are known of the split {point['split']} only"
             )
         return exits
     return replay(_policy(point), trace.logits, _threshold(point))
