@@ -241,8 +241,8 @@ def _judged(rows: list[dict[str, Any]], made: Sequence[dict[str, _Side]], compar
     with_f1 = [any(side.by_accuracy is not side.estimate for side in sides.values()) for sides in made]
     others = [_mean(sides, "by_accuracy") if f1 else None for sides, f1 in zip(made, with_f1, strict=True)]
     accuracy = judged(others, comparison, families)
-    beside = [_additional(row, sides, comparison) for row, sides in zip(found.itertuples(), made, strict=True)]
-    table = table.join(found[COLUMNS]).join(pd.DataFrame(beside, columns=["iqm", "wins", "wilcoxon", "rests_on"]))
+    additional = [_additional(row, sides, comparison) for row, sides in zip(found.itertuples(), made, strict=True)]
+    table = table.join(found[COLUMNS]).join(pd.DataFrame(additional, columns=["iqm", "wins", "wilcoxon", "rests_on"]))
     table = table.assign(accuracy=accuracy["difference"], accuracy_verdict=accuracy["verdict"])
     table = table[[*(name for name in table if name != "note"), "note"]]
     counted = pd.Series(families, dtype=object)[found["verdict"] != ""]

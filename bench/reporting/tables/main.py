@@ -358,8 +358,8 @@ def common_notes(points: pd.DataFrame, missing: Mapping[str, Sequence[str]]) -> 
         '"at 128" means at a length of 128 tokens. Scores are x 100.',
     ]
     if "other_code" in points and (other := points[points["other_code"].eq(True)])["label"].any():
-        named = ", ".join(sorted(set(other["label"])))
-        notes += [f"Made by other code than the current one, at the same version: {named}."]
+        labels = ", ".join(sorted(set(other["label"])))
+        notes += [f"Made by other code than the current one, at the same version: {labels}."]
     if missing:
         named = {title_of(task): ", ".join(splits) for task, splits in missing.items() if splits}
         lost = "; ".join(f"{title}: {splits}" for title, splits in named.items())

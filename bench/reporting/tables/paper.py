@@ -68,7 +68,7 @@ def paper(points: pd.DataFrame, notes: Sequence[str], glue_caps: Mapping[str, st
     values = ordered(pd.DataFrame(rows), ["System", "Kind", "Split", *formats, "Counts", "Source"])
     return Table(
         "paper",
-        "Published numbers (as reported) beside the nearest measured points",
+        "Published numbers (as reported) and the nearest measured points",
         values,
         formats,
         notes=[
