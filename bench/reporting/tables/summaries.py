@@ -200,7 +200,7 @@ def rankings(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence:
             "methods that are better to the number of those that are not worse, by tests of all pairs of the block "
             f"with a joint correction (Holm); the level of {level} holds for all intervals of a block together. Tied "
             "with the best: no method is better. Exploratory.",
-            "Middle half: interquartile mean of the scores over tasks x seeds. Wins: share of the other methods x tasks "
+            "Middle half: interquartile mean of the scores over tasks x seeds. Wins: share of other methods x tasks "
             "x seeds with a lower score; ties count half.",
             learned_note(learned),
         ],
