@@ -138,7 +138,7 @@ def test_runs_of_other_code_are_named_and_never_pass_for_those_of_today(small, t
     assert "teacher (1 runs)" in line and "raise `version`" in line
     table = collect(settings)
     assert table["other_code"].all()
-    assert any(note.startswith("Made by other code than today's") for note in common_notes(complete(table), {}))
+    assert any(note.startswith("Made by other code than the current one") for note in common_notes(complete(table), {}))
     edit(source.replace("71", "72") + "    more = 1\n")
     with pytest.raises(UserError, match=r"method.version was 71, now 72"):
         collect(settings)

@@ -1,1 +1,1 @@
-"""From traces to statements: operating points, thresholds, frontiers, statistics. Imports no torch."""
+"""Analysis of traces: operating points, thresholds, frontiers and statistics. Does not import torch."""

@@ -1,9 +1,8 @@
-"""Choosing operating points: the selection split decides, the other splits are only read.
+"""Choice of operating points on the selection split.
 
-Every function takes `points`, the rows of all-points.parquet, and returns rows of it. The split on which a
-choice is made is the one the settings name (column `selection`); what is reported is the row of the same
-operating point on another split, validation unless said. What a chosen point predicts is replayed from the
-run's kept trace.
+Every function takes `points`, the rows of all-points.parquet, and returns rows of it. Points are chosen on the
+selection split (column `selection`) and reported on another split, by default validation. The predictions of a chosen
+point are replayed from the trace of its run.
 """
 
 from collections.abc import Mapping
@@ -22,20 +21,20 @@ from bench.trace import Trace
 RUN = ["task", "method", "variant", "seed"]
 POINT = [*RUN, "kind", "point"]
 GROUP = ("task", "method", "seed")
-# What a model may be operated at. Of points that are equal the simplest is kept: the order of a run's points table.
+# Kinds of operating points that may be chosen; of equal points the simplest kind is kept.
 SIMPLICITY = {"static": 0, "fixed_exit": 1, "uniform": 2, "per_exit": 3}
 _ROUNDING = 1e-12
 TOLERANCE = 0.02
-"""A budget may be missed by this much: exit heads cost up to 2 % on short texts, and half the layers count as 2x."""
+"""Relative tolerance of a budget: exit heads cost up to 2 % on short texts, and half the layers count as 2x."""
 
 
 def succeeded(points: pd.DataFrame) -> pd.DataFrame:
-    """The rows of runs that ended well."""
+    """Return the rows of runs that did not fail."""
     return points[points["status"] != "failed"] if "status" in points else points
 
 
 def failures(points: pd.DataFrame) -> pd.DataFrame:
-    """One row a failed run: task, method, variant, label, seed, reason."""
+    """Return one row per failed run, with task, method, variant, label, seed and reason."""
     columns = ["task", "method", "variant", "label", "seed", "reason"]
     if "status" not in points:
         return pd.DataFrame(columns=columns)
@@ -44,7 +43,11 @@ def failures(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def selection_split(points: pd.DataFrame) -> str:
-    """The split on which choices are made, as recorded in the rows: "calibration" or "validation"."""
+    """Return the selection split recorded in the rows, "calibration" or "validation".
+
+    Raises:
+        UserError: If the rows name more than one.
+    """
     named = [str(each) for each in points["selection"].dropna().unique()] if "selection" in points else []
     if len(named) > 1:
         raise UserError(f"some points were selected on {' and some on '.join(named)}: collect one profile")
@@ -52,7 +55,7 @@ def selection_split(points: pd.DataFrame) -> str:
 
 
 def operating_points(points: pd.DataFrame) -> pd.DataFrame:
-    """The rows a method may be operated at: full depth, a fixed exit, its rule with one threshold or one an exit."""
+    """Return the rows of points that may be chosen: static, fixed exit, uniform and per exit."""
     points = succeeded(points)
     return points[points["kind"].isin(list(SIMPLICITY))]
 
@@ -60,13 +63,21 @@ def operating_points(points: pd.DataFrame) -> pd.DataFrame:
 def at_budget(
     points: pd.DataFrame, speedup: float, *, split: str = "validation", by: tuple[str, ...] = GROUP
 ) -> pd.DataFrame:
-    """The operating point each method is used at when it must be `speedup` times cheaper than the teacher.
+    """Choose, for each method, task and seed, the best operating point within a budget.
 
-    Among the points of a group (all variants of a method on one task and seed; add "variant" to `by` to keep
-    them apart) whose speed-up on the selection split is at least `speedup` less `TOLERANCE`, the best score on
-    that split is taken, ties to the cheaper one, and its row on `split` is returned with `budget`,
-    `selected_score`, `selected_speedup` and `missed` (whether its speed-up on `split` is below the budget by more
-    than the tolerance). Groups without such a point keep a row with NaN scores whose `reason` says why.
+    Candidates are the points whose speed-up on the selection split is at least `speedup`, less `TOLERANCE`. Of these
+    the point with the highest score on the selection split is chosen; of equal scores, the cheapest point.
+
+    Args:
+        points: All operating points.
+        speedup: The budget, as a speed-up over the reference.
+        split: The split to report.
+        by: Columns that define a group. The default considers all variants of a method together.
+
+    Returns:
+        One row per group: the row of the chosen point on `split`, with `budget`, `selected_score`, `selected_speedup`
+        and `missed` (whether the speed-up on `split` is below the budget by more than the tolerance). Groups without a
+        candidate have NaN scores and a `reason`.
     """
     usable = operating_points(points)
     affordable = usable["speedup"] >= speedup * (1 - TOLERANCE)
@@ -83,9 +94,14 @@ def best(
     by: tuple[str, ...] = GROUP,
     order: tuple[str, str] = ("score", "speedup"),
 ) -> pd.DataFrame:
-    """Of each group's candidates the best by `order`, and of that operating point the row on `split`.
+    """Return the row on `split` of the best candidate of each group.
 
-    usable: rows of `operating_points`; candidates: a mask of it, rows of the selection split.
+    Args:
+        usable: Rows of `operating_points`.
+        candidates: Mask of `usable`; the candidates are rows of the selection split.
+        split: The split to report.
+        by: Columns that define a group.
+        order: Columns to rank candidates by, highest first.
     """
     keys = list(by)
     chosen = usable[candidates & usable["score"].notna()]
@@ -101,7 +117,7 @@ def best(
 
 
 def _with_reasons(points: pd.DataFrame, chosen: pd.DataFrame, by: tuple[str, ...], reason: str) -> pd.DataFrame:
-    """`chosen`, and a row with a reason for each group that has none."""
+    """Return `chosen` with an additional row, which states the reason, for each group without a chosen point."""
     keys = list(by)
     groups = points.loc[points["kind"] != "control", keys].drop_duplicates()
     rows = groups.merge(chosen, on=keys, how="left", validate="one_to_one")
@@ -120,14 +136,24 @@ def at_quality(
     split: str = "validation",
     by: tuple[str, ...] = GROUP,
 ) -> pd.DataFrame:
-    """The cheapest operating point that keeps `share` (such as 0.99) of the reference's gain over the control.
+    """Choose, for each method, task and seed, the cheapest operating point that keeps a share of the reference's gain.
 
-    The rule of fixed quality (MLPerf Inference, Reddi et al., 2020, section 3: a target of 99 % of the reference's
-    quality, then speed), with the gain in place of the score, for a constant answer already scores. Among the points
-    of a group whose score on the selection split is at least control + share x (reference - control) there, the
-    one with the highest speed-up is taken, ties to the better one, and its row on `split` is returned with `share`,
-    `selected_score`, `selected_speedup` and `kept`, the share that it keeps on `split`. Groups without such a point
-    keep a row with NaN scores whose `reason` says why.
+    Candidates are the points whose score on the selection split is at least control + share x (reference - control),
+    where control is the score of the constant baseline. Of these the point with the highest speed-up is chosen; of
+    equal speed-ups, the one with the highest score. The criterion follows MLPerf Inference (Reddi et al., 2020, section
+    3: 99 % of the reference's quality, then speed), but compares gains, because a constant answer has a score above 0.
+
+    Args:
+        points: All operating points.
+        share: Share of the gain to keep, such as 0.99.
+        reference: The reference contestant.
+        split: The split to report.
+        by: Columns that define a group.
+
+    Returns:
+        One row per group: the row of the chosen point on `split`, with `share`, `selected_score`, `selected_speedup`
+        and `kept`, the share of the gain that it keeps on `split`. Groups without a candidate have NaN scores and a
+        `reason`.
     """
     selected = selection_split(points)
     usable = operating_points(points)
@@ -144,7 +170,7 @@ def at_quality(
 def _gain(
     rows: pd.DataFrame, points: pd.DataFrame, reference: str, split: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Of each row's task and seed on `split`: the control's score, and the reference's gain over it; NaN if unknown."""
+    """Return the constant baseline's score, and the reference's gain over it, for each row; NaN if unknown."""
     keys = ["task", "seed"]
     control = control_rows(points, split=split).set_index(keys)["score"]
     teacher = teacher_rows(points, reference=reference, split=split).set_index(keys)["score"]
@@ -154,10 +180,10 @@ def _gain(
 
 
 def chosen_frontier(points: pd.DataFrame, *, split: str = "validation", by: tuple[str, ...] = GROUP) -> pd.DataFrame:
-    """The frontier of each group: points not dominated on the selection split (score up, FLOPs down).
+    """Return the rows on `split` of the points that form each group's frontier on the selection split, cheapest first.
 
-    Their rows on `split` are returned, cheapest first; there they need not form a frontier, and are not
-    filtered again. Of points that are equal on the selection split the simplest is kept.
+    The points are not filtered again on `split`, where they do not always form a frontier. Of points that are equal on
+    the selection split the simplest kind is kept.
     """
     keys = list(by)
     usable = operating_points(points)
@@ -166,7 +192,7 @@ def chosen_frontier(points: pd.DataFrame, *, split: str = "validation", by: tupl
     order = [*keys, "flops", "score", *RUN, "rank", "point"]
     order = list(dict.fromkeys(order))
     selected = selected.sort_values(order, ascending=[name != "score" for name in order])
-    # Cheapest first, a point is on the frontier if its score is above that of all before it.
+    # In order of FLOPs, a point is on the frontier if its score exceeds all scores before it.
     before = selected.groupby(keys, sort=False)["score"].cummax().groupby([selected[key] for key in keys]).shift()
     kept = selected.loc[~(selected["score"] <= before), POINT]
     reported = usable[usable["split"] == split]
@@ -175,39 +201,42 @@ def chosen_frontier(points: pd.DataFrame, *, split: str = "validation", by: tupl
 
 
 def static_rows(points: pd.DataFrame, *, split: str = "validation") -> pd.DataFrame:
-    """The full-depth prediction of every run on `split`, one row a (task, method, variant, seed)."""
+    """Return the static points on `split`, one row per task, method, variant and seed."""
     rows = succeeded(points)
     return rows[(rows["kind"] == "static") & (rows["split"] == split)].sort_values(RUN, ignore_index=True)
 
 
 def control_rows(points: pd.DataFrame, *, split: str = "validation") -> pd.DataFrame:
-    """The control that always answers the best constant answer, one row a (task, seed)."""
+    """Return the constant baseline on `split`, one row per task and seed."""
     rows = succeeded(points)
     rows = rows[(rows["kind"] == "control") & (rows["split"] == split)]
     return rows.drop_duplicates(["task", "seed"]).sort_values(["task", "seed"], ignore_index=True)
 
 
 def teacher_rows(points: pd.DataFrame, *, reference: str = "teacher", split: str = "validation") -> pd.DataFrame:
-    """The static rows of the reference, one row a (task, seed): what every speed-up is measured against."""
+    """Return the static points of the reference on `split`, one row per task and seed."""
     rows = static_rows(points, split=split)
     return rows[rows["method"] == reference].drop_duplicates(["task", "seed"]).reset_index(drop=True)
 
 
 def run_folder(row: pd.Series | Mapping[str, Any], runs: Path) -> Path:
-    """Where the run of a point keeps its artefacts; `runs` is results/<profile>/runs."""
+    """Return the folder of the run of a point. `runs` is results/<profile>/runs."""
     return runs / row["task"] / row["method"] / row["variant"] / f"seed{int(row['seed'])}"
 
 
 def full_depth_runs(points: pd.DataFrame) -> list[dict[str, Any]]:
-    """The runs that ended well: one row of the selection split each, of their prediction at full depth."""
+    """Return the static point on the selection split of each run that did not fail, as mappings."""
     rows = static_rows(points, split=selection_split(points))
     return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
 
 
 def predicted(row: pd.Series, trace: Trace, own: Policy | None = None) -> NDArray[np.float64]:
-    """What an operating point answers for the examples of a trace: [N] class ids, or values for regression.
+    """Return the predictions [N] of an operating point on a trace: class ids, or values for regression.
 
-    row: one of `operating_points`, or of what is chosen among them. own: as in `bench.exit_policies.operating.left`.
+    Args:
+        row: A row of `operating_points`.
+        trace: The trace of N examples.
+        own: The exit policy that the contestant defines, if it defines one.
     """
     exits = left(row, trace, own)
     logits = trace.logits[exits, np.arange(len(exits))]

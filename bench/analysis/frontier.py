@@ -1,4 +1,4 @@
-"""Frontiers of operating points: score up, FLOPs down."""
+"""Frontiers of operating points: high score, low FLOPs."""
 
 import moocore
 import numpy as np
@@ -6,9 +6,10 @@ from numpy.typing import ArrayLike, NDArray
 
 
 def nondominated(scores: ArrayLike, flops: ArrayLike) -> NDArray[np.bool_]:
-    """[P] True where no other point has at least the score at most the FLOPs, and one of them better.
+    """Return which of P points are on the frontier, a boolean mask [P].
 
-    Equal points are all kept; a NaN score (an undefined correlation) is always dominated.
+    A point is dominated if another point is at least as good in score and FLOPs, and better in one of them. Of equal
+    points all are kept. A point with a NaN score (an undefined correlation) is always dominated.
     """
     points = np.column_stack([np.asarray(scores, dtype=np.float64), np.asarray(flops, dtype=np.float64)])
     result: NDArray[np.bool_] = np.asarray(~np.isnan(points).any(axis=1))
@@ -18,11 +19,16 @@ def nondominated(scores: ArrayLike, flops: ArrayLike) -> NDArray[np.bool_]:
 
 
 def hypervolume(scores: ArrayLike, flops: ArrayLike, *, teacher_flops: float, floor: float) -> float:
-    """Area the points [P] dominate, in score x log2(teacher FLOPs / FLOPs); 0 for none.
+    """Compute the area that points dominate in the plane of score and log2(teacher FLOPs / FLOPs); 0 without points.
 
-    FLOPs enter by the logarithm of their ratio to the teacher's, so that 2x -> 4x weighs as much as 4x -> 8x,
-    and a point of score `floor` + s at half the teacher's cost is worth s. The reference point is (`floor`,
-    the teacher's cost): only points above the one and below the other count.
+    On the logarithmic scale the step from 2x to 4x counts as much as that from 4x to 8x. A point with score `floor` + s
+    at half the teacher's cost has area s.
+
+    Args:
+        scores: Scores [P].
+        flops: FLOPs [P].
+        teacher_flops: FLOPs of the teacher. More expensive points do not count.
+        floor: Lowest score that counts.
     """
     halvings = np.log2(teacher_flops / np.asarray(flops, dtype=np.float64))
     points = np.column_stack([np.asarray(scores, dtype=np.float64), halvings])

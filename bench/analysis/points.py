@@ -1,7 +1,4 @@
-"""The operating points of one run: every threshold, exit and static prediction, scored and costed.
-
-Everything is read off the traces: no forward pass happens here.
-"""
+"""The operating points of one run, with scores and costs, computed from its traces without a forward pass."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,13 +14,13 @@ from bench.tasks.catalogue import Task
 from bench.tasks.scores import METRICS, constant, hidden, scores
 from bench.trace import Costs, Trace
 
-# Predictions scored at once: 200 thresholds on QQP's 40,000 examples come in two blocks of 32 MB an array.
+# Predictions scored at once: 200 thresholds on QQP's 40,000 examples take two blocks with arrays of 32 MB.
 _BLOCK = 4_000_000
 
 
 @dataclass(frozen=True)
 class RunName:
-    """Who was measured; `label` is what tables print."""
+    """Identifies a run in the points table; `label` is the name in tables."""
 
     task: str
     method: str
@@ -34,13 +31,17 @@ class RunName:
 
 @dataclass(frozen=True)
 class _Kind:
-    """K operating points of one kind, before they meet a split: their columns and who leaves where."""
+    """K operating points of one kind, not yet evaluated on a split.
+
+    Attributes:
+        columns: Columns of the points table that identify the points.
+        exits: Computes the 0-based exits [K, N] of a trace.
+        own: Whether the exit policy is the contestant's own; the table then records the exits.
+    """
 
     columns: dict[str, list]
     exits: Callable[[Trace], NDArray[np.int64]]
-    """Trace -> [K, N] 0-based exits."""
     own: bool = False
-    """Whether the rule is the contestant's own: the table then keeps where it let each example go."""
 
 
 def build(
@@ -55,17 +56,27 @@ def build(
     selection: str = "calibration",
     control: bool = False,
 ) -> pd.DataFrame:
-    """The points table of one run, one row an operating point and split.
+    """Compute the points table of one run, one row per operating point and split.
 
-    traces: by split; splits whose labels are hidden are left out. grid: how many thresholds are tried for kind
-    "uniform" (of thresholds that send everyone of the selection split to the same exits, the strictest stays).
-    vectors: thresholds one an exit, kind "per_exit". selection: the split on which `on_frontier` is judged.
-    control: adds the best constant answer (for the reference's run). Column `exit_start`: the first exit that
-    the model's rule may use, 1-based; no point uses one below it. Column `tolerance`: that of patience on regression,
-    NaN elsewhere. UserError where `selection` is not among the labelled traces.
+    Args:
+        run: The identification of the run.
+        traces: Map from split to trace. Splits without labels are left out.
+        costs: Costs of the model.
+        policy: The exit policy.
+        task: The task.
+        grid: Number of thresholds to try for kind "uniform". Of thresholds with the same exits on the selection split,
+            only the strictest is kept.
+        vectors: Threshold vectors for kind "per_exit", each with one threshold per exit.
+        selection: The split on which `on_frontier` is determined.
+        control: Whether to add the constant baseline (for the run of the reference).
 
-    A rule of the suite can be replayed from its name; of a contestant's own, column `left` holds the 0-based exits, a
-    byte an example.
+    Returns:
+        The table. `exit_start` is the first exit (1-based) that points may use; `tolerance` is that of patience on
+        regression, else NaN. For an exit policy of the contestant's own, column `left` holds the 0-based exits, one
+        byte per example; the other policies can be replayed from their name.
+
+    Raises:
+        UserError: If there is no trace with labels of the split `selection`.
     """
     known = {split: trace for split, trace in traces.items() if labelled(trace)}
     if selection not in known:
@@ -94,7 +105,7 @@ def build(
 
 
 def _kinds(policy: Policy, trace: Trace, grid: int, vectors: Sequence[Sequence[float]]) -> list[_Kind]:
-    """All operating points of a model with this policy; `trace` is the selection split's."""
+    """Return all operating points of a model with a policy. `trace` is that of the selection split."""
     depth, _, outputs = trace.logits.shape
 
     def everyone_at(exits: ArrayLike) -> Callable[[Trace], NDArray[np.int64]]:
@@ -127,7 +138,7 @@ def _kinds(policy: Policy, trace: Trace, grid: int, vectors: Sequence[Sequence[f
 
 
 def _columns(kind: str, count: int, policy: str = "none", **given: list) -> dict[str, list]:
-    """What identifies `count` operating points in the table."""
+    """Return the columns that identify `count` operating points in the table."""
     columns: dict[str, list] = {
         "kind": [kind] * count,
         "point": list(range(count)),
@@ -140,7 +151,7 @@ def _columns(kind: str, count: int, policy: str = "none", **given: list) -> dict
 
 
 def _points(kind: _Kind, split: str, trace: Trace, costs: Costs, task: Task) -> pd.DataFrame:
-    """The rows of one kind on one split, scored in blocks that fit in memory."""
+    """Return the rows of one kind on one split, computed in blocks that fit in memory."""
     left = kind.exits(trace)
     block = max(1, _BLOCK // len(trace.idx))
     parts = [evaluate(left[i : i + block], trace, costs, task) for i in range(0, len(left), block)]
@@ -149,14 +160,14 @@ def _points(kind: _Kind, split: str, trace: Trace, costs: Costs, task: Task) -> 
 
 
 def predictions(trace: Trace, task: Task) -> NDArray:
-    """[E, N] class ids, or real values for regression."""
+    """Return the predictions [E, N] of every exit: class ids, or values for regression."""
     return trace.logits[..., 0] if task.regression else trace.logits.argmax(axis=-1)
 
 
 def evaluate(exits: NDArray[np.int64], trace: Trace, costs: Costs, task: Task) -> pd.DataFrame:
-    """Scores and costs of who-left-where: 0-based exits [K, N] -> K rows.
+    """Compute scores and costs of K operating points from their 0-based exits [K, N], one row each.
 
-    `constant`: every example of the trace gets one and the same answer.
+    Column `constant` states whether all examples get the same answer.
     """
     count = len(trace.lengths)
     predicted = predictions(trace, task)[exits, np.arange(count)]
@@ -181,17 +192,17 @@ def evaluate(exits: NDArray[np.int64], trace: Trace, costs: Costs, task: Task) -
 
 
 def labelled(trace: Trace) -> bool:
-    """Whether a trace can be scored: a test split hides its labels."""
+    """Return whether a trace has labels; test splits hide them."""
     return bool(len(trace.labels)) and not hidden(trace.labels)
 
 
 def full_depth(trace: Trace, costs: Costs, task: Task) -> pd.Series:
-    """Scores and costs of the last exit on all examples, as `evaluate`."""
+    """Compute scores and costs of the last exit on all examples; see `evaluate`."""
     return evaluate(np.full((1, len(trace.labels)), len(trace.logits) - 1), trace, costs, task).iloc[0]
 
 
 def _control(split: str, trace: Trace, costs: Costs, task: Task, chosen_on: ArrayLike) -> dict:
-    """The control that always gives the best constant answer: it costs nothing, and is on no frontier."""
+    """Return the row of the constant baseline, which has no cost and is on no frontier."""
     measured = constant(task, chosen_on, trace.labels)
     return {
         **{name: values[0] for name, values in _columns("control", 1).items()},

@@ -1,8 +1,8 @@
-"""Every model with several exits under every exit policy, replayed from kept traces.
+"""Replays of every model with several exits under every exit policy.
 
-A method is a trained model and an exit policy. Here the two are crossed, so that the recipe, the policy and the depth
-of the exits can be told apart. Thresholds are chosen on the selection split, one for all exits. Classification only: on
-regression all policies are one, the agreement of successive predictions.
+A method combines a trained model and an exit policy. This module combines each model with each policy, to separate the
+effects of the training, the policy and the depth of the exits. One threshold for all exits is chosen on the selection
+split. Only classification is covered: on regression all policies become `Agreement`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class _Choice:
     """Operating points of one policy, on the selection split."""
 
     policy: Policy | None
-    """None: everybody leaves at a fixed exit, and the thresholds are 0-based exits."""
+    """None: all examples exit at a fixed exit, and the thresholds are 0-based exits."""
     thresholds: NDArray[np.float64]
     scores: NDArray[np.float64]
     flops: NDArray[np.float64]
@@ -42,19 +42,19 @@ class _Choice:
 def policy_grid(
     points: pd.DataFrame, runs: Path, *, budgets: Sequence[float] = BUDGETS, split: str = "validation"
 ) -> pd.DataFrame:
-    """Operate every classification model with several exits under every policy, at each speed-up.
+    """Evaluate every classification model with several exits under every policy, at each budget.
 
     Args:
-        points: all-points.parquet.
-        runs: results/<profile>/runs, where the traces lie.
-        budgets: speed-ups over the reference; a point may miss one by `TOLERANCE` on the selection split.
-        split: where scores and speed-ups are read.
+        points: All operating points.
+        runs: results/<profile>/runs, with the traces.
+        budgets: Speed-ups over the reference, met on the selection split up to `TOLERANCE`.
+        split: The split on which scores and speed-ups are reported.
 
     Returns:
-        One row a run, policy and speed-up: task, method, variant, seed, policy (`POLICIES`, "fixed exit" where all
-        examples leave at one exit, and "as in the main table": the best of full depth, a fixed exit, and the model's
-        own policy with one threshold or one an exit), budget, score and speedup (NaN where no threshold is cheap
-        enough). Runs without their traces are left out.
+        One row per run, policy and budget, with task, method, variant, seed, policy, budget, score and speedup (NaN
+        where no threshold meets the budget). `policy` is one of `POLICIES`, "fixed exit" (one exit for all examples) or
+        "as in the main table" (the best of all kinds of points with the model's own policy). Runs without traces are
+        left out.
     """
     chosen_on = selection_split(points)
     reference = reference_flops(points)
@@ -91,14 +91,14 @@ def policy_grid(
 
 
 def reference_flops(points: pd.DataFrame) -> dict[tuple[str, int, str], float]:
-    """(task, seed, split) -> mean FLOPs of an example through the reference, which every speed-up is relative to."""
+    """Map task, seed and split to the mean FLOPs per example of the reference at full depth."""
     rows = points[points["speedup"].notna() & (points["kind"] == "static")]
     rows = rows.assign(full=rows["flops"] * rows["speedup"]).groupby(["task", "seed", "split"])["full"].first()
     return {(str(task), int(seed), str(split)): float(full) for (task, seed, split), full in rows.items()}
 
 
 def _choices(trace: Trace, costs: Costs, metric: str, exit_start: int) -> dict[str, list[_Choice]]:
-    """By policy: its operating points on a trace, those of each of its patiences apart."""
+    """Map each policy to its operating points on a trace; divergence has one entry per number of exits that agree."""
     exits, _, outputs = trace.logits.shape
     fixed = np.arange(exit_start - 1, exits, dtype=np.float64)
     families: dict[str, list[tuple[Policy | None, NDArray[np.float64]]]] = {FIXED: [(None, fixed)]}
@@ -117,7 +117,7 @@ def _choices(trace: Trace, costs: Costs, metric: str, exit_start: int) -> dict[s
 
 
 def _exits(policy: Policy | None, thresholds: NDArray[np.float64], trace: Trace) -> NDArray[np.int64]:
-    """[K, N] 0-based exits at each threshold."""
+    """Return the 0-based exits [K, N] at K thresholds."""
     if policy is None:
         return np.repeat(np.atleast_1d(thresholds).astype(np.int64)[:, None], len(trace.idx), axis=1)
     statistic = policy.statistic(trace.logits, trace.signal)
@@ -127,13 +127,13 @@ def _exits(policy: Policy | None, thresholds: NDArray[np.float64], trace: Trace)
 def _scored(
     exits: NDArray[np.int64], trace: Trace, costs: Costs, metric: str
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Scores and mean FLOPs [K] of 0-based exits [K, N]."""
+    """Compute scores and mean FLOPs [K] from 0-based exits [K, N]."""
     answers = trace.logits.argmax(axis=-1)[exits, np.arange(len(trace.idx))]
     return score(metric, answers, trace.labels), costs.mean_flops(exits, trace.lengths)
 
 
 def _picked(choices: Sequence[_Choice], most: float) -> tuple[Policy | None, NDArray[np.float64]] | None:
-    """The policy and threshold [1] of the best score within `most` FLOPs, of equals the cheapest; None for none."""
+    """Return the policy and threshold [1] with the best score within `most` FLOPs, or None; ties go to the cheapest."""
     found = [
         (choice.scores[at], -choice.flops[at], -place, -at, choice)
         for place, choice in enumerate(choices)

@@ -1,8 +1,8 @@
-"""Cascades across contestants, replayed from kept traces: any small model before any large one.
+"""Cascades of two contestants, a small model before a large one, replayed from traces.
 
-The small model answers where its confidence is above a threshold; the large one answers the rest, at the cost of both.
-At each speed-up the best portfolio, a cascade or a single contestant, and the best single contestant are chosen on the
-selection split. Nothing is trained. Classification only: a regression has no confidence.
+The small model answers where its confidence is above a threshold. The large model answers the other examples, at the
+cost of both. At each budget, the best portfolio (a cascade or a single contestant) and the best single contestant are
+chosen on the selection split. Nothing is trained. Only classification is covered: regression has no confidence.
 """
 
 from __future__ import annotations
@@ -35,32 +35,49 @@ from bench.trace import Costs, Trace
 
 BUDGETS = (1.5, 2.0, 3.0, 4.0)
 THRESHOLDS = 50
-"""Thresholds tried for each pair: quantiles of the small model's confidence."""
+"""Number of thresholds for each pair, which are quantiles of the small model's confidence."""
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class _Model:
-    """A contestant's run at full depth on one split."""
+    """A contestant's run at full depth on one split.
+
+    Attributes:
+        name: Method and variant.
+        answers: Predictions [N].
+        confidence: Largest probability [N].
+        flops: FLOPs [N] of each example.
+    """
 
     name: tuple[str, str]
-    """(method, variant)."""
     answers: NDArray[np.int64]
     confidence: Floats
     flops: Floats
-    """[N] FLOPs of each example."""
 
 
 @dataclass(frozen=True)
 class Portfolio:
-    """The best portfolio and the best single contestant of one task and seed at one speed-up."""
+    """The best portfolio and the best single contestant of one task and seed at one budget.
+
+    Attributes:
+        small: Method and variant of the small model; equal to `large` if the portfolio is a single contestant.
+        large: Method and variant of the large model.
+        score: Score of the portfolio, as a fraction.
+        speedup: Speed-up of the portfolio over the reference.
+        single: Method and variant of the best single contestant.
+        single_score: Its score.
+        single_speedup: Its speed-up.
+        labels: Labels [N].
+        answers: Predictions [N] of the portfolio.
+        single_answers: Predictions [N] of the best single contestant.
+    """
 
     task: str
     seed: int
     budget: float
     metric: str
     small: tuple[str, str]
-    """(method, variant); of a portfolio that is a single contestant the same as `large`."""
     large: tuple[str, str]
     score: float
     speedup: float
@@ -73,17 +90,22 @@ class Portfolio:
 
     @property
     def cascade(self) -> bool:
-        """Whether two models answer."""
+        """Return whether the portfolio consists of two models."""
         return self.small != self.large
 
 
 def portfolios(
     points: pd.DataFrame, runs: Path, *, budgets: Sequence[float] = BUDGETS, split: str = "validation"
 ) -> list[Portfolio]:
-    """Choose the best portfolio and the best single contestant of every classification task and seed, at each speed-up.
+    """Choose the best portfolio and the best single contestant of each classification task and seed, at each budget.
 
-    points: all-points.parquet of the contestants. runs: results/<profile>/runs. Tasks and seeds without traces, or
-    without a point that is cheap enough, are left out.
+    Tasks and seeds without traces, or without a point within the budget, are left out.
+
+    Args:
+        points: Operating points of the contestants.
+        runs: results/<profile>/runs, with the traces.
+        budgets: Speed-ups over the reference.
+        split: The split on which scores and speed-ups are reported.
     """
     chosen_on, reference = selection_split(points), reference_flops(points)
     singles = pd.concat([at_budget(points, budget, by=(*GROUP, "variant"), split=split) for budget in budgets])
@@ -127,7 +149,7 @@ def portfolios(
 
 
 def _models(rows: pd.DataFrame, runs: Path, split: str) -> tuple[list[_Model], NDArray[np.int64]]:
-    """Every run of a task and seed at full depth, and the labels. Raises UserError where a trace is missing."""
+    """Return every run of a task and seed at full depth, and the labels; UserError if a trace is missing."""
     models, labels = [], np.array([], dtype=np.int64)
     for row in rows.to_dict("records"):
         folder = run_folder({str(name): value for name, value in row.items()}, runs)
@@ -141,7 +163,7 @@ def _models(rows: pd.DataFrame, runs: Path, split: str) -> tuple[list[_Model], N
 
 
 def _cascades(models: Sequence[_Model], labels: NDArray[np.int64], metric: str) -> pd.DataFrame:
-    """Every pair and threshold on one split: small and large (places in `models`), threshold, score, flops."""
+    """Return every pair and threshold on one split: small and large (indices of `models`), threshold, score, flops."""
     frames = []
     for small, large in permutations(range(len(models)), 2):
         first, second = models[small], models[large]
@@ -158,7 +180,7 @@ def _cascades(models: Sequence[_Model], labels: NDArray[np.int64], metric: str) 
 
 
 def gains(chosen: Sequence[Portfolio], resamples: Resamples) -> dict[str, Estimate]:
-    """Task -> the gain of the best portfolio over the best single contestant, of the portfolios of one speed-up."""
+    """Map each task to the gain of the best portfolio over the best single contestant, at one budget."""
     found: dict[str, Estimate] = {}
     for task in dict.fromkeys(each.task for each in chosen):
         own = [each for each in chosen if each.task == task]

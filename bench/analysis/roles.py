@@ -1,4 +1,4 @@
-"""Which methods of a profile are its references, and which its ablations."""
+"""Roles of the methods of a profile: references and ablations."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,15 +8,18 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Roles:
-    """Which methods are not just contestants."""
+    """Methods with a special role in a profile.
+
+    Attributes:
+        reference: The method whose cost at full depth counts as 1x, by default the teacher.
+        depth_reference: The fine-tuned backbone cut to fewer layers, or None.
+        ablations: Map from each ablation to the full method that it modifies.
+    """
 
     reference: str = "teacher"
-    """The teacher: its full depth is speed-up 1."""
     depth_reference: str | None = "cut"
-    """The teacher cut at a depth and fine-tuned."""
     ablations: Mapping[str, str] = field(default_factory=dict)
-    """Ablation -> the full method it is taken from."""
 
     def contestants(self, points: pd.DataFrame) -> pd.DataFrame:
-        """The rows of everything but ablations, which have a figure of their own."""
+        """Return the rows of all methods that are not ablations."""
         return points[~points["method"].isin(list(self.ablations))]

@@ -1,6 +1,6 @@
-"""Frontiers in one number, and the gain that is kept.
+"""Summaries of frontiers, and the share of the teacher's gain that a method keeps.
 
-All scores are fractions here; tables print them times 100.
+Scores are fractions here; tables print them times 100.
 """
 
 from collections.abc import Sequence
@@ -22,14 +22,20 @@ from bench.analysis.roles import Roles
 
 BUDGETS = (2.0, 4.0, 8.0, 19.0)
 LEARNED_GAIN = 0.05
-"""Gain of the reference over the best constant answer from which on a task counts as learned, as a fraction."""
+"""Smallest gain of the reference over the constant baseline, as a fraction, for a task to count as learned."""
 
 
 def elue(score: ArrayLike, flops: ArrayLike, reference_score: ArrayLike, reference_flops: ArrayLike) -> float:
-    """ELUE score (ElasticBERT, NAACL 2022): mean over points of p_i - p_ref(f_i), in fractions.
+    """Compute the ELUE score (ElasticBERT, NAACL 2022): the mean over points of p_i - p_ref(f_i), as a fraction.
 
-    p_ref is linear in log FLOPs between the reference's static points and clamped outside their range. NaN
-    without points or without a reference.
+    p_ref is linear in log FLOPs between the static points of the reference, and constant outside their range. The
+    result is NaN without points or without a reference.
+
+    Args:
+        score: Scores p [P].
+        flops: FLOPs f [P].
+        reference_score: Scores [Q] of the static points of the reference.
+        reference_flops: Their FLOPs [Q].
     """
     known = pd.Series(np.asarray(reference_score, float), index=np.asarray(reference_flops, float))
     reference = known.dropna().groupby(level=0).mean()
@@ -42,9 +48,9 @@ def elue(score: ArrayLike, flops: ArrayLike, reference_score: ArrayLike, referen
 
 
 def gains(rows: pd.DataFrame, points: pd.DataFrame, *, reference: str = "teacher") -> pd.DataFrame:
-    """`rows` (of `at_budget` or alike) with `gain` and `teacher_gain`: score and teacher's score over the control's.
+    """Return `rows` with columns `gain` and `teacher_gain`: score minus the constant baseline's score.
 
-    Both are of the same task and seed, and both NaN where one is not known.
+    Teacher and baseline are those of the same task and seed. Both columns are NaN where one of the scores is unknown.
     """
     rows = _beside_controls(rows, points, reference)
     known = rows[["score", "teacher", "control"]].notna().all(axis=1)
@@ -55,19 +61,19 @@ def gains(rows: pd.DataFrame, points: pd.DataFrame, *, reference: str = "teacher
 
 
 def kept(gain: ArrayLike, teacher_gain: ArrayLike) -> float:
-    """Part of the teacher's gain over the best constant answer that is kept: sum of gains / sum of the teacher's.
+    """Compute the share of the teacher's gain that is kept: sum of gains / sum of the teacher's gains.
 
-    A ratio of sums, over tasks and seeds alike: a mean of ratios would be ruled by the task where the teacher gains
-    least. NaN where a gain is not known, or the teacher gains nothing in all.
+    A mean of ratios would be dominated by the task where the teacher gains least. The result is NaN if a gain is
+    unknown or if the teacher's gains do not sum to a positive number.
     """
     total, of_teacher = np.sum(np.asarray(gain, float)), np.sum(np.asarray(teacher_gain, float))
     return float(total / of_teacher) if of_teacher > 0 else float("nan")
 
 
 def learned_tasks(points: pd.DataFrame, *, reference: str = "teacher") -> list[str]:
-    """The tasks that the reference has learned: on the selection split it gains `LEARNED_GAIN` with every seed.
+    """Return the tasks where the reference gains at least `LEARNED_GAIN` over the constant baseline with every seed.
 
-    The gain is that over the best constant answer. A task where a seed's reference failed is not learned.
+    Gains are those on the selection split. A task where a run of the reference failed does not count as learned.
     """
     split, keys = selection_split(points), ["task", "seed"]
     control = control_rows(points, split=split).set_index(keys)["score"]
@@ -85,12 +91,19 @@ def frontier_summary(
     *,
     budgets: Sequence[float] = BUDGETS,
 ) -> pd.DataFrame:
-    """One row a (task, method, seed): points on the frontier, hypervolume, elue; score_, gain_ and teacher_gain_<b>x.
+    """Summarise frontiers that are chosen on the selection split, with values on validation.
 
-    Frontiers are chosen on the selection split and read on validation. Hypervolume: score x doublings of
-    speed-up above (control score, the teacher's FLOPs), see bench.analysis.frontier. ELUE: the reference is
-    the static points of the depth reference with the teacher as its full depth; NaN where that has none.
-    Where the control or the teacher of a seed failed, so does what is measured against it: NaN.
+    Args:
+        points: All operating points.
+        roles: The roles of the methods.
+        budgets: Speed-ups over the reference.
+
+    Returns:
+        One row per task, method and seed, with points (number of points on the frontier), hypervolume (see
+        `bench.analysis.frontier.hypervolume`; above the score of the constant baseline and the FLOPs of the teacher),
+        elue (relative to the static points of the depth reference and the teacher; NaN without a depth reference), and
+        for each budget b score_<b>x, gain_<b>x and teacher_gain_<b>x. Values that depend on a failed baseline or
+        teacher are NaN.
     """
     frontier = _beside_controls(chosen_frontier(points), points, roles.reference)
     static = static_rows(points)
@@ -117,7 +130,7 @@ def frontier_summary(
 
 
 def _beside_controls(rows: pd.DataFrame, points: pd.DataFrame, reference: str) -> pd.DataFrame:
-    """`rows` with the columns `teacher` and `control`: the controls' scores on the same task and seed."""
+    """Return `rows` with the scores of the teacher and of the constant baseline on the same task and seed."""
     key = ["task", "seed"]
     teacher = teacher_rows(points, reference=reference)[[*key, "score"]].rename(columns={"score": "teacher"})
     control = control_rows(points)[[*key, "score"]].rename(columns={"score": "control"})

@@ -1,10 +1,11 @@
 """Search for one threshold per exit on the trace of the selection split, without a forward pass.
 
 At an exit, only thresholds that change which examples exit there matter, so the search space is finite. A small space
-is searched completely. In a large one, a direct search comes first: from every corner ("all examples exit at k") and
-from uniform thresholds, coordinate ascent of score + weight x halvings of the cost for a dozen weights, then a Pareto
-local search that changes one threshold of each non-dominated vector until nothing new is found. Scores are sums over
-examples, so one matrix product evaluates every threshold of an exit. Optuna's NSGA-II starts from the result.
+is searched completely. In a large one, a direct search comes first. It starts from every corner ("all examples exit at
+k") and from uniform thresholds, performs coordinate ascent of score + weight x halvings of the cost for twelve weights,
+and then a Pareto local search that changes one threshold of each non-dominated vector until nothing new is found.
+Scores are sums over examples, so one matrix product evaluates every threshold of an exit. Optuna's NSGA-II starts from
+the result.
 
 A choice among so many vectors could overfit a small selection split. Measured by `benchmarks/thresholds.py` on 13 runs
 of the sketch (128 examples to choose on, 256 to report on, three splits each), as the area under the chosen frontier on
@@ -37,44 +38,52 @@ Floats = NDArray[np.float64]
 Found = tuple[Ints, Floats, Floats]
 """Choices [K, F], their scores and their mean FLOPs [K]."""
 
-# Weights of the ascent: the score, as a fraction, that a halving of the cost may take; the first takes nothing.
+# Weights of the ascent: the score, as a fraction, that a halving of the cost is worth.
 _WEIGHTS = np.concatenate([[0.0], np.geomspace(0.004, 0.6, 11)])
 _STARTS, _SWEEPS = 8, 4
-# Vectors whose neighbours the local search looks at in one round, and its rounds.
+# Number of vectors whose neighbours the local search evaluates in one round, and number of rounds.
 _VECTORS, _ROUNDS = 32, 20
-# Vectors x examples of a space that is tried whole: some tenth of a second.
+# Vectors x examples of the largest space that is searched completely, which takes about 0.1 seconds.
 _WHOLE = 2_000_000
-# Examples that the direct search reads; what it proposes is judged on all.
+# Number of examples for the direct search; its result is evaluated on all examples.
 _EXAMPLES = 4_000
-# Vectors x examples held at once.
+# Vectors x examples held in memory.
 _BLOCK = 1_000_000
 
 
 @dataclass(frozen=True)
 class ThresholdStudy:
-    """What a study found."""
+    """The result of a threshold search.
+
+    Attributes:
+        vectors: Non-dominated threshold vectors with one threshold per exit, cheapest first. Empty if fewer than two
+            exits have a choice, because uniform thresholds then cover all possibilities.
+        trials: One row per vector tried, with number, origin, threshold_1 .. threshold_E, score, flops and
+            on_frontier. `origin` is "corner", "uniform" (equivalent to one threshold for all exits), "search" (from the
+            direct search) or "sampled" (by Optuna).
+    """
 
     vectors: list[list[float]]
-    """Non-dominated threshold vectors, one threshold an exit, cheapest first.
-
-    Empty where fewer than two exits have a choice: the uniform thresholds are all there is then.
-    """
     trials: pd.DataFrame
-    """One row a vector tried: number, origin, threshold_1 .., score, flops, on_frontier.
-
-    origin: corner, uniform (leaves as one threshold for all does), search (the direct one), sampled (Optuna's).
-    """
 
 
 def per_exit(
     policy: Policy, trace: Trace, costs: Costs, task: Task, *, grid: int, trials: int, seed: int
 ) -> ThresholdStudy:
-    """Search one threshold an exit for (score up, mean FLOPs at true lengths down) on `trace`.
+    """Search for vectors of one threshold per exit with high score and low mean FLOPs on a trace.
 
-    Each exit that any threshold can use picks one of the `grid` thresholds of the policy's range (patience: a number of
-    exits from 1 to E, its own at each exit); the others, and the last, keep the strictest. trials: what Optuna
-    samples after the direct search, where the space is too large to be tried whole. At every cost the result is at
-    least as good as each corner and each uniform threshold. Deterministic by `seed`.
+    Each exit at which examples can exit gets one of the policy's thresholds; the other exits, and the last, keep the
+    strictest. At every cost the result is at least as good as each corner and each uniform threshold. It is
+    deterministic for a given `seed`.
+
+    Args:
+        policy: The exit policy.
+        trace: The trace of the selection split. FLOPs are those at its examples' lengths.
+        costs: Costs of the model.
+        task: The task.
+        grid: Number of thresholds per exit (patience always has those from 1 to E).
+        trials: Number of vectors that Optuna samples after the direct search, unless the space is searched completely.
+        seed: Seed of the subset of examples and of Optuna's sampler.
     """
     space = _Space.of(policy, trace, costs, task, grid)
     if policy.name == "none" or len(space.free) < 2:
@@ -95,31 +104,36 @@ def per_exit(
 
 @dataclass(frozen=True)
 class _Space:
-    """What may be chosen: at each of the F free exits a level, 0 the loosest; choices are [K, F].
+    """The search space: a level at each of F free exits, 0 the loosest. A choice is a vector [F] of levels.
 
-    A level stands for all thresholds that let the same examples go at its exit: for the loosest of the range where all
-    go, so that all do on any split, else for the strictest of them.
+    A level stands for all thresholds with which the same examples exit. Its representative is the strictest of them. If
+    all examples exit, it is the loosest of the range, so that all examples exit on every split.
+
+    Attributes:
+        task: The task.
+        thresholds: Thresholds [G], loosest first.
+        free: 0-based exits [F] at which examples can exit.
+        levels: For each free exit, the indices in `thresholds` of its levels, loosest first.
+        uniform: Choices [U, F] equivalent to one threshold for all exits, loosest first.
+        ranks: Number [F, N] of levels of an exit at which an example exits; these are the levels below it.
+        answers: Predictions [E, N].
+        labels: Labels [N].
+        flops: FLOPs [E, N].
     """
 
     task: Task
     thresholds: Floats
-    """[G] loosest first."""
     free: Ints
-    """[F] 0-based exits that have a choice."""
     levels: list[Ints]
-    """Of each free exit: the positions of its levels' thresholds, loosest first."""
     uniform: Ints
-    """[U, F] the choices that leave as one threshold for all exits does, loosest first."""
     ranks: Ints
-    """[F, N] how many levels of an exit let an example go: it leaves at those below that."""
     answers: NDArray
-    """[E, N]"""
     labels: NDArray
     flops: Floats
-    """[E, N]"""
 
     @classmethod
     def of(cls, policy: Policy, trace: Trace, costs: Costs, task: Task, grid: int) -> Self:
+        """Create the space of a policy on a trace."""
         exits, count, outputs = trace.logits.shape
         thresholds = policy.thresholds(grid, exits, outputs)
         free = np.arange(policy.earliest, exits - 1)
@@ -127,7 +141,7 @@ class _Space:
         levels, ranks = [], np.zeros((len(free), count), dtype=np.int64)
         level_of = np.zeros((len(thresholds), len(free)), dtype=np.int64)
         for f, e in enumerate(free):
-            passing = np.zeros(count, dtype=np.int64)  # how many thresholds let an example go; the strictest never does
+            passing = np.zeros(count, dtype=np.int64)  # number of thresholds with which an example exits here
             for threshold in thresholds:
                 passing += policy.leaves(statistic[e], threshold)
             ends = np.unique([*passing[passing > 0], len(thresholds)])
@@ -141,7 +155,7 @@ class _Space:
         return cls(task, thresholds, free, levels, uniform, ranks, predictions(trace, task), trace.labels, flops)
 
     def some(self, seed: int) -> Self:
-        """The same choices on a sample of the examples, where there are many."""
+        """Return the space on a random subset of at most `_EXAMPLES` examples."""
         count = len(self.labels)
         if count <= _EXAMPLES:
             return self
@@ -151,26 +165,27 @@ class _Space:
 
     @property
     def size(self) -> float:
-        """How many choices there are."""
+        """Return the number of choices."""
         return float(np.prod([float(len(levels)) for levels in self.levels]))
 
     def everything(self) -> Ints:
+        """Return all choices [K, F]."""
         return np.indices([len(levels) for levels in self.levels]).reshape(len(self.free), -1).T
 
     def corners(self) -> Ints:
-        """[F + 1, F] strictest before exit k, loosest at k; and full depth for all."""
+        """Return the choices [F + 1, F] with which all examples exit at one free exit, and full depth."""
         strictest = np.array([len(levels) - 1 for levels in self.levels])
         return np.where(np.eye(len(self.free) + 1, len(self.free), dtype=bool), 0, strictest)
 
     def vectors(self, choices: Ints) -> Floats:
-        """[K, E] thresholds."""
+        """Return the thresholds [K, E] of choices [K, F]."""
         vectors = np.full((len(choices), len(self.answers)), self.thresholds[-1])
         for f, e in enumerate(self.free):
             vectors[:, e] = self.thresholds[self.levels[f][choices[:, f]]]
         return vectors
 
     def left(self, choices: Ints, without: int | None = None) -> Ints:
-        """[K, N] 0-based exits; `without`: as if nobody left at that free exit."""
+        """Return the 0-based exits [K, N] of choices [K, F]. No example exits at the free exit `without`."""
         left = np.full((len(choices), len(self.labels)), len(self.answers) - 1)
         for f in reversed(range(len(self.free))):  # from the back, so that the earliest exit wins
             if f != without:
@@ -178,7 +193,7 @@ class _Space:
         return left
 
     def judged(self, choices: Ints) -> tuple[Floats, Floats]:
-        """Score and mean FLOPs [K]; an undefined score is as bad as a score can be."""
+        """Compute score and mean FLOPs [K] of choices [K, F]; an undefined score counts as -1."""
         examples, parts = np.arange(len(self.labels)), []
         for block in _blocks(choices, len(examples)):
             left = self.left(block)
@@ -189,10 +204,10 @@ class _Space:
 
 
 class _Neighbours:
-    """The score and cost of all choices that differ from given ones at one exit, from sums over examples.
+    """Computes score and cost of all choices that differ from given ones at one exit, from sums over examples.
 
-    Accuracy, F1, Matthews and Pearson are functions of sums. Other metrics rank no neighbours: accuracy (regression:
-    Pearson) does so in their place.
+    Accuracy, F1, Matthews and Pearson are functions of such sums. For other metrics, accuracy (regression: Pearson)
+    replaces the score in this comparison.
     """
 
     def __init__(self, space: _Space) -> None:
@@ -210,15 +225,15 @@ class _Neighbours:
             summed = [answers == labels]
             self.score = lambda sums: np.asarray(sums[0] / len(labels))
         self.values = np.stack([np.asarray(each, dtype=np.float64) for each in (*summed, space.flops)])
-        """[V, E, N] what is summed over examples; FLOPs come last."""
+        """[V, E, N] quantities to sum over examples, with FLOPs last."""
         self.leaving = [
             (np.arange(len(levels)) < ranks[:, None]).astype(np.float64)
             for ranks, levels in zip(space.ranks, space.levels, strict=True)
         ]
-        """[N, L] of each free exit: whether a level lets an example go."""
+        """For each free exit, [N, L] whether an example exits at a level."""
 
     def at(self, choices: Ints, f: int) -> tuple[Floats, Floats]:
-        """Scores and mean FLOPs [K, L] of `choices` with each of the L levels of free exit `f` in turn."""
+        """Compute scores and mean FLOPs [K, L] of choices [K, F] with each of the L levels of free exit `f`."""
         space, examples = self.space, np.arange(len(self.space.labels))
         parts = []
         for block in _blocks(choices, len(examples) * len(self.values)):
@@ -230,7 +245,7 @@ class _Neighbours:
         return self.score(sums[:-1]), sums[-1] / len(examples)
 
     def best(self, choices: Ints, f: int) -> tuple[Found, Floats, Floats]:
-        """The non-dominated ones of `at(choices, f)`, and all of it."""
+        """Return the non-dominated choices of `at(choices, f)`, and all its scores and mean FLOPs."""
         score, cost = self.at(choices, f)
         kept = _front(score.ravel(), cost.ravel())
         row, level = np.divmod(kept, score.shape[1])
@@ -255,7 +270,7 @@ def _matthews(count: int, actual: float) -> Callable[[Floats], Floats]:
 def _correlation(count: int, spread: float) -> Callable[[Floats], Floats]:
     def score(sums: Floats) -> Floats:
         variance = sums[1] - sums[0] ** 2 / count
-        constant = variance <= 1e-12 * sums[1]  # but for rounding
+        constant = variance <= 1e-12 * sums[1]  # 0 up to rounding
         return _ratio(sums[2], np.sqrt(np.where(constant, 0.0, variance) * spread))
 
     return score
@@ -266,7 +281,7 @@ def _ratio(over: Floats, under: Floats) -> Floats:
 
 
 def _search(space: _Space, start: Ints) -> Ints:
-    """The non-dominated choices of a coordinate ascent from `start` and a local search from where it ends."""
+    """Return the non-dominated choices of a coordinate ascent from `start`, followed by a local search."""
     neighbours = _Neighbours(space)
     found = _merged((start, *space.judged(start)))
     states = np.repeat(_spread(start, _STARTS), len(_WEIGHTS), axis=0)
@@ -275,7 +290,7 @@ def _search(space: _Space, start: Ints) -> Ints:
         before = states.copy()
         for f in range(len(space.free)):
             better, score, cost = neighbours.best(states, f)
-            states[:, f] = np.argmax(score + weights * np.log2(full / cost), axis=1)  # of equals the cheapest
+            states[:, f] = np.argmax(score + weights * np.log2(full / cost), axis=1)  # of equal values the cheapest
             found = _merged(found, better)
         if (states == before).all():
             break
@@ -296,27 +311,27 @@ def _merged(*found: Found) -> Found:
 
 
 def _front(score: Floats, cost: Floats) -> Ints:
-    """Positions of the non-dominated points, cheapest first, the first of those that are equal."""
+    """Return the indices of the non-dominated points, cheapest first; of equal points only the first."""
     order = np.lexsort([-score, cost])
     risen = np.maximum.accumulate(score[order])
     return np.asarray(order[np.concatenate([[True], risen[1:] > risen[:-1]])])
 
 
 def _spread(rows: Ints, most: int) -> Ints:
-    """At most `most` rows, evenly spread, both ends among them."""
+    """Return at most `most` evenly spaced rows, including the first and the last."""
     if len(rows) <= most:
         return rows
     return rows[np.linspace(0, len(rows) - 1, most).round().astype(int)]
 
 
 def _blocks(choices: Ints, numbers: int) -> list[Ints]:
-    """`choices` in parts that need no more than `_BLOCK` numbers, `numbers` a choice."""
+    """Split `choices` into blocks of at most `_BLOCK` numbers, where each choice needs `numbers`."""
     step = max(1, _BLOCK // numbers)
     return [choices[i : i + step] for i in range(0, len(choices), step)]
 
 
 def _sampled(space: _Space, start: Ints, trials: int, seed: int) -> Ints:
-    """[trials, F] what NSGA-II samples when corners and `start` are its first generations."""
+    """Return the choices [trials, F] that NSGA-II samples after the corners and `start` as first generations."""
     # Measured on 6 exits: NSGA-II with a population of 20 dominates as much as TPE, thirty times as fast.
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
@@ -339,7 +354,7 @@ def _sampled(space: _Space, start: Ints, trials: int, seed: int) -> Ints:
 
 
 def _table(known: list[tuple[str, Ints]], space: _Space) -> pd.DataFrame:
-    """One row a vector, in order, judged."""
+    """Return one row per vector, in order, with score and FLOPs."""
     choices = np.concatenate([np.empty((0, len(space.free)), dtype=np.int64), *(each for _, each in known)])
     columns = [f"threshold_{e + 1}" for e in range(len(space.answers))]
     table = pd.DataFrame(space.vectors(choices), columns=columns)

@@ -1,1 +1,1 @@
-"""When an example may leave a model: exit rules, and how a trained model is operated. Imports no torch."""
+"""Exit policies and the operating points of trained models. Does not import torch."""

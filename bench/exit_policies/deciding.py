@@ -1,8 +1,8 @@
-"""An exit rule as the early-exit engine asks it: exit after exit, for those who are still there.
+"""Exit decisions during inference, one exit at a time, for the examples that have not exited yet.
 
-The decisions are the replay's. For a single example NumPy's calls would cost as much as a slender layer, so its
-statistic is computed in Python's floats, and where that lies too near the threshold to be sure of the last bits, in
-the replay's own arithmetic.
+The decisions are equal to those of a replay. For a single example, calls of NumPy cost as much as a narrow layer, so
+its statistic is computed with Python floats. If the result is too close to the threshold for rounding to be ruled out,
+the decision is made with the arithmetic of the replay.
 """
 
 import math
@@ -16,19 +16,24 @@ from numpy.typing import ArrayLike, NDArray
 from bench.exit_policies.policies import Agreement, Confidence, Entropy, Patience, Policy, leaves_now
 
 Leaves = Callable[[Sequence[NDArray[np.floating]], Sequence[NDArray[np.floating]]], NDArray[np.bool_]]
-"""An exit rule at its threshold: who leaves at the exit just computed, bool [B].
+"""Decides which examples exit at the exit computed last: bool [B].
 
-From the logits [B, C] and, of a model that has them, the signals [B] of all exits so far. It is asked at every exit
-but the last, with the rows that are still there."""
+The arguments are the logits [B, C] and the signals [B] (empty if the model has none) of all exits so far. It is called
+at every exit but the last, with the examples that have not exited yet."""
 
 _NEAR = 1e-9
-"""Two correct ways to a statistic in float64 do not differ by this much."""
-_STAYS, _GOES = np.array([False]), np.array([True])
+"""Bound of the difference between two correct computations of a statistic in float64."""
+_STAYS, _EXITS = np.array([False]), np.array([True])
 
 
 def rule(policy: Policy, threshold: ArrayLike) -> Leaves:
-    """The rule at one operating point: a scalar threshold, or a vector of one an exit."""
-    alone = _ALONE.get(type(policy))
+    """Return the exit decisions of a policy at one operating point.
+
+    Args:
+        policy: The exit policy.
+        threshold: A scalar, or a vector [E] with one threshold per exit.
+    """
+    single = _SINGLE.get(type(policy))
     thresholds = np.asarray(threshold, dtype=np.float64)
     threshold_of = thresholds.tolist().__getitem__ if thresholds.ndim else lambda _, same=float(thresholds): same
 
@@ -36,22 +41,22 @@ def rule(policy: Policy, threshold: ArrayLike) -> Leaves:
         e = len(seen) - 1
         if e < policy.earliest:
             return np.zeros(len(seen[0]), dtype=bool)
-        if alone is not None and len(seen[0]) == 1:
-            goes = alone(policy, seen, threshold_of(e))
-            if goes is not None:
-                return _GOES if goes else _STAYS
+        if single is not None and len(seen[0]) == 1:
+            exits = single(policy, seen, threshold_of(e))
+            if exits is not None:
+                return _EXITS if exits else _STAYS
         return leaves_now(policy, np.stack(seen), thresholds, np.stack(signals) if len(signals) else None)
 
     return leaves
 
 
 def never(seen: Sequence[NDArray[np.floating]], signals: Sequence[NDArray[np.floating]] = ()) -> NDArray[np.bool_]:
-    """The rule of a model that answers at full depth."""
+    """Return False [B]: no example exits before the last exit."""
     return np.zeros(len(seen[-1]), dtype=bool)
 
 
 def fixed(exit_index: int) -> Leaves:
-    """Everyone leaves at this exit (0-based)."""
+    """Return decisions with which all examples exit at `exit_index` (0-based)."""
 
     def leaves(seen: Sequence[NDArray[np.floating]], signals: Sequence[NDArray[np.floating]] = ()) -> NDArray[np.bool_]:
         return np.full(len(seen[0]), len(seen) > exit_index)
@@ -66,7 +71,7 @@ def _entropy(policy: Policy, seen: Sequence[NDArray[np.floating]], threshold: fl
     weights = [math.exp(value) for value in shifted]
     total = sum(weights)
     statistic = math.log(total) - sum(map(float.__mul__, weights, shifted)) / total
-    # Rounding may take a certain answer's entropy below 0, where the replay's stays at 0.
+    # Rounding may give an entropy below 0; the replay clips it at 0.
     return None if abs(statistic - threshold) < _NEAR or statistic < _NEAR else statistic < threshold
 
 
@@ -95,10 +100,10 @@ def _agreement(policy: Any, seen: Sequence[NDArray[np.floating]], threshold: flo
     return all(abs(later - earlier) < threshold for earlier, later in pairwise(values))
 
 
-_ALONE: dict[type[Policy], Callable[[Any, Sequence[NDArray[np.floating]], float], bool | None]] = {
+_SINGLE: dict[type[Policy], Callable[[Any, Sequence[NDArray[np.floating]], float], bool | None]] = {
     Entropy: _entropy,
     Confidence: _confidence,
     Patience: _patience,
     Agreement: _agreement,
 }
-"""Whether a single example leaves; None where only the replay's arithmetic can tell."""
+"""Whether a single example exits; None where the arithmetic of the replay has to decide."""

@@ -1,8 +1,8 @@
 """Operating points of a trained model: full depth, one exit for all examples, or its exit policy with thresholds.
 
-A point is a mapping with the columns that name it in a points table: `kind` (static, fixed_exit, uniform, per_exit),
-`policy`, `exit_start`, `threshold` (uniform), `thresholds` (per_exit, one an exit), `exit` (1-based, fixed_exit),
-`tolerance` (of patience on regression).
+A point is a mapping with the columns that identify it in a points table: `kind` (static, fixed_exit, uniform,
+per_exit), `policy`, `exit_start`, `threshold` (uniform), `thresholds` (per_exit, one per exit), `exit` (1-based,
+fixed_exit) and `tolerance` (patience on regression).
 """
 
 from collections.abc import Mapping
@@ -18,12 +18,13 @@ from bench.trace import Trace
 
 
 def plain(point: Mapping[str, Any]) -> dict[str, Any]:
-    """What operates a model, as plain values: what a configuration file holds.
+    """Return the operating point as plain values for a configuration file.
 
-    UserError for a rule that a contestant brought itself: only its own code can ask it.
+    Raises:
+        UserError: For an exit policy of the contestant's own, which only its code can evaluate.
     """
     if brings_its_rule(point):
-        raise UserError(f"the exit rule {point['policy']} is the contestant's own, and no file can hold it")
+        raise UserError(f"the exit policy {point['policy']} is the contestant's own and cannot be written to a file")
     return {
         "kind": str(point["kind"]),
         "policy": str(point["policy"]),
@@ -36,14 +37,19 @@ def plain(point: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def brings_its_rule(point: Mapping[str, Any]) -> bool:
-    """Whether the point is operated by a rule that its contestant brought itself."""
+    """Return whether the point uses an exit policy that the contestant defines."""
     return isinstance(point.get("left"), bytes)
 
 
 def leaves(point: Mapping[str, Any], own: Policy | None = None) -> Leaves:
-    """The point as the early-exit engine asks it. own: the rule of a contestant that brings it itself.
+    """Return the exit decisions of an operating point, for the early-exit engine.
 
-    UserError for a policy that is not known.
+    Args:
+        point: The operating point.
+        own: The exit policy that the contestant defines, if it defines one.
+
+    Raises:
+        UserError: For an unknown exit policy.
     """
     if point["kind"] == "static":
         return never
@@ -53,10 +59,18 @@ def leaves(point: Mapping[str, Any], own: Policy | None = None) -> Leaves:
 
 
 def left(point: Mapping[str, Any], trace: Trace, own: Policy | None = None) -> NDArray[np.int64]:
-    """[N] the 0-based exit at which the point lets each example of a trace go.
+    """Return the 0-based exit [N] of each example of a trace at an operating point.
 
-    A rule that a contestant brought itself is known by what it did on the row's split: the trace must be of that, or
-    the rule be given as `own`. Raises UserError where neither is so.
+    For an exit policy of the contestant's own, the exits recorded in the row are used unless `own` is given.
+
+    Args:
+        point: The operating point.
+        trace: The trace of N examples.
+        own: The exit policy that the contestant defines, if it defines one.
+
+    Raises:
+        UserError: If the point needs more exits than the trace has, or if the exits of the contestant's own policy
+            were recorded on another split and `own` is not given.
     """
     exits_needed = max(int(point["exit"]), len(point["thresholds"]))
     if exits_needed > len(trace.logits):
@@ -69,7 +83,7 @@ def left(point: Mapping[str, Any], trace: Trace, own: Policy | None = None) -> N
         exits = np.frombuffer(point["left"], dtype=np.uint8).astype(np.int64)
         if len(exits) != len(trace.idx):
             raise UserError(
-                f"{point['method']}: where its own exit rule lets examples go is known of {point['split']} alone"
+                f"{point['method']}: the exits of its own exit policy are known of the split {point['split']} only"
             )
         return exits
     return replay(_policy(point), trace.logits, _threshold(point))
@@ -81,7 +95,7 @@ def _policy(point: Mapping[str, Any]) -> Policy:
 
 
 def _tolerance(point: Mapping[str, Any]) -> float | None:
-    """Return the tolerance of a point's patience; None for other rules, and for tables that do not have the column."""
+    """Return the tolerance of a patience point; None for other policies and for tables without the column."""
     tolerance = point.get("tolerance")
     return None if tolerance is None or np.isnan(tolerance) else float(tolerance)
 

@@ -19,16 +19,16 @@ from scipy.special import rel_entr, softmax
 
 from bench.errors import UserError
 
-# Grids are cubic in [0, 1]: trained exits are sure of most examples, so most of what a threshold decides
-# happens close to the strict end (entropies of 1e-4), where an even grid of 200 would have one point.
+# Grids are cubic in [0, 1]: trained exits are confident on most examples, so most decisions change close to the strict
+# end (entropies of 1e-4), where an even grid of 200 thresholds has one point.
 _SPACING = 3
 
-# No statistic lies this far outside its mathematical range, rounding included.
+# Rounding takes a statistic at most this far outside its mathematical range.
 _ROUNDING = 1e-9
 
 
 def _grid(count: int) -> NDArray[np.float64]:
-    """`count` numbers from 1 down to exactly 0, denser towards 0."""
+    """Return `count` decreasing numbers from 1 to exactly 0, denser towards 0."""
     if count < 2:
         raise UserError(f"a threshold grid of {count} cannot hold both ends of its range: set it to 2 or more")
     return np.linspace(1.0, 0.0, count) ** _SPACING
@@ -36,49 +36,62 @@ def _grid(count: int) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Policy(ABC):
-    """A family of exit rules; `exit_start` is the first exit (1-based) at which an example may leave.
+    """Base class of exit policies. A contestant may define a subclass of its own.
 
-    Exits below `exit_start` are not read at all: they need not be trained. A contestant may bring a family of its own.
+    Attributes:
+        exit_start: First exit (1-based) at which an example may exit. Earlier exits are not read and need not be
+            trained.
+        name: Name of the policy in tables.
+        version: Number to raise when the policy changes, so that its operating points are computed again.
     """
 
     exit_start: int = 1
     name: ClassVar[str]
-    """What tables call the family."""
     version: ClassVar[int] = 1
-    """Raised when the rule changes, so that points of the old one are made anew."""
 
     @property
     def earliest(self) -> int:
-        """0-based index of the first exit at which any threshold can let an example leave."""
+        """Return the 0-based index of the first exit at which an example can exit with any threshold."""
         return self.exit_start - 1
 
     @abstractmethod
     def statistic(
         self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
     ) -> NDArray[np.floating]:
-        """[E, N] from logits [E, N, C] and, of a model that has one, the signal [E, N]."""
+        """Return the statistic [E, N].
+
+        Args:
+            logits: Logits [E, N, C] of exits, examples and outputs.
+            signal: Signal [E, N] of models that have one, else None.
+        """
 
     @abstractmethod
     def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
-        """Whether the rule is satisfied, elementwise; `threshold` broadcasts against `statistic`."""
+        """Return whether examples exit, elementwise; `threshold` broadcasts against `statistic`."""
 
     @abstractmethod
     def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
-        """The threshold's range for a model of `exits` exits and `outputs` logits, loosest first, strictest last.
+        """Return the thresholds to try, loosest first.
 
-        The strictest is full depth for everyone; the loosest lets everyone who may leave go at the first exit
-        allowed (patience cannot promise that: its loosest threshold still asks two exits to agree).
+        With the strictest threshold all examples run to full depth. With the loosest, all examples exit at the first
+        exit allowed, except for patience, whose loosest threshold still requires two exits to agree.
+
+        Args:
+            count: Number of thresholds, where the policy has a choice.
+            exits: Number E of exits of the model.
+            outputs: Number C of logits.
         """
 
 
 class Entropy(Policy):
-    """Leave when the natural-log entropy of softmax(z_i) < threshold (COST-EFF, DeeBERT); 0 is full depth."""
+    """Exit when the entropy (in nats) of softmax(z_i) < threshold (COST-EFF, DeeBERT); 0 is full depth."""
 
     name = "entropy"
 
     def statistic(
         self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
     ) -> NDArray[np.floating]:
+        """Return the entropies [E, N] in nats."""
         # H = log Z - sum p (z - max): no log of p, so a probability that underflows contributes 0, not NaN.
         shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
         weights = np.exp(shifted)
@@ -86,37 +99,42 @@ class Entropy(Policy):
         return np.maximum(np.log(total) - (weights * shifted).sum(axis=-1) / total, 0.0)
 
     def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+        """Return whether the entropy is below the threshold."""
         return statistic < np.asarray(threshold)
 
     def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+        """Return thresholds from the largest possible entropy to 0."""
         return _grid(count) * (np.log(outputs) + _ROUNDING)
 
 
 class Confidence(Policy):
-    """Leave when max softmax(z_i) > threshold (CascadeBERT, section 3.2); 1 is full depth."""
+    """Exit when max softmax(z_i) > threshold (CascadeBERT, section 3.2); 1 is full depth."""
 
     name = "confidence"
 
     def statistic(
         self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
     ) -> NDArray[np.floating]:
+        """Return the largest probabilities [E, N]."""
         return softmax(logits.astype(np.float64), axis=-1).max(axis=-1)
 
     def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+        """Return whether the largest probability is above the threshold."""
         return statistic > np.asarray(threshold)
 
     def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+        """Return thresholds from the smallest possible confidence to 1."""
         return 1.0 - _grid(count) * (1.0 - 1.0 / outputs + _ROUNDING)
 
 
 @dataclass(frozen=True)
 class Patience(Policy):
-    """Leave when `threshold` successive exits repeated the prediction before them (PABEE, section 3.2).
+    """Exit when `threshold` successive exits repeat the prediction of the exit before them (PABEE, section 3.2).
 
-    The statistic is the counter of the authors' code: +1 when two successive predictions agree, else 0; so patience t
-    leaves at exit t + 1 at the earliest. t = 0 and t >= E mean full depth. Classes agree when they are equal; on one
-    output (regression) predictions agree when they differ by less than `tolerance`, which is fixed while the patience
-    is swept.
+    The statistic is the counter of the authors' code: +1 when two successive predictions agree, else reset to 0. With
+    patience t, examples therefore exit at exit t + 1 at the earliest. t = 0 and t >= E mean full depth. Classes agree
+    when they are equal. On one output (regression), predictions agree when they differ by less than `tolerance`, which
+    is fixed while the patience varies.
     """
 
     name = "patience"
@@ -126,11 +144,13 @@ class Patience(Policy):
 
     @property
     def earliest(self) -> int:
+        """Return the index of the second allowed exit, the first that can repeat a prediction."""
         return self.exit_start
 
     def statistic(
         self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
     ) -> NDArray[np.floating]:
+        """Return how many times in a row the prediction was repeated, [E, N]."""
         if logits.shape[-1] == 1:
             agreed = np.abs(np.diff(logits[..., 0].astype(np.float64), axis=0)) < self.tolerance
         else:
@@ -142,21 +162,21 @@ class Patience(Policy):
         return counter
 
     def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+        """Return whether the count reaches the patience, which must be above 0."""
         patience = np.asarray(threshold)
         return (statistic >= patience) & (patience > 0)
 
     def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
-        """Return every patience from 1 to E; the counter takes no other values, so `count` plays no part."""
+        """Return every patience from 1 to E; `count` is ignored."""
         return np.arange(1, exits + 1, dtype=np.float64)
 
 
 @dataclass(frozen=True)
 class Agreement(Policy):
-    """Regression: leave when |y_i - y_{i-1}| < tolerance for `run` exits running; the tolerance is swept.
+    """Exit, on regression, when |y_i - y_{i-1}| < threshold at `run` successive exits.
 
-    The statistic is the largest of the last `run` differences, infinite where there are fewer; 0 is full
-    depth. The range of tolerances is that of STS-B's scores, 0 to 5, and infinity (leave at the first exit
-    that can compare).
+    The statistic is the largest of the last `run` differences, and infinite where there are fewer. Thresholds range
+    over the scores of STS-B, 0 (full depth) to 5, and infinity (exit at the first exit that has `run` differences).
     """
 
     run: int = 1
@@ -164,11 +184,13 @@ class Agreement(Policy):
 
     @property
     def earliest(self) -> int:
+        """Return the index of the first exit with `run` differences."""
         return self.exit_start - 1 + self.run
 
     def statistic(
         self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
     ) -> NDArray[np.floating]:
+        """Return the largest of the last `run` differences between predictions, [E, N]."""
         if logits.shape[-1] != 1:
             raise UserError(f"agreement is for one output (regression), not {logits.shape[-1]}: use patience")
         values = logits[..., 0].astype(np.float64)
@@ -176,19 +198,22 @@ class Agreement(Policy):
         return _largest(changes, values.shape, self.exit_start, self.run)
 
     def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+        """Return whether the difference is below the threshold."""
         return statistic < np.asarray(threshold)
 
     def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+        """Return infinity, then thresholds from 5 to 0."""
         return np.concatenate([[np.inf], _grid(count - 1) * 5.0]) if count > 2 else np.array([np.inf, 0.0])
 
 
 @dataclass(frozen=True)
 class Divergence(Policy):
-    """Leave when successive exits' distributions diverge by less than a threshold for `run` exits running (F-PABEE).
+    """Exit when the divergence between successive exits is below the threshold at `run` successive exits (F-PABEE).
 
-    Gao et al., F-PABEE: Flexible-patience-based early exiting, 2023 (arXiv 2305.11916), section 3. The statistic is the
-    largest Jensen-Shannon divergence (natural logarithm, at most log 2) of the last `run` pairs of exits, infinite
-    where there are fewer; 0 is full depth, infinity leaves at the first exit that can compare.
+    The statistic is the largest Jensen-Shannon divergence (natural logarithm, at most log 2) of the last `run` pairs of
+    exits, and infinite where there are fewer. Threshold 0 is full depth; with infinity, examples exit at the first exit
+    that has `run` pairs. See Gao et al., F-PABEE: Flexible-patience-based early exiting, 2023 (arXiv 2305.11916),
+    section 3.
     """
 
     run: int = 1
@@ -196,20 +221,24 @@ class Divergence(Policy):
 
     @property
     def earliest(self) -> int:
+        """Return the index of the first exit with `run` divergences."""
         return self.exit_start - 1 + self.run
 
     def statistic(
         self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
     ) -> NDArray[np.floating]:
+        """Return the largest of the last `run` divergences, [E, N]."""
         p = softmax(logits[self.exit_start - 1 :].astype(np.float64), axis=-1)
         middle = (p[1:] + p[:-1]) / 2
         divergence = (rel_entr(p[1:], middle) + rel_entr(p[:-1], middle)).sum(axis=-1) / 2
         return _largest(np.maximum(divergence, 0.0), logits.shape[:2], self.exit_start, self.run)
 
     def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+        """Return whether the divergence is below the threshold."""
         return statistic < np.asarray(threshold)
 
     def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+        """Return infinity, then thresholds from log 2 to 0."""
         return np.concatenate([[np.inf], _grid(count - 1) * np.log(2)]) if count > 2 else np.array([np.inf, 0.0])
 
 
@@ -229,19 +258,22 @@ def _largest(changes: NDArray[np.float64], shape: tuple[int, ...], exit_start: i
 
 
 class FullDepth(Policy):
-    """No early exit: the last exit answers everything."""
+    """Never exit early: all examples run to full depth."""
 
     name = "none"
 
     def statistic(
         self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
     ) -> NDArray[np.floating]:
+        """Return zeros [E, N]."""
         return np.zeros(logits.shape[:-1])
 
     def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+        """Return False for all examples."""
         return np.zeros(np.broadcast_shapes(statistic.shape, np.shape(threshold)), dtype=bool)
 
     def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+        """Return one threshold, NaN."""
         return np.array([np.nan])
 
 
@@ -253,18 +285,19 @@ _FAMILIES: dict[str, type[Policy]] = {
 def policy_for(
     policy: str | type[Policy], regression: bool, exit_start: int = 1, tolerance: float | None = None
 ) -> Policy:
-    """Return the exit policy of a name, or an instance of a class of one's own.
+    """Return the exit policy with a given name, or an instance of a given class.
 
     Args:
         policy: "entropy", "confidence", "patience", "divergence", "agreement" or "none"; or a subclass of `Policy`,
-            which is used on every task as it is.
-        regression: Whether the task is one; entropy, confidence and divergence then become agreement of successive
-            predictions.
-        exit_start: First exit, from 1, at which an example may leave.
-        tolerance: Of patience on regression, on the scale of the predictions; None: the authors' 0.1.
+            which is used unchanged on every task.
+        regression: Whether the task is a regression; entropy, confidence and divergence are then replaced by
+            `Agreement`.
+        exit_start: First exit (1-based) at which an example may exit.
+        tolerance: Tolerance of patience on regression, on the scale of the predictions; None for the authors' 0.1.
 
     Raises:
-        UserError: For an unknown name, and for a class that is no exit policy.
+        UserError: For an unknown name, an incomplete class, agreement on a classification task, or an `exit_start`
+            below 1.
     """
     if exit_start < 1:
         raise UserError(f"exit_start is {exit_start}: exits are counted from 1")
@@ -289,15 +322,19 @@ def policy_for(
 
 
 def ours(policy: Policy) -> bool:
-    """Whether a rule is of the suite's families: a name in a table is then enough to replay it."""
+    """Return whether a policy is one of the built-in classes, which can be replayed from their name in a table."""
     return type(policy) in _FAMILIES.values()
 
 
 def replay_many(policy: Policy, trace: NDArray[np.floating], thresholds: ArrayLike) -> NDArray[np.int64]:
-    """0-based exits [K, N] of K operating points; `thresholds` is [K] (uniform) or [K, E] (one an exit).
+    """Return the 0-based exits [K, N] of N examples at K operating points.
 
-    `trace` is the logits [E, N, C], of a rule that reads nothing else, or the rule's statistic [E, N]. Whom no exit
-    lets go, the last exit takes; its own threshold is never read.
+    Examples that do not exit earlier exit at the last exit, whose threshold is not read.
+
+    Args:
+        policy: The exit policy.
+        trace: The statistic [E, N] of the policy, or the logits [E, N, C] if the policy needs no signal.
+        thresholds: Thresholds [K] (uniform) or [K, E] (one per exit).
     """
     statistic = policy.statistic(trace) if trace.ndim == 3 else trace
     table = np.asarray(thresholds, dtype=np.float64)
@@ -313,16 +350,26 @@ def replay_many(policy: Policy, trace: NDArray[np.floating], thresholds: ArrayLi
 
 
 def replay(policy: Policy, trace: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.int64]:
-    """0-based exit [N] of every example at one operating point: a scalar threshold, or a vector of one an exit."""
+    """Return the 0-based exit [N] of each example at one operating point.
+
+    Args:
+        policy: The exit policy.
+        trace: As in `replay_many`.
+        threshold: A scalar, or a vector [E] with one threshold per exit.
+    """
     return replay_many(policy, trace, np.asarray(threshold, dtype=np.float64)[None])[0]
 
 
 def leaves_now(
     policy: Policy, logits: NDArray[np.floating], threshold: ArrayLike, signal: NDArray[np.floating] | None = None
 ) -> NDArray[np.bool_]:
-    """Who leaves at the exit just computed, not the last: bool [B].
+    """Return which examples exit at the exit computed last, e, which is not the model's last one: bool [B].
 
-    From the logits so far [e + 1, B, C], and the signals so far [e + 1, B] of a model that has them.
+    Args:
+        policy: The exit policy.
+        logits: Logits [e + 1, B, C] of the exits so far.
+        threshold: A scalar, or a vector [E] with one threshold per exit.
+        signal: Signals [e + 1, B] of the exits so far, of models that have them.
     """
     e = len(logits) - 1
     if e < policy.earliest:

@@ -1,4 +1,4 @@
-"""All tables, figures and the results page of a profile, in one go."""
+"""All tables, figures and the results page of a profile."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _COLUMNS = (
 
 
 def complete(points: pd.DataFrame) -> pd.DataFrame:
-    """`points` with every column of an operating point, empty where nothing was measured: all runs may have failed."""
+    """Return `points` with all columns of an operating point; those missing because all runs failed are empty."""
     return points.reindex(columns=[*points, *(name for name in _COLUMNS if name not in points)])
 
 
 def write_everything(settings: Settings) -> Iterator[str]:
-    """Writes <root>/{tables,figures,index.html}; yields what was left out and why, then what was written."""
-    # Thousands of frames of some rows are made here; with plain strings in place of Arrow's that takes 2/3 of the time.
+    """Write <root>/{tables,figures,index.html}; yield messages on figures left out, then on the files written."""
+    # Thousands of small frames are created here; Python strings take 2/3 of the time of Arrow strings.
     with pd.option_context("mode.string_storage", "python"):
         yield from _written(settings)
 
@@ -36,7 +36,7 @@ def write_everything(settings: Settings) -> Iterator[str]:
 def _written(settings: Settings) -> Iterator[str]:
     points, missing = complete(read_points(settings)), _missing_splits(settings)
     roles = Roles(settings.reference, settings.depth_reference, settings.ablations)
-    # Published points stand beside measured ones only where text and backbone are the papers'.
+    # Published points are shown with measured ones only if text and backbone are those of the papers.
     papers = settings.data.source != "sketch" and "bert-base-uncased" in settings.backbone.name
     folders = {name: settings.root / name for name in ("sweeps", "runs")}
     published = for_figures(read_published()) if papers else None
@@ -54,6 +54,6 @@ def _written(settings: Settings) -> Iterator[str]:
 
 
 def _missing_splits(settings: Settings) -> dict[str, list[str]]:
-    """Task -> the splits that its source does not have, as its runs found."""
+    """Map each task to the splits that its source does not have, according to its runs."""
     facts = [read_json(path) for path in sorted(settings.root.glob("runs/*/*/*/*/run.json"))]
     return {run["key"]["task"]: run["data"]["missing_splits"] for run in facts if "data" in run}

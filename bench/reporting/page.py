@@ -1,4 +1,4 @@
-"""The results page: one HTML file with all tables and figures and an interactive frontier, for offline use."""
+"""The results page: one HTML file for offline use, with all tables, all figures and an interactive frontier."""
 
 import base64
 import gzip
@@ -31,7 +31,7 @@ from bench.tasks.catalogue import title as task_title
 from bench.tasks.quality import findings
 from bench.tasks.scores import METRICS, TITLES
 
-# Marks of the figures, in Plotly's words.
+# Plotly's names of the figures' markers.
 _SYMBOLS = {
     "o": "circle", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "P": "cross", "X": "x",
     "<": "triangle-left", ">": "triangle-right", "s": "square", "*": "star", "x": "x-thin-open",
@@ -43,9 +43,9 @@ _MEASURES = (
     "score", *METRICS, "flops", "flops_128", "speedup", "speedup_128", "mean_exit", "parameters",
     "threshold", "latency_1", "latency_32",
 )  # fmt: skip
-# A sweep has hundreds of points a run; beside its frontier so many, evenly over their order in FLOPs, are shown.
+# Largest number of points per run and split, in addition to its frontier, evenly spaced in their order of FLOPs.
 MOST = 60
-# A table longer than this starts folded.
+# Tables with more rows than this are folded at first.
 _LONG = 40
 
 
@@ -58,11 +58,15 @@ def write(
     missing: Mapping[str, Sequence[str]] | None = None,
     skipped: Sequence[Skipped] = (),
 ) -> Path:
-    """Write <results>/index.html from the points, the tables, and what lies in <results>/{figures,runs}.
+    """Write <results>/index.html and return its path.
 
-    points: all-points.parquet. results: results/<profile>. missing: task -> the splits that its source does not have.
-    skipped: figures that have no data, which the page names with their reasons. A table called "verdicts" has a
-    section of its own above the others.
+    Args:
+        points: All operating points.
+        results: results/<profile>, with its folders `figures` and `runs`.
+        tables: The tables. The one named "verdicts" has a separate section before the others.
+        roles: The roles of the methods.
+        missing: Map from task to the splits that its source does not have.
+        skipped: Figures without data, which the page lists with the reasons.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
@@ -91,7 +95,7 @@ def write(
 
 
 def facts(runs: Path) -> list[tuple[str, str]]:
-    """Return (what, value) of the machines, packages and code behind the runs, from every run.json under `runs`."""
+    """Return titles and values of hardware, packages, code and data, from every run.json under `runs`."""
     found: dict[str, set[str]] = {}
     seconds, count = 0.0, 0
     for path in sorted(runs.glob("*/*/*/*/run.json")):
@@ -115,7 +119,7 @@ def facts(runs: Path) -> list[tuple[str, str]]:
 
 
 def data_findings(runs: Path) -> dict[str, list[str]]:
-    """Return task -> what is not clean in its data, a line each, from every run.json under `runs`."""
+    """Map each task to the problems found in its data, from every run.json under `runs`."""
     found: dict[str, dict[str, None]] = {}
     for path in sorted(runs.glob("*/*/*/*/run.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
@@ -126,9 +130,9 @@ def data_findings(runs: Path) -> dict[str, list[str]]:
 
 
 def explorer(points: pd.DataFrame, roles: Roles) -> dict[str, Any]:
-    """What the interactive frontier shows, as columns: methods, runs, and the points by task and split.
+    """Return the data of the interactive frontier: methods, runs, and the points by task and split, as columns.
 
-    Numbers have five figures. `front` marks the points of a method's frontier, chosen on the selection split.
+    Numbers have five significant digits. `front` marks the points of a method's frontier on the selection split.
     """
     looks = marks(points, roles)
     splits = list(dict.fromkeys([selection_split(points), "validation"]))[::-1]
@@ -179,12 +183,12 @@ def explorer(points: pd.DataFrame, roles: Roles) -> dict[str, Any]:
 
 
 def _dash(line: Any) -> str:
-    """A line style in Plotly's words: by name, or as lengths of strokes and gaps in pixels."""
+    """Return a line style for Plotly: a name, or the lengths of strokes and gaps in pixels."""
     return _DASHES[line] if isinstance(line, str) else ",".join(f"{1.6 * length:g}px" for length in line[1])
 
 
 def _thinned(rows: pd.DataFrame) -> pd.DataFrame:
-    """At most `MOST` rows a run and split beside its frontier."""
+    """Return the rows of the frontier, and at most `MOST` others per run and split."""
     rows = rows.sort_values(["flops", "score"], kind="stable")
     groups = rows.groupby(["run", "split", "front"])["flops"]
     place, size = groups.cumcount(), groups.transform("size")
@@ -205,13 +209,13 @@ def _columns(rows: pd.DataFrame) -> dict[str, Any]:
     measures = {name: rows[name] for name in _MEASURES if name in rows and rows[name].notna().any()}
     columns = {name: [_number(value) for value in values] for name, values in measures.items()}
     exact = {name: rows[name].tolist() for name in ("run", "kind", "front")}
-    # The last exit takes whoever is left: its threshold is never read.
+    # The threshold of the last exit has no effect.
     thresholds = [" · ".join(f"{value:.3g}" for value in each[:-1]) for each in rows["thresholds"]]
     return exact | {"thresholds": thresholds} | columns
 
 
 def _average(curves: pd.DataFrame, methods: list[str]) -> dict[str, Any]:
-    """The averaged frontier has no runs: a point is a method at a budget."""
+    """Return the columns of the averaged frontier, where a point is a method at a budget."""
     curves = curves.sort_values(["method", "budget"], ascending=[True, False])
     measures = ("score", "flops", "flops_128", "speedup", "speedup_128", "mean_exit", "parameters", "budget")
     columns = {name: [_number(value) for value in curves[name]] for name in measures}
@@ -219,17 +223,17 @@ def _average(curves: pd.DataFrame, methods: list[str]) -> dict[str, Any]:
 
 
 def _number(value: float) -> float | None:
-    """Five figures; None (JSON's null) for what is not a finite number."""
+    """Round to five significant digits; return None (null in JSON) for infinity and NaN."""
     return float(f"{value:.5g}") if np.isfinite(value) else None
 
 
 def _packed(text: str) -> str:
-    """gzip in base64, which the page unpacks itself: a third of the bytes, and safe inside a script element."""
+    """Compress a text with gzip and base64, which takes a third of the bytes and is safe in a script element."""
     return base64.b64encode(gzip.compress(text.encode(), 9, mtime=0)).decode("ascii")
 
 
 def _table(table: Table) -> dict[str, Any]:
-    """Header cells and rows of (text, bold, sort key); numbers sort by value, the rest by text."""
+    """Return a table for the template; cells are (text, bold, sort key), and numbers sort by value."""
     printed, bold = table.printed(), table.is_bold()
     numeric = [name in table.formats for name in table.columns]
     rows = [

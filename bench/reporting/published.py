@@ -1,12 +1,12 @@
-"""Numbers that others published, as they printed them, for the rows that tables mark "as reported".
+"""Published numbers of other authors, for the rows that tables mark "as reported".
 
-`published.csv` has one row a number. Scores are on the 0 to 100 scale. `method` is the contestant that
-re-implements the system (empty: none does), `task` one of the catalogue, "mnli-mm" for the mismatched half,
-"average", or empty for a row that only states a cost; `metric` is "unstated" where the source does not say
-which of a task's two it printed.
+`published.csv` has one row per number. Scores are on the 0 to 100 scale. `method` is the contestant that re-implements
+the system, or empty. `task` is a task of the catalogue, "mnli-mm" for the mismatched half, "average", or empty for a
+row that only states a cost. `metric` is "unstated" if the source does not state which of a task's two metrics it
+reports.
 
-Costs: `flops` are 2 x multiply-adds; where a source counts multiply-adds they are doubled and its notes say so.
-`speedup` is what the source prints, and `speedup_of` what it counts: FLOPs, saved layers, or time on some machine.
+`flops` are 2 x multiply-adds; if a source counts multiply-adds, they are doubled and the notes of the row say so.
+`speedup` is as printed, and `speedup_of` is the quantity that it counts: FLOPs, layers, or time on some machine.
 """
 
 from pathlib import Path
@@ -53,11 +53,16 @@ class Published(BaseModel):
 
 
 def read_published(path: Path = PATH) -> pd.DataFrame:
-    """Every published number, checked; UserError that names the line of the first bad one.
+    """Read and check all published numbers.
 
-    Where a source prints no speed-up but the FLOPs of its BERT-base too, `speedup` is their ratio, and `computed` says
-    so. `flops_speedup` is what a FLOPs axis may show: that ratio, else a printed one of FLOPs or layers; NaN where a
-    source has neither (a time on some machine is not comparable).
+    Returns:
+        The columns of `Published`, and `computed` and `flops_speedup`. If a source prints FLOPs of its model and of
+        BERT-base but no speed-up, `speedup` is their ratio and `computed` is True. `flops_speedup` is the speed-up for
+        an axis of FLOPs: the ratio if known, else a printed one of FLOPs or layers, else NaN (times on other machines
+        are not comparable).
+
+    Raises:
+        UserError: With the line of the first invalid number.
     """
     raw = pd.read_csv(path, dtype=str, keep_default_na=False)
     text = {"system", "method", "task", "metric", "split", "speedup_of", "source", "notes"}
@@ -85,6 +90,6 @@ def read_published(path: Path = PATH) -> pd.DataFrame:
 
 
 def for_figures(published: pd.DataFrame) -> pd.DataFrame:
-    """The rows that may stand on an axis of FLOPs speed-ups, with the speed-up that belongs there."""
+    """Return the rows with a FLOPs speed-up, in column `speedup`."""
     known = published[published["flops_speedup"].notna()]
     return known.assign(speedup=known["flops_speedup"])

@@ -1,10 +1,10 @@
-"""A zip for the GLUE server (gluebenchmark.com) from the kept test traces of one method.
+"""Submissions to the GLUE server (gluebenchmark.com) from the test traces of one method.
 
-The server wants one file a task, tab-separated with the header `index<tab>prediction`, labels as it writes
-them (the catalogue's `submission_words`), STS-B as numbers from 0 to 5, and MNLI's two halves apart. It also
-wants AX.tsv, predictions of an MNLI model for a diagnostic set of 1,104 pairs that is no part of the nine
-tasks and whose text no source here has: that file is a placeholder ("neutral" throughout). The server's
-average does not count AX, and its AX score of such a submission means nothing and must not be quoted.
+The server requires one file per task (two for MNLI), tab-separated with the header `index<tab>prediction`. Labels are
+written as words (the catalogue's `submission_words`), predictions for STS-B as numbers from 0 to 5. The server also
+requires AX.tsv, predictions of an MNLI model for a diagnostic set of 1,104 pairs, whose text is not available here.
+That file is a placeholder with "neutral" for every pair. The server's average does not include AX, and the AX score of
+such a submission has no meaning.
 """
 
 import zipfile
@@ -24,7 +24,7 @@ from bench.tasks.catalogue import TASKS, Task
 from bench.trace import Trace, is_current
 
 AX_EXAMPLES = 1104
-# A zip of the same predictions is the same file.
+# A constant time makes the zip depend on the predictions only.
 _TIME = (1980, 1, 1, 0, 0, 0)
 
 
@@ -40,22 +40,21 @@ def write_submission(
     rule_on: Callable[[str], Policy] | None = None,
     make_traces: Callable[[RunKey], None] | None = None,
 ) -> pd.DataFrame:
-    """Write the zip `out`; return the operating points that were used, one row a task.
+    """Write a zip with predictions for all nine tasks; return the operating points used, one row per task.
 
     Args:
-        points: all-points.parquet.
+        points: All operating points.
         runs: results/<profile>/runs.
         out: The file.
         method: The contestant.
-        glue: The tasks whose text is GLUE's own (`Settings.glue_caps`).
-        speedup: Each task's point is the best on the selection split at this speed-up (see `at_budget`).
+        glue: The tasks whose text is that of GLUE (`Settings.glue_caps`).
+        speedup: The budget at which points are chosen (see `at_budget`).
         seed: The seed of the runs; None for the lowest.
-        rule_on: Returns the exit policy on a task, of a contestant that brought its own.
-        make_traces: Traces the test splits of a run that has no trace of its present weights.
+        rule_on: Returns the exit policy on a task, for contestants that define their own.
+        make_traces: Traces the test splits of a run that has no trace of its current weights.
 
     Raises:
-        UserError: Before anything is written: the text is not GLUE's, or a task (the first is named) has no run, no
-            point or no test trace.
+        UserError: If the text is not that of GLUE, or if a task has no run, point or test trace. Nothing is written.
     """
     if method not in set(points["method"]):
         raise UserError(f"no method {method!r} in the points; choose from {', '.join(points['method'].unique())}")
@@ -94,7 +93,7 @@ def write_submission(
 
 
 def words(task: Task, predictions: NDArray[np.float64]) -> list[str]:
-    """Predictions [N] as the server writes them: words or digits; three decimals within 0..5 for STS-B."""
+    """Return predictions [N] in the format of the server: labels, or numbers from 0 to 5 with three decimals."""
     if task.regression:
         return [f"{value:.3f}" for value in np.clip(predictions, 0.0, 5.0)]
     return [task.submission_words[int(label)] for label in predictions]

@@ -1,11 +1,11 @@
-"""Better, worse, equal or not decided: tests of estimated differences, corrected for their number.
+"""Verdicts on estimated differences, from tests that are corrected for the number of comparisons.
 
-*Better, worse*: the two-sided test of "no difference". *Equal*: two one-sided tests of "the difference is the margin
-or more, on one side or the other" (TOST: Schuirmann, 1987); the larger of both p-values counts. The two kinds of test
-have opposite hypotheses, so each has a Holm correction of its own, and each family of comparisons too. In each family
-some wrong "better" or "worse" has probability 1 - level at most, and so has some wrong "equal".
+*Better* and *worse* come from a two-sided test of "no difference". *Equal* comes from two one-sided tests of "the
+difference is at least the margin" (TOST: Schuirmann, 1987), of which the larger p-value counts. The null hypotheses are
+opposite, so the two kinds of test are corrected (Holm) separately, and so is each family of comparisons. Within a
+family, the probability of any wrong "better" or "worse" is at most 1 - level, and likewise that of any wrong "equal".
 
-A comparison that cannot be made (None) has no verdict and is not counted.
+A missing estimate (None) has no verdict and does not count as a comparison.
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ COLUMNS = ["difference", "low", "high", "p", "p_equal", "seeds", "verdict"]
 def judged(
     estimates: Sequence[Estimate | None], comparison: Comparison, families: Sequence[Hashable] | None = None
 ) -> pd.DataFrame:
-    """Judge every estimate: its interval, p-values and verdict, one row each.
+    """Compute the interval, p-values and verdict of every estimate.
 
     Args:
-        estimates: differences; None for one that could not be made.
-        comparison: level and margin.
-        families: the family of each estimate, within which p-values are corrected; one for all by default.
+        estimates: Differences; None where there is no estimate.
+        comparison: Settings with level and margin.
+        families: The family of each estimate, within which p-values are corrected; by default a single family.
 
     Returns:
-        Columns difference, low and high (at `level`, this comparison alone), p and p_equal (corrected), seeds,
-        verdict ("" for None), and strict, strict_equal: the levels of significance at which Holm's procedure
-        judged p and p_equal without correction.
+        One row per estimate, with difference, low and high (interval at `level`, not corrected), p and p_equal
+        (corrected), seeds, verdict ("" for None), and strict and strict_equal, the significance levels that Holm's
+        procedure applies to the uncorrected p-values.
     """
     table = pd.DataFrame(
         {
@@ -67,7 +67,7 @@ def judged(
 
 
 def p_values(estimates: Sequence[Estimate], margin: float) -> tuple[Floats, Floats]:
-    """Return uncorrected p-values [M] of "no difference" (two-sided) and of "a difference of `margin` or more"."""
+    """Return uncorrected p-values [M] of "no difference" (two-sided) and of "a difference of at least `margin`"."""
     values = np.array([each.value for each in estimates])
     different = 2 * tails(np.abs(values), estimates)
     certain = np.array([each.seeds_variance + each.examples_variance == 0 for each in estimates])
@@ -76,10 +76,10 @@ def p_values(estimates: Sequence[Estimate], margin: float) -> tuple[Floats, Floa
 
 
 def holm(raw: Floats, alpha: float) -> tuple[Floats, Floats]:
-    """Return the p-values [M] corrected by Holm's procedure, and the level at which each uncorrected one was judged.
+    """Return the p-values [M] corrected by Holm's procedure, and the significance level of each uncorrected one.
 
-    With M tests ordered by p, the r-th is judged at alpha / (M - r + 1); after the first that is not rejected, the
-    others are judged at its level. A corrected p is at most alpha where the procedure rejects.
+    With M tests ordered by p, the r-th has level alpha / (M - r + 1). From the first test that is not rejected on, all
+    have the level of that test. A corrected p is at most alpha where the procedure rejects.
     """
     order = np.argsort(raw, kind="stable")
     left = np.arange(len(raw), 0, -1)
@@ -93,7 +93,7 @@ def holm(raw: Floats, alpha: float) -> tuple[Floats, Floats]:
 
 
 def word(difference: float, p: float, p_equal: float, strict: float, strict_equal: float) -> Verdict:
-    """Return the verdict of one comparison; "equal" comes first: a certain difference may be within the margin."""
+    """Return the verdict of one comparison; "equal" takes precedence over "better" and "worse"."""
     if np.isnan(difference):
         return ""
     if p_equal <= strict_equal:

@@ -1,7 +1,7 @@
-"""Which methods are compared with which, at which speed-ups, and which of these comparisons are primary.
+"""Pairs of methods and budgets to compare, and which of these comparisons are primary.
 
-A method of full cost (the reference, or one trained longer) has no cheaper points. Its rivals at 2x, 4x and 8x are
-compared with it at 1x.
+A method of full cost (such as the reference) has no cheaper points. Other methods at 2x, 4x and 8x are compared with it
+at 1x.
 """
 
 from __future__ import annotations
@@ -19,20 +19,34 @@ from bench.settings import Comparison
 
 @dataclass(frozen=True)
 class Pairing:
-    """A comparison: a minus b, each at its best point that is at least so many times cheaper than the reference."""
+    """A comparison of two methods: the score of a minus that of b.
+
+    Attributes:
+        a: The first method.
+        budget_a: Its budget, as a speed-up over the reference.
+        b: The second method.
+        budget_b: Its budget.
+        primary: Whether the profile declares the comparison in advance; otherwise it is exploratory.
+    """
 
     a: str
     budget_a: float
     b: str
     budget_b: float
     primary: bool = False
-    """Declared by the profile before the results were seen; the others are exploratory."""
 
 
 def every_pair(
     points: pd.DataFrame, *, reference: str, ablations: Iterable[str] = (), first: str | None = None
 ) -> list[tuple[str, str]]:
-    """Every pair of contestants, and each of them with the reference; `first` stands before its rivals."""
+    """Return every pair of contestants, and of the reference with each of them.
+
+    Args:
+        points: All operating points.
+        reference: The reference contestant.
+        ablations: Contestants to leave out.
+        first: The contestant that is the first of its pairs.
+    """
     methods = [m for m in dict.fromkeys(points["method"]) if m not in {reference, *ablations}]
     methods.sort(key=lambda method: method != first)
     known = [reference] if reference in set(points["method"]) else []
@@ -47,10 +61,20 @@ def pairings(
     reference: str,
     budgets: Sequence[float],
 ) -> list[Pairing]:
-    """Return the comparisons of pairs of methods at speed-ups `budgets`: the primary ones first, then a pair at a time.
+    """Return the comparisons of pairs of methods at each budget, the primary ones first.
 
-    Primary are those at `comparison.primary.speedups` of the declared contestant with its rivals, and of every method
-    with the reference. Raises UserError for an unknown method.
+    A comparison is primary if it involves the contestant that the profile declares, or the reference, at one of
+    `comparison.primary.speedups`.
+
+    Args:
+        points: All operating points.
+        pairs: Pairs of methods.
+        comparison: Settings of comparisons.
+        reference: The reference contestant.
+        budgets: Speed-ups over the reference.
+
+    Raises:
+        UserError: For an unknown method.
     """
     pairs = list(pairs)
     known = list(dict.fromkeys(points["method"]))
@@ -70,7 +94,7 @@ def pairings(
 
 
 def full_cost(points: pd.DataFrame, reference: str) -> set[str]:
-    """The reference and the methods none of whose operating points is cheaper than it."""
+    """Return the reference and all methods without an operating point that is cheaper than the reference."""
     rows = operating_points(points)
     rows = rows[(rows["split"] == selection_split(points)) & rows["speedup"].notna()]
     fastest = rows.groupby("method")["speedup"].max()

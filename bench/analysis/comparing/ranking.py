@@ -1,9 +1,9 @@
 """Rankings of methods at a speed-up, with intervals of ranks.
 
-The interval of a method's rank runs from 1 + the number of methods that are better to M - the number that are worse, by
-tests of all pairs that are corrected together (Mogstad, Romano, Shaikh and Wilhelm, Inference for ranks, 2024). All
-intervals of a ranking hold at once with the given confidence. A method whose interval begins at 1 is tied with the
-best.
+The interval of a method's rank among M methods starts at 1 + the number of methods that are better and ends at M - the
+number of methods that are worse, according to tests of all pairs with a joint correction (Mogstad, Romano, Shaikh and
+Wilhelm, Inference for ranks, 2024). The confidence level holds for all intervals of a ranking together. A method whose
+interval starts at 1 is tied with the best.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ def ranking(
     budgets: Sequence[float],
     scopes: Mapping[str, Sequence[str]],
 ) -> pd.DataFrame:
-    """Rank the methods that have a point on every task of a scope, at each speed-up, on validation.
+    """Rank the methods that have a point on every task of a scope, at each budget, by their score on validation.
 
     Args:
-        points: all-points.parquet, of the methods to be ranked.
-        resamples: the traces' resamples.
-        comparison: level.
-        budgets: speed-ups over the reference; each method is at its best point chosen on the selection split.
-        scopes: name of a set of tasks -> the tasks.
+        points: Operating points of the methods to rank.
+        resamples: Resampled scores of the operating points.
+        comparison: Settings with the confidence level.
+        budgets: Speed-ups over the reference. Each method has the best point that is chosen on the selection split.
+        scopes: Map from the name of a set of tasks to the tasks.
 
     Returns:
-        One row a speed-up, scope and method, best first. Columns: budget, scope, method, score (mean over seeds, then
-        tasks), low and high (its interval), iqm (interquartile mean over tasks x seeds), speedup (geometric mean), wins
-        (share of rivals x tasks x seeds below it, ties half), rank (by score), best and worst (the interval of the
-        rank), tied (with the best). Methods whose traces are missing are left out.
+        One row per budget, scope and method, best first. Columns: budget, scope, method, score (mean over seeds, then
+        tasks), low and high (interval of the score), iqm (interquartile mean over tasks and seeds), speedup (geometric
+        mean), wins (share of other methods, tasks and seeds with a lower score; ties count half), rank (by score), best
+        and worst (interval of the rank), tied (with the best). Methods without traces are left out.
     """
     lines: list[dict[str, Any]] = []
     for budget in budgets:
@@ -81,7 +81,7 @@ def ranking(
 def _ranked(
     rivals: Mapping[str, Mapping[str, Sequence[Point]]], resamples: Resamples, comparison: Comparison
 ) -> list[dict[str, Any]]:
-    """The lines of one ranking."""
+    """Return the rows of one ranking."""
     means = {}
     for method, tasks in rivals.items():
         try:

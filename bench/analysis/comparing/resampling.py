@@ -1,4 +1,4 @@
-"""The bootstrap over examples, and the resampled scores of a profile's operating points."""
+"""Bootstrap over examples: scores of operating points on resamples."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from bench.settings import Comparison
 from bench.tasks.scores import score
 from bench.trace import Trace
 
-# Resamples are drawn and multiplied in blocks of this many numbers (float64: 80 MB).
+# Size of the blocks in which resamples are drawn and multiplied (80 MB of float64).
 _BLOCK = 10_000_000
 
 Floats = NDArray[np.float64]
@@ -24,9 +24,9 @@ Point = Mapping[str, Any]
 
 
 class Resamples:
-    """Scores of operating points on bootstrap resamples of a split's examples: the one source of all intervals.
+    """Scores of operating points on bootstrap resamples of a split's examples. All intervals are based on them.
 
-    All points of a task share the same resamples, so any two of them are paired. Traces are read when they are needed.
+    All points of a task share the same resamples, so comparisons are paired. Traces are read on demand.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class Resamples:
         """Create an empty cache.
 
         Args:
-            runs: results/<profile>/runs, where the traces lie.
-            resamples: number of resamples of each task's examples.
-            seed: seed of the resamples.
-            split: the split whose traces are read.
-            level: confidence of the bands that are drawn from the resamples.
-            noise: `seed_noise` of the profile's points, which widens averages over tasks with unlike seeds.
+            runs: results/<profile>/runs, with the traces.
+            resamples: Number of resamples of each task's examples.
+            seed: Seed of the resamples.
+            split: The split whose traces are read.
+            level: Confidence level of the bands in figures.
+            noise: `seed_noise` of the profile's points, for the intervals of averages over tasks.
         """
         self.runs, self.resamples, self.seed, self.split = runs, resamples, seed, split
         self.level, self.noise = level, dict(noise or {})
@@ -56,10 +56,10 @@ class Resamples:
         self._problems: dict[Path, str] = {}
 
     def of(self, rows: Sequence[Point]) -> Floats:
-        """Return the scores [R, P] of P points of one task, each by the metric that its row names.
+        """Return the scores [R, P] of P points of one task on R resamples, in the metric that each row names.
 
         Raises:
-            UserError: where a trace is missing or was recorded on other examples than the task's first.
+            UserError: If a trace is missing or was recorded on other examples than the first trace of the task.
         """
         self.prepare(rows)
         for row in rows:
@@ -68,7 +68,7 @@ class Resamples:
         return np.column_stack([self._scores[_key(row)] for row in rows])
 
     def prepare(self, rows: Iterable[Point]) -> None:
-        """Resample all these points at once, which is many times faster than one after the other."""
+        """Resample many points together, which is much faster than one at a time."""
         fresh = {_key(row): row for row in rows if _key(row) not in self._scores}
         for task, metric in dict.fromkeys((key[0], key[-1]) for key in fresh):
             of_task = {key: row for key, row in fresh.items() if (key[0], key[-1]) == (task, metric)}
@@ -88,7 +88,7 @@ class Resamples:
                 self._scores |= dict(zip(few, scores.T.copy(), strict=True))
 
     def _trace(self, folder: Path, task: str) -> Trace | None:
-        """The trace of a run, or None: why is then in `_problems`."""
+        """Return the trace of a run; on failure record the reason in `_problems` and return None."""
         if folder in self._problems:
             return None
         try:
@@ -106,14 +106,21 @@ class Resamples:
 
 
 def resamples_of(points: pd.DataFrame, runs: Path, comparison: Comparison, *, split: str = "validation") -> Resamples:
-    """The resamples of a profile: what tables, figures and commands share, so that all intervals mean the same."""
+    """Return the resamples of a profile, for tables, figures and commands.
+
+    Args:
+        points: All operating points.
+        runs: results/<profile>/runs, with the traces.
+        comparison: Settings of comparisons.
+        split: The split whose traces are read.
+    """
     return Resamples(
         runs, resamples=comparison.resamples, split=split, level=comparison.level, noise=seed_noise(points)
     )
 
 
 def records(rows: pd.DataFrame) -> list[Point]:
-    """The rows as mappings, which are read much faster than rows of a frame."""
+    """Return the rows as mappings, which are much faster to read than rows of a frame."""
     return [{str(name): value for name, value in row.items()} for row in rows.to_dict("records")]
 
 
@@ -129,11 +136,17 @@ def resampled(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Floats:
-    """Scores [R, P] of P predictions [N] on R bootstrap resamples of the N examples, shared by all of them.
+    """Compute scores [R, P] on R bootstrap resamples of N examples, which all P predictions share.
 
-    metric: one of `bench.tasks.scores.METRICS`; undefined cases are 0. Accuracy, F1 of class 1, Matthews of two classes
-    and Pearson are functions of weighted sums over examples, so a block of resamples is one matrix product; the others
-    are computed resample by resample.
+    Accuracy, F1 of class 1, Matthews of two classes and Pearson are functions of weighted sums over examples, so a
+    block of resamples is one matrix product. Other metrics are computed one resample at a time. Undefined scores are 0.
+
+    Args:
+        metric: A key of `bench.tasks.scores.METRICS`.
+        predictions: P arrays of predictions [N].
+        labels: Labels [N].
+        resamples: Number R of resamples.
+        seed: Seed of the resamples.
     """
     true = np.asarray(labels, float)
     predicted = np.stack([np.asarray(each, float) for each in predictions])
@@ -165,7 +178,7 @@ def _count_sums(x: Floats, y: Floats) -> tuple[Floats, ...]:
 
 
 def _moment_sums(x: Floats, y: Floats) -> tuple[Floats, ...]:
-    # Centred first: variances of resamples are then differences of small numbers.
+    # Centred values keep the variances of resamples accurate.
     x, y = x - x.mean(axis=1, keepdims=True), y - y.mean()
     return x, y[None], x * x, (y * y)[None], x * y
 

@@ -1,8 +1,8 @@
-"""Averages: seeds within a task first, then tasks, each task with equal weight.
+"""Averages over the seeds of each task, then over tasks with equal weights.
 
-For a task t with n_t seeds of mean m_t and sample deviation s_t, the average over T tasks is M = sum(m_t) / T. One run
-of every task gives an average that scatters about M with the deviation sqrt(sum(s_t^2)) / T, since trainings on
-different tasks are independent: that is what stands behind an average's ±, as s_t stands behind a cell's.
+For a task t whose seeds have mean m_t and sample deviation s_t, the average over T tasks is M = sum(m_t) / T. Runs on
+different tasks are independent, so the average of one run per task has the deviation sqrt(sum(s_t^2)) / T. Tables print
+it after the ± of an average, and s_t after the ± of a single task.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,17 @@ from numpy.typing import ArrayLike
 def over_seeds(
     rows: pd.DataFrame, by: Sequence[str], values: Sequence[str], *, ratios: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """Mean, sample deviation (ddof 1, NaN for one seed) and number of seeds of `values`, one row a group.
+    """Compute means and sample deviations over seeds, one row per group.
 
-    Columns: by, each value (its mean over the seeds that have one), <value>_std, seeds (those where the first value is
-    known), and the geometric means of `ratios`.
+    Args:
+        rows: One row per seed and group.
+        by: Columns that define a group.
+        values: Columns to average.
+        ratios: Columns of which to compute geometric means.
+
+    Returns:
+        The columns `by`, each value (mean over the seeds where it is known), <value>_std (ddof 1; NaN for one seed),
+        the ratios, and seeds (number of seeds where the first value is known).
     """
     grouped = rows.groupby(list(by), sort=False, dropna=False)
     numbers = rows[list(values)].astype(float).groupby([rows[key] for key in by], sort=False, dropna=False)
@@ -31,10 +38,18 @@ def over_seeds(
 def over_tasks(
     rows: pd.DataFrame, by: Sequence[str], values: Sequence[str], tasks: Sequence[str], *, ratios: Sequence[str] = ()
 ) -> pd.DataFrame:
-    """The average over `tasks` of what `over_seeds` gave for each, one row a group; NaN where a task has no value.
+    """Average rows of `over_seeds` over tasks, one row per group; NaN where a task has no value.
 
-    Columns: by, each value, <value>_std (see above; NaN where a task has one seed only), seeds (the fewest of a task),
-    and the geometric means of `ratios`.
+    Args:
+        rows: Result of `over_seeds`.
+        by: Columns that define a group.
+        values: Columns to average.
+        tasks: The tasks.
+        ratios: Columns of which to compute geometric means.
+
+    Returns:
+        The columns `by`, each value, <value>_std (see the module; NaN where a task has one seed), the ratios, and seeds
+        (the smallest number of a task).
     """
     lines = []
     for key, group in rows.groupby(list(by), sort=False, dropna=False):
@@ -50,13 +65,13 @@ def over_tasks(
 
 
 def deviation_of_mean(deviations: pd.Series) -> float:
-    """sqrt(sum of squares) / T of T independent tasks' deviations; NaN where one is not known."""
+    """Return sqrt(sum of squares) / T of the deviations [T] of independent tasks; NaN if one is unknown."""
     known = deviations.astype(float)
     return float(np.sqrt((known**2).sum(skipna=False)) / len(known)) if len(known) else float("nan")
 
 
 def geometric(ratios: ArrayLike) -> float:
-    """Geometric mean of those that are known; NaN for none."""
+    """Return the geometric mean of the ratios that are not NaN; NaN if there are none."""
     given = np.asarray(ratios, dtype=np.float64)
     known = given[~np.isnan(given)]
     return float(np.exp(np.log(known).mean())) if len(known) else float("nan")

@@ -1,9 +1,9 @@
-"""The verdict on each pairing of methods: what they differ by, and what may be said of it.
+"""Differences between two methods, with their verdicts.
 
-*Difference*: a minus b, on the same examples of a task, averaged over the seeds that both have; then over tasks. Beside
-the mean stand an interquartile mean over the runs (Agarwal et al., Deep RL at the edge of the statistical precipice,
-2021), Wilcoxon's signed-rank test over tasks (Demsar, 2006), the share of runs that a wins, the mean with accuracy in
-place of F1, and the tasks without any one of which the verdict would not stand.
+A difference is a minus b on the same examples of a task, averaged over the seeds that both methods have, then over
+tasks. The result also contains an interquartile mean over the runs (Agarwal et al., Deep RL at the edge of the
+statistical precipice, 2021), Wilcoxon's signed-rank test over tasks (Demsar, 2006), the share of runs where a is
+better, the mean with accuracy instead of F1, and the tasks whose removal changes the verdict.
 """
 
 from __future__ import annotations
@@ -32,13 +32,18 @@ PRIMARY, EXPLORATORY = "primary", "exploratory"
 
 
 def gaps(a: Sequence[Point], b: Sequence[Point]) -> tuple[list[Point], list[Point], Floats, Floats]:
-    """Pair the points of one task by seed, and by `place` within a seed where they have one (an exit, say).
+    """Pair the points of one task by seed, and by `place` (such as an exit) if the rows have one.
+
+    Args:
+        a: Points of the first method.
+        b: Points of the second method.
 
     Returns:
-        The paired points of both sides, the share [K, pairs] of each pair in its seed, and the seeds' differences [K].
+        The paired points of both methods, the weight [K, pairs] of each pair in its seed, and the differences [K] of
+        the seeds.
 
     Raises:
-        UserError: with the reason, where no pair is there.
+        UserError: With the reason, if there is no pair.
     """
     first, second = ({(row["seed"], row.get("place")): row for row in scored(side)} for side in (a, b))
     common = [key for key in first if key in second]
@@ -54,7 +59,7 @@ def gaps(a: Sequence[Point], b: Sequence[Point]) -> tuple[list[Point], list[Poin
 
 
 def estimate(a: Sequence[Point], b: Sequence[Point], resamples: Resamples) -> Estimate:
-    """How far the points `a` are above the points `b`, all of one task; pairs and errors as in `gaps`."""
+    """Estimate the difference a minus b between points of one task. For pairs and errors see `gaps`."""
     one, two, share, observed = gaps(a, b)
     drawn = (resamples.of(one) - resamples.of(two)) @ share.T
     limits, noise = bounds(one[0]["metric"], difference=True), resamples.noise.get(one[0]["task"], 0.0)
@@ -62,29 +67,34 @@ def estimate(a: Sequence[Point], b: Sequence[Point], resamples: Resamples) -> Es
 
 
 def mean_estimate(rows: Sequence[Point], resamples: Resamples) -> Estimate:
-    """The mean score of points of one task, one a seed. Raises UserError where a trace is missing."""
+    """Estimate the mean score of points of one task, one per seed; UserError if a trace is missing."""
     limits, noise = bounds(rows[0]["metric"], difference=False), resamples.noise.get(rows[0]["task"], 0.0)
     scores = np.array([row["score"] for row in rows], dtype=np.float64)
     return spread(scores, resamples.of(rows), int(rows[0]["examples"]), bounds=limits, noise=noise)
 
 
 def scored(rows: Sequence[Point]) -> list[Point]:
-    """Those that have a score."""
+    """Return the rows that have a score."""
     return [row for row in rows if not pd.isna(row["score"])]
 
 
 @dataclass
 class _Side:
-    """What is known of one task in a pairing."""
+    """The comparison of two methods on one task.
+
+    Attributes:
+        facts: Columns of the result.
+        estimate: The estimated difference, or None.
+        by_accuracy: The same with accuracy instead of F1; for other metrics equal to `estimate`.
+        runs: The differences of the seeds.
+        used: A key of the points compared.
+    """
 
     facts: dict[str, Any]
     estimate: Estimate | None = None
     by_accuracy: Estimate | None = None
-    """The same with accuracy in place of F1; for other metrics that of `estimate`."""
     runs: Floats = field(default_factory=lambda: np.array([]))
-    """The seeds' differences."""
     used: tuple[Any, ...] = ()
-    """What tells the points of two pairings apart."""
 
 
 def compare(
@@ -96,25 +106,24 @@ def compare(
     learned: Sequence[str] = (),
     single_tasks: bool = True,
 ) -> pd.DataFrame:
-    """Judge every pairing on validation; points are chosen on the selection split, a seed at a time.
+    """Compute the verdict of every pairing on validation. Points are chosen on the selection split for each seed.
 
     Args:
-        points: all-points.parquet.
-        asked: the pairings, in the order of the rows.
-        resamples: the traces' resamples.
-        comparison: level, margin.
-        learned: tasks of the second average (`bench.analysis.statistics.learned_tasks`); no such rows if empty.
-        single_tasks: whether each task has a row of its own beside the averages.
+        points: All operating points.
+        asked: The pairings, in the order of the rows.
+        resamples: Resampled scores of the operating points.
+        comparison: Settings with level and margin.
+        learned: Tasks of a second average (`bench.analysis.statistics.learned_tasks`); no such rows if empty.
+        single_tasks: Whether to return a row for each task in addition to the averages.
 
     Returns:
-        One row a pairing and scope (all tasks, learned tasks, a task). Columns: a, b, budget_a, budget_b, family
-        (primary or exploratory, as single tasks of several always are), task (the scope), metric, score_a, score_b,
-        speedup_a, speedup_b (reached on validation; geometric means), those of `judged`, iqm, wins, wilcoxon
-        (uncorrected p-value), rests_on (tasks without which a "better", "worse" or "equal" would not stand), accuracy
-        and accuracy_verdict (nan and "" where no task is ranked by F1), note. Primary and exploratory comparisons,
-        averages and single tasks are families of their own; their sizes are in `attrs["comparisons"]`. A pairing with
-        the points of one before it is left out. Where nothing can be compared the verdict is "", the note says why,
-        and the row is in no family.
+        One row per pairing and scope (all tasks, learned tasks, one task). Columns: a, b, budget_a, budget_b, family
+        ("primary" or "exploratory"; single tasks of several are always exploratory), task (the scope), metric, score_a,
+        score_b, speedup_a, speedup_b (on validation; geometric means), those of `judged`, iqm, wins, wilcoxon
+        (uncorrected p-value), rests_on (tasks whose removal changes the verdict), accuracy and accuracy_verdict (NaN
+        and "" where no task is ranked by F1), note. Primary and exploratory comparisons, averages and single tasks are
+        separate families; `attrs["comparisons"]` has their sizes. A pairing with the same points as an earlier one is
+        left out. If nothing can be compared, the verdict is "", the note gives the reason, and the row is in no family.
     """
     chosen = _chosen(points, asked)
     every = [row for tasks in chosen.values() for of_task in tasks.values() for row in scored(of_task)]
@@ -135,7 +144,7 @@ def compare(
             scopes.append((ALL, tasks))
             some = {task: side for task, side in tasks.items() if task in learned}
             scopes += [(LEARNED, some)] if 0 < len(some) < len(tasks) else []
-        # The row of the average says why a task could not be compared.
+        # The note of the average gives the reason why a task cannot be compared.
         single = [task for task in fresh if len(tasks) == 1 or (single_tasks and tasks[task].estimate is not None)]
         seen.update([whole, *used.values()])
         for scope, sides in [*scopes, *((task, {task: tasks[task]}) for task in single)]:
@@ -149,7 +158,7 @@ def compare(
 
 
 def _chosen(points: pd.DataFrame, asked: Iterable[Pairing]) -> dict[tuple[str, float], dict[str, list[Point]]]:
-    """(method, budget) -> task -> the chosen row of each seed."""
+    """Map (method, budget) and task to the chosen row of each seed."""
     sides = {side for each in asked for side in ((each.a, each.budget_a), (each.b, each.budget_b))}
     chosen: dict[tuple[str, float], dict[str, list[Point]]] = {}
     for budget in sorted({budget for _, budget in sides}):
@@ -162,7 +171,7 @@ def _chosen(points: pd.DataFrame, asked: Iterable[Pairing]) -> dict[tuple[str, f
 def _tasks(
     first: Mapping[str, Sequence[Point]], second: Mapping[str, Sequence[Point]], resamples: Resamples
 ) -> dict[str, _Side]:
-    """By task: the estimate, or None, and what is printed beside it."""
+    """Return the comparison of two methods on each task."""
     found: dict[str, _Side] = {}
     for task in dict.fromkeys([*first, *second]):
         sides = [first.get(task, []), second.get(task, [])]
@@ -188,24 +197,24 @@ def _tasks(
 
 
 def missed(rows: Sequence[Point]) -> str:
-    """A note on the methods whose speed-up on the reported split is below the budget by more than the tolerance."""
+    """Return a note that names the methods whose speed-up on validation is below the budget, beyond the tolerance."""
     names = [row["method"] for row in rows if row.get("missed")]
     return f"below its speed-up on validation: {', '.join(dict.fromkeys(names))}" if names else ""
 
 
 def _by_accuracy(row: Point) -> Point | None:
-    """The row of an F1 task with accuracy as its score; None for others."""
+    """Return the row of an F1 task with accuracy as its score; None for other tasks."""
     known = row["metric"] == "f1" and not pd.isna(row.get("accuracy", np.nan))
     return {**row, "metric": "accuracy", "score": row["accuracy"]} if known else None
 
 
 def _used(rows: Sequence[Point]) -> tuple[Any, ...]:
-    """What tells the choices of two budgets apart."""
+    """Return a key of the chosen points, to detect equal choices at two budgets."""
     return tuple(row["reason"] if pd.isna(row["score"]) else tuple(row[name] for name in POINT) for row in rows)
 
 
 def _over_tasks(facts: Mapping[str, Mapping[str, Any]], sides: Mapping[str, _Side]) -> dict[str, Any]:
-    """What is printed beside an average; where a task is missing only why."""
+    """Return the columns of an average over tasks; only a note if a task is missing."""
     complete = all(side.estimate is not None for side in sides.values())
     notes: dict[str, list[str]] = {}
     for task, fact in facts.items():
@@ -222,7 +231,7 @@ def _over_tasks(facts: Mapping[str, Mapping[str, Any]], sides: Mapping[str, _Sid
 
 
 def _judged(rows: list[dict[str, Any]], made: Sequence[dict[str, _Side]], comparison: Comparison) -> pd.DataFrame:
-    """The rows with their verdicts, and with what stands beside the mean."""
+    """Return the rows with their verdicts and additional statistics."""
     columns = ["a", "b", "budget_a", "budget_b", "family", "task", "metric", "score_a", "score_b"]
     columns += ["speedup_a", "speedup_b", "note"]
     table = pd.DataFrame(rows, columns=columns)
@@ -232,8 +241,8 @@ def _judged(rows: list[dict[str, Any]], made: Sequence[dict[str, _Side]], compar
     with_f1 = [any(side.by_accuracy is not side.estimate for side in sides.values()) for sides in made]
     others = [_mean(sides, "by_accuracy") if f1 else None for sides, f1 in zip(made, with_f1, strict=True)]
     accuracy = judged(others, comparison, families)
-    beside = [_beside(row, sides, comparison) for row, sides in zip(found.itertuples(), made, strict=True)]
-    table = table.join(found[COLUMNS]).join(pd.DataFrame(beside, columns=["iqm", "wins", "wilcoxon", "rests_on"]))
+    additional = [_additional(row, sides, comparison) for row, sides in zip(found.itertuples(), made, strict=True)]
+    table = table.join(found[COLUMNS]).join(pd.DataFrame(additional, columns=["iqm", "wins", "wilcoxon", "rests_on"]))
     table = table.assign(accuracy=accuracy["difference"], accuracy_verdict=accuracy["verdict"])
     table = table[[*(name for name in table if name != "note"), "note"]]
     counted = pd.Series(families, dtype=object)[found["verdict"] != ""]
@@ -246,8 +255,8 @@ def _mean(sides: Mapping[str, _Side], which: str) -> Estimate | None:
     return average(parts) if parts and all(part is not None for part in parts) else None
 
 
-def _beside(row: Any, sides: Mapping[str, _Side], comparison: Comparison) -> dict[str, Any]:
-    """What stands beside the mean of a row of `judged`; empty where it has no verdict."""
+def _additional(row: Any, sides: Mapping[str, _Side], comparison: Comparison) -> dict[str, Any]:
+    """Return the additional statistics of a row of `judged`; empty values if it has no verdict."""
     if not row.verdict:
         return {"iqm": np.nan, "wins": np.nan, "wilcoxon": np.nan, "rests_on": ""}
     runs = np.concatenate([side.runs for side in sides.values()])
@@ -257,7 +266,7 @@ def _beside(row: Any, sides: Mapping[str, _Side], comparison: Comparison) -> dic
 
 
 def interquartile_mean(values: Floats) -> float:
-    """The mean of the middle half of the values, the outermost of them weighted by their part in it."""
+    """Return the mean of the middle half of the values, with fractional weights at its ends."""
     ordered = np.sort(np.asarray(values, dtype=np.float64))
     edges = np.linspace(0, 1, len(ordered) + 1)
     weights = np.clip(np.minimum(edges[1:], 0.75) - np.maximum(edges[:-1], 0.25), 0, None)
@@ -265,7 +274,7 @@ def interquartile_mean(values: Floats) -> float:
 
 
 def _wilcoxon(sides: Mapping[str, _Side]) -> float:
-    """Wilcoxon's two-sided signed-rank test over tasks; NaN below six tasks, where it cannot decide anything."""
+    """Return the p-value of Wilcoxon's two-sided signed-rank test over tasks; NaN for fewer than six tasks."""
     values = np.array([side.estimate.value for side in sides.values() if side.estimate is not None])
     values = values[values != 0]
     if len(values) < 6:
@@ -276,7 +285,7 @@ def _wilcoxon(sides: Mapping[str, _Side]) -> float:
 
 
 def _rests_on(row: Any, sides: Mapping[str, _Side], comparison: Comparison) -> list[str]:
-    """The tasks without any one of which the verdict would be another, at the level at which it was reached."""
+    """Return the tasks whose removal changes the verdict, at unchanged significance levels."""
     if row.verdict in ("", "not decided") or len(sides) < 3:
         return []
     estimates = {task: side.estimate for task, side in sides.items() if side.estimate is not None}

@@ -1,4 +1,4 @@
-"""Every table of a profile, drawn from all-points.parquet for CSV, Markdown and LaTeX."""
+"""Tables of a profile, made from all-points.parquet, as CSV, Markdown and LaTeX."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,16 +31,16 @@ def tables(
     comparison: Comparison | None = None,
     glue_caps: Mapping[str, str] | None = None,
 ) -> list[Table]:
-    """Return all tables of one profile; that of published numbers where a task has the name of one of GLUE's.
+    """Return all tables of one profile; the one of published numbers only if a task has the name of a GLUE task.
 
     Args:
-        points: all-points.parquet.
-        roles: The contestants' roles.
-        missing: Task -> the splits that its source does not have.
+        points: All operating points.
+        roles: The roles of the methods.
+        missing: Map from task to the splits that its source does not have.
         sweeps: results/<profile>/sweeps.
-        runs: results/<profile>/runs; without the runs' traces no difference has an interval.
-        comparison: What is called equal.
-        glue_caps: `Settings.glue_caps`; a task that is not in it was measured on other text than GLUE's.
+        runs: results/<profile>/runs. Without traces differences have no intervals.
+        comparison: Settings of comparisons.
+        glue_caps: `Settings.glue_caps`. The text of tasks that are not in it is not that of GLUE.
     """
     points = points.reindex(columns=list(dict.fromkeys([*points, *_NEEDED])))
     notes = common_notes(points, missing or {})
@@ -71,7 +71,7 @@ def _evidence(points: pd.DataFrame, runs: Path | None, comparison: Comparison) -
     return Evidence(comparison, {split: resamples_of(points, runs, comparison, split=split) for split in splits})
 
 
-# What a table of nothing but failed runs lacks.
+# Columns that are missing if all runs failed.
 _NEEDED = (
     *("task", "method", "variant", "label", "seed", "status", "reason", "profile", "source", "selection"),
     *("split", "kind", "point", "policy", "threshold", "thresholds", "exit", "score", "metric", "examples", "constant"),

@@ -1,4 +1,4 @@
-"""What may be said of differences: every pair of methods, and every ablation against its full method."""
+"""Tables of differences between methods, and between ablations and their full methods, with verdicts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -28,29 +28,34 @@ FORMATS: dict[str, Format] = {
     "A wins": percent,
     "Wilcoxon p": plain,
 }
-NO_TRACES = "No traces here: differences have neither an interval nor a verdict."
+NO_TRACES = "No traces are available: differences have neither an interval nor a verdict."
 
 
 def how(comparison: Comparison, comparisons: int | Mapping[tuple[str, str], int]) -> str:
-    """What the words of a table of verdicts mean; comparisons: how many, or how many in each family."""
+    """Return a note that explains intervals and verdicts.
+
+    Args:
+        comparison: Settings with level, margin and number of resamples.
+        comparisons: Number of comparisons, or a map from (family, scope) to it.
+    """
     level = f"{100 * comparison.level:g} %"
     number = str(comparisons)
     if isinstance(comparisons, Mapping):
         number = ", ".join(f"{scope} {count} {family}" for (family, scope), count in comparisons.items()) or "0"
     return (
-        f"Low, high: {level} interval of this comparison alone, over seeds and examples (paired; examples resampled "
+        f"Low, high: {level} interval of a single comparison, over seeds and examples (paired; examples resampled "
         f"{comparison.resamples} times, seeds by Student's t), within the metric's range. Verdicts are corrected "
-        f"(Holm, {level} for each family) for the number of comparisons: {number}. Better, worse: p, corrected, is at "
-        f"most {1 - comparison.level:g}. Equal: two one-sided tests reject a difference of {comparison.margin:g} "
-        "points or more, with a correction of their own (p equal). Not decided: neither. With one seed an interval "
-        "covers the examples only."
+        f"(Holm, {level} for each family) for the number of comparisons: {number}. Better, worse: the corrected p is "
+        f"at most {1 - comparison.level:g}. Equal: two one-sided tests reject a difference of {comparison.margin:g} "
+        "points or more, with a separate correction (p equal). Not decided: neither. With one seed an interval covers "
+        "the examples only."
     )
 
 
 BESIDE = (
     "Middle half: interquartile mean of the differences over tasks x seeds. A wins: share of tasks x seeds. Wilcoxon "
-    "p: signed-rank test over tasks, uncorrected, of six tasks or more. Rests on: tasks without any one of which the "
-    "verdict would not stand. By accuracy: the difference with accuracy in place of F1, where a task is ranked by F1."
+    "p: signed-rank test over six or more tasks, uncorrected. Rests on: tasks whose removal changes the verdict. By "
+    "accuracy: the difference with accuracy instead of F1, where a task is ranked by F1."
 )
 
 
@@ -62,7 +67,15 @@ def verdicts(
     *,
     budgets: Sequence[float] = BUDGETS,
 ) -> Table:
-    """Every pair of contestants, and each of them against the reference, on averages over tasks; primary ones first."""
+    """Return the table of verdicts on averages over tasks: every pair of contestants, and each with the reference.
+
+    Args:
+        points: All operating points.
+        notes: Notes that all tables share.
+        roles: The roles of the methods.
+        evidence: Resamples and settings of comparisons, or None without traces.
+        budgets: Speed-ups over the reference.
+    """
     names = display_names(points)
     columns = ["Comparison", "A", "B", "A at least", "B at least", "Tasks", *list(FORMATS)[:9], "Verdict", "Rests on"]
     columns += [*list(FORMATS)[9:], "Accuracy verdict", "Note"]
@@ -79,12 +92,12 @@ def verdicts(
         table = printed(shown, names).reindex(columns=columns)
         absent = len(found) - len(shown)
         said = [
-            "A minus B on averages over tasks, each at its best point on the selection split that is at least so many "
-            "times cheaper than the teacher; the speed-ups that both really reached stand beside it. A method without "
-            "cheaper points is compared at 1x. Where both have the same points as at a smaller speed-up, the "
-            "comparison is not made again. Single tasks: `costeff compare`.",
-            "Primary: declared in the profile before the results. Exploratory: all others, a reason to look again "
-            f"and no proof. Exploratory pairs without a point on every task are left out ({absent} rows).",
+            "A minus B on averages over tasks, each at its best point on the selection split with at least the given "
+            "speed-up; speed-ups A and B are those reached on validation. A method without cheaper points is compared "
+            "at 1x. If both have the same points as at a smaller speed-up, the comparison is not repeated. Single "
+            "tasks: `costeff compare`.",
+            "Primary: declared in the profile before the results. Exploratory: all others; they need confirmation. "
+            f"Exploratory pairs without a point on every task are left out ({absent} rows).",
             how(evidence.comparison, found.attrs["comparisons"]),
             learned_note(learned),
             BESIDE,
@@ -93,7 +106,7 @@ def verdicts(
 
 
 def learned_note(learned: Sequence[str]) -> str:
-    """Which tasks count as learned, and why."""
+    """Return a note that names the learned tasks and states the criterion."""
     named = ", ".join(title_of(task) for task in learned) or "none"
     return (
         f"Learned tasks ({named}): with every seed the reference gains at least {100 * LEARNED_GAIN:g} points over the "
@@ -102,7 +115,7 @@ def learned_note(learned: Sequence[str]) -> str:
 
 
 def printed(found: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
-    """The rows of `compare` as tables show them: scores x 100."""
+    """Return the rows of `compare` with the columns and units of tables (scores x 100)."""
     return pd.DataFrame(
         {
             "Comparison": found["family"],
@@ -132,7 +145,14 @@ def printed(found: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
 def ablations(
     points: pd.DataFrame, notes: Sequence[str], ablations: Mapping[str, str], evidence: Evidence | None = None
 ) -> Table:
-    """What each ablation changes: its score minus the full method's at the same exit, variant and seed."""
+    """Return the table of ablations: score minus that of the full method at the same exit, variant and seed.
+
+    Args:
+        points: All operating points.
+        notes: Notes that all tables share.
+        ablations: Map from each ablation to its full method.
+        evidence: Resamples and settings of comparisons, or None without traces.
+    """
     rows = succeeded(points)
     rows = rows[(rows["split"] == "validation") & rows["kind"].isin(["fixed_exit", "static"])]
     rows = rows.assign(place=rows["exit"].where(rows["kind"] == "fixed_exit", 0))
@@ -197,15 +217,15 @@ def ablations(
         shown,
         notes=[
             *notes,
-            "Ablation minus full method at the same exit, variant and seed; all exits: the mean of these. Seeds are "
-            "averaged within a task, then tasks.",
+            "Ablation minus full method at the same exit, variant and seed; all exits: the mean over exits. Averages "
+            "are over the seeds of each task, then over tasks.",
             *said,
         ],
     )
 
 
 def _estimate(sides: Sequence[pd.DataFrame], evidence: Evidence | None) -> tuple[Estimate | None, str]:
-    """The difference of two sides with its error, and a note on it."""
+    """Return the estimated difference of two sides, or None, and a note on it."""
     if evidence is None:
         return None, ""
     try:
@@ -218,7 +238,7 @@ def _estimate(sides: Sequence[pd.DataFrame], evidence: Evidence | None) -> tuple
 def _average(
     made: Sequence[tuple[dict[str, Any], dict[str, Estimate | None]]],
 ) -> tuple[dict[str, Any], dict[str, Estimate | None]]:
-    """The line of all tasks from the lines of each."""
+    """Return the average row over the rows of all tasks."""
     lines = pd.DataFrame([line for line, _ in made])
     numbers = lines.select_dtypes("number").columns
     means = {name: lines[name].mean(skipna=False) for name in numbers if not name.endswith(" std")}
@@ -235,7 +255,7 @@ def _average(
 
 
 def _why(points: pd.DataFrame, task: str, name: str, full: str, variant: str) -> str:
-    """Why an ablation has nothing to be compared with on a task."""
+    """Return the reason why an ablation cannot be compared on a task."""
     failed = failures(points)
     failed = failed[(failed["task"] == task) & failed["method"].isin([name, full]) & (failed["variant"] == variant)]
     reasons = [f"{row.method}, seed {row.seed}, failed: {row.reason}" for row in failed.itertuples()]

@@ -1,4 +1,4 @@
-"""The tables behind the main one: exits, thresholds, pruning ratios."""
+"""Detailed tables: exits, thresholds and pruning ratios."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,12 @@ from bench.reporting.tables.table import Format, Table, amount, difference, plai
 
 
 def per_exit(points: pd.DataFrame, notes: Sequence[str]) -> Table:
-    """Score of every exit when all examples leave there; single-exit models have their one prediction."""
+    """Return the table of the score of each exit when all examples exit there.
+
+    Args:
+        points: All operating points.
+        notes: Notes that all tables share.
+    """
     rows = succeeded(points)
     rows = rows[(rows["split"] == "validation") & rows["kind"].isin(["fixed_exit", "static"])]
     exits = rows.loc[rows["kind"] == "fixed_exit", "exit"].max()
@@ -29,15 +34,21 @@ def per_exit(points: pd.DataFrame, notes: Sequence[str]) -> Table:
     values = with_failures(pd.DataFrame(lines), points, ["Task", "Model", *formats])
     return Table(
         "per-exit",
-        "Score of each exit on validation, everyone leaving there",
+        "Score of each exit on validation when all examples exit there",
         values,
         formats,
-        notes=[*notes, "Models with one exit have only their full depth."],
+        notes=[*notes, "Models with one exit have a score at full depth only."],
     )
 
 
 def thresholds(points: pd.DataFrame, notes: Sequence[str], *, budgets: Sequence[float] = (2.0, 4.0, 8.0)) -> Table:
-    """One threshold for all exits against one an exit, at the same speed-up, on both splits, losses too."""
+    """Return the table that compares one threshold for all exits with one threshold per exit at equal budgets.
+
+    Args:
+        points: All operating points.
+        notes: Notes that all tables share.
+        budgets: Speed-ups over the reference.
+    """
     good = succeeded(points)
     swept = good[good["kind"].isin(["uniform", "per_exit"])]
     both = swept.groupby(RUN)["kind"].transform("nunique") == 2
@@ -66,14 +77,14 @@ def thresholds(points: pd.DataFrame, notes: Sequence[str], *, budgets: Sequence[
     values = with_failures(pd.DataFrame(lines), points, ["Task", "Model", "Speed-up", *formats])
     return Table(
         "thresholds",
-        "One threshold for all exits against one an exit, at the same speed-up",
+        "One threshold for all exits compared with one threshold per exit, at the same speed-up",
         values,
         formats,
         notes=[
             *notes,
-            "Both were chosen on the selection split; a gain there that is not one on validation is noise.",
-            "One an exit: of the vectors that a direct search from every fixed exit and every uniform threshold found, "
-            "and Optuna from there, the best at that speed-up.",
+            "Both are chosen on the selection split; a gain there without a gain on validation is noise.",
+            "Per exit: the best vector at that speed-up found by a direct search, which starts from every fixed exit "
+            "and every uniform threshold, and then by Optuna.",
             *([] if lines else ["No run has thresholds of both kinds at these speed-ups."]),
         ],
     )
@@ -88,7 +99,7 @@ _TRIAL_FORMATS: dict[str, Format] = {
 
 
 def ratios(sweeps: Path, notes: Sequence[str]) -> Table | None:
-    """The trials of the pruning-ratio studies (sweeps/<task>/<method>/trials.parquet); None without one."""
+    """Return the table of trials of the ratio studies (sweeps/<task>/<method>/trials.parquet), or None without one."""
     files = sorted(sweeps.glob("*/*/trials.parquet"))
     frames = [pd.read_parquet(file).assign(Task=title_of(file.parts[-3]), Method=file.parts[-2]) for file in files]
     if not frames:
@@ -112,8 +123,8 @@ def ratios(sweeps: Path, notes: Sequence[str]) -> Table | None:
         formats,
         notes=[
             *notes,
-            "Each trial is a training run of its own. Score, FLOPs and parameters are the objectives, on the "
-            "selection split; pareto: no other trial dominates it in them.",
+            "Each trial is a separate training run. The objectives are score, FLOPs and parameters on the selection "
+            "split; pareto: no other trial dominates this one.",
         ],
     )
 
@@ -121,8 +132,13 @@ def ratios(sweeps: Path, notes: Sequence[str]) -> Table | None:
 def with_failures(
     values: pd.DataFrame, points: pd.DataFrame, columns: Sequence[str], name: str = "Model"
 ) -> pd.DataFrame:
-    """`values` in the order of `columns` with their deviations, then a row and its reason for every failed
-    run.
+    """Return `values` with the given columns and their deviations, followed by a row for every failed run.
+
+    Args:
+        values: The values of a table.
+        points: All operating points.
+        columns: The columns, in order.
+        name: The column for the label of a failed run.
     """
     failed = failures(points)
     lines = [

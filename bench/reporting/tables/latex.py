@@ -1,9 +1,9 @@
-"""Tables that fit a page of LaTeX, however long or wide they are.
+"""Tables in LaTeX that fit the page, whatever their length and width.
 
-The files want the packages booktabs, longtable, array and pdflscape, and pages like those of the article class or
-wider. A table breaks over pages. It is set as large as fits the width: normal, small, scriptsize or tiny, then the same
-on a page turned by 90 degrees; what is wider still is continued in a second table under the same first columns. Long
-texts are wrapped.
+The files need the packages booktabs, longtable, array and pdflscape, and pages at least as wide as those of the article
+class. Long tables break over pages. The font is the largest that fits the width: normal, small, scriptsize or tiny,
+first on an upright page, then in landscape. Wider tables are continued in a second table with the same first columns.
+Long texts are wrapped.
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from itertools import takewhile
 
 import pandas as pd
 
-# Widths in points. The article class at 10 pt has lines of 345 and columns of 550.
+# Usable widths in points, upright and landscape. The article class at 10 pt has lines of 345 and columns of 550.
 _UPRIGHT, _TURNED = 340.0, 540.0
-# Size, mean width of a character (of bold digits, measured with Computer Modern), space between two columns.
+# Font size, mean width of a character (bold digits in Computer Modern), space between two columns; widths in points.
 _SIZES = (("normalsize", 5.6, 12.0), ("small", 5.1, 8.0), ("scriptsize", 4.2, 6.0), ("tiny", 3.55, 4.0))
-# Texts longer than this are wrapped, to lines of at least so many characters.
+# Texts longer than this are wrapped, to lines of at least this many characters.
 _WRAPPED = 24
 _TRANSLATED = str.maketrans(
     {
@@ -43,7 +43,7 @@ _TRANSLATED = str.maketrans(
 
 
 def escape(text: str) -> str:
-    """Text as LaTeX prints it; what pdfLaTeX's usual fonts do not have is left out."""
+    """Return a text with LaTeX's special characters escaped, without characters that pdfLaTeX's fonts lack."""
     written = text.translate(_TRANSLATED)
     return "".join(letter for letter in written if ord(letter) < 0x250)
 
@@ -51,9 +51,17 @@ def escape(text: str) -> str:
 def document(
     name: str, caption: str, cells: pd.DataFrame, bold: pd.DataFrame, texts: Sequence[str], notes: Sequence[str]
 ) -> str:
-    """The table as LaTeX: printed cells, a mask of those that are bold, and the columns that are text.
+    """Return the table as LaTeX.
 
-    The texts before the first number are repeated where the table is continued.
+    Text columns before the first numeric column are repeated where the table is continued.
+
+    Args:
+        name: Name of the table, for its label.
+        caption: The caption.
+        cells: Cells as text.
+        bold: Mask of the cells to print in bold.
+        texts: Names of the columns that are text.
+        notes: Notes below the table.
     """
     heads = list(takewhile(lambda column: column in texts, cells))
     columns = [_Column(str(column), [*cells[column]], column in texts) for column in cells]
@@ -89,7 +97,7 @@ class _Column:
 
     @property
     def least(self) -> int:
-        """Characters of its narrowest form: titles break between words, texts after so many characters."""
+        """Return the smallest width in characters: titles break between words, long texts are wrapped."""
         title = max(map(len, self.name.split()), default=0)
         return max(title, min(self.longest, _WRAPPED) if self.text else self.longest)
 
@@ -114,7 +122,7 @@ class _Look:
 
 
 def _laid_out(columns: Sequence[_Column], heads: int) -> tuple[list[list[_Column]], _Look]:
-    """The columns of each part of the table, and the largest look in which they fit."""
+    """Return the columns of each part of the table, and the largest layout in which they fit."""
     looks = [_Look(*size, turned) for turned in (False, True) for size in _SIZES]
     for look in looks:
         if look.width(columns) <= look.line:
@@ -128,7 +136,7 @@ def _laid_out(columns: Sequence[_Column], heads: int) -> tuple[list[list[_Column
 
 
 def _part(columns: Sequence[_Column], look: _Look, caption: str, label: str, bold: pd.DataFrame) -> str:
-    """One longtable."""
+    """Return one longtable."""
     wrapped = sum(column.wrapped for column in columns)
     extra = max(look.line - look.width(columns), 0.0) / wrapped if wrapped else 0.0
     align = "".join(_alignment(column, look, extra) for column in columns)
@@ -160,7 +168,7 @@ def _part(columns: Sequence[_Column], look: _Look, caption: str, label: str, bol
 
 
 def _broken(text: str) -> str:
-    """A text that may be broken within a path too."""
+    """Return an escaped text in which paths can be broken."""
     return escape(text).replace("/", r"/\allowbreak{}")
 
 
@@ -172,7 +180,7 @@ def _alignment(column: _Column, look: _Look, extra: float) -> str:
 
 
 def _title(column: _Column) -> str:
-    """The title, on several lines where it is wider than what stands below it."""
+    """Return the title of a column, on several lines if it is wider than the cells."""
     words = [escape(word) for word in column.name.split()]
     if len(column.name) <= max(column.least, 1) or column.wrapped:
         return " ".join(words)

@@ -1,4 +1,4 @@
-"""The main table: methods x tasks, at least so many times cheaper than the teacher."""
+"""The main table: the score of each method on each task at each budget."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -42,13 +42,18 @@ SPEEDUPS = {"Speed-up": "speedup", "Measured, batch 1": "latency_1", "Measured, 
 
 
 def tasks_of(points: pd.DataFrame) -> list[str]:
-    """The tasks of the points, in the catalogue's order; those it does not know at its end."""
+    """Return the tasks of the points in the catalogue's order, followed by tasks of the user's own."""
     return in_order(points["task"])
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What tells chance from difference: resamples of both validation splits, and the margins."""
+    """Data for statistical tests.
+
+    Attributes:
+        comparison: Settings of comparisons.
+        splits: Map from each validation split to the resampled scores of the operating points.
+    """
 
     comparison: Comparison
     splits: Mapping[str, Resamples]
@@ -56,7 +61,16 @@ class Evidence:
 
 @dataclass
 class _Line:
-    """A method in a block: its chosen rows by column of scores, and the printed cells."""
+    """A row of the table: a method at a budget.
+
+    Attributes:
+        block: Name of the block, which is the budget or "control".
+        method: Display name of the method.
+        cells: Values by column.
+        rows: Chosen points by column of scores.
+        note: Reasons for missing cells.
+        repeats: The smaller budget with the same points, or "".
+    """
 
     block: str
     method: str
@@ -67,7 +81,7 @@ class _Line:
 
     @property
     def barred(self) -> set[str]:
-        """The columns where this line must not be bold: one answer to everybody."""
+        """Return the columns that are never bold in this row because all examples get the same answer."""
         return {name for name in self.cells if CONSTANT in str(self.cells.get(f"{name} mark", ""))}
 
 
@@ -79,7 +93,15 @@ def main(
     budgets: Sequence[float] = BUDGETS,
     evidence: Evidence | None = None,
 ) -> Table:
-    """Score of every method on every task at matched speed-ups; controls first, failed runs last."""
+    """Return the main table, with controls first and failed runs last.
+
+    Args:
+        points: All operating points.
+        notes: Notes that all tables share.
+        roles: The roles of the methods.
+        budgets: Speed-ups over the reference.
+        evidence: Resamples and settings of comparisons, or None without traces.
+    """
     names, tasks = display_names(points), tasks_of(points)
     planned = points[["task", "seed"]].drop_duplicates()
     halves = "mnli" in tasks and points["split"].eq(MISMATCHED).any()
@@ -114,7 +136,7 @@ def main(
     values = ordered(pd.DataFrame(printed), ["Speed-up asked", "Method", *formats, "Chosen", "Note"])
     return Table(
         "main",
-        "Scores on validation, at least so many times cheaper than the teacher",
+        "Scores on validation at the given minimum speed-ups over the teacher",
         values,
         formats,
         notes=[*notes, *_notes(values, evidence, tasks)],
@@ -131,38 +153,38 @@ def _notes(values: pd.DataFrame, evidence: Evidence | None, tasks: Sequence[str]
         )
     halves = ", MNLI counted once (matched)" if "mnli" in tasks else ""
     said = [
-        "At least 2x: each method uses the best of its variants and thresholds on the selection split that is at "
-        "least this many times cheaper than the teacher (2 % less is let pass: half the layers and an exit head "
-        "count as 2x); it may be much cheaper, and the speed-up reached on validation is printed.",
-        "Seeds are averaged within a task, then tasks; an average's ± is the root of the sum of the tasks' squared "
-        "deviations over their number, and is left out where a task has one seed. Averages are over the tasks' "
-        f"ranking metrics{halves}, and are left out where a task is missing. Parameters and FLOPs are means, speed-ups "
-        "geometric means, over seeds and then over the tasks with a point; measured speed-ups over the tasks whose "
-        "chosen point was timed.",
-        f"Bold: the best of its block and all that cannot be told from it ({how}); nothing below the best constant, "
-        "and nobody who is alone.",
+        "At least 2x: each method has the variant and thresholds with the best score on the selection split among "
+        "those with at least this speed-up over the teacher (with a tolerance of 2 %: half the layers and an exit head "
+        "count as 2x). The point may be much cheaper; the speed-up printed is that on validation.",
+        "Averages are over the seeds of each task, then over tasks. The ± of an average is the square root of the sum "
+        "of the tasks' squared deviations, divided by the number of tasks; it is left out if a task has one seed. "
+        f"Averages are over the tasks' ranking metrics{halves}, and are left out if a task is missing. Parameters and "
+        "FLOPs are means, speed-ups geometric means, over seeds and then over the tasks with a point; for measured "
+        "speed-ups, over the tasks whose chosen point was timed.",
+        f"Bold: the best of its block and all that do not differ from it ({how}); never below the best constant, and "
+        "never for a single method in a block.",
     ]
     marks = "".join(values[[name for name in values if str(name).endswith(" mark")]].fillna("").sum().astype(str))
     if FIXED_EXIT in marks:
         said.append(
-            f"{FIXED_EXIT}: everybody leaves at one exit of the model (an average: on one of its tasks at least)."
+            f"{FIXED_EXIT}: all examples exit at one exit of the model (an average: on at least one of its tasks)."
         )
     if CONSTANT in marks:
         said.append(
-            f"{CONSTANT}: one and the same answer to every example (an average: on one of its tasks); never bold."
+            f"{CONSTANT}: the same answer for every example (an average: on at least one of its tasks); never bold."
         )
     if MISSED in marks:
         said.append(
-            f"{MISSED}: on validation the speed-up is more than {100 * TOLERANCE:g} % below the one asked for, with "
-            "one seed at least (an average: on one of its tasks)."
+            f"{MISSED}: on validation the speed-up is more than {100 * TOLERANCE:g} % below the required one, with at "
+            "least one seed (an average: on at least one of its tasks)."
         )
     if values["Chosen"].astype(str).str.startswith("as at").any():
-        said.append('"As at 2x": the same points as in that block; there they compete with the numbers printed above.')
+        said.append('"As at 2x": the same points as in that block, which also count in this block\'s comparison.')
     return said
 
 
 def _both_halves(choose: Callable[..., pd.DataFrame], points: pd.DataFrame, halves: bool, **how: Any) -> pd.DataFrame:
-    """The chosen rows on validation, and as `mismatched` the same points' score on MNLI's other half."""
+    """Return the chosen rows on validation, with the same points' score on MNLI-mm in column `mismatched`."""
     rows = choose(points, split="validation", **how)
     if not halves:
         return rows.assign(mismatched=np.nan)
@@ -172,7 +194,7 @@ def _both_halves(choose: Callable[..., pd.DataFrame], points: pd.DataFrame, halv
 
 
 def _line(block: str, name: str, rows: pd.DataFrame, planned: pd.DataFrame, tasks: Sequence[str]) -> _Line:
-    """One line of the main table from the reported rows of a method, one a (task, seed) of those `planned`."""
+    """Return one row of the main table from the reported points of a method, one per planned task and seed."""
     rows = rows.assign(score=rows["score"].astype(float) * 100, mismatched=rows["mismatched"].astype(float) * 100)
     rows = rows.reindex(columns=list(dict.fromkeys([*rows, *COSTS.values(), *SPEEDUPS.values(), "constant"])))
     ratios = list(SPEEDUPS.values())
@@ -213,7 +235,7 @@ def _mark(rows: Sequence[Point]) -> str:
 
 
 def _same(before: Mapping[str, Sequence[Point]], now: Mapping[str, Sequence[Point]]) -> bool:
-    """Whether both have the same operating points everywhere, and at least one."""
+    """Return whether both have the same operating points in all columns, and at least one."""
 
     def used(rows: Mapping[str, Sequence[Point]]) -> dict[str, list[Any]]:
         return {title: [tuple(row[n] for n in POINT) if row["score"] == row["score"] else None for row in each]
@@ -236,7 +258,7 @@ def _bold(
     control: _Line,
     evidence: Evidence | None,
 ) -> pd.DataFrame:
-    """Which cells are the best of their block or cannot be told from it."""
+    """Return a mask of the cells that are the best of their block or do not differ from it significantly."""
     result = pd.DataFrame(False, index=range(len(lines)), columns=[*scored, *averages])
     if evidence:
         for split, resamples in evidence.splits.items():
@@ -257,7 +279,7 @@ def _bold(
             gaps = [_gap(lines[best], lines[at], parts, evidence) for at in able]
             p_values = judged(gaps, evidence.comparison)["p"] if evidence else [np.nan] * len(able)
             for at, p in zip(able, p_values, strict=True):
-                # Without traces equal as printed is equal.
+                # Without traces, two scores are equal if they are printed equally.
                 as_printed = shown(score, lines[at].cells[title]) == shown(score, lines[best].cells[title])
                 result.at[at, title] = at == best or (as_printed if pd.isna(p) else p > alpha)
             result.loc[[at for at in rivals if lines[at].repeats], title] = False
@@ -265,7 +287,7 @@ def _bold(
 
 
 def _gap(best: _Line, other: _Line, parts: Sequence[str], evidence: Evidence | None) -> Estimate | None:
-    """How far `best` is above `other`; None for itself, and where traces are missing."""
+    """Estimate the difference of `best` and `other`; None if they are the same row or if traces are missing."""
     if best is other or evidence is None:
         return None
     try:
@@ -274,13 +296,18 @@ def _gap(best: _Line, other: _Line, parts: Sequence[str], evidence: Evidence | N
             resamples = evidence.splits[MISMATCHED if title == OTHER_HALF else "validation"]
             found.append(estimate(best.rows.get(title, []), other.rows.get(title, []), resamples))
         return average(found)
-    except UserError as error:  # the row is then judged by what is printed
+    except UserError as error:  # the printed scores are compared instead
         log.warning("bold: %s", error)
         return None
 
 
 def missing(rows: pd.DataFrame, planned: pd.DataFrame) -> str:
-    """Why cells are empty or rest on fewer seeds than others have, reasons first; planned: one row a (task, seed)."""
+    """Return a note with the reasons why cells are empty or have fewer seeds than planned.
+
+    Args:
+        rows: Reported points of a method, one per task and seed.
+        planned: Tasks and seeds of the profile, one row each.
+    """
     lost = rows.loc[rows["score"].isna(), ["task", "seed", "reason"]] if "reason" in rows else rows.iloc[:0]
     absent = planned.merge(rows[["task", "seed"]].drop_duplicates(), how="left", indicator=True)
     absent = absent.loc[absent["_merge"] == "left_only", ["task", "seed"]].assign(reason="no run")
@@ -296,7 +323,7 @@ def missing(rows: pd.DataFrame, planned: pd.DataFrame) -> str:
 
 
 def ordered(values: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
-    """The named columns in order, each with its companions; deviations that nobody has and empty marks go."""
+    """Return the given columns in order, each with its deviations and marks unless these are all empty."""
     keep = []
     for name in columns:
         keep.append(name)
@@ -308,7 +335,12 @@ def ordered(values: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
 
 
 def common_notes(points: pd.DataFrame, missing: Mapping[str, Sequence[str]]) -> list[str]:
-    """What every table says: data, selection, each task's seeds, FLOPs convention, missing splits."""
+    """Return the notes that all tables share: data, selection, seeds, FLOPs convention and missing splits.
+
+    Args:
+        points: All operating points.
+        missing: Map from task to the splits that its source does not have.
+    """
     sources: dict[str, list[str]] = {}
     for task in tasks_of(points):
         of_task = points.loc[points["task"] == task, "source"].dropna().unique()
@@ -323,10 +355,11 @@ def common_notes(points: pd.DataFrame, missing: Mapping[str, Sequence[str]]) -> 
         _seeds(points),
         *_metrics(points),
         "FLOPs are 2 x the multiply-adds of matrix products, mean over the examples' true lengths; "
-        '"at 128" counts every example at length 128. Scores are x 100.',
+        '"at 128" means at a length of 128 tokens. Scores are x 100.',
     ]
     if "other_code" in points and (other := points[points["other_code"].eq(True)])["label"].any():
-        notes += [f"Made by other code than today's, at the same version: {', '.join(sorted(set(other['label'])))}."]
+        labels = ", ".join(sorted(set(other["label"])))
+        notes += [f"Made by other code than the current one, at the same version: {labels}."]
     if missing:
         named = {title_of(task): ", ".join(splits) for task, splits in missing.items() if splits}
         lost = "; ".join(f"{title}: {splits}" for title, splits in named.items())
@@ -335,7 +368,7 @@ def common_notes(points: pd.DataFrame, missing: Mapping[str, Sequence[str]]) -> 
 
 
 def _metrics(points: pd.DataFrame) -> list[str]:
-    """The ranking metrics of tasks that are not GLUE's, whose everybody knows."""
+    """Return a note with the ranking metrics of tasks outside GLUE."""
     own = points[~points["task"].isin(list(TASKS)) & points["metric"].notna()].drop_duplicates("task")
     named = [f"{task} {TITLES.get(metric, metric)}" for task, metric in zip(own["task"], own["metric"], strict=True)]
     return [f"Scores are: {', '.join(named)}."] if named else []

@@ -1,4 +1,4 @@
-"""The papers' numbers, as reported, beside the nearest points measured here."""
+"""The table of published numbers, each with the nearest measured point."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,23 +12,23 @@ from bench.reporting.tables.main import ordered
 from bench.reporting.tables.table import Format, Table, amount, display_names, score, speedup
 from bench.tasks.catalogue import TASKS, title
 
-# A measured point stands beside a published one if their speed-ups differ by no more than this factor.
+# Largest ratio of the speed-ups of a published number and of the measured point shown with it.
 NEAR = 1.15
 RELATIVE = "percent_of_bert_base"
 COMPUTED = "†"
 
 
 def paper(points: pd.DataFrame, notes: Sequence[str], glue_caps: Mapping[str, str]) -> Table:
-    """Return published rows, each above the nearest measured point of the method that re-implements it.
+    """Return the table of published numbers, each followed by the nearest measured point of the same method.
 
     Args:
-        points: all-points.parquet.
-        notes: The notes that all tables share.
-        glue_caps: `Settings.glue_caps`: only on these tasks a measured score is subtracted from a published one.
+        points: All operating points.
+        notes: Notes that all tables share.
+        glue_caps: `Settings.glue_caps`. Differences are given on these tasks only.
     """
     published = read_published()
     published = published[published["score"].notna()]
-    # A system that its source shows at several settings has a line each.
+    # A system that its source reports at several settings has one row for each.
     published.loc[published["metric"] == RELATIVE, "task"] = RELATIVE
     published["line"] = published.groupby(["source", "system", "task"]).cumcount()
     names, selected = display_names(points), selection_split(points)
@@ -68,35 +68,35 @@ def paper(points: pd.DataFrame, notes: Sequence[str], glue_caps: Mapping[str, st
     values = ordered(pd.DataFrame(rows), ["System", "Kind", "Split", *formats, "Counts", "Source"])
     return Table(
         "paper",
-        "Published numbers (as reported) beside the nearest measured points",
+        "Published numbers (as reported) and the nearest measured points",
         values,
         formats,
         notes=[
             *notes,
             'Rows "as reported" are copied from their source, with its own split, metric, teacher and way of '
-            "counting costs; none of them was measured here. Speed-ups are the printed ones and count what stands "
-            f"beside them; {COMPUTED}: computed here from the printed FLOPs.",
+            "counting costs; none of them was measured here. Speed-ups are as printed; the column Counts states what "
+            f"they count; {COMPUTED}: computed here from the printed FLOPs.",
             f"Measured: the best point on the selection split whose FLOPs speed-up is within {100 * (NEAR - 1):g} % of "
-            "the published one (else its speed-up in layers; a measured time has no match), in the published metric "
-            "(the ranking one where the source names none).",
+            "the published one (or of its speed-up in layers; a measured time has no match), in the published metric "
+            "(the ranking metric if the source names none).",
             *_comparable([task for task in TASKS if task in set(points["task"])], glue_caps),
         ],
     )
 
 
 def _cite(source: str, group: pd.DataFrame) -> str:
-    """The source, and what holds for the whole line only (a threshold, a way of counting)."""
+    """Return the source, with the notes that hold for all numbers of the row."""
     shared = set.intersection(*(set(notes.split("; ")) for notes in group["notes"]))
     return "; ".join([source, *sorted(shared - {""})])
 
 
 def _of(task: str) -> str:
-    """Return the task whose model answers a published column."""
+    """Return the task whose model a published column is compared with."""
     return "mnli" if task == MISMATCHED else task
 
 
 def _by_text(sources: pd.Series, titles: Mapping[str, str]) -> str:
-    """Return what the measured text is, by task where tasks differ. sources: of each task, in the table's order."""
+    """Return the sources of the measured text, by task if tasks differ."""
     by_source: dict[str, list[str]] = {}
     for task, source in sources.items():
         by_source.setdefault(str(source), []).append(titles[str(task)])
@@ -106,7 +106,7 @@ def _by_text(sources: pd.Series, titles: Mapping[str, str]) -> str:
 
 
 def _comparable(tasks: Sequence[str], glue_caps: Mapping[str, str]) -> list[str]:
-    """Return the notes on differences: what they are, which tasks have none, and how much of GLUE was used."""
+    """Return the notes on differences: definition, tasks without any, and number of GLUE examples used."""
     others = ", ".join(title(task) for task in tasks if task not in glue_caps)
     notes = [f"No differences are given for {others}: the measured text is not GLUE's."] if others else []
     if any(task in glue_caps for task in tasks):
@@ -120,9 +120,12 @@ def _comparable(tasks: Sequence[str], glue_caps: Mapping[str, str]) -> list[str]
 
 
 def _measured(usable: Mapping[tuple[str, str], pd.DataFrame], selected: str, published: pd.DataFrame) -> pd.DataFrame:
-    """Nearest measured points of a published line, indexed by its tasks; scores x 100, means over seeds.
+    """Return the nearest measured points of a published row, indexed by task; scores x 100, means over seeds.
 
-    usable: points that a method may be operated at, by method and task. selected: the split of the choice.
+    Args:
+        usable: Rows of `operating_points` by method and task.
+        selected: The selection split.
+        published: The numbers of one row.
     """
     found = {}
     for row in published[published["task"].isin([*TASKS, MISMATCHED])].to_dict("records"):

@@ -1,4 +1,4 @@
-"""What kept traces say of combinations that were not trained: policies on other models, cascades across contestants."""
+"""Tables replayed from traces: other exit policies on each model, and cascades of two contestants."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,13 +23,20 @@ LEARNED_CLASSES = "learned classification tasks"
 
 
 def scopes_of(tasks: Sequence[str], learned: Sequence[str], names: tuple[str, str] = (ALL, LEARNED)) -> dict[str, list]:
-    """The sets of tasks that averages are over: all, and the learned ones where these are fewer."""
+    """Return the sets of tasks to average over: all tasks and, if these are fewer, the learned ones."""
     some = [task for task in tasks if task in learned]
     return {names[0]: list(tasks)} | ({names[1]: some} if 0 < len(some) < len(tasks) else {})
 
 
 def policies(points: pd.DataFrame, notes: Sequence[str], roles: Roles, runs: Path) -> Table:
-    """Every model with several exits under every exit policy: recipe, policy and depth apart."""
+    """Return the table of every model with several exits under every exit policy.
+
+    Args:
+        points: All operating points.
+        notes: Notes that all tables share.
+        roles: The roles of the methods.
+        runs: results/<profile>/runs, with the traces.
+    """
     shown = roles.contestants(points)
     grid = policy_grid.policy_grid(shown, runs)
     learned = learned_tasks(points, reference=roles.reference)
@@ -55,17 +62,17 @@ def policies(points: pd.DataFrame, notes: Sequence[str], roles: Roles, runs: Pat
     values = values.sort_values(["Tasks", "Model"], kind="stable", ignore_index=True)
     return Table(
         "policies",
-        "Every model under every exit policy, at least so many times cheaper than the reference",
+        "Every model under every exit policy, at the given minimum speed-ups over the reference",
         values,
         formats,
         notes=[
             *notes,
-            "Rows of a model differ in the policy alone, rows of a policy in the trained model alone; fixed exit: all "
-            "examples leave at one exit, which is depth without a policy. One threshold for all exits, chosen on the "
-            f"selection split; {policy_grid.OWN}: a threshold an exit and fixed exits too, as in the table main. "
-            "Entropy, confidence (largest probability), patience (PABEE), divergence (F-PABEE: Jensen-Shannon "
-            "divergence of successive exits for several exits running; the number is chosen too).",
-            "Nothing is trained for this table. Exploratory: no verdicts. Empty where a task or seed has no threshold "
+            "Rows of a model differ only in the policy, rows of a policy only in the trained model. Fixed exit: all "
+            "examples exit at the same exit, without a policy. The others have one threshold for all exits, chosen on "
+            f"the selection split; {policy_grid.OWN}: also one threshold per exit and fixed exits, as in the table "
+            "main. Policies: entropy, confidence (largest probability), patience (PABEE), divergence (F-PABEE: "
+            "Jensen-Shannon divergence between successive exits, at a number of exits that is also chosen).",
+            "Nothing is trained for this table. Exploratory: no verdicts. Empty if a task or seed has no threshold "
             "that is cheap enough. Regression is left out: all policies are the same there.",
             learned_note(learned),
         ],
@@ -73,7 +80,14 @@ def policies(points: pd.DataFrame, notes: Sequence[str], roles: Roles, runs: Pat
 
 
 def portfolio(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: Evidence) -> Table:
-    """The best cascade across contestants at each speed-up, and its gain over the best single contestant."""
+    """Return the table of the best portfolio at each budget, with its gain over the best single contestant.
+
+    Args:
+        points: All operating points.
+        notes: Notes that all tables share.
+        roles: The roles of the methods.
+        evidence: Resamples and settings of comparisons.
+    """
     resamples = evidence.splits["validation"]
     chosen = portfolios.portfolios(roles.contestants(points), resamples.runs)
     learned = learned_tasks(points, reference=roles.reference)
@@ -123,15 +137,15 @@ def portfolio(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence
     columns = ["At least", "Tasks", *formats, "Verdict", "Cascades", "Most often"]
     return Table(
         "portfolios",
-        "Cascades across contestants: any small model before any large one, from kept traces",
+        "Cascades of two contestants, a small model before a large one, replayed from traces",
         values.reindex(columns=columns),
         formats,
         notes=[
             *notes,
             "The small model answers where its largest probability is above a threshold; the large one answers the "
-            "rest, at the cost of both. The best of all pairs, thresholds and single contestants on the selection "
-            "split is taken for each task and seed; so is the best single contestant, with its early exits. Both are "
-            "read on validation. Cascades: in how many tasks and seeds a cascade was the best.",
+            "other examples, at the cost of both. For each task and seed, the best portfolio (of all pairs, thresholds "
+            "and single contestants) and the best single contestant, with its early exits, are chosen on the selection "
+            "split. Both are reported on validation. Cascades: number of tasks and seeds where a cascade is the best.",
             "Exploratory; nothing is trained. Classification only, since a regression has no confidence.",
             learned_note(learned),
         ],

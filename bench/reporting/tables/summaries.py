@@ -1,4 +1,4 @@
-"""Methods in few numbers: frontiers, the gain kept at a cost, and the cost kept at a gain."""
+"""Summary tables of methods: frontiers, the gain kept at a cost, the cost at a gain, and rankings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -31,8 +31,8 @@ from bench.reporting.tables.table import (
 SEED = ["task", "method", "seed"]
 SHARES = (0.99, 0.97, 0.95)
 KEPT = (
-    "Kept: (score - best constant) / (teacher - best constant), each averaged over seeds and then over tasks before "
-    "the one is divided by the other."
+    "Kept: (score - best constant) / (teacher - best constant); both differences are averaged over seeds and then over "
+    "tasks before the division."
 )
 
 
@@ -43,7 +43,14 @@ def frontier(
     *,
     budgets: Sequence[float] = BUDGETS,
 ) -> Table:
-    """Hypervolume, ELUE score, score and gain kept of every method, a task at a time and on average."""
+    """Return the table of hypervolume, ELUE score, score and gain kept, for each task and on average.
+
+    Args:
+        points: All operating points.
+        notes: Notes that all tables share.
+        roles: The roles of the methods.
+        budgets: Speed-ups over the reference.
+    """
     summary = frontier_summary(points, roles, budgets=budgets)
     names, tasks = display_names(points), tasks_of(points)
     scores = {f"score_{budget:g}x": f"Score at {budget:g}x" for budget in budgets}
@@ -66,26 +73,33 @@ def frontier(
     values = with_failures(pd.DataFrame(lines), points, ["Task", "Method", *formats], "Method")
     return Table(
         "frontier",
-        "Frontiers in one number: hypervolume, ELUE score, score kept at a budget",
+        "Summaries of frontiers: hypervolume, ELUE score, score and gain kept at a budget",
         values,
         formats,
         notes=[
             *notes,
-            "Frontiers are chosen on the selection split and read on validation. Seeds are averaged within a task, "
-            "then tasks; an average is left out where a task has none.",
+            "Frontiers are chosen on the selection split and reported on validation. Averages are over the seeds of "
+            "each task, then over tasks; they are left out if a task has no value.",
             "Hypervolume: area of (score as a fraction) x (doublings of the FLOPs speed-up) above the "
             "reference point (control score, the teacher's FLOPs); the teacher itself has 0.",
             "ELUE: mean over a frontier's points of the score minus that of the depth-cut reference "
             f"({names.get(roles.depth_reference or '', 'not in this profile')}, the teacher as its full depth) at "
-            "the same FLOPs, linear in log FLOPs, clamped outside its range.",
-            f"Score and gain kept by the point that is at least so many times cheaper than the teacher. {KEPT}",
+            "the same FLOPs, linear in log FLOPs, constant outside its range.",
+            f"Score and gain kept at a budget: those of the best point with at least this speed-up. {KEPT}",
             *_no_gain(summary, tasks, [f"teacher_gain_{budget:g}x" for budget in budgets]),
         ],
     )
 
 
 def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares: Sequence[float] = SHARES) -> Table:
-    """How fast a method is that must keep so much of the teacher's gain, a task at a time and on average."""
+    """Return the table of the speed-up at which each method keeps a share of the teacher's gain.
+
+    Args:
+        points: All operating points.
+        notes: Notes that all tables share.
+        roles: The roles of the methods.
+        shares: Shares of the gain to keep.
+    """
     names, tasks = display_names(points), tasks_of(points)
     formats: dict[str, Format] = {}
     lines: dict[tuple[str, str], dict[str, Any]] = {}
@@ -99,7 +113,7 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares:
         every.append(rows)
         failed = failures(points).set_index(SEED).index
         lost = rows[rows["score"].isna() & ~pd.MultiIndex.from_frame(rows[SEED]).isin(failed)]
-        # A method keeps a quality where every seed does: those that do would speak too well of it alone.
+        # A method keeps a share only if every seed does; a mean over the other seeds would be too optimistic.
         cells = pd.MultiIndex.from_frame(rows[["task", "method"]])
         reached = rows.assign(speedup=rows["speedup"].where(~cells.isin(pd.MultiIndex.from_frame(lost[SEED[:2]]))))
         means = _with_average(
@@ -132,10 +146,10 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares:
         formats,
         notes=[
             *notes,
-            f"Of a method's points that keep at least {listed} of the teacher's gain over the best constant on the "
-            "selection split the cheapest is taken, on every task and seed; its speed-up (geometric means) and what it "
-            "keeps are read on validation. It counts where every seed has such a point, and the average where every "
-            "task has.",
+            f"For each task and seed, the cheapest of a method's points that keep at least {listed} of the teacher's "
+            "gain over the best constant on the selection split is chosen. Its speed-up (geometric means) and the gain "
+            "kept are reported on validation. A value is given if every seed has such a point, an average if every "
+            "task has one.",
             KEPT,
             *_no_gain(pd.concat(every), tasks, ["teacher_gain"]),
         ],
@@ -143,7 +157,14 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares:
 
 
 def rankings(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: Evidence) -> Table:
-    """Methods by their average at each speed-up, with intervals of their ranks."""
+    """Return the table of methods ranked by their average at each budget, with intervals of ranks.
+
+    Args:
+        points: All operating points.
+        notes: Notes that all tables share.
+        roles: The roles of the methods.
+        evidence: Resamples and settings of comparisons.
+    """
     comparison, shown = evidence.comparison, roles.contestants(points)
     learned = learned_tasks(points, reference=roles.reference)
     scopes = scopes_of(tasks_of(points), learned)
@@ -170,24 +191,24 @@ def rankings(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence:
     level = f"{100 * comparison.level:g} %"
     return Table(
         "ranking",
-        "Ranking of the methods that have a point on every task, at least so many times cheaper",
+        "Ranking of the methods that have a point on every task, at the given minimum speed-ups",
         values,
         formats | {"Wins": percent, "Speed-up": speedup},
         notes=[
             *notes,
             f"Low, high: {level} interval of the average over seeds and examples. Ranks: from 1 + the number of "
-            "methods that are better to the number of those that are not worse, by tests of all pairs of the block, "
-            f"corrected together (Holm); all of a block hold at once at {level}. Tied with the best: no method is "
-            "better. Exploratory.",
-            "Middle half: interquartile mean of the scores over tasks x seeds. Wins: share of rivals x tasks x seeds "
-            "that score lower; ties count half.",
+            "methods that are better to the number of those that are not worse, by tests of all pairs of the block "
+            f"with a joint correction (Holm); the level of {level} holds for all intervals of a block together. Tied "
+            "with the best: no method is better. Exploratory.",
+            "Middle half: interquartile mean of the scores over tasks x seeds. Wins: share of other methods x tasks "
+            "x seeds with a lower score; ties count half.",
             learned_note(learned),
         ],
     )
 
 
 def _listed(shares: Sequence[float]) -> str:
-    """99, 97, 95 % for 0.99, 0.97, 0.95."""
+    """Return "99, 97, 95 %" for 0.99, 0.97, 0.95."""
     return ", ".join(f"{100 * share:g}" for share in shares) + " %"
 
 
@@ -199,7 +220,7 @@ def _with_average(
     *,
     ratios: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Means over seeds and, where there are several tasks, over these; `shown` is the task as it is printed."""
+    """Return means over seeds and, if there are several tasks, over tasks; `shown` is the printed name of a task."""
     means = over_seeds(rows, ["task", "method"], list(values), ratios=ratios)
     means["shown"] = means["task"].map(title_of)
     if len(tasks) > 1:
@@ -211,7 +232,7 @@ def _with_average(
 
 
 def _no_gain(rows: pd.DataFrame, tasks: Sequence[str], columns: Sequence[str]) -> list[str]:
-    """A note on the tasks where the teacher is not above the best constant."""
+    """Return a note that names the tasks where the teacher is not above the constant baseline."""
     if rows.empty:
         return []
     means = rows.groupby("task")[list(columns)].mean().max(axis=1)

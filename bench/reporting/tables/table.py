@@ -1,4 +1,4 @@
-"""A table once, written as CSV, Markdown and LaTeX that say the same."""
+"""Tables that can be written as CSV, Markdown and LaTeX."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -16,36 +16,42 @@ Format = Callable[[float], str]
 
 
 def score(value: float) -> str:
-    """A score on the 0 to 100 scale."""
+    """Format a score on the 0 to 100 scale."""
     return f"{value:.1f}"
 
 
 def difference(value: float) -> str:
+    """Format a difference of scores, in points."""
     return f"{value:+.1f}"
 
 
 def percent(value: float) -> str:
+    """Format a percentage."""
     return f"{value:.0f} %"
 
 
 def speedup(value: float) -> str:
+    """Format a speed-up."""
     return f"{value:.1f}x"
 
 
 def whole(value: float) -> str:
+    """Format a number without decimals."""
     return f"{value:.0f}"
 
 
 def plain(value: float) -> str:
+    """Format a number with four significant digits."""
     return f"{value:.4g}"
 
 
 def fraction(value: float) -> str:
+    """Format a number with three decimals."""
     return f"{value:.3f}"
 
 
 def amount(value: float) -> str:
-    """Parameters or FLOPs: three figures and G, M or k."""
+    """Format parameters or FLOPs with about three significant digits and G, M or k."""
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= size:
             return f"{value / size:.{max(0, 3 - len(str(int(value / size))))}f}{unit}"
@@ -54,29 +60,34 @@ def amount(value: float) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """Values with a way to print each column.
+    """Values with a format for each numeric column.
 
-    A numeric column "X" may have a companion "X std" (printed as ± behind it) and "X mark" (printed as it
-    stands behind the value). The CSV has them as columns of their own.
+    A numeric column "X" may be accompanied by "X std", printed after a ±, and "X mark", printed after the value. In the
+    CSV they are separate columns.
+
+    Attributes:
+        name: File name without suffix.
+        caption: The caption.
+        values: The values.
+        formats: Formats of the numeric columns; the others are text.
+        notes: Notes below the table.
+        bold: Mask of bold cells, with the index of `values` and some of its columns.
     """
 
     name: str
-    """File name without its ending."""
     caption: str
     values: pd.DataFrame
     formats: dict[str, Format]
-    """How numeric columns are printed; the others are text."""
     notes: Sequence[str] = ()
     bold: pd.DataFrame | None = None
-    """Which cells are bold: a mask with the index of the values and some of their columns."""
 
     @property
     def columns(self) -> list[str]:
-        """The columns that are printed."""
+        """Return the columns to print."""
         return [str(name) for name in self.values if not str(name).endswith((" std", " mark"))]
 
     def printed(self) -> pd.DataFrame:
-        """The cells as text, without bold."""
+        """Return the cells as text."""
         cells = {}
         for name in self.columns:
             form = self.formats.get(name)
@@ -91,36 +102,37 @@ class Table:
         return pd.DataFrame(cells, index=self.values.index, columns=self.columns, dtype=object)
 
     def is_bold(self) -> pd.DataFrame:
-        """Which printed cells are bold."""
+        """Return the mask of bold cells, with all columns to print."""
         result = pd.DataFrame(False, index=self.values.index, columns=self.columns)
         if self.bold is not None:
             result[list(self.bold)] = self.bold
         return result
 
     def csv(self) -> str:
-        """Plain numbers; the caption and the notes lie beside them (`said`)."""
+        """Return the values as CSV, without caption and notes (see `said`)."""
         return self.values.to_csv(index=False, float_format=_CSV)
 
     def said(self) -> str:
-        """The caption and the notes, a line each."""
+        """Return the caption and the notes, one per line."""
         return "".join(f"{line}\n" for line in (self.caption, *self.notes))
 
     def markdown(self) -> str:
+        """Return the table as Markdown, with caption and notes."""
         cells = self.printed().map(lambda text: text.replace("|", r"\|"))
         cells = cells.where(~self.is_bold(), "**" + cells + "**")
         align = ["left" if self._is_text(name) else "right" for name in self.columns]
-        # Numbers stay as they are written: tabulate must not read them.
+        # Keep tabulate from parsing and reformatting numbers.
         body = tabulate(cells.values.tolist(), self.columns, "pipe", colalign=align, disable_numparse=True)
         notes = "\n".join(f"- {note}" for note in self.notes)
         return "\n\n".join(part for part in (f"**{self.caption}**", body if len(cells) else "", notes) if part) + "\n"
 
     def latex(self) -> str:
-        """What a page of LaTeX includes, see `bench.reporting.tables.latex`."""
+        """Return the table as LaTeX; see `bench.reporting.tables.latex`."""
         texts = [name for name in self.columns if name not in self.formats]
         return latex.document(self.name, self.caption, self.printed(), self.is_bold(), texts, self.notes)
 
     def write(self, folder: Path) -> list[Path]:
-        """<name>.csv with <name>.notes.txt beside it, <name>.md and <name>.tex under `folder`."""
+        """Write <name>.csv, <name>.notes.txt, <name>.md and <name>.tex to a folder; return their paths."""
         folder.mkdir(parents=True, exist_ok=True)
         written = []
         texts = {".csv": self.csv(), ".notes.txt": self.said(), ".md": self.markdown(), ".tex": self.latex()}
@@ -135,7 +147,7 @@ class Table:
 
 
 def shown(form: Format, value: float) -> str:
-    """A number as it is in the CSV, printed: both then round the same way."""
+    """Format a number after rounding it as in the CSV, so that both are rounded the same way."""
     return form(float(_CSV % value))
 
 
@@ -147,12 +159,12 @@ def _cell(form: Format, value: float, deviation: float | None, mark: str | None)
 
 
 def display_names(points: pd.DataFrame) -> dict[str, str]:
-    """What a row of all variants of a method is called: what their labels begin with, and a note that all end with."""
+    """Map each method to its display name: the common start of its variants' labels, and their common ending."""
     return {method: " ".join([name, note]).strip() for method, (name, note) in _shared(points).items()}
 
 
 def variant_names(points: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """(method, variant) -> what its label adds to its method's name: "2x"; empty for an only variant."""
+    """Map (method, variant) to the part of its label after the method's name, such as "2x"; empty for one variant."""
     shared, labels = _shared(points), points.drop_duplicates(["method", "variant"])
     alone = set(labels["method"]) - set(labels.loc[labels["method"].duplicated(), "method"])
     names = {}
@@ -164,9 +176,9 @@ def variant_names(points: pd.DataFrame) -> dict[tuple[str, str], str]:
 
 
 def _shared(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Method -> the words that all its variants' labels begin with, and the bracket that all end with, or "".
+    """Map each method to the common first words of its variants' labels, and their common last bracket or "".
 
-    "TinyBERT" and "(w/o DA)" of "TinyBERT 3L-192 (w/o DA)" and "TinyBERT 3L-384 (w/o DA)".
+    For example, "TinyBERT 3L-192 (w/o DA)" and "TinyBERT 3L-384 (w/o DA)" give "TinyBERT" and "(w/o DA)".
     """
     shared = {}
     for method, values in points.groupby("method")["label"]:
@@ -179,7 +191,7 @@ def _shared(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
                 break
             common.append(column[0])
         name = " ".join(common)
-        if name.count("(") > name.count(")"):  # a bracket that only some labels close
+        if name.count("(") > name.count(")"):  # the labels differ within the bracket
             name = name[: name.rindex("(")].rstrip()
         shared[str(method)] = (name.rstrip(",:;(") or str(method), note)
     return shared

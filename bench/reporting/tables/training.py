@@ -1,4 +1,4 @@
-"""The table of what the training of each model took."""
+"""The table of training costs."""
 
 from collections.abc import Sequence
 
@@ -19,11 +19,11 @@ _UNITS = {"TFLOP": 1e12, "TFLOP with sources": 1e12, "Peak memory, MB": 1e6}
 
 
 def training(points: pd.DataFrame, notes: Sequence[str]) -> Table | None:
-    """Return steps, FLOPs, seconds and memory behind each model, mean over tasks and seeds; None if none is known.
+    """Return the table of training costs, averaged over tasks and seeds, or None if no cost is known.
 
     Args:
         points: All operating points.
-        notes: The notes of all tables.
+        notes: Notes that all tables share.
     """
     rows = succeeded(points).drop_duplicates(RUN)
     if not rows.get("training_steps", pd.Series(dtype=float)).notna().any():
@@ -48,9 +48,9 @@ def training(points: pd.DataFrame, notes: Sequence[str]) -> Table | None:
             "floating-point operations (10^12) of its own training, with the passes of teachers, checkpoint selection "
             "and traces; with sources: also those of every run that it needs, such as its teacher. Seconds and memory "
             "depend on the machine.",
-            "Restarts: trainings that were repeated with another seed since their model gave the same answer to every "
-            "example of the selection split. Collapsed: runs that still did after the last attempt; they count as they "
-            "are.",
+            "Restarts: trainings that were repeated with another seed because the model gave the same answer for every "
+            "example of the selection split. Collapsed: runs where this is still the case after the last attempt; they "
+            "are included in all results.",
             *_collapsed(rows),
         ],
     )
