@@ -1,4 +1,4 @@
-"""The model card of a model that is taken home: what it is, what it scores and costs, and how it came to be."""
+"""Model card of an exported model: description, scores, costs and provenance."""
 
 from __future__ import annotations
 
@@ -37,7 +37,17 @@ def write_card(
     facts: Mapping[str, Any],
     costs: Costs,
 ) -> None:
-    """Writes README.md with YAML front matter. row: the chosen point on validation; facts: its run.json."""
+    """Write the model card README.md with YAML front matter.
+
+    Args:
+        path: The file.
+        settings: The settings of the profile.
+        points: All points of the profile.
+        row: The exported point on validation.
+        task: Its task.
+        facts: Content of its run.json.
+        costs: Costs of its model.
+    """
     parts = [
         f"# {row['label']} on {task.title}",
         _what(row, task, costs),
@@ -60,7 +70,7 @@ def write_card(
 
 
 def _front(settings: Settings, row: pd.Series, task: Task) -> str:
-    """The YAML that the Hub reads."""
+    """Return the YAML front matter, which the Hub reads."""
     backbone, own = settings.backbone.name, task.own
     hub = own.hub if own else "nyu-mll/glue" if settings.data.of(task.name).source == "hub" else None
     results = [
@@ -88,7 +98,7 @@ def _front(settings: Settings, row: pd.Series, task: Task) -> str:
 
 
 def _data(facts: Mapping[str, Any]) -> list[str]:
-    """Return the section on what is not clean in the data; none where nothing was found."""
+    """Return the section on problems found in the data; empty if there are none."""
     found = findings(facts["data"].get("quality", {}))
     return ["## Data quality", "\n".join(f"- {line}" for line in found)] if found else []
 
