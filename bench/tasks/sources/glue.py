@@ -1,4 +1,4 @@
-"""GLUE's text: the Hub's data set, its parquet files in a folder, or the TSV files of GLUE's own site."""
+"""Readers of GLUE: from the Hub, from its Parquet files in a folder, or from the TSV files of GLUE's own site."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ COLUMNS: dict[str, dict[str, str]] = {
 }
 """Our text columns -> those of the site's files."""
 LABELS = {"mrpc": "Quality", "qqp": "is_duplicate", "stsb": "score", "mnli": "gold_label"}
-"""The site's label column, where it is not `label`."""
+"""Label column of the site's files, where it is not `label`."""
 _COLA = ("source", "label", "mark", "sentence")
 _MSR = {"train": "msr_paraphrase_train.txt", "test": "msr_paraphrase_test.txt"}
 
@@ -36,7 +36,14 @@ _MSR = {"train": "msr_paraphrase_train.txt", "test": "msr_paraphrase_test.txt"}
 def hub_reader(
     repository: str, subset: str | None, revision: str | None, columns: Sequence[str], label: str = "label"
 ) -> Read:
-    """Return the reader of a data set of the Hub; of its columns only `columns` are read.
+    """Return a reader of a data set of the Hub.
+
+    Args:
+        repository: owner/name of the data set.
+        subset: Its configuration; None if it has only one.
+        revision: A commit; None: the newest.
+        columns: The columns to read.
+        label: The label column.
 
     Raises:
         UserError: The data set cannot be loaded.
@@ -61,10 +68,15 @@ def hub_reader(
 
 
 def parquet(file: Path, columns: Sequence[str], label: str = "label") -> Piece:
-    """Read those of `columns` that a parquet file has, and the class names that `datasets` wrote into its metadata.
+    """Read columns of a Parquet file, and the class names that `datasets` wrote into its metadata.
+
+    Args:
+        file: The file.
+        columns: The columns to read, if the file has them.
+        label: The label column.
 
     Raises:
-        UserError: The file is unreadable, has one of the columns twice, or holds a value that is no text.
+        UserError: The file is unreadable, has a column twice, or has a value that is not valid text.
     """
     # Read with pyarrow itself: `datasets` would first copy every file into a cache keyed by path and time.
     import pyarrow as pa
@@ -88,7 +100,11 @@ def parquet(file: Path, columns: Sequence[str], label: str = "label") -> Piece:
 
 
 def _values(file: Path, name: str, column: Any) -> list[Any]:
-    """Return a column as Python's values. UserError names the first row whose value has none."""
+    """Return a column as Python values.
+
+    Raises:
+        UserError: A value cannot be converted; the message names its row.
+    """
     try:
         return column.to_pylist()
     except (ValueError, OverflowError):
@@ -101,7 +117,11 @@ def _values(file: Path, name: str, column: Any) -> list[Any]:
 
 
 def folder_reader(task: Task, folder: Path) -> Read:
-    """Reads a task from a folder in either layout, whichever is there. UserError that shows both otherwise."""
+    """Return a reader of a task in a folder, in the Hub's layout or that of GLUE's own site.
+
+    Raises:
+        UserError: The folder has neither layout; the message describes both.
+    """
     hub, site = folder / task.name, folder / task.title
     if any(hub.glob("*.parquet")):
         known = (*task.columns, "label", "idx", "difficulty")
@@ -115,7 +135,7 @@ def folder_reader(task: Task, folder: Path) -> Read:
 
 
 def _site(task: Task, folder: Path, split: str) -> list[Piece]:
-    """A split of the site's files; MRPC's also where only Microsoft's two files and the list of dev pairs are there."""
+    """Read a split of the files of GLUE's site, for MRPC also from Microsoft's two files and the list of dev pairs."""
     name = split.replace("validation", "dev")
     file = folder / f"{name}.tsv"
     if file.is_file():
@@ -137,7 +157,7 @@ def _site(task: Task, folder: Path, split: str) -> list[Piece]:
 
 
 def _table(file: Path, header: tuple[str, ...] = ()) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Column names, and the rows that are not blank, each with its line number. Quotes mean nothing here."""
+    """Return the column names, and line number and cells of each row that is not blank. There is no quoting."""
     try:
         text, _ = decoded(file)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -148,7 +168,14 @@ def _table(file: Path, header: tuple[str, ...] = ()) -> tuple[list[str], list[tu
 
 
 def _tsv(task: Task, file: Path, split: str, pairs: Collection[tuple[str, ...]] | None = None) -> Piece:
-    """The columns of a file of the site; with `pairs` only the rows with these numbers of their two sentences."""
+    """Read the columns of a file of GLUE's site.
+
+    Args:
+        task: The task.
+        file: The file.
+        split: The split.
+        pairs: Pairs of sentence ids; if given, only rows with these are returned.
+    """
     # CoLA's train and dev files have no header.
     given, rows = _table(file, _COLA if task.name == "cola" and split != "test" else ())
     wanted = dict(COLUMNS[task.name])
