@@ -112,8 +112,7 @@ def _file(module: str) -> Path | None:
 
 
 def _belongs(module: str, classes: list[type]) -> bool:
-    """Return whether a module belongs to the method: it is in the same package, or in the same folder as the
-    method's module."""
+    """Return whether a module belongs to the method: it is in the same package or folder as the method's module."""
     top = module.partition(".")[0]
     packages = {each.__module__.partition(".")[0] for each in classes}
     if top in packages or top == "bench":

@@ -1,4 +1,4 @@
-"""The one way from YAML profiles to settings, for the command line and the workflow."""
+"""Load settings from YAML profiles, for the command line and the workflow."""
 
 from __future__ import annotations
 
@@ -14,25 +14,33 @@ from bench.settings.sections import Settings
 from bench.settings.values import expand, explain, merge
 
 PACKAGED = Path(__file__).parents[1] / "packaged"
-"""The workflow, the suite's own profiles and Snakemake's, wherever the package lies: the checkout's own, by links."""
+"""Folder with links to the Snakefile, the workflow, and the profiles of the suite and of Snakemake; files in a
+wheel."""
 
 
 def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
-    """The settings of a YAML file, with `overrides` on top: the one way in for the command line and the workflow.
+    """Load the settings of a YAML file.
 
-    A profile is a file, or the bare name of one of the suite's own (`sketch`), and may build on another with
-    `extends: <file beside it, or a bare name>`. `~`, `$VAR` and `${VAR}` are expanded in paths (this one, and the
-    settings that are paths); a relative `data.path`, or file of `own_tasks`, is relative to the folder of the file that
-    states it, and contestants' modules are looked for in the folder of this one.
+    A profile is a file, or the name of a profile of the suite (`sketch`). It may build on another profile with
+    `extends: <file beside it, or a name>`. `~`, `$VAR` and `${VAR}` are expanded in paths: in `path` and in settings
+    that are paths. A relative `data.path`, or file of `own_tasks`, is relative to the folder of the file that states
+    it. Modules of contestants are searched in the folder of this file.
+
+    Args:
+        path: The profile.
+        overrides: Values that replace those of the profile.
+
+    Returns:
+        The validated settings.
 
     Raises:
-        UserError: One line that names the key, its value and what is allowed.
+        UserError: The profile is not valid; the message names the key, its value and what is allowed.
     """
     return load_several([path], overrides or {})
 
 
 def load_several(paths: Sequence[str | Path], overrides: dict[str, Any]) -> Settings:
-    """`load` of several profiles, each on top of those before it."""
+    """Load several profiles as `load` does; later ones override earlier ones."""
     values: dict[str, Any] = {}
     for path in paths:
         file = profile_file(expand(str(path), "settings"), Path(), "settings")
@@ -41,9 +49,15 @@ def load_several(paths: Sequence[str | Path], overrides: dict[str, Any]) -> Sett
 
 
 def profile_file(name: str, folder: Path, where: str) -> Path:
-    """The file of a profile: of the suite's own by its bare name (`sketch`), of another by its path from `folder`.
+    """Return the file of a profile.
 
-    Raises UserError, which begins with `where`, for a bare name that none of the suite's own has.
+    Args:
+        name: Name of a profile of the suite (`sketch`), or a path.
+        folder: Folder to which a path is relative.
+        where: Prefix of the error message.
+
+    Raises:
+        UserError: The suite has no profile with this name.
     """
     if Path(name).suffix or name != Path(name).name:
         return _from(folder, name) if folder != Path() else Path(name)
@@ -57,7 +71,15 @@ def profile_file(name: str, folder: Path, where: str) -> Path:
 
 
 def check(values: dict[str, Any], where: str) -> Settings:
-    """Settings of a parsed mapping; `where` is named in the error."""
+    """Return validated settings of a parsed mapping.
+
+    Args:
+        values: The mapping.
+        where: Prefix of the error message.
+
+    Raises:
+        UserError: The settings are not valid.
+    """
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -65,7 +87,7 @@ def check(values: dict[str, Any], where: str) -> Settings:
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The values of a profile over those that it extends."""
+    """Return the values of a profile merged over those of the profiles that it extends."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         values = {} if values is None else values
@@ -98,9 +120,9 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _over(below: dict[str, Any], values: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the values of the profile `name` over those below it.
+    """Return the values of the profile `name` merged over `below`.
 
-    An option that it changes, and gives no source for, has the profile itself as its source.
+    The source of an option that it changes, without stating a source, becomes the profile itself.
     """
     merged = merge(below, values)
     entries = merged.get("contestants")
@@ -116,10 +138,12 @@ def _over(below: dict[str, Any], values: dict[str, Any], name: str) -> dict[str,
 
 
 def _mapping(value: Any) -> dict[Any, Any]:
-    """Return `value` if it is a mapping, else an empty one: what is of the wrong type is refused by the sections."""
+    """Return `value` if it is a mapping, else an empty one. Values of the wrong type are refused later, in
+    validation."""
     return value if isinstance(value, dict) else {}
 
 
 def _from(folder: Path, name: str) -> Path:
-    """A path as a file in `folder` means it; one that begins with a variable or ~ is left for later."""
+    """Return the path that `name` means in a file in `folder`. Paths that begin with a variable or ~ are expanded
+    later."""
     return Path(name) if name.startswith(("$", "~")) else (folder / name).absolute()

@@ -1,4 +1,4 @@
-"""What a run is: one set of typed settings, checked before anything trains."""
+"""Sections of the settings of a benchmark, validated before any training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
 
 
 class Section(BaseModel):
-    """A section of the settings; an unknown key is an error, and so are infinity and NaN."""
+    """Section of the settings. Unknown keys, infinity and NaN are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -27,11 +27,11 @@ def _part(key: str, value: int | float) -> None:
 
 
 Length = Annotated[Count, Field(ge=8)]
-"""Tokens; a pair needs three special ones and room for words."""
+"""Number of tokens. A pair needs three special tokens and some words."""
 
 
 class SketchSizes(Section):
-    """How many examples the generator makes of each task."""
+    """Number of examples generated for each task."""
 
     train: Count = Field(600, ge=32, le=10**6, description="Training examples, the calibration part included.")
     validation: Count = Field(300, ge=16, le=10**6, description="Validation examples.")
@@ -39,7 +39,7 @@ class SketchSizes(Section):
 
 
 class Data(Section):
-    """Where the text comes from and how much of it is used."""
+    """Source of the text, and the number of examples used."""
 
     source: Literal["sketch", "folder", "hub"] = Field("sketch", description="Generated, a folder, or the Hub.")
     path: PathSetting | None = Field(
@@ -77,19 +77,19 @@ class Data(Section):
         return self
 
     def of(self, task: str) -> Data:
-        """This section as it holds for one task."""
+        """Return this section with the values that hold for one task."""
         return Data.model_validate(self.model_dump() | {"tasks": {}} | self.tasks.get(task, {}))
 
     @property
     def title(self) -> str:
-        """What a table calls the text."""
+        """Name of the text in tables."""
         return self.note or {"sketch": "sketch (generated)", "folder": "GLUE (folder)", "hub": "GLUE"}[self.source]
 
 
 CLASS_METRICS = ("accuracy", "balanced_accuracy", "f1", "f1_macro", "matthews")
-"""Metrics of classes that a task of one's own may name; f1 is of the second of two."""
+"""Metrics for classification that an own task may use; f1 is that of the second of two classes."""
 SCORE_METRICS = ("pearson", "spearman")
-"""The same of a regression."""
+"""Metrics for regression that an own task may use."""
 
 
 def _shown(label: str) -> str:
@@ -98,7 +98,7 @@ def _shown(label: str) -> str:
 
 
 class OwnTask(Section):
-    """A task of the profile's own: text in files beside it, or on the Hub."""
+    """Task declared in a profile, with text in files or on the Hub."""
 
     columns: list[str] = Field(min_length=1, max_length=2, description="One text column, or two for a pair.")
     labels: list[str | int] | None = Field(
@@ -173,17 +173,17 @@ class OwnTask(Section):
         return self
 
     def within(self, folder: Path) -> OwnTask:
-        """This task with its files' names taken from `folder`, where they are relative."""
+        """Return this task with relative file names resolved against `folder`."""
         return self.model_copy(update={"files": {split: folder / file for split, file in self.files.items()}})
 
     @property
     def source(self) -> str:
-        """What a table calls the text."""
+        """Name of the text in tables."""
         return f"{self.hub} (Hub)" if self.hub else "own files"
 
 
 class Backbone(Section):
-    """The pre-trained encoder that every contestant starts from."""
+    """Pretrained encoder from which contestants start."""
 
     name: Checkpoint = Field(
         description="A Hub id, a folder, or package:<module>/<folder> of an installed Python package."
@@ -193,14 +193,14 @@ class Backbone(Section):
 
 
 class TrainingBudget(Section):
-    """Equal training for all contestants: optimizer steps behind a model's weights, at one batch size."""
+    """Training budget: number of optimizer steps behind a model's weights, at a fixed batch size."""
 
     steps: int = Field(ge=1, description="Optimizer steps, counted over all models whose weights are continued.")
     batch_size: int = Field(32, ge=1, description="Batch size of every stage of every contestant.")
 
 
 class Training(Section):
-    """How every contestant is trained, whatever its recipe."""
+    """Training settings that are the same for all contestants."""
 
     budget: TrainingBudget | None = Field(
         None, description="One training budget for all contestants; null: each recipe's own epochs and batch size."
@@ -231,7 +231,7 @@ class Training(Section):
 
 
 class Thresholds(Section):
-    """The exit-threshold sweep of a trained model; it replays kept traces."""
+    """Choice of exit thresholds, by replay of traces."""
 
     grid: Count = Field(200, ge=2, le=10**6, description="Uniform thresholds over the range of the policy.")
     trials: Count = Field(
@@ -240,7 +240,7 @@ class Thresholds(Section):
 
 
 class Latency(Section):
-    """The wall-clock of the early-exit engine beside the teacher's, for the first seed of every task."""
+    """Measurement of the latency of early-exit models relative to the reference, for the first seed of each task."""
 
     examples: Count = Field(
         64, ge=1, description="Validation examples at batch 32, at even steps through the lengths; a quarter at 1."
@@ -258,7 +258,8 @@ class Latency(Section):
 
 
 class Primary(Section):
-    """The comparisons declared before results are seen; they are corrected for multiplicity apart from the others."""
+    """Comparisons declared before results are known. They are corrected for multiplicity separately from other
+    comparisons."""
 
     contestant: Name | None = Field(
         None, description="Contestant compared with each rival; null: comparisons with the reference alone are primary."
@@ -269,7 +270,7 @@ class Primary(Section):
 
 
 class Comparison(Section):
-    """How contestants are compared: over seeds and examples, corrected for the number of comparisons."""
+    """Comparison of contestants over seeds and examples, corrected for the number of comparisons."""
 
     margin: float = Field(1.0, ge=0, description="Points (of 100) within which contestants are called equal.")
     level: float = Field(0.95, gt=0.5, lt=1, description="Confidence of an interval, and of a family of verdicts.")
@@ -278,7 +279,7 @@ class Comparison(Section):
 
 
 class RatioStudy(Section):
-    """The Optuna study over pruning ratios of one method."""
+    """Ratio study: an Optuna search over the pruning ratios of one method."""
 
     method: Name = Field(description="A contestant that offers a search space.")
     tasks: list[str] = Field(description="Tasks to study.")
@@ -295,7 +296,7 @@ class RatioStudy(Section):
 
 
 class Contestant(Section):
-    """A method under a name: what tables, folders and other contestants call it."""
+    """Method with options, under the name used in tables, folders and by other contestants."""
 
     method: str = Field(
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
@@ -311,12 +312,12 @@ class Contestant(Section):
     )
 
     def options_for(self, task: str) -> dict[str, Any]:
-        """The options that hold for one task."""
+        """Return the options for one task."""
         return merge(self.options, self.tasks.get(task, {}))
 
 
 class Settings(Section):
-    """One benchmark: which contestants, on which tasks, with which seeds, on what text, from what backbone."""
+    """Settings of a benchmark: contestants, tasks, seeds, data and backbone."""
 
     profile: Name = Field(description="Name of the profile; results go to <results>/<profile>.")
     results: Results = Field(Path("results"), description="Folder of all results.")
@@ -403,15 +404,16 @@ class Settings(Section):
         return self
 
     def seeds_of(self, task: str) -> list[int]:
+        """Return the distinct seeds of a task."""
         return list(dict.fromkeys([*self.seeds, *self.more_seeds.get(task, [])]))
 
     def source_of(self, task: str) -> str:
-        """What a table calls the text of a task."""
+        """Return the name of the text of a task in tables."""
         return self.own_tasks[task].source if task in self.own_tasks else self.data.of(task).title
 
     @property
     def glue_caps(self) -> dict[str, str]:
-        """The tasks whose text is GLUE's own -> how many of its examples are used at most, in words; "" for all."""
+        """Tasks with GLUE's own text -> description of the caps on the number of examples; "" if there are none."""
         found = {}
         for task in self.tasks:
             data = self.data.of(task)
@@ -422,5 +424,5 @@ class Settings(Section):
 
     @property
     def root(self) -> Path:
-        """The folder of this profile's results."""
+        """Folder of the results of this profile."""
         return self.results / self.profile

@@ -231,8 +231,7 @@ def spread(labels: ArrayLike, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def folds(groups: NDArray[np.int64], count: int, seed: int) -> list[NDArray[np.int64]]:
-    """Return sorted positions in `count` parts of nearly equal size that do not divide groups; common rows count
-    singly.
+    """Return sorted positions in `count` parts of nearly equal size. No group is divided; common rows count singly.
 
     Raises:
         UserError: There are fewer groups than parts.

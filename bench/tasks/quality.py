@@ -103,8 +103,7 @@ def examine(
 
 
 def overview(quality: Mapping[str, Any]) -> list[str]:
-    """Return lines for `costeff check`: rows of each split and class, fractions of unknown tokens and truncated
-    texts."""
+    """Return lines for `costeff check`: rows per split and class, fractions of unknown tokens and truncated texts."""
     lines = [f"{split}: {_classes(rows)}" for split, rows in quality.get("rows", {}).items()]
     lines += [f"{split}: {_scores(measured)}" for split, measured in quality.get("scores", {}).items()]
     lines.append(f"unknown tokens: {_shares(quality['unknown'])}; texts cut at max_length: {_shares(quality['cut'])}")

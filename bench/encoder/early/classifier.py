@@ -207,8 +207,10 @@ class EarlyExitClassifier(SavedModel):
         return min(int(member["max_positions"]) for member in members)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode and discard the engine, because writes through `Parameter.data` do not change PyTorch's
-        version counters."""
+        """Set the mode and discard the engine.
+
+        Writes through `Parameter.data` do not change PyTorch's version counters, so that changes cannot be detected.
+        """
         self._ready = None
         return super().train(mode)
 

@@ -317,8 +317,10 @@ def _activation(name: str) -> Callable[[Tensor], Tensor]:
 
 
 def _gelu(values: Tensor) -> Tensor:
-    """Return F.gelu(values). Small tensors are passed transposed, so that PyTorch's own kernel is used instead of
-    oneDNN's."""
+    """Return F.gelu(values).
+
+    Small tensors are passed transposed, so that PyTorch's own kernel is used instead of oneDNN's.
+    """
     if values.numel() > _SMALL or values.device.type != "cpu":
         return F.gelu(values)
     return F.gelu(values.t()).t()

@@ -311,8 +311,10 @@ def _as_written(value: Any) -> list[str]:
 
 
 def _glue_words(value: Any) -> list[str]:
-    """Return a label of GLUE in normal form: 1.0 becomes 1, "Not Entailment" becomes not_entailment, aliases are
-    replaced."""
+    """Return a label of GLUE in normal form.
+
+    For example, 1.0 becomes 1 and "Not Entailment" becomes not_entailment. Aliases are replaced.
+    """
     plain = str(value).strip().lower()
     if re.fullmatch(r"-?[0-9]+(\.0*)?", plain):
         return [plain.partition(".")[0]]
