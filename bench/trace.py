@@ -162,8 +162,7 @@ class Costs:
     """[E] coefficients (c0, c1, c2) of each exit, cumulative over exits; see `CONVENTION`."""
 
     def macs(self, exit_index: int, lengths: ArrayLike) -> NDArray[np.int64]:
-        """Return the multiply-adds of examples of `lengths` tokens up to exit `exit_index` (0-based), in the same
-        shape."""
+        """Return multiply-adds up to exit `exit_index` (0-based) of examples of `lengths` tokens, in their shape."""
         n = np.asarray(lengths, dtype=np.int64)
         denominator = math.lcm(*(c.denominator for c in self.coefficients[exit_index]))
         c0, c1, c2 = (int(c * denominator) for c in self.coefficients[exit_index])

@@ -138,12 +138,10 @@ def _over(below: dict[str, Any], values: dict[str, Any], name: str) -> dict[str,
 
 
 def _mapping(value: Any) -> dict[Any, Any]:
-    """Return `value` if it is a mapping, else an empty one. Values of the wrong type are refused later, in
-    validation."""
+    """Return `value` if it is a mapping, else an empty one; validation refuses values of the wrong type."""
     return value if isinstance(value, dict) else {}
 
 
 def _from(folder: Path, name: str) -> Path:
-    """Return the path that `name` means in a file in `folder`. Paths that begin with a variable or ~ are expanded
-    later."""
+    """Return the path that `name` means in a file in `folder`; variables and ~ are expanded later."""
     return Path(name) if name.startswith(("$", "~")) else (folder / name).absolute()

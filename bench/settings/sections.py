@@ -33,39 +33,34 @@ Length = Annotated[Count, Field(ge=8)]
 class SketchSizes(Section):
     """Number of examples generated for each task."""
 
-    train: Count = Field(600, ge=32, le=10**6, description="Training examples, the calibration part included.")
-    validation: Count = Field(300, ge=16, le=10**6, description="Validation examples.")
-    test: Count = Field(0, ge=0, le=10**6, description="Test examples; their labels are hidden, as in GLUE.")
+    train: Count = Field(600, ge=32, le=10**6, description="Training examples, including the calibration split.")
+    validation: Count = Field(300, ge=16, le=10**6, description="Number of validation examples.")
+    test: Count = Field(0, ge=0, le=10**6, description="Number of test examples; their labels are hidden, as in GLUE.")
 
 
 class Data(Section):
     """Source of the text, and the number of examples used."""
 
-    source: Literal["sketch", "folder", "hub"] = Field("sketch", description="Generated, a folder, or the Hub.")
+    source: Literal["sketch", "folder", "hub"] = Field("sketch", description="Generated text, a folder, or the Hub.")
     path: PathSetting | None = Field(
-        None, description="The folder, laid out as the Hub's nyu-mll/glue or as GLUE's own site (source: folder)."
+        None, description="Folder in the layout of the Hub's nyu-mll/glue or of GLUE's own site (source: folder)."
     )
     revision: str = Field(
-        "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
-        description="Commit of nyu-mll/glue on the Hub (source: hub).",
+        "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c", description="Commit of nyu-mll/glue on the Hub (source: hub)."
     )
-    note: str = Field("", description="What tables call the data; say here where a task is only a sample of GLUE.")
-    seed: Seed = Field(0, description="Seed of the sketch, of the calibration part and of the caps.")
-    sketch: SketchSizes = Field(SketchSizes(), description="Sizes of the generated tasks (source: sketch).")
+    note: str = Field("", description="Name of the data in tables. State here whether a task is only a sample of GLUE.")
+    seed: Seed = Field(0, description="Seed of the generated text, the calibration split and the caps.")
+    sketch: SketchSizes = Field(SketchSizes(), description="Sizes of generated tasks (source: sketch).")
     calibration: Count | float = Field(
-        0.1,
-        ge=0,
-        description="Part of train set apart for every choice, if that is calibration: a count, or a fraction below 1.",
+        0.1, ge=0, description="Size of the calibration split: a count, or a fraction of train."
     )
-    max_train: Count | None = Field(None, ge=32, description="Most training examples of a task (a seeded sample).")
-    max_eval: Count | None = Field(
-        None, ge=16, description="Most examples of calibration and of each validation split."
-    )
-    test: bool = Field(False, description="Whether runs trace the test split too; else `costeff submit` does, of one.")
+    max_train: Count | None = Field(None, ge=32, description="Largest number of training examples of a task.")
+    max_eval: Count | None = Field(None, ge=16, description="Largest number of calibration or validation examples.")
+    test: bool = Field(False, description="Whether runs also trace the test split; otherwise `costeff submit` does.")
     max_length: tuple[Length, Length] = Field(
-        (128, 128), description="Most tokens of a single sentence, and of a pair."
+        (128, 128), description="Largest number of tokens of a text and of a pair."
     )
-    tasks: dict[str, dict[str, Any]] = Field({}, description="Other values of this section for a task, by its name.")
+    tasks: dict[str, dict[str, Any]] = Field({}, description="Task -> values of this section for that task.")
 
     @model_validator(mode="after")
     def _check(self) -> Data:
@@ -100,28 +95,22 @@ def _shown(label: str) -> str:
 class OwnTask(Section):
     """Task declared in a profile, with text in files or on the Hub."""
 
-    columns: list[str] = Field(min_length=1, max_length=2, description="One text column, or two for a pair.")
+    columns: list[str] = Field(min_length=1, max_length=2, description="The text column, or two text columns.")
     labels: list[str | int] | None = Field(
-        None,
-        min_length=2,
-        description="The classes, in the order of class ids: each label exactly as the label column holds it.",
+        None, min_length=2, description="The classes, in the order of class ids, each exactly as in the label column."
     )
-    range: tuple[float, float] | None = Field(
-        None, description="Least and greatest label of a regression, in the units of the file."
-    )
-    metrics: list[str] = Field(min_length=1, description="Metrics; the first ranks.")
+    range: tuple[float, float] | None = Field(None, description="Least and greatest label of a regression.")
+    metrics: list[str] = Field(min_length=1, description="Metrics; the first one ranks.")
     files: dict[Literal["train", "validation", "test"], PathSetting] = Field(
-        {}, description="CSV, TSV, JSON lines (.jsonl, .json) or parquet files; test may lack labels."
+        {}, description="Split -> CSV, TSV, JSON lines (.jsonl, .json) or Parquet file; test may lack labels."
     )
-    hub: str | None = Field(None, pattern=r"^[\w.-]+(/[\w.-]+)?$", description="owner/name on the Hub, for files.")
-    subset: str | None = Field(None, description="Which of several configurations that has.")
-    revision: str | None = Field(None, description="Commit on the Hub; null: its newest.")
+    hub: str | None = Field(None, pattern=r"^[\w.-]+(/[\w.-]+)?$", description="owner/name of a data set on the Hub.")
+    subset: str | None = Field(None, description="Configuration of that data set, if it has several.")
+    revision: str | None = Field(None, description="Commit on the Hub; null: the newest.")
     label: str = Field("label", description="The label column.")
-    group: str | None = Field(None, description="A column: rows with one value of it are never parted by calibration.")
-    drop_empty: bool = Field(False, description="Leave out rows with an empty text (and count them).")
-    validation: Count | float = Field(
-        0.1, description="Part of train set apart as validation where there is no such split: a count or a fraction."
-    )
+    group: str | None = Field(None, description="Column whose equal values keep rows in the same split.")
+    drop_empty: bool = Field(False, description="Whether rows with an empty text are left out (and counted).")
+    validation: Count | float = Field(0.1, description="Size of the validation split, if taken from train.")
 
     @field_validator("labels", mode="before")
     @classmethod
@@ -185,108 +174,90 @@ class OwnTask(Section):
 class Backbone(Section):
     """Pretrained encoder from which contestants start."""
 
-    name: Checkpoint = Field(
-        description="A Hub id, a folder, or package:<module>/<folder> of an installed Python package."
-    )
+    name: Checkpoint = Field(description="A Hub id, a folder, or package:<module>/<folder> of an installed package.")
     revision: str | None = Field(None, description="Commit on the Hub.")
-    pooling: Literal["cls", "mean"] = Field("cls", description="Where exits look: the CLS token or the mean of tokens.")
+    pooling: Literal["cls", "mean"] = Field("cls", description="Input of exit heads: CLS token, or mean over tokens.")
 
 
 class TrainingBudget(Section):
     """Training budget: number of optimizer steps behind a model's weights, at a fixed batch size."""
 
-    steps: int = Field(ge=1, description="Optimizer steps, counted over all models whose weights are continued.")
-    batch_size: int = Field(32, ge=1, description="Batch size of every stage of every contestant.")
+    steps: int = Field(ge=1, description="Optimizer steps, summed over all models whose weights are continued.")
+    batch_size: int = Field(32, ge=1, description="Batch size of all stages.")
 
 
 class Training(Section):
     """Training settings that are the same for all contestants."""
 
-    budget: TrainingBudget | None = Field(
-        None, description="One training budget for all contestants; null: each recipe's own epochs and batch size."
-    )
+    budget: TrainingBudget | None = Field(None, description="Training budget; null: each recipe's own epochs.")
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="The device; auto: the GPU if there is one.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 products where the device computes them natively, else float32."
+        "auto", description="Arithmetic of products; auto: bfloat16 if the device supports it natively, else float32."
     )
-    tf32: bool = Field(False, description="float32 products of a GPU, but those of traces, in TF32 (10 bits for 23).")
-    gpu_share: Count = Field(1, ge=1, le=1024, description="Jobs of this machine that share one of its GPUs.")
-    threads: Count = Field(
-        1, ge=1, le=1024, description="CPU threads of a job; numbers are equal only between equal counts."
-    )
-    restarts: int = Field(
-        2,
-        ge=0,
-        le=10,
-        description="Further trainings, with other seeds, of a run whose answers are all the same.",
-    )
-    save_seconds: float = Field(120, gt=0, description="A running stage is saved this often, for a later resume.")
-    eval_batch_size: Count = Field(64, ge=1, description="Batch size of evaluation passes.")
-    kept_gigabytes: float = Field(
-        2.0,
-        ge=0,
-        description="Memory a job may use to keep a teacher's targets instead of computing them again.",
-    )
+    tf32: bool = Field(False, description="Whether float32 products on a GPU use TF32, except for traces.")
+    gpu_share: Count = Field(1, ge=1, le=1024, description="Number of jobs that share a GPU.")
+    threads: Count = Field(1, ge=1, le=1024, description="CPU threads of a job; numbers depend on this count.")
+    restarts: int = Field(2, ge=0, le=10, description="Most retrainings, with other seeds, of a constant model.")
+    save_seconds: float = Field(120, gt=0, description="Seconds between two checkpoints of a running stage.")
+    eval_batch_size: Count = Field(64, ge=1, description="Batch size of evaluation.")
+    kept_gigabytes: float = Field(2.0, ge=0, description="Memory in GB for the cached targets of a teacher.")
 
 
 class Thresholds(Section):
     """Choice of exit thresholds, by replay of traces."""
 
-    grid: Count = Field(200, ge=2, le=10**6, description="Uniform thresholds over the range of the policy.")
-    trials: Count = Field(
-        150, ge=0, le=10**6, description="Trials of the Optuna study over one threshold an exit; 0: no study."
-    )
+    grid: Count = Field(200, ge=2, le=10**6, description="Number of uniform thresholds over the policy's range.")
+    trials: Count = Field(150, ge=0, le=10**6, description="Trials of the threshold search; 0: no search.")
 
 
 class Latency(Section):
     """Measurement of the latency of early-exit models relative to the reference, for the first seed of each task."""
 
     examples: Count = Field(
-        64, ge=1, description="Validation examples at batch 32, at even steps through the lengths; a quarter at 1."
+        64,
+        ge=1,
+        description="Validation examples at batch size 32, evenly spaced by length; a quarter of them at batch size 1.",
     )
     # A machine's pace drifts over seconds, so turns make a ratio steady and more examples do not (benchmarks/clock.py).
     rounds: Count = Field(
         3,
         ge=1,
         le=10**6,
-        description="Turns at batch 32, four times as many at 1; the median ratio counts, quartiles are kept.",
+        description="Rounds at batch size 32; four times as many at 1. The median and quartiles are reported.",
     )
     speedups: list[Annotated[float, Field(gt=0)]] = Field(
-        [1, 2, 4, 8], description="Points measured: the best at these FLOPs speed-ups."
+        [1, 2, 4, 8], description="Speed-ups at which the best point is measured."
     )
 
 
 class Primary(Section):
-    """Comparisons declared before results are known. They are corrected for multiplicity separately from other
-    comparisons."""
+    """Comparisons declared before results are known, with their own correction for multiplicity."""
 
-    contestant: Name | None = Field(
-        None, description="Contestant compared with each rival; null: comparisons with the reference alone are primary."
-    )
+    contestant: Name | None = Field(None, description="Contestant compared with each rival; null: the reference.")
     speedups: list[Annotated[float, Field(ge=1)]] = Field(
-        [2, 4, 8], description="Speed-ups of the primary comparisons; the reference itself is at 1."
+        [2, 4, 8], description="Speed-ups of primary comparisons, besides 1."
     )
 
 
 class Comparison(Section):
     """Comparison of contestants over seeds and examples, corrected for the number of comparisons."""
 
-    margin: float = Field(1.0, ge=0, description="Points (of 100) within which contestants are called equal.")
-    level: float = Field(0.95, gt=0.5, lt=1, description="Confidence of an interval, and of a family of verdicts.")
-    resamples: Count = Field(2_000, ge=100, le=10**6, description="Bootstrap resamples; only their deviation is used.")
-    primary: Primary = Field(Primary(), description="The primary comparisons; all others are exploratory.")
+    margin: float = Field(1.0, ge=0, description="Margin, in points of 100.")
+    level: float = Field(0.95, gt=0.5, lt=1, description="Confidence level of intervals, and of a family of verdicts.")
+    resamples: Count = Field(2_000, ge=100, le=10**6, description="Bootstrap resamples, for standard deviations only.")
+    primary: Primary = Field(Primary(), description="Primary comparisons; all others are exploratory.")
 
 
 class RatioStudy(Section):
     """Ratio study: an Optuna search over the pruning ratios of one method."""
 
-    method: Name = Field(description="A contestant that offers a search space.")
-    tasks: list[str] = Field(description="Tasks to study.")
-    generations: Count = Field(2, ge=1, le=100, description="Rounds of ask, trial jobs, tell.")
-    population: Count = Field(4, ge=1, le=1000, description="Trials a generation.")
+    method: Name = Field(description="Contestant with a search space.")
+    tasks: list[str] = Field(description="Tasks of the study.")
+    generations: Count = Field(2, ge=1, le=100, description="Generations; trials of one generation run in parallel.")
+    population: Count = Field(4, ge=1, le=1000, description="Trials per generation.")
     sampler: Literal["nsgaii", "tpe", "random"] = Field("nsgaii", description="Optuna's sampler.")
-    seed: Seed = Field(0, le=2**31, description="The sampler's seed is this plus the generation.")
+    seed: Seed = Field(0, le=2**31, description="Seed of the sampler in the first generation; increases by 1.")
 
     @model_validator(mode="after")
     def _parents(self) -> RatioStudy:
@@ -299,16 +270,13 @@ class Contestant(Section):
     """Method with options, under the name used in tables, folders and by other contestants."""
 
     method: str = Field(
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
-        description="Import path of its class, package.module:Class.",
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="Import path of its class, package.module:Class."
     )
-    options: dict[str, Any] = Field({}, description="The method's own options.")
-    share: float = Field(
-        1.0, gt=0, description="Part of training.budget; below 1 for a model that other contestants continue."
-    )
-    tasks: dict[str, dict[str, Any]] = Field({}, description="Options with other values for a task, by its name.")
+    options: dict[str, Any] = Field({}, description="Options of the method.")
+    share: float = Field(1.0, gt=0, description="Fraction of training.budget; below 1 if others continue the model.")
+    tasks: dict[str, dict[str, Any]] = Field({}, description="Task -> options with other values for that task.")
     sources: dict[str, Annotated[str, Field(pattern=r"^(paper|code|here)\b")]] = Field(
-        {}, description="Where each option's value comes from: paper, code or here, and a word more."
+        {}, description="Option -> source of its value: paper, code or here, and details."
     )
 
     def options_for(self, task: str) -> dict[str, Any]:
@@ -321,35 +289,27 @@ class Settings(Section):
 
     profile: Name = Field(description="Name of the profile; results go to <results>/<profile>.")
     results: Results = Field(Path("results"), description="Folder of all results.")
-    folder: PathSetting = Field(
-        Path(), description="Where contestants' own modules lie: the profile's folder, set when it is read."
-    )
-    reuse: list[PathSetting] = Field(
-        [], description="Folders of results: what lies there and was asked the same is taken, not trained."
-    )
-    strict: bool = Field(
-        False,
-        description="Refuse to unite runs of unlike arithmetic (device, precision, threads); else a note says so.",
-    )
+    folder: PathSetting = Field(Path(), description="Folder of contestants' modules; set to that of the profile.")
+    reuse: list[PathSetting] = Field([], description="Results folders from which runs with equal inputs are copied.")
+    strict: bool = Field(False, description="Whether differing device, precision or threads are an error, not a note.")
     tasks: list[str] = Field(list(GLUE), min_length=1, description="Tasks to run.")
-    seeds: list[Seed] = Field([0], min_length=1, description="Seeds of training; each is a run of its own.")
-    more_seeds: dict[str, list[Seed]] = Field({}, description="Further seeds for a task, by its name (small tasks).")
+    seeds: list[Seed] = Field([0], min_length=1, description="Seeds of training; each is a separate run.")
+    more_seeds: dict[str, list[Seed]] = Field({}, description="Task -> further seeds for that task, for small tasks.")
     selection: Literal["calibration", "validation"] = Field(
-        "calibration",
-        description="Where checkpoints and thresholds are chosen; validation is the papers' protocol.",
+        "calibration", description="Selection split for checkpoints and thresholds; validation is the papers' protocol."
     )
-    data: Data = Field(Data(), description="The text.")
-    own_tasks: dict[Name, OwnTask] = Field({}, description="Tasks beside GLUE's, by the names that tables print.")
-    backbone: Backbone = Field(description="The pre-trained encoder.")
-    training: Training = Field(Training(), description="How everything trains.")
-    thresholds: Thresholds = Field(Thresholds(), description="The exit-threshold sweep.")
-    latency: Latency = Field(Latency(), description="The latency measurement.")
-    comparison: Comparison = Field(Comparison(), description="What is called better, worse or equal.")
-    contestants: dict[Name, Contestant] = Field(min_length=1, description="The methods, by the names tables use.")
-    reference: Name = Field("teacher", description="The contestant whose full depth is speed-up 1.")
-    depth_reference: Name | None = Field(None, description="The contestant of depth-cut models, for the ELUE score.")
-    ablations: dict[Name, Name] = Field({}, description="Ablation -> the full method it is compared with.")
-    studies: list[RatioStudy] = Field([], description="Pruning-ratio studies.")
+    data: Data = Field(Data(), description="Source and size of the data.")
+    own_tasks: dict[Name, OwnTask] = Field({}, description="Name -> own task, in addition to GLUE's.")
+    backbone: Backbone = Field(description="The pretrained encoder.")
+    training: Training = Field(Training(), description="Training settings of all contestants.")
+    thresholds: Thresholds = Field(Thresholds(), description="Choice of exit thresholds.")
+    latency: Latency = Field(Latency(), description="Measurement of latency.")
+    comparison: Comparison = Field(Comparison(), description="Comparison of contestants.")
+    contestants: dict[Name, Contestant] = Field(min_length=1, description="Name -> method with options.")
+    reference: Name = Field("teacher", description="Contestant whose cost at full depth counts as speed-up 1.")
+    depth_reference: Name | None = Field(None, description="Contestant of models cut at a depth, for the ELUE score.")
+    ablations: dict[Name, Name] = Field({}, description="Ablation -> contestant with which it is compared.")
+    studies: list[RatioStudy] = Field([], description="Ratio studies.")
 
     @model_validator(mode="after")
     def _tasks(self) -> Settings:
