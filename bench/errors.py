@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Sequence
 
-# What safetensors says of a full disk, then torch.save, of a large and of a small tensor.
+# Messages for a full disk of safetensors, and of torch.save for a large and a small tensor.
 _SIGNS = ("No space left on device", "PytorchStreamWriter failed writing", "] . unexpected pos")
 
 

@@ -41,7 +41,7 @@ def code_of(kind: type) -> dict[str, Any]:
 @cache
 def commit_of(file: Path) -> str:
     """Return the commit of the checkout that tracks `file`, with "-dirty" if the file has changed since; else ""."""
-    folder = str(file.parent)  # a file that only lies in a checkout, as an environment may, is no part of it
+    folder = str(file.parent)  # git must track the file: an environment inside a checkout is not part of it
     try:
         subprocess.run(["git", "-C", folder, "ls-files", "--error-unmatch", file.name], capture_output=True, check=True)
         command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12"]
@@ -76,7 +76,7 @@ def changed(kept: dict[str, Any], kind: type) -> bool:
         kind: The class of the method.
     """
     then, now = kept.get("fingerprint") or "", fingerprint(kind)
-    # Python's grammar changes between minor versions, and syntax trees with it.
+    # Syntax trees differ between minor versions of Python.
     return then.split(":")[0] == now.split(":")[0] and then != now
 
 
@@ -105,7 +105,7 @@ def _file(module: str) -> Path | None:
     """Return the source file of a module, or None."""
     try:
         found = sys.modules.get(module) or importlib.util.find_spec(module)
-    except (ImportError, ValueError, AttributeError):  # `from package import attribute` names no module
+    except (ImportError, ValueError, AttributeError):  # the name of an attribute, from `from package import attribute`
         return None
     name = getattr(found, "__file__", None) or getattr(found, "origin", None)
     return Path(name) if name and name.endswith(".py") and Path(name).is_file() else None

@@ -193,7 +193,7 @@ def check_folders(root: Path, *folders: Path) -> None:
     for folder in (root, *folders):
         for each in (folder, *folder.parents):
             if each.is_symlink() and not each.exists():
-                raise UserError(f"{each} is a link to {each.readlink()}, which is not there; make that folder")
+                raise UserError(f"{each} is a link to {each.readlink()}, which does not exist; create that folder")
             if each.exists() and not each.is_dir():
                 raise UserError(f"{each} is a file, where a folder is needed; move it, or name other `results`")
 
@@ -227,11 +227,11 @@ def read_points(settings: Settings) -> pd.DataFrame:
     """
     path = settings.root / "all-points.parquet"
     if not path.is_file():
-        raise UserError(f"{path} is not there yet; run the workflow (snakemake --cores all) first")
+        raise UserError(f"{path} does not exist; run the workflow first: snakemake --cores all")
     points = pd.read_parquet(path).rename(columns=FIELDS)
     run = ["task", "method", "variant", "seed"]
     for *names, weights in points.reindex(columns=[*run, "weights"]).dropna().drop_duplicates().to_numpy():
         key = RunKey(*names)
         if weights_of(run_folder(settings, key)) not in (None, weights):
-            raise UserError(f"{key.path} was made anew since its points were united; run the workflow again")
+            raise UserError(f"{key.path} was trained again after its points were collected; run the workflow again")
     return points

@@ -231,7 +231,7 @@ def test_what_is_there_or_was_made_anew_or_has_no_weights_is_not_taken(settings,
     row = at_budget(points.query("task == 'sst2' and method == 'assistant'"), 1).iloc[0]
     another = row.copy()
     another["score"] = row["score"] - 0.1
-    with pytest.raises(UserError, match="made anew since"):
+    with pytest.raises(UserError, match="trained again after"):
         write_model(settings, points, another, tmp_path / "out")
     elsewhere = settings.model_copy(update={"results": tmp_path})
     folder = run_folder(elsewhere, RunKey("sst2", "assistant", "full", 0))

@@ -115,7 +115,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if parent in (here := (*seen, path.resolve())):
         raise UserError(f"{path}: extends {parent.name} goes round in a circle")
     below = _read(parent, here)
-    below.pop("folder", None)  # where its own contestants lie, not this one's
+    below.pop("folder", None)  # the folder is that of the first file, not of those it extends
     return _over(below, values, path.name)
 
 

@@ -63,7 +63,7 @@ def _path(value: Any) -> Any:
         raise ValueError("an empty path; write . for the current folder")
     if _VARIABLE.search(text):
         raise ValueError(f"{value!r} is {text!r}, which names a variable again; rename that folder")
-    if text.startswith("~"):  # a home folder again, once these settings are written down and read by a job
+    if text.startswith("~"):  # else a job that reads these settings would expand it again
         text = f"./{text}"
     return text
 

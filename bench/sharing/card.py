@@ -119,7 +119,7 @@ def _rule(row: pd.Series, task: Task, costs: Costs) -> str:
     if row["kind"] == "fixed_exit":
         return f"{where}; every text is answered at exit {int(row['exit'])}."
     thresholds = [float(each) for each in row["thresholds"]][:-1] or [float(row["threshold"])]
-    if row["policy"] == "agreement":  # a tolerance between scores, which tables have on the scale of 0 to 5
+    if row["policy"] == "agreement":  # the threshold is a tolerance on the scale of 0 to 5
         unit = (task.range[1] - task.range[0]) / (SCALE[1] - SCALE[0])
         thresholds = [unit * each for each in thresholds]
     several = f" of exit {int(row['exit_start'])} on" if int(row["exit_start"]) > 1 else ""
@@ -217,7 +217,7 @@ def _choice(settings: Settings, points: pd.DataFrame, row: pd.Series) -> str:
 
 def _origin(settings: Settings, row: pd.Series, task: Task, facts: Mapping[str, Any]) -> str:
     asked, data, backbone = facts["asked"], facts["data"], Path(facts["backbone"]["name"])
-    named = backbone.name if backbone.is_absolute() else backbone  # a place on this machine says nothing elsewhere
+    named = backbone.name if backbone.is_absolute() else backbone  # a path of this machine is of no use elsewhere
     sizes = ", ".join(f"{split} {count}" for split, count in data["examples"].items())
     where = ", ".join(f"{name} {value}" for name, value in facts["where"].items())
     table = [

@@ -33,7 +33,7 @@ RUN_FILES = (
     "trace-validation.parquet",
     "trace-validation_mismatched.parquet",
 )
-"""Files of a run that others need: no weights (a model's configuration is its shape) and no text."""
+"""Published files of a run. They contain no weights (only the model's configuration) and no text."""
 FILES = (
     "index.html",
     "all-points.parquet",
@@ -44,7 +44,7 @@ FILES = (
     "sweeps/*/*/history-*.parquet",
     *(f"runs/*/*/*/*/{name}" for name in RUN_FILES),
 )
-"""Files of a results folder that others need; `costeff report` can draw figures for print again."""
+"""Published files of a results folder. Figures for print are left out; `costeff report` draws them again."""
 _RUN_FILE = re.compile(
     r"(run|costs|failure)\.json"
     r"|trace-(calibration|(validation|test)(_matched|_mismatched)?)\.parquet"
@@ -84,7 +84,7 @@ _VALUES = {
     "selection": {"calibration", "validation"},
     "status": {"ok", "failed"},
 }
-"""Values of columns of `all-points.parquet` that have few; a failed run has none in some."""
+"""Allowed values of categorical columns of `all-points.parquet`; a failed run has no value in some of them."""
 _LARGEST = 1e18
 MAX_SHOWN = 12
 """Largest number of refused entries in an error message."""
@@ -272,7 +272,7 @@ def settings_of(folder: Path) -> Settings:
         )
     except ValidationError as error:
         raise UserError(f"{file}: {printable(explain(error, Settings))}") from None
-    # The folder may have any name; it need not be one that a profile could have.
+    # The name of the folder need not be a valid name of a profile.
     return settings.model_copy(update={"results": folder.absolute().parent, "profile": folder.absolute().name})
 
 

@@ -69,7 +69,7 @@ def write_model(settings: Settings, points: pd.DataFrame, row: pd.Series, out: P
         UserError: As in `take`.
     """
     if out.exists():
-        raise UserError(f"{out} is there already; name a folder that is not, or remove it")
+        raise UserError(f"{out} already exists; name another folder, or remove it")
     key = RunKey(str(row["task"]), str(row["method"]), str(row["variant"]), int(row["seed"]))
     folder = run_folder(settings, key)
     if not has_weights(folder):
@@ -78,7 +78,7 @@ def write_model(settings: Settings, points: pd.DataFrame, row: pd.Series, out: P
     trace = Trace.load(folder / "trace-validation.parquet")
     now = float(score(str(row["metric"]), predicted(row, trace), trace.labels))
     if abs(now - float(row["score"])) > 1e-9:
-        raise UserError(f"{key.path} was made anew since its points were united; run the workflow again")
+        raise UserError(f"{key.path} was trained again after its points were collected; run the workflow again")
     task = task_named(key.task, settings.own_tasks)
     units = task.range if task.regression and not task.is_glue else None
     model = EarlyExitClassifier.of(load_model(folder, torch.device("cpu")), plain(row), task.labels, units)

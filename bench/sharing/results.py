@@ -64,7 +64,7 @@ def _complete_or_not_at_all(out: Path) -> Iterator[Path]:
         UserError: `out` is not empty or cannot be written.
     """
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise UserError(f"{out} is not empty; name a folder that is not there yet, or remove it")
+        raise UserError(f"{out} is not empty; name a folder that does not exist, or remove it")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent.absolute())

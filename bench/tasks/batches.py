@@ -53,7 +53,7 @@ def length_batches(
     size = np.asarray(lengths)
     if generator is None:
         return _cut(np.argsort(-size, kind="stable"), batch_size)
-    # Noise on the lengths keeps an example from meeting the same neighbours in every epoch.
+    # Noise on the lengths gives an example different neighbours in each epoch.
     noisy = size * generator.uniform(0.9, 1.1, len(size))
     batches: list[NDArray[np.int64]] = []
     for group in _cut(generator.permutation(len(size)), MEGA_BATCH * batch_size):

@@ -76,7 +76,7 @@ _TASKS = (
         columns=("sentence",),
         labels=("unacceptable", "acceptable"),
         metrics=("matthews", "accuracy"),
-        # The same words, judged twice: 40 of 8,551 sentences.
+        # 40 of 8,551 sentences occur twice with the same words.
         grouping=shared("sentence"),
         submission_files=("CoLA.tsv",),
         submission_words=BINARY,
@@ -87,7 +87,7 @@ _TASKS = (
         columns=("sentence",),
         labels=("negative", "positive"),
         metrics=("accuracy",),
-        # Train holds the phrases of a sentence's parse tree, nine of each on average; validation holds sentences.
+        # Train has the phrases of each sentence's parse tree, nine on average; validation has whole sentences.
         grouping=nested("sentence"),
         submission_files=("SST-2.tsv",),
         submission_words=BINARY,
@@ -98,7 +98,7 @@ _TASKS = (
         columns=("sentence1", "sentence2"),
         labels=("not_equivalent", "equivalent"),
         metrics=("f1", "accuracy"),
-        # A news sentence stands in several pairs: 14 % of train.
+        # 14 % of train are pairs with a sentence that occurs in several pairs.
         grouping=shared("sentence1", "sentence2"),
         submission_files=("MRPC.tsv",),
         submission_words=BINARY,
@@ -109,7 +109,7 @@ _TASKS = (
         columns=("question1", "question2"),
         labels=("not_duplicate", "duplicate"),
         metrics=("f1", "accuracy"),
-        # Questions are linked: where a is asked like b and b like c, a and c give each other away.
+        # Questions are linked: if a duplicates b and b duplicates c, then a duplicates c.
         grouping=shared("question1", "question2"),
         submission_files=("QQP.tsv",),
         submission_words=BINARY,
@@ -122,7 +122,7 @@ _TASKS = (
         columns=("sentence1", "sentence2"),
         labels=(),
         metrics=("pearson", "spearman"),
-        # Captions and headlines are paired several times: 23 % of train.
+        # 23 % of train are pairs with a caption or headline that occurs in several pairs.
         grouping=shared("sentence1", "sentence2"),
         submission_files=("STS-B.tsv",),
         submission_words=(),
@@ -133,7 +133,7 @@ _TASKS = (
         columns=("premise", "hypothesis"),
         labels=("entailment", "neutral", "contradiction"),
         metrics=("accuracy",),
-        # Each premise was given three hypotheses, one a label.
+        # Each premise has three hypotheses, one for each label.
         grouping=shared("premise"),
         submission_files=("MNLI-m.tsv", "MNLI-mm.tsv"),
         submission_words=("entailment", "neutral", "contradiction"),
@@ -146,7 +146,7 @@ _TASKS = (
         columns=("question", "sentence"),
         labels=ENTAILMENT,
         metrics=("accuracy",),
-        # Paragraphs carry no mark; what shows of them are sentences and questions that stand in several pairs.
+        # Paragraphs are not marked; only sentences and questions in several pairs are related.
         grouping=shared("question", "sentence"),
         submission_files=("QNLI.tsv",),
         submission_words=ENTAILMENT,
@@ -157,7 +157,7 @@ _TASKS = (
         columns=("sentence1", "sentence2"),
         labels=ENTAILMENT,
         metrics=("accuracy",),
-        # Passages are asked several hypotheses, and hypotheses of several passages: 31 % of train.
+        # 31 % of train are pairs with a passage or hypothesis that occurs in several pairs.
         grouping=shared("sentence1", "sentence2"),
         submission_files=("RTE.tsv",),
         submission_words=ENTAILMENT,
@@ -168,7 +168,7 @@ _TASKS = (
         columns=("sentence1", "sentence2"),
         labels=("not_entailment", "entailment"),
         metrics=("accuracy",),
-        # A schema is one text with several readings of its pronoun: 93 % of train.
+        # 93 % of train are pairs with a text that occurs with several readings of its pronoun.
         grouping=shared("sentence1", "sentence2"),
         submission_files=("WNLI.tsv",),
         submission_words=BINARY,

@@ -109,7 +109,7 @@ def _holders(texts: Sequence[Sequence[str]]) -> NDArray[np.int64]:
     values = np.random.default_rng(0).integers(2**64, size=len(names) + 1, dtype=np.uint64)
     lengths = np.array([len(text) for text in texts])
     owner = np.full(len(texts), COMMON)
-    held, source = [values[-1:]], [np.array([COMMON])]  # the longest texts' words, a mark between, and whose they are
+    held, source = [values[-1:]], [np.array([COMMON])]  # words of the longest texts with separators, and their texts
     for length in sorted(set(lengths.tolist()) - {0}, reverse=True):
         here = np.flatnonzero(lengths == length)
         own = _runs(values[[names[word] for i in here for word in texts[int(i)]]], length)[::length]
@@ -203,7 +203,7 @@ def set_apart(
     for row in order.tolist():
         if len(chosen) < count and int(ids[row]) in taken:
             chosen[row] = None
-    rank = rng.permutation(len(sizes))  # of equally small groups one after the other, in random order
+    rank = rng.permutation(len(sizes))  # random order of groups of equal size
     for row in order[np.lexsort((rank[ids[order]], sizes[ids[order]]))].tolist():
         if len(chosen) < count:
             chosen[row] = None
@@ -241,7 +241,7 @@ def folds(groups: NDArray[np.int64], count: int, seed: int) -> list[NDArray[np.i
     if len(names) < count:
         raise UserError(f"{count} folds of {len(names)} groups of examples; use fewer")
     order = np.random.default_rng(seed).permutation(len(names))
-    # The largest first, each to the part that is the smallest so far; equal ones at random.
+    # The largest groups first, in random order among equal sizes, each added to the smallest part.
     order = order[np.argsort(-sizes[order], kind="stable")]
     part = np.zeros(len(names), dtype=np.int64)
     filled = np.zeros(count, dtype=np.int64)

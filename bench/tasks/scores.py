@@ -107,7 +107,7 @@ def _matthews(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floa
 
 def _pearson(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floats:
     x, y = predicted.astype(np.float64), true.astype(np.float64)
-    # Rounding can leave a constant row a tiny variance, so constancy is read before centring.
+    # After centring, rounding can give a constant row a tiny variance.
     constant = (np.ptp(x, axis=-1) == 0) | (np.ptp(y) == 0)
     x -= x.mean(axis=-1, keepdims=True)
     y -= y.mean()
@@ -116,7 +116,7 @@ def _pearson(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Float
 
 
 def _spearman(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floats:
-    from scipy.stats import rankdata  # half a second to import, and one task needs it
+    from scipy.stats import rankdata  # slow to import (0.5 s), used by one task only
 
     return _pearson(rankdata(predicted, axis=-1), rankdata(true))
 
@@ -128,7 +128,7 @@ def _confusion(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> tup
     right = [true == each for each in classes]
     hits = [(a & b).sum(axis=-1) for a, b in zip(said, right, strict=True)]
     guessed, actual = [a.sum(axis=-1) for a in said], [b.sum() for b in right]
-    # Class 0 is what remains.
+    # Class 0 follows from the totals.
     hits.insert(0, (predicted == true).sum(axis=-1) - sum(hits))
     guessed.insert(0, len(true) - sum(guessed) + np.zeros(predicted.shape[:-1]))
     actual.insert(0, len(true) - sum(actual))

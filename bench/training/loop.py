@@ -301,7 +301,7 @@ class _Stage:
         tensors |= {f"best.{key}": value for key, value in (self.best or {}).items()}
         for name, parameter in self.trained.items():
             tensors |= {f"optimizer.{name}.{key}": value for key, value in self.optimizer.state[parameter].items()}
-        # As they are: to write them back here would round the table otherwise than an unbroken stage does.
+        # Not written back to the table, whose rounding would then differ from that of an uninterrupted stage.
         tensors |= {f"words.{i}": words.rows.detach() for i, words in enumerate(self.words)}
         notes = {
             "step": self.done,
@@ -322,8 +322,8 @@ class _Stage:
             words.factor = notes["factors"][i]
         for name, parameter in self.trained.items():
             found = _under(f"optimizer.{name}.", tensors)
-            if found:  # else no loss has reached it yet
-                # In the parameter's own layout in memory: the fused step goes through all three as they lie.
+            if found:  # empty before the first gradient of the parameter
+                # The fused step needs the memory layout of the parameter.
                 likes = {"exp_avg": parameter, "exp_avg_sq": parameter, "step": torch.zeros((), device=self.device)}
                 state = {key: torch.empty_like(like).copy_(found[key]) for key, like in likes.items()}
                 self.optimizer.state[parameter] = state

@@ -118,7 +118,7 @@ class EarlyExitClassifier(SavedModel):
         super().__init__(config)
         inner = dict(config.model)
         self.model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**inner))
-        operating.leaves(config.leaving)  # an unknown policy is refused here
+        operating.leaves(config.leaving)  # raises for an unknown exit policy
         self._ready: _Ready | None = None
         self.post_init()
 
@@ -192,12 +192,12 @@ class EarlyExitClassifier(SavedModel):
         lengths = torch.full((len(ids),), width) if mask is None else mask.sum(dim=1).cpu()
         longest = int(lengths.max())
         if longest > most:
-            raise UserError(f"a text of {longest} tokens, and the model has {most} positions; pass truncation=True")
+            raise UserError(f"a text has {longest} tokens, but the model has {most} positions; pass truncation=True")
         if mask is not None and not bool((mask == (torch.arange(width) < lengths[:, None]).to(mask.device)).all()):
-            raise UserError("texts are padded on the left or within; this model wants its padding on the right")
+            raise UserError("texts are padded on the left or within; this model needs padding on the right")
         if self.dtype != torch.float32:
-            raise UserError(f"this model answers in float32, as it was measured, not {self.dtype}; load it as it is")
-        # Padding beyond the longest text, and beyond each text, holds what the tokenizer likes: 0 is what was measured.
+            raise UserError(f"this model computes in float32, not in {self.dtype}; load it without a dtype")
+        # Tokenizers use different padding ids; the model was evaluated with 0.
         ids = ids[:, :longest] if mask is None else (ids * mask)[:, :longest]
         second = None if segments is None or not bool(segments.any()) else segments[:, :longest].contiguous()
         return Batch(ids.contiguous(), second, lengths.numpy())

@@ -127,7 +127,7 @@ class DeployedEncoder:
         self.first = self.positions if self.segments is None else self.positions + self.segments[0]
         """[positions, d] sum of position and segment embedding for tokens of the first text."""
         layers = cast(list[Layer], list(model.layers))
-        shifts = [layer.attention_output.bias.detach() for layer in layers]  # carried by the hidden state into a layer
+        shifts = [layer.attention_output.bias.detach() for layer in layers]  # contained in the input of each layer
         shifts.append(torch.zeros_like(shifts[0]))
         self.norm_shape, self.eps = (config.hidden_size,), config.layer_norm_eps
         self.norm = _norm(embeddings.norm, shifts[0])

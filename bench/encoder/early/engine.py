@@ -58,11 +58,11 @@ def answer(
     """
     last = model.exit_count - 1
     going = model.begin(batch)
-    rows = np.arange(len(batch.lengths))  # who is still here
-    seen: list[NDArray[np.float32]] = []  # their logits [rows, C] at each exit so far
+    rows = np.arange(len(batch.lengths))  # remaining examples
+    seen: list[NDArray[np.float32]] = []  # their logits [rows, C] at each previous exit
     signals: list[NDArray[np.float32]] = []
     exits = np.full(len(rows), last)
-    order, answers = [], []  # who left, and with what
+    order, answers = [], []  # examples in the order of their exits, and their logits
     for e in range(last):
         said = going.advance(e).cpu().numpy()
         logits = said[:, : model.outputs]

@@ -26,7 +26,7 @@ COLUMNS: dict[str, dict[str, str]] = {
     "rte": _PAIR,
     "wnli": _PAIR,
 }
-"""Our text columns -> those of the site's files."""
+"""Text columns of tasks -> columns of the site's files."""
 LABELS = {"mrpc": "Quality", "qqp": "is_duplicate", "stsb": "score", "mnli": "gold_label"}
 """Label column of the site's files, where it is not `label`."""
 _COLA = ("source", "label", "mark", "sentence")
@@ -48,12 +48,12 @@ def hub_reader(
     Raises:
         UserError: The data set cannot be loaded.
     """
-    import datasets  # costs a second, so only where it is used
+    import datasets  # slow to import (1 s)
 
     place = " ".join(name for name in (repository, subset) if name)
     try:
         loaded = datasets.load_dataset(*place.split(), revision=revision)
-    except Exception as error:  # the client raises anything from OSError to its own classes
+    except Exception as error:  # the client raises OSError and classes of its own
         raise UserError(f"cannot load {place} at {revision or 'its newest'}: {first_line(error)}") from error
 
     def read(split: str) -> list[Piece]:
@@ -78,7 +78,7 @@ def parquet(file: Path, columns: Sequence[str], label: str = "label") -> Piece:
     Raises:
         UserError: The file is unreadable, has a column twice, or has a value that is not valid text.
     """
-    # Read with pyarrow itself: `datasets` would first copy every file into a cache keyed by path and time.
+    # pyarrow reads the file in place; `datasets` would copy it into a cache first.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -95,7 +95,7 @@ def parquet(file: Path, columns: Sequence[str], label: str = "label") -> Piece:
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{file}: unreadable: {first_line(error)}") from error
     except (KeyError, TypeError, ValueError, AttributeError):
-        names = None  # metadata of another kind says nothing about labels
+        names = None  # metadata of another kind has no class names
     return Piece(str(file), read, tuple(names or ()), there=tuple(there))
 
 
@@ -192,7 +192,7 @@ def _tsv(task: Task, file: Path, split: str, pairs: Collection[tuple[str, ...]] 
         rows = [(line, row) for line, row in rows if (row[first], row[second]) in pairs]
     places = [given.index(name) for name in wanted.values()]
     whole = [(line, row) for line, row in rows if max(places) < len(row)]
-    if len(whole) < len(rows) and task.name != "qqp":  # QQP's rows that break off are left out by everyone's loaders
+    if len(whole) < len(rows) and task.name != "qqp":  # other loaders also leave out truncated rows of QQP
         line, row = next((line, row) for line, row in rows if max(places) >= len(row))
         raise UserError(f"{file}: line {line}: the row breaks off after {row[-1]!r}")
     columns: Columns = {name: [row[place] for _, row in whole] for name, place in zip(wanted, places, strict=True)}
