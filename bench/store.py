@@ -195,7 +195,7 @@ def check_folders(root: Path, *folders: Path) -> None:
             if each.is_symlink() and not each.exists():
                 raise UserError(f"{each} is a link to {each.readlink()}, which does not exist; create that folder")
             if each.exists() and not each.is_dir():
-                raise UserError(f"{each} is a file, where a folder is needed; move it, or name other `results`")
+                raise UserError(f"{each} is a file, where a folder is needed; move it, or set another `results`")
 
 
 def record_failure(settings: Settings, key: RunKey, reason: str, *, again: bool) -> None:

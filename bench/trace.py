@@ -106,7 +106,7 @@ class Trace:
             )
         except (OSError, pa.ArrowException, LookupError, TypeError, ValueError, MemoryError, RecursionError) as error:
             what = "no trace" if isinstance(error, FileNotFoundError) else f"not a readable trace ({error})"
-            raise UserError(f"{path}: {what}; delete it if it is there and record the run again") from error
+            raise UserError(f"{path}: {what}; delete the file and record the run again") from error
         _check_weights(path, weights)
         return trace
 

@@ -64,8 +64,8 @@ def profile_file(name: str, folder: Path, where: str) -> Path:
     own = sorted(path.stem for path in (PACKAGED / "config").glob("*.yaml"))
     if name not in own:
         raise UserError(
-            f"{where}: no profile of the suite is named {name!r}; there are {', '.join(own)}; "
-            "a file of your own is named with its ending, such as mine.yaml"
+            f"{where}: no profile of the suite is named {name!r}; the profiles are {', '.join(own)}; "
+            "to use a file, write its suffix, such as mine.yaml"
         )
     return (PACKAGED / "config" / f"{name}.yaml").resolve()
 
@@ -113,7 +113,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     where = f"{path}: extends"
     parent = profile_file(expand(str(values.pop("extends")), where), path.parent.absolute(), where).resolve()
     if parent in (here := (*seen, path.resolve())):
-        raise UserError(f"{path}: extends {parent.name} goes round in a circle")
+        raise UserError(f"{path}: extends {parent.name}, which extends this file; remove one `extends`")
     below = _read(parent, here)
     below.pop("folder", None)  # the folder is that of the first file, not of those it extends
     return _over(below, values, path.name)

@@ -23,7 +23,7 @@ class Section(BaseModel):
 
 def _part(key: str, value: int | float) -> None:
     if value < 0 or (isinstance(value, float) and not 0 < value < 1):
-        raise ValueError(f"{key} = {value}: a whole count, or a fraction between 0 and 1")
+        raise ValueError(f"{key} = {value}: must be a count, or a fraction between 0 and 1")
 
 
 Length = Annotated[Count, Field(ge=8)]
@@ -68,7 +68,7 @@ class Data(Section):
         if self.source == "folder" and self.path is None:
             raise ValueError("path is missing: source: folder needs the folder's name")
         if self.source != "folder" and self.path is not None:
-            raise ValueError(f"path = {self.path} goes with source: folder, not source: {self.source}")
+            raise ValueError(f"path = {self.path} requires source: folder, not source: {self.source}")
         return self
 
     def of(self, task: str) -> Data:
@@ -116,15 +116,15 @@ class OwnTask(Section):
     @classmethod
     def _unquoted(cls, labels: Any) -> Any:
         if isinstance(labels, list) and any(isinstance(label, bool) for label in labels):
-            raise ValueError("YAML reads yes, no, on, off, true and false as something else than words; quote them")
+            raise ValueError("YAML reads yes, no, on, off, true and false as booleans; put them in quotes")
         return labels
 
     @model_validator(mode="after")
     def _whole(self) -> OwnTask:
         if (self.labels is None) == (self.range is None):
-            raise ValueError("either labels (classes) or range (a regression) is needed")
+            raise ValueError("exactly one of labels (classes) and range (a regression) is required")
         if self.range and not self.range[0] < self.range[1]:
-            raise ValueError(f"range = {list(self.range)}: the least label comes first")
+            raise ValueError(f"range = {list(self.range)}: the least label must come first")
         if self.range and not math.isfinite(self.range[1] - self.range[0]):
             raise ValueError(f"range = {list(self.range)}: both ends must be finite numbers")
         for key, values in (("labels", self.labels or []), ("columns", self.columns), ("metrics", self.metrics)):
@@ -144,21 +144,21 @@ class OwnTask(Section):
             if metric not in allowed:
                 raise ValueError(f"metrics: there is no {metric!r} here; choose from {', '.join(allowed)}")
         if "f1" in self.metrics and self.labels and len(self.labels) != 2:
-            raise ValueError("metrics: f1 is of the second of two classes; of more take f1_macro")
+            raise ValueError("metrics: f1 needs two classes; use f1_macro for more")
         if bool(self.files) == bool(self.hub):
-            raise ValueError("either files or hub says where the text is")
+            raise ValueError("exactly one of files and hub is required")
         if not self.hub and (self.subset or self.revision):
-            raise ValueError("subset and revision go with hub")
+            raise ValueError("subset and revision require hub")
         if self.files and "train" not in self.files:
             raise ValueError("files: train is missing")
         for split, file in self.files.items():
             if file.suffix not in (".csv", ".tsv", ".jsonl", ".json", ".parquet"):
                 raise ValueError(f"files.{split}: {file}: its name must end in .csv, .tsv, .jsonl, .json or .parquet")
         if {self.label, self.group} & set(self.columns) or self.label == self.group:
-            raise ValueError("columns, label and group are different columns")
+            raise ValueError("columns, label and group must be different columns")
         _part("validation", self.validation)
         if not self.validation:
-            raise ValueError("validation = 0: results are reported on it")
+            raise ValueError("validation = 0: the split is needed to report results")
         return self
 
     def within(self, folder: Path) -> OwnTask:
@@ -262,7 +262,7 @@ class RatioStudy(Section):
     @model_validator(mode="after")
     def _parents(self) -> RatioStudy:
         if self.sampler == "nsgaii" and self.population < 2:
-            raise ValueError(f"population = {self.population}: nsgaii crosses at least 2 trials")
+            raise ValueError(f"population = {self.population}: nsgaii needs at least 2 trials")
         return self
 
 
@@ -315,11 +315,11 @@ class Settings(Section):
     def _tasks(self) -> Settings:
         for task in self.own_tasks:
             if task.lower() in (*GLUE, "average"):
-                raise ValueError(f"own_tasks.{task}: the name is taken; choose another")
+                raise ValueError(f"own_tasks.{task}: the name is reserved; choose another")
         known = (*GLUE, *self.own_tasks)
         for key, names in (("tasks", self.tasks), ("own_tasks", known), ("contestants", self.contestants)):
             if wrong := twins(names):
-                raise ValueError(f"{key}: {wrong}; name one of them otherwise")
+                raise ValueError(f"{key}: {wrong}; rename one of them")
         drawn = {"seeds": self.seeds, **{f"more_seeds.{task}": more for task, more in self.more_seeds.items()}}
         for key, seeds in drawn.items():
             if len(set(seeds)) < len(seeds):
@@ -338,7 +338,7 @@ class Settings(Section):
             except ValidationError as error:
                 raise ValueError(f"data.tasks.{task}.{explain(error, Data)}") from None
             if self.selection == "calibration" and task in self.tasks and not data.calibration:
-                raise ValueError(f"data.calibration = 0: {task} is chosen on it; or set selection: validation")
+                raise ValueError(f"data.calibration = 0: needed for choices on {task}; or set selection: validation")
         return self
 
     @model_validator(mode="after")
@@ -349,12 +349,12 @@ class Settings(Section):
         }
         named |= {"ablations": [*self.ablations, *self.ablations.values()]}
         named |= {"studies": [study.method for study in self.studies]}
-        declared = self.comparison.primary.contestant
+        declared, known = self.comparison.primary.contestant, ", ".join(self.contestants)
         named |= {"comparison.primary.contestant": [declared] * bool(declared)}
         for key, names in named.items():
             for name in names:
                 if name not in self.contestants:
-                    raise ValueError(f"{key}: {name!r} is not a contestant; there are {', '.join(self.contestants)}")
+                    raise ValueError(f"{key}: {name!r} is not a contestant; the contestants are {known}")
         studied = [(study.method, task) for study in self.studies for task in study.tasks]
         for method, task in studied:
             if task not in self.tasks:

@@ -40,15 +40,13 @@ def _expanded(text: str) -> str:
     def value(found: re.Match[str]) -> str:
         name = found[1] or found[2]
         if name not in os.environ:
-            raise ValueError(f"{text!r} names the variable {name}, which is not set; set it, or write the value")
+            raise ValueError(f"{text!r} uses the variable {name}, which is not set; set it, or write the value")
         return os.environ[name]
 
     try:
         home = str(Path(text).expanduser()) if text.startswith("~") else text
     except RuntimeError:
-        raise ValueError(
-            f"{text!r}: this home folder is not known; write the path, or ./~ for that character"
-        ) from None
+        raise ValueError(f"{text!r}: this home folder is unknown; write the path, or ./~ for a literal ~") from None
     return _VARIABLE.sub(value, home)
 
 
@@ -62,7 +60,7 @@ def _path(value: Any) -> Any:
     if not text:
         raise ValueError("an empty path; write . for the current folder")
     if _VARIABLE.search(text):
-        raise ValueError(f"{value!r} is {text!r}, which names a variable again; rename that folder")
+        raise ValueError(f"{value!r} is {text!r}, which contains a variable again; rename that folder")
     if text.startswith("~"):  # else a job that reads these settings would expand it again
         text = f"./{text}"
     return text
@@ -74,7 +72,7 @@ def _results(path: Path) -> Path:
         raise ValueError(f"{str(path)!r} holds {min(found)}, which Snakemake reads as a wildcard; rename the folder")
     parts = [len(os.fsencode(part)) for part in path.parts]
     if max(parts, default=0) > 255 or len(os.fsencode(path.absolute())) > _LONGEST_PATH:
-        raise ValueError("the path is too long; name a folder of at most 255 bytes a part")
+        raise ValueError("the path is too long; use a folder whose parts have at most 255 bytes each")
     return path
 
 

@@ -188,7 +188,7 @@ class ResultsFolder:
         for row in table[[*_RUN]].drop_duplicates().itertuples(index=False):
             if RunKey(*row) not in self.runs:
                 place = printable("/".join(map(str, row)))
-                raise UserError(f"{self.path / name}: rows of a run that is not there: {place}")
+                raise UserError(f"{self.path / name}: rows of a run that the folder does not contain: {place}")
         return table
 
 
@@ -227,7 +227,7 @@ def open_folder(folder: Path) -> ResultsFolder:
     files = [file for file in sorted((folder / "runs").rglob("*")) if file.is_file() and not file.is_symlink()]
     runs = _runs(folder, files, refused)
     if not runs:
-        raise UserError(f"{folder} holds no runs; name a results folder, or one that `costeff publish` wrote")
+        raise UserError(f"{folder} has no runs; name a results folder, or one that `costeff publish` wrote")
     return ResultsFolder(folder, settings_of(folder), runs)
 
 
@@ -316,7 +316,7 @@ def _facts(file: Path, key: RunKey) -> dict[str, Any]:
     """Return the content of a `run.json` that is complete and agrees with the path of its run."""
     facts = read_mapping(file, json.loads)
     if facts.get("key") != key.facts:
-        raise UserError(f"its key is not its place: {json.dumps(facts.get('key'))}")
+        raise UserError(f"its key does not match its path: {json.dumps(facts.get('key'))}")
     try:
         _RunFacts.validate_python(facts)
     except ValidationError as error:

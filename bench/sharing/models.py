@@ -104,7 +104,7 @@ def chosen(
     """
     for what, name, there in (("task", task, settings.tasks), ("contestant", method, list(settings.contestants))):
         if name not in there:
-            raise UserError(f"no {what} {name!r} in this profile; there are {', '.join(there)}")
+            raise UserError(f"no {what} {name!r} in this profile; choose from {', '.join(there)}")
     seeds = settings.seeds_of(task)
     if seed is not None and seed not in seeds:
         raise UserError(f"{task} was not run with seed {seed}; its seeds are {', '.join(map(str, seeds))}")

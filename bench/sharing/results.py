@@ -46,7 +46,7 @@ def publish(settings: Settings, out: Path) -> int:
     above = {place for file in files for place in (file, *file.parents) if place.is_relative_to(root) and place != root}
     if refused := sorted(place for place in above if place.is_symlink() or not (place.is_file() or place.is_dir())):
         named = ", ".join(printable(place.relative_to(root)) for place in refused)
-        raise UserError(f"{root}: links and special files are not published: {named}; put files in their place")
+        raise UserError(f"{root}: links and special files are not published: {named}; replace them by files")
     with _complete_or_not_at_all(out) as part:
         for file in files:
             target = part / file.relative_to(root)
@@ -181,7 +181,7 @@ def _check_alike(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], a: Pa
     facts: dict[str, Callable[[dict[str, Any]], Any]] = {
         "the version of the suite": lambda run: run["asked"]["suite"],
         "the backbone": lambda run: run["asked"]["backbone"],
-        "the split that choices are made on": lambda run: run["asked"]["selection"],
+        "the selection split": lambda run: run["asked"]["selection"],
         "arithmetic": lambda run: run["where"]["precision"],
     }
     tasks = {each["key"]["task"] for each in ours} & {each["key"]["task"] for each in theirs}
@@ -192,7 +192,7 @@ def _check_alike(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], a: Pa
     for what, read in facts.items():
         mine, others = ({str(read(each)) for each in runs if each["status"] == "ok"} - {""} for runs in (ours, theirs))
         if mine and others and mine != others:
-            raise UserError(f"{a} and {b} differ in {what} ({min(mine)}; {min(others)}) and cannot be united")
+            raise UserError(f"{a} and {b} differ in {what} ({min(mine)}; {min(others)}) and cannot be merged")
 
 
 def _reported(task: str, run: dict[str, Any]) -> str:

@@ -58,7 +58,7 @@ def read_mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
     """
     try:
         if file.is_symlink() or not file.is_file():
-            raise UserError(f"{file.name} is not there, or not a regular file")
+            raise UserError(f"{file.name} does not exist or is not a regular file")
         if file.stat().st_size > MAX_MAPPING_BYTES:
             raise UserError(f"{file.name} is larger than {MAX_MAPPING_BYTES / 1e6:g} MB")
         values = parse(file.read_text(encoding="utf-8"))
@@ -86,7 +86,7 @@ def read_table(path: Path, kinds: Mapping[str, str], *, required: tuple[str, ...
         UserError: The file is missing, broken or too large, or a column is missing or of another kind.
     """
     if path.is_symlink() or not path.is_file():
-        raise UserError(f"{path} is not there, or not a regular file; publish the folder again")
+        raise UserError(f"{path} does not exist or is not a regular file; publish the folder again")
     try:
         with pq.ParquetFile(path) as file:
             facts = file.metadata

@@ -130,9 +130,9 @@ def _parted(
             hint = ""
             if task.own:
                 kind = f"one {task.own.group} or of one text" if task.own.group else "one text"
-                hint = f"; rows of {kind} hang together: ask for fewer, or leave out what joins too many"
+                hint = f"; rows of {kind} stay together: reduce the part, or remove what joins many rows"
             raise UserError(
-                f"{task.name}: a {name} part of {wanted} cannot be set apart from train: {error}{hint}"
+                f"{task.name}: a {name} split of {wanted} cannot be taken from train: {error}{hint}"
             ) from None
         columns[name], columns["train"] = _take(train, chosen), _take(train, rest)
         groups = type(groups)(groups.ids[rest], groups.typical[rest])

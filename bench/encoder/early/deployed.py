@@ -308,7 +308,7 @@ def _plain(module: Module, kind: type[Module]) -> Module:
     hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
     if hooked or type(module).forward is not kind.forward:
         what = f"a hook on a {kind.__name__}" if hooked else f"a {type(module).__name__} in place of a {kind.__name__}"
-        raise UserError(f"early exit computes with plain weights, and the model has {what}; merge it into the weights")
+        raise UserError(f"early exit needs plain weights, but the model has {what}; merge it into the weights")
     return module
 
 

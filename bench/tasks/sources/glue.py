@@ -87,7 +87,7 @@ def parquet(file: Path, columns: Sequence[str], label: str = "label") -> Piece:
         there = opened.schema_arrow.names
         wanted = [name for name in dict.fromkeys(columns) if name in there]
         if twice := next((name for name in wanted if there.count(name) > 1), None):
-            raise UserError(f"{file}: column {twice!r} is there twice; rename or remove one")
+            raise UserError(f"{file}: column {twice!r} occurs twice; rename or remove one")
         table = opened.read(columns=wanted)
         read = {name: _values(file, name, table.column(name)) for name in wanted}
         written = json.loads((opened.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
@@ -148,7 +148,7 @@ def _site(task: Task, folder: Path, split: str) -> list[Piece]:
     if split == "test":
         return [_tsv(task, file, split)]
     if not dev.is_file():
-        raise UserError(f"{dev} is missing: it says which pairs of {file.name} are the validation part")
+        raise UserError(f"{dev} is missing: it lists the pairs of {file.name} in the validation split")
     pairs = {tuple(row) for _, row in _table(dev, ("#1 ID", "#2 ID"))[1]}
     if split == "train":
         names, rows = _table(file)
@@ -186,7 +186,7 @@ def _tsv(task: Task, file: Path, split: str, pairs: Collection[tuple[str, ...]] 
         wanted["idx"] = given[0]
     for name in wanted.values():
         if name not in given:
-            raise UserError(f"{file}: no column {name!r}; there are {', '.join(given) or 'none'}")
+            raise UserError(f"{file}: no column {name!r}; the columns are {', '.join(given) or 'none'}")
     if pairs is not None:
         first, second = given.index("#1 ID"), given.index("#2 ID")
         rows = [(line, row) for line, row in rows if (row[first], row[second]) in pairs]
@@ -194,7 +194,7 @@ def _tsv(task: Task, file: Path, split: str, pairs: Collection[tuple[str, ...]] 
     whole = [(line, row) for line, row in rows if max(places) < len(row)]
     if len(whole) < len(rows) and task.name != "qqp":  # other loaders also leave out truncated rows of QQP
         line, row = next((line, row) for line, row in rows if max(places) >= len(row))
-        raise UserError(f"{file}: line {line}: the row breaks off after {row[-1]!r}")
+        raise UserError(f"{file}: line {line}: the row is truncated after {row[-1]!r}")
     columns: Columns = {name: [row[place] for _, row in whole] for name, place in zip(wanted, places, strict=True)}
     lines = [line for line, _ in whole]
     return Piece(str(file), columns, at=lambda row: f"line {lines[row]}")

@@ -63,7 +63,7 @@ def _file(own: OwnTask, file: Path, wanted: tuple[str, ...]) -> Piece:
         raise UserError(f"{file}: {first_line(error)}") from error
     for name in wanted:
         if found.names.count(name) > 1:
-            raise UserError(f"{file}: line 1: the header names column {name!r} twice; rename or remove one")
+            raise UserError(f"{file}: line 1: column {name!r} occurs twice in the header; rename or remove one")
     columns: Columns = {name: [row.get(name) for row in found.rows] for name in wanted if name in found.names}
     notes = tuple(f"{file.name}: {note}" for note in found.notes)
     return Piece(str(file), columns, at=found.places.__getitem__, there=tuple(found.names), notes=notes)

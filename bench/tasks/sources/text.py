@@ -46,7 +46,7 @@ def decoded(file: Path) -> tuple[str, list[str]]:
     except UnicodeDecodeError as error:
         line = len(_lines(content[: error.start].decode(encoding, errors="ignore") + "x"))
         name = "UTF-16" if wide else "UTF-8"
-        raise ValueError(f"line {line}: byte {error.start} is no {name} text; save the file as UTF-8") from error
+        raise ValueError(f"line {line}: byte {error.start} is not valid {name}; save the file as UTF-8") from error
     if "\0" in text:
         line = len(_lines(text[: text.index("\0")] + "x"))
         raise ValueError(f"line {line}: a NUL character, as in UTF-16 without a byte order mark; save it as UTF-8")
@@ -194,5 +194,5 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"column {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        raise ValueError(f"column {next(name for name in names if names.count(name) > 1)!r} occurs twice")
     return found
