@@ -1,24 +1,24 @@
-"""The one exception a user meets, a line that names the culprit and the remedy; and how a full disk shows."""
+"""Exceptions that carry a one-line message for the user, and the detection of a full disk."""
 
 import errno
 from collections.abc import Sequence
 
-# What safetensors says of a full disk, then torch.save, of a large and of a small tensor.
+# Messages for a full disk of safetensors, and of torch.save for a large and a small tensor.
 _SIGNS = ("No space left on device", "PytorchStreamWriter failed writing", "] . unexpected pos")
 
 
 class UserError(Exception):
-    """Wrong input: an unknown task, an impossible shape, a broken file, a missing checkpoint.
+    """Error caused by wrong input: an unknown task, an impossible shape, a broken file, a missing checkpoint.
 
-    The message is one line. The command line prints it and exits with code 2; the workflow shows the same line.
+    The message is one line. The command line prints it and exits with code 2. The workflow shows the same line.
     """
 
 
 class DataError(UserError):
-    """Rows or files that cannot be used: every problem of a task's data, the message naming the first.
+    """Error for a task's data: rows or files that cannot be used. The message names the first problem.
 
     Args:
-        problems: One line for each problem, naming file, row and column.
+        problems: One line for each problem, with file, row and column.
     """
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -29,11 +29,16 @@ class DataError(UserError):
 
 
 class TrainingFailed(UserError):
-    """A recipe that did not work out, such as a loss that is not finite; recorded as a result with its reason."""
+    """Error for a training that failed, such as a loss that is not finite. It is recorded as the result of the run."""
 
 
 class NeedFailed(UserError):
-    """A run whose teacher failed; `again`: whether trying that one again may end otherwise."""
+    """Error for a run that needs the model of a failed run.
+
+    Args:
+        message: One line for the user.
+        again: Whether another attempt at the failed run can succeed.
+    """
 
     def __init__(self, message: str, again: bool) -> None:
         super().__init__(message)
@@ -41,7 +46,10 @@ class NeedFailed(UserError):
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether `error`, or what it came from, is a full disk; safetensors and torch have errors of their own."""
+    """Return whether `error`, or an error that caused it, reports a full disk.
+
+    safetensors and torch raise errors of their own for a full disk. They are recognised by their messages.
+    """
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     if any(sign in str(error) for sign in _SIGNS):

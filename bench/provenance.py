@@ -1,4 +1,4 @@
-"""The code behind a run: commit, package and version, and a fingerprint that tells changed code from changed text."""
+"""Provenance of the code behind a run: commit, package, version, and a fingerprint that ignores comments and layout."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ from urllib.parse import unquote, urlparse
 
 
 def suite_version() -> str:
-    """Return the git commit of the suite's code ("-dirty" if files have changed since); if installed, its version."""
+    """Return the git commit of the suite ("-dirty" if files have changed since), or its version if it is installed."""
     file = Path(__file__)
     package = package_of("bench", file)
     return commit_of(file) or (f"{package['package']} {package['version']}" if package else "unknown")
 
 
 def code_of(kind: type) -> dict[str, Any]:
-    """Return what is known of a class's code: file, hashes, and package, version and git commit if there are any."""
+    """Return what is known of the code of a class.
+
+    Returns:
+        The file, hashes, and where they exist the package, version and git commit.
+    """
     file = Path(getattr(sys.modules[kind.__module__], "__file__", None) or "")
     if not file.is_file():
         return {}
@@ -36,8 +40,8 @@ def code_of(kind: type) -> dict[str, Any]:
 
 @cache
 def commit_of(file: Path) -> str:
-    """Return the commit of the checkout that `file` is part of, with "-dirty" if that has changed since; else ""."""
-    folder = str(file.parent)  # a file that only lies in a checkout, as an environment may, is no part of it
+    """Return the commit of the checkout that tracks `file`, with "-dirty" if the file has changed since; else ""."""
+    folder = str(file.parent)  # git must track the file: an environment inside a checkout is not part of it
     try:
         subprocess.run(["git", "-C", folder, "ls-files", "--error-unmatch", file.name], capture_output=True, check=True)
         command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12"]
@@ -48,7 +52,7 @@ def commit_of(file: Path) -> str:
 
 @cache
 def package_of(module: str, file: Path) -> dict[str, str]:
-    """Return name and version of the installed distribution that `file` is part of; empty if there is none."""
+    """Return name and version of the installed distribution that contains `file`; empty if there is none."""
     for name in importlib.metadata.packages_distributions().get(module.partition(".")[0], ()):
         found = importlib.metadata.distribution(name)
         if file.resolve().is_relative_to(_home(found).resolve()):
@@ -57,7 +61,7 @@ def package_of(module: str, file: Path) -> dict[str, str]:
 
 
 def _home(found: importlib.metadata.Distribution) -> Path:
-    """Return the folder of a distribution's files: its checkout, if it is installed from there in place."""
+    """Return the folder of a distribution's files; for an editable installation, its checkout."""
     origin = json.loads(found.read_text("direct_url.json") or "{}")
     if origin.get("dir_info", {}).get("editable"):
         return Path(unquote(urlparse(origin["url"]).path))
@@ -65,23 +69,23 @@ def _home(found: importlib.metadata.Distribution) -> Path:
 
 
 def changed(kept: dict[str, Any], kind: type) -> bool:
-    """Return whether a kept run was made by other code than `kind` has today; False if that cannot be told.
+    """Return whether the code of a method has changed since a run; False if this cannot be determined.
 
     Args:
-        kept: The run's `method_code`, as `code_of` gave it. Runs of 0.2 have no fingerprint.
-        kind: The class of its method.
+        kept: The `method_code` of the run, as `code_of` returned it. Runs of version 0.2 have no fingerprint.
+        kind: The class of the method.
     """
     then, now = kept.get("fingerprint") or "", fingerprint(kind)
-    # Python's grammar changes between minor versions, and syntax trees with it.
+    # Syntax trees differ between minor versions of Python.
     return then.split(":")[0] == now.split(":")[0] and then != now
 
 
 @cache
 def fingerprint(kind: type) -> str:
-    """Return `<Python version>:<hash>` of the code of a method: its classes' modules, and those they import.
+    """Return `<Python version>:<hash>` of the code of a method: the modules of its classes and the modules they import.
 
-    Comments, docstrings and layout do not count. The suite's own modules are left out (their numerics have a version),
-    and so are installed packages other than the method's own.
+    Comments, docstrings and layout are ignored. The suite's own modules (covered by a version of their numerics) and
+    installed packages other than the method's own are left out.
     """
     classes = [each for each in kind.__mro__ if each.__module__.partition(".")[0] not in ("bench", "builtins")]
     files: dict[str, Path] = {}
@@ -98,17 +102,17 @@ def fingerprint(kind: type) -> str:
 
 
 def _file(module: str) -> Path | None:
-    """Return the source file of a module, if there is one."""
+    """Return the source file of a module, or None."""
     try:
         found = sys.modules.get(module) or importlib.util.find_spec(module)
-    except (ImportError, ValueError, AttributeError):  # `from package import attribute` names no module
+    except (ImportError, ValueError, AttributeError):  # the name of an attribute, from `from package import attribute`
         return None
     name = getattr(found, "__file__", None) or getattr(found, "origin", None)
     return Path(name) if name and name.endswith(".py") and Path(name).is_file() else None
 
 
 def _belongs(module: str, classes: list[type]) -> bool:
-    """Return whether an imported module is the method's own: of its package, or in the same folder as its module."""
+    """Return whether a module belongs to the method: it is in the same package or folder as the method's module."""
     top = module.partition(".")[0]
     packages = {each.__module__.partition(".")[0] for each in classes}
     if top in packages or top == "bench":
@@ -120,7 +124,7 @@ def _belongs(module: str, classes: list[type]) -> bool:
 
 
 def _imports(module: str, file: Path) -> Iterator[str]:
-    """Yield the names of modules that a file may import, attributes of modules among them."""
+    """Yield the names that a file imports, both modules and attributes of modules."""
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(_tree(file)):
         if isinstance(node, ast.Import):
@@ -132,7 +136,7 @@ def _imports(module: str, file: Path) -> Iterator[str]:
 
 
 def _code(file: Path) -> str:
-    """Return the syntax of a file without docstrings, as text."""
+    """Return the syntax tree of a file as text, without docstrings."""
     tree = _tree(file)
     for node in ast.walk(tree):
         for _, block in ast.iter_fields(node):
@@ -142,7 +146,7 @@ def _code(file: Path) -> str:
 
 
 def _is_text(node: ast.stmt) -> bool:
-    """Return whether a statement is a string alone: a docstring, of attributes too."""
+    """Return whether a statement is only a string, such as the docstring of a function or an attribute."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 

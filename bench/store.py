@@ -1,4 +1,4 @@
-"""Where results lie, and how they are written: whole or not at all; and what a run that failed leaves. No torch."""
+"""Paths of results, atomic writes, and the files of a failed run. This module does not import torch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunKey:
-    """One trained point: a contestant's variant on a task with a seed."""
+    """Key of a run: a variant of a contestant on a task with a seed."""
 
     task: str
     method: str
@@ -30,19 +30,20 @@ class RunKey:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Its parts as plain values: the columns that name a run in tables."""
+        """Parts of the key as plain values: the columns that identify a run in tables."""
         return asdict(self)
 
     @property
     def path(self) -> Path:
+        """Relative path of the run: <task>/<method>/<variant>/seed<k>."""
         return Path(self.task) / self.method / self.variant / f"seed{self.seed}"
 
     @classmethod
     def of(cls, path: Path) -> RunKey:
-        """Return the run of a path <task>/<method>/<variant>/seed<k>, the inverse of `path`.
+        """Return the key of a path <task>/<method>/<variant>/seed<k>, the inverse of `path`.
 
         Raises:
-            UserError: If a part is not a valid name, or the seed is not a valid seed.
+            UserError: A part is not a valid name, or the seed is not valid.
         """
         if len(path.parts) != 4:
             raise UserError(f"{path} is not <task>/<method>/<variant>/seed<k>")
@@ -57,17 +58,20 @@ class RunKey:
 
 
 def run_folder(settings: Settings, key: RunKey) -> Path:
-    """<results>/<profile>/runs/<task>/<method>/<variant>/seed<k>."""
+    """Return the folder of a run: <results>/<profile>/runs/<task>/<method>/<variant>/seed<k>."""
     return settings.root / "runs" / key.path
 
 
 def state_folder(settings: Settings, key: RunKey) -> Path:
-    """What a killed run goes on from; outside the run folder, whose files the workflow deletes before a job."""
+    """Return the folder of the state from which an interrupted run resumes.
+
+    It is outside the run folder, because Snakemake deletes the outputs of a job before it starts the job.
+    """
     return settings.root / "state" / key.path
 
 
 def write_json(path: Path, values: Any) -> None:
-    """JSON through a temporary file: a kill leaves the old file or the new one."""
+    """Write JSON atomically: after an interruption the file has its old content or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     part.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -75,7 +79,11 @@ def write_json(path: Path, values: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """A JSON file of the results. Raises UserError where it is missing or broken."""
+    """Return the content of a JSON file of the results.
+
+    Raises:
+        UserError: The file is missing or broken.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -83,7 +91,7 @@ def read_json(path: Path) -> Any:
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Parquet through a temporary file, as `write_json`."""
+    """Write a Parquet file atomically, as `write_json` does."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
     table.to_parquet(part, index=False, compression="zstd", compression_level=12)
@@ -91,22 +99,22 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
 
 
 def read_parquet_if_there(path: Path) -> pd.DataFrame:
-    """The table of a file; an empty one where it is not there."""
+    """Return the table of a file, or an empty table if there is no such file."""
     return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
 
 
 def weights_of(folder: Path) -> str | None:
-    """Return the digest of the weights of the run in `folder`, which its traces, costs, points and times carry too.
+    """Return the digest of the weights of the run in `folder`; its traces, costs, points and latencies store it too.
 
     Returns:
-        "" for a run that failed, or was made before digests were recorded; None where there is no run.json.
+        "" for a run that failed or that was made before digests were recorded, None if there is no run.json.
     """
     path = folder / "run.json"
     return str(read_json(path).get("weights", "")) if path.is_file() else None
 
 
 def clear_run(folder: Path) -> None:
-    """Remove what an earlier making of a run left, test traces included; the reason of its last failure stays."""
+    """Remove all files of an earlier training of a run, test traces included, except the reason of its last failure."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir():
             remove_folder(path)
@@ -115,10 +123,15 @@ def clear_run(folder: Path) -> None:
 
 
 def finished_settings(settings: Settings, task: str = "*", seed: int | None = None) -> Settings:
-    """Return `settings`, once there is a run with a result, be it a failure, of a task and seed (default: of any).
+    """Return `settings` if at least one run has a result, a failure included.
+
+    Args:
+        settings: The settings of the profile.
+        task: Consider only runs of this task.
+        seed: Consider only runs with this seed.
 
     Raises:
-        UserError: There is none yet.
+        UserError: No such run has a result.
     """
     pattern = f"runs/{task}/*/*/seed{'*' if seed is None else seed}"
     if any(True for name in ("run.json", "failure.json") for _ in settings.root.glob(f"{pattern}/{name}")):
@@ -128,22 +141,22 @@ def finished_settings(settings: Settings, task: str = "*", seed: int | None = No
 
 
 def points_file(settings: Settings, task: str, seed: int) -> Path:
-    """The operating points of all runs of a task and seed."""
+    """Return the path of the operating points of all runs of a task and seed."""
     return settings.root / "points" / task / f"seed{seed}.parquet"
 
 
 def trials_file(settings: Settings, task: str, seed: int) -> Path:
-    """The histories of their searches for thresholds."""
+    """Return the path of the trials of the threshold searches of a task and seed."""
     return settings.root / "points" / task / f"seed{seed}-threshold-trials.parquet"
 
 
 def log_file(settings: Settings, key: RunKey) -> Path:
-    """What a run's job printed."""
+    """Return the path of the log of a run's job."""
     return settings.root / "logs" / "run" / key.path.with_suffix(".log")
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder if it is there; of a link to a folder only the contents, so that results stay where it points."""
+    """Remove a folder if it exists. If it is a link to a folder, remove only the contents of the target."""
     if not folder.is_symlink():
         shutil.rmtree(folder, ignore_errors=True)
         return
@@ -155,20 +168,32 @@ def remove_folder(folder: Path) -> None:
 
 
 def check_folders(root: Path, *folders: Path) -> None:
-    """Raise UserError if a folder below `root`, or one above it, is a file or a link that leads nowhere."""
+    """Check that folders and their parents can be created.
+
+    Args:
+        root: A folder.
+        *folders: Folders below `root`.
+
+    Raises:
+        UserError: One of them, or a parent, is a file or a broken link.
+    """
     for folder in (root, *folders):
         for each in (folder, *folder.parents):
             if each.is_symlink() and not each.exists():
-                raise UserError(f"{each} is a link to {each.readlink()}, which is not there; make that folder")
+                raise UserError(f"{each} is a link to {each.readlink()}, which does not exist; create that folder")
             if each.exists() and not each.is_dir():
-                raise UserError(f"{each} is a file, where a folder is needed; move it, or name other `results`")
+                raise UserError(f"{each} is a file, where a folder is needed; move it, or set another `results`")
 
 
 def record_failure(settings: Settings, key: RunKey, reason: str, *, again: bool) -> None:
-    """Leaves a run that failed: its reason, and files that are empty, so that the workflow goes on to the report.
+    """Write the files of a failed run: its reason, and empty outputs, so that the workflow continues to the report.
 
-    `again`: whether the same command may try once more (a crash, memory), or would only end in the same way (a loss
-    that is not finite).
+    Args:
+        settings: The settings of the profile.
+        key: The run.
+        reason: The reason, in one line.
+        again: Whether the same command should try the run again. True after a crash or a lack of memory, False where
+            the result would be the same, such as a loss that is not finite.
     """
     folder, stamp = run_folder(settings, key), state_folder(settings, key) / "identity.json"
     clear_run(folder)
@@ -182,18 +207,18 @@ def record_failure(settings: Settings, key: RunKey, reason: str, *, again: bool)
 
 
 def read_points(settings: Settings) -> pd.DataFrame:
-    """Return all-points.parquet of the profile.
+    """Return the table all-points.parquet of a profile.
 
     Raises:
-        UserError: It is not there yet, or a run was made anew since.
+        UserError: The file does not exist, or a run was trained again after the file was written.
     """
     path = settings.root / "all-points.parquet"
     if not path.is_file():
-        raise UserError(f"{path} is not there yet; run the workflow (snakemake --cores all) first")
+        raise UserError(f"{path} does not exist; run the workflow first: snakemake --cores all")
     points = pd.read_parquet(path).rename(columns=FIELDS)
     run = ["task", "method", "variant", "seed"]
     for *names, weights in points.reindex(columns=[*run, "weights"]).dropna().drop_duplicates().to_numpy():
         key = RunKey(*names)
         if weights_of(run_folder(settings, key)) not in (None, weights):
-            raise UserError(f"{key.path} was made anew since its points were united; run the workflow again")
+            raise UserError(f"{key.path} was trained again after its points were collected; run the workflow again")
     return points

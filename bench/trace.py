@@ -1,6 +1,7 @@
-"""What a run keeps besides its model: its trace, and what it costs. Reading them takes no torch.
+"""Traces and costs: the files of a run other than its model. This module does not import torch.
 
-The trace is the logits of every exit on every example of a split, recorded once and replayed ever after.
+A trace holds the logits of every exit for every example of a split. It is recorded once after training; exit policies
+are evaluated on it by replay.
 """
 
 import json
@@ -30,31 +31,31 @@ CONVENTION = (
 
 @dataclass(frozen=True)
 class Trace:
-    """What a trained model says about a split; rows in the order of the examples."""
+    """Outputs of a trained model on a split, one row per example, in the order of the examples."""
 
     idx: NDArray[np.int64]
-    """[N] the source's own row numbers."""
+    """[N] row numbers of the source."""
     labels: NDArray[Any]
-    """[N] int64 class ids, or for regression float32 scores on the scale of 0 to 5, whatever the range in the files
-    (`bench.tasks.catalogue.to_scale`); -1, or NaN for regression, where hidden."""
+    """[N] int64 class ids, or float32 scores of a regression on the scale of 0 to 5, whatever the range in the files
+    (`bench.tasks.catalogue.to_scale`). Hidden labels are -1, or NaN for a regression."""
     lengths: NDArray[np.int64]
-    """[N] tokens of each example, special ones included."""
+    """[N] number of tokens of each example, special tokens included."""
     difficulty: NDArray[np.int64] | None
-    """[N] 1 easy, 2 medium, 3 hard, where the source knows."""
+    """[N] 1 easy, 2 medium, 3 hard; None if the source does not record it."""
     logits: NDArray[np.float32]
-    """[E, N, C] of every exit; C is 1 for regression, on the scale of the labels."""
+    """[E, N, C] logits of every exit. For a regression C is 1 and the values are on the scale of the labels."""
     signal: NDArray[np.float32] | None = None
-    """[E, N] one more number of every exit, of a model that learns when to leave; None where it has none."""
+    """[E, N] one more output of every exit, for models with a learned exit signal; None for other models."""
 
     def save(self, path: Path, weights: str = "") -> None:
-        """Write the trace as parquet, without loss and atomically: a reader sees the old file or the new one.
+        """Write the trace as Parquet, lossless and atomically.
 
-        There is one row an example: idx, label, length, difficulty, exit_1 .. exit_E (C float32 each), and, of a
-        model with a signal, signal_1 .. signal_E.
+        The file has one row per example and the columns idx, label, length, difficulty, exit_1 .. exit_E (C float32
+        values each) and, for a model with a signal, signal_1 .. signal_E.
 
         Args:
             path: The file.
-            weights: The digest of the weights that it was recorded from (`bench.store.weights_of`).
+            weights: Digest of the weights from which the trace was recorded (`bench.store.weights_of`).
         """
         exits, count, outputs = self.logits.shape
         columns: dict[str, pa.Array] = {
@@ -83,7 +84,7 @@ class Trace:
         """Return the trace saved at `path`.
 
         Raises:
-            UserError: The file is missing, broken, not a trace, or recorded from other weights than its run has.
+            UserError: The file is missing, broken, not a trace, or recorded from weights other than those of its run.
         """
         try:
             table = pq.read_table(path)
@@ -105,15 +106,15 @@ class Trace:
             )
         except (OSError, pa.ArrowException, LookupError, TypeError, ValueError, MemoryError, RecursionError) as error:
             what = "no trace" if isinstance(error, FileNotFoundError) else f"not a readable trace ({error})"
-            raise UserError(f"{path}: {what}; delete it if it is there and record the run again") from error
+            raise UserError(f"{path}: {what}; delete the file and record the run again") from error
         _check_weights(path, weights)
         return trace
 
 
 def is_current(path: Path) -> bool:
-    """Return whether a trace is there and is known to be recorded from the weights that its run has.
+    """Return whether a trace exists and was recorded from the weights of its run.
 
-    A file that is not part of a run (no run.json beside it) only needs to be there.
+    For a file outside a run folder (no run.json beside it) it is enough that it exists.
     """
     weights = weights_of(path.parent)
     if not path.is_file() or weights is None:
@@ -126,14 +127,16 @@ def is_current(path: Path) -> bool:
 
 
 def _check_weights(path: Path, weights: str) -> None:
-    """Raise UserError where the run beside a file has other weights than those that the file was made from."""
+    """Raise UserError if a file was made from weights other than those of the run beside it."""
     if weights_of(path.parent) not in (None, weights):
         raise UserError(f"{path}: made from other weights than its run has now; delete it and run the workflow again")
 
 
 def _packing(table: pa.Table) -> dict[str, Any]:
-    """How parquet keeps a trace, without loss, in 0.57 of its defaults' bytes: the bytes of floats sorted by their
-    place in the number, row numbers as differences."""
+    """Return Parquet options that store a trace without loss in 0.57 of the bytes of the default options.
+
+    The bytes of floats are grouped by position (byte stream split), and row numbers are stored as differences.
+    """
     floats = [f"{name}.list.element" for name in table.column_names if name.startswith("exit_")]
     floats += [name for name in table.column_names if name.startswith("signal_")]
     return {
@@ -147,38 +150,46 @@ def _packing(table: pa.Table) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Costs:
-    """Parameters, and the quadratics of all exits."""
+    """Number of parameters of a model, and the multiply-adds up to each exit as a function of the length."""
 
     parameters: int
-    """All named parameters."""
+    """Number of all named parameters."""
     parameters_encoder: int
-    """Those outside the embeddings."""
+    """Number of parameters outside the embeddings."""
     layers: tuple[int, ...]
-    """Layers run before each exit."""
+    """[E] number of layers up to each exit."""
     coefficients: tuple[tuple[Fraction, Fraction, Fraction], ...]
-    """(c0, c1, c2) of each exit, cumulative."""
+    """[E] coefficients (c0, c1, c2) of each exit, cumulative over exits; see `CONVENTION`."""
 
     def macs(self, exit_index: int, lengths: ArrayLike) -> NDArray[np.int64]:
-        """Multiply-adds up to exit `exit_index` (0-based) of examples of `lengths` tokens, in their shape."""
+        """Return multiply-adds up to exit `exit_index` (0-based) of examples of `lengths` tokens, in their shape."""
         n = np.asarray(lengths, dtype=np.int64)
         denominator = math.lcm(*(c.denominator for c in self.coefficients[exit_index]))
         c0, c1, c2 = (int(c * denominator) for c in self.coefficients[exit_index])
         return (c0 + n * (c1 + n * c2)) // denominator
 
     def flops(self, lengths: ArrayLike) -> NDArray[np.int64]:
-        """[E, N] FLOPs (2 x multiply-adds) of each example up to each exit."""
+        """Return the FLOPs (2 x multiply-adds) [E, N] of each example up to each exit."""
         return np.stack([2 * self.macs(e, lengths) for e in range(len(self.coefficients))])
 
     def mean_flops(self, exits: NDArray[np.integer], lengths: NDArray[np.integer]) -> NDArray[np.float64]:
-        """Mean FLOPs [...] of who-left-where [..., N] (0-based exits) at the examples' lengths [N]."""
+        """Return the mean FLOPs of decisions of an exit policy.
+
+        Args:
+            exits: [..., N] exit (0-based) of each example.
+            lengths: [N] number of tokens of each example.
+
+        Returns:
+            Mean over the N examples, of shape [...].
+        """
         return self.flops(lengths)[exits, np.arange(len(lengths))].mean(axis=-1)
 
     def save(self, path: Path, weights: str = "") -> None:
-        """Write costs.json, which names its convention; coefficients are exact ("123", "1/2").
+        """Write costs.json with its counting convention. Coefficients are exact fractions ("123", "1/2").
 
         Args:
             path: The file.
-            weights: The digest of the weights of the model (`bench.store.weights_of`).
+            weights: Digest of the weights of the model (`bench.store.weights_of`).
         """
         content = {
             "convention": CONVENTION,
@@ -198,7 +209,8 @@ class Costs:
         """Return the costs saved at `path`.
 
         Raises:
-            UserError: The file is missing, broken, of another convention, or of other weights than its run has.
+            UserError: The file is missing, broken, has another counting convention, or belongs to other weights than
+                its run.
         """
         try:
             content = json.loads(path.read_text())

@@ -67,8 +67,8 @@ def test_any_folder_is_compared_from_anywhere(costeff, published, tasks, shown):
         (("costeff", "--results", "{}", "--tasks", ""), "no such task here"),
         (("costeff", "--results", "{}", "--speedup", "-1"), "--speedup -1.0: a number above 0"),
         (("costeff", "--results", "{}", "--speedup", "nan"), "--speedup nan: a number above 0"),
-        (("costeff", "--results", "nowhere"), "nowhere holds no runs"),
-        (("costeff", "--results", "."), "holds no runs"),
+        (("costeff", "--results", "nowhere"), "nowhere has no runs"),
+        (("costeff", "--results", "."), "has no runs"),
         (("costeff",), "is not there yet"),
     ],
 )

@@ -31,10 +31,10 @@ def values(**changes) -> dict:
         ({"colour": 1}, "settings: colour: no such key; there are profile, results, folder"),
         ({"data": {"sourse": "hub"}}, "data.sourse: no such key; there are source, path"),
         ({"tasks": ["cola", "colla"]}, "tasks: unknown task 'colla'; the tasks are cola, sst2"),
-        ({"data": {"calibration": 1.5}}, "calibration = 1.5: a whole count, or a fraction between 0 and 1"),
+        ({"data": {"calibration": 1.5}}, "calibration = 1.5: must be a count, or a fraction between 0 and 1"),
         ({"data": {"source": "folder"}}, "path is missing: source: folder needs the folder's name"),
         ({"training": {"threads": 0}}, "training.threads: Input should be greater than or equal to 1, not 0"),
-        ({"reference": "master"}, "reference: 'master' is not a contestant; there are teacher"),
+        ({"reference": "master"}, "reference: 'master' is not a contestant; the contestants are teacher"),
         ({"ablations": {"teacher": "full"}}, "ablations: 'full' is not a contestant"),
         ({"selection": "test"}, "selection: Input should be 'calibration' or 'validation', not 'test'"),
         ({"contestants": {"teacher": {"method": "nowhere"}}}, "contestants.teacher.method: "),
@@ -46,7 +46,7 @@ def values(**changes) -> dict:
         ({"results": "a{b}"}, "results: 'a{b}' holds {, which Snakemake reads as a wildcard"),
         ({"results": "a\nb"}, "results: 'a\\nb': a path cannot hold line breaks"),
         ({"results": "x" * 256}, "results: the path is too long"),
-        ({"results": "~nobody-here/x"}, "results: '~nobody-here/x': this home folder is not known"),
+        ({"results": "~nobody-here/x"}, "results: '~nobody-here/x': this home folder is unknown"),
         ({"profile": "a" * 65}, "is not a name: 1 to 64 letters"),
         ({"latency": {"speedups": [0]}}, "latency.speedups.0: Input should be greater than 0, not 0"),
         ({"comparison": {"margin": float("nan")}}, "comparison.margin: Input should be a finite number, not nan"),
@@ -172,7 +172,7 @@ def test_paths_are_meant_from_the_file_that_says_them(tmp_path, monkeypatch):
     assert files["test"] == tmp_path / "home" / "test.csv" and settings.results == tmp_path / "texts" / "results"
     assert settings.folder == tmp_path / "own"
     monkeypatch.delenv("TEXTS")
-    with pytest.raises(UserError, match="names the variable TEXTS, which is not set"):
+    with pytest.raises(UserError, match="uses the variable TEXTS, which is not set"):
         load("own/own.yaml")
 
 

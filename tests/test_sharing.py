@@ -148,7 +148,7 @@ def test_a_published_teacher_is_trained_where_a_newcomer_starts_from_it(first, p
         run.key.method: "taken_from" in read_json(run_folder(settings, run.key) / "run.json") for run in runs(settings)
     }
     assert taken == {"teacher": False, "pabee": True, "assistant": False}
-    with pytest.raises(UserError, match="holds no runs"):
+    with pytest.raises(UserError, match="has no runs"):
         produce(profile(tmp_path / "x", reuse=[tmp_path / "nowhere"]), RunKey("sst2", "teacher", "full", 0))
 
 

@@ -212,8 +212,8 @@ def test_what_is_taken_is_what_the_main_table_shows(settings, points, tmp_path):
 @pytest.mark.parametrize(
     ("asked", "line"),
     [
-        ({"task": "rte"}, "no task 'rte' in this profile; there are sst2, stsb, tickets"),
-        ({"method": "bert"}, "no contestant 'bert' in this profile; there are teacher"),
+        ({"task": "rte"}, "no task 'rte' in this profile; choose from sst2, stsb, tickets"),
+        ({"method": "bert"}, "no contestant 'bert' in this profile; choose from teacher"),
         ({"seed": 7}, "sst2 was not run with seed 7; its seeds are 0"),
         ({"speedup": 50}, "no point at 50x; on calibration it reaches "),
         ({"method": "doomed"}, "sst2: doomed, seed 0: .*not finite"),
@@ -231,7 +231,7 @@ def test_what_is_there_or_was_made_anew_or_has_no_weights_is_not_taken(settings,
     row = at_budget(points.query("task == 'sst2' and method == 'assistant'"), 1).iloc[0]
     another = row.copy()
     another["score"] = row["score"] - 0.1
-    with pytest.raises(UserError, match="made anew since"):
+    with pytest.raises(UserError, match="trained again after"):
         write_model(settings, points, another, tmp_path / "out")
     elsewhere = settings.model_copy(update={"results": tmp_path})
     folder = run_folder(elsewhere, RunKey("sst2", "assistant", "full", 0))

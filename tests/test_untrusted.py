@@ -137,12 +137,15 @@ HOSTILE = {
     "deep file": (lambda folder: unknown(folder, f"{RUNS[1].path}/model/x/config.json"), "not a file of a run"),
     "points of other runs": (
         lambda folder: shutil.copyfile(REFERENCE / "all-points.parquet", folder / "all-points.parquet"),
-        "rows of a run that is not there",
+        "rows of a run that the folder does not contain",
     ),
-    "points outside": (lambda folder: points(folder, task="/tmp/outside"), "rows of a run that is not there"),
+    "points outside": (
+        lambda folder: points(folder, task="/tmp/outside"),
+        "rows of a run that the folder does not contain",
+    ),
     "latencies of other runs": (
         lambda folder: shutil.copyfile(REFERENCE / "latency.parquet", folder / "latency.parquet"),
-        "rows of a run that is not there",
+        "rows of a run that the folder does not contain",
     ),
     "seeds as text": (lambda folder: points(folder, seed="0"), "column seed holds"),
     "scores as text": (lambda folder: points(folder, score="high"), "column score holds"),

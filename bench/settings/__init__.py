@@ -1,4 +1,4 @@
-"""Settings: their sections, and the one loader of profiles."""
+"""Typed settings of a benchmark, and the loader of profiles."""
 
 from bench.settings.loading import PACKAGED, check, load, load_several, profile_file
 from bench.settings.sections import (

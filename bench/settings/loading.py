@@ -1,4 +1,4 @@
-"""The one way from YAML profiles to settings, for the command line and the workflow."""
+"""Load settings from YAML profiles, for the command line and the workflow."""
 
 from __future__ import annotations
 
@@ -14,25 +14,33 @@ from bench.settings.sections import Settings
 from bench.settings.values import expand, explain, merge
 
 PACKAGED = Path(__file__).parents[1] / "packaged"
-"""The workflow, the suite's own profiles and Snakemake's, wherever the package lies: the checkout's own, by links."""
+"""Folder with links to the Snakefile, the workflow, and the profiles of the suite and of Snakemake; files in a
+wheel."""
 
 
 def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
-    """The settings of a YAML file, with `overrides` on top: the one way in for the command line and the workflow.
+    """Load the settings of a YAML file.
 
-    A profile is a file, or the bare name of one of the suite's own (`sketch`), and may build on another with
-    `extends: <file beside it, or a bare name>`. `~`, `$VAR` and `${VAR}` are expanded in paths (this one, and the
-    settings that are paths); a relative `data.path`, or file of `own_tasks`, is relative to the folder of the file that
-    states it, and contestants' modules are looked for in the folder of this one.
+    A profile is a file, or the name of a profile of the suite (`sketch`). It may build on another profile with
+    `extends: <file beside it, or a name>`. `~`, `$VAR` and `${VAR}` are expanded in paths: in `path` and in settings
+    that are paths. A relative `data.path`, or file of `own_tasks`, is relative to the folder of the file that states
+    it. Modules of contestants are searched in the folder of this file.
+
+    Args:
+        path: The profile.
+        overrides: Values that replace those of the profile.
+
+    Returns:
+        The validated settings.
 
     Raises:
-        UserError: One line that names the key, its value and what is allowed.
+        UserError: The profile is not valid; the message names the key, its value and what is allowed.
     """
     return load_several([path], overrides or {})
 
 
 def load_several(paths: Sequence[str | Path], overrides: dict[str, Any]) -> Settings:
-    """`load` of several profiles, each on top of those before it."""
+    """Load several profiles as `load` does; later ones override earlier ones."""
     values: dict[str, Any] = {}
     for path in paths:
         file = profile_file(expand(str(path), "settings"), Path(), "settings")
@@ -41,23 +49,37 @@ def load_several(paths: Sequence[str | Path], overrides: dict[str, Any]) -> Sett
 
 
 def profile_file(name: str, folder: Path, where: str) -> Path:
-    """The file of a profile: of the suite's own by its bare name (`sketch`), of another by its path from `folder`.
+    """Return the file of a profile.
 
-    Raises UserError, which begins with `where`, for a bare name that none of the suite's own has.
+    Args:
+        name: Name of a profile of the suite (`sketch`), or a path.
+        folder: Folder to which a path is relative.
+        where: Prefix of the error message.
+
+    Raises:
+        UserError: The suite has no profile with this name.
     """
     if Path(name).suffix or name != Path(name).name:
         return _from(folder, name) if folder != Path() else Path(name)
     own = sorted(path.stem for path in (PACKAGED / "config").glob("*.yaml"))
     if name not in own:
         raise UserError(
-            f"{where}: no profile of the suite is named {name!r}; there are {', '.join(own)}; "
-            "a file of your own is named with its ending, such as mine.yaml"
+            f"{where}: no profile of the suite is named {name!r}; the profiles are {', '.join(own)}; "
+            "to use a file, write its suffix, such as mine.yaml"
         )
     return (PACKAGED / "config" / f"{name}.yaml").resolve()
 
 
 def check(values: dict[str, Any], where: str) -> Settings:
-    """Settings of a parsed mapping; `where` is named in the error."""
+    """Return validated settings of a parsed mapping.
+
+    Args:
+        values: The mapping.
+        where: Prefix of the error message.
+
+    Raises:
+        UserError: The settings are not valid.
+    """
     try:
         return Settings.model_validate(values)
     except ValidationError as error:
@@ -65,7 +87,7 @@ def check(values: dict[str, Any], where: str) -> Settings:
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The values of a profile over those that it extends."""
+    """Return the values of a profile merged over those of the profiles that it extends."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
         values = {} if values is None else values
@@ -91,16 +113,16 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     where = f"{path}: extends"
     parent = profile_file(expand(str(values.pop("extends")), where), path.parent.absolute(), where).resolve()
     if parent in (here := (*seen, path.resolve())):
-        raise UserError(f"{path}: extends {parent.name} goes round in a circle")
+        raise UserError(f"{path}: extends {parent.name}, which extends this file; remove one `extends`")
     below = _read(parent, here)
-    below.pop("folder", None)  # where its own contestants lie, not this one's
+    below.pop("folder", None)  # the folder is that of the first file, not of those it extends
     return _over(below, values, path.name)
 
 
 def _over(below: dict[str, Any], values: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return the values of the profile `name` over those below it.
+    """Return the values of the profile `name` merged over `below`.
 
-    An option that it changes, and gives no source for, has the profile itself as its source.
+    The source of an option that it changes, without stating a source, becomes the profile itself.
     """
     merged = merge(below, values)
     entries = merged.get("contestants")
@@ -116,10 +138,10 @@ def _over(below: dict[str, Any], values: dict[str, Any], name: str) -> dict[str,
 
 
 def _mapping(value: Any) -> dict[Any, Any]:
-    """Return `value` if it is a mapping, else an empty one: what is of the wrong type is refused by the sections."""
+    """Return `value` if it is a mapping, else an empty one; validation refuses values of the wrong type."""
     return value if isinstance(value, dict) else {}
 
 
 def _from(folder: Path, name: str) -> Path:
-    """A path as a file in `folder` means it; one that begins with a variable or ~ is left for later."""
+    """Return the path that `name` means in a file in `folder`; variables and ~ are expanded later."""
     return Path(name) if name.startswith(("$", "~")) else (folder / name).absolute()

@@ -1,4 +1,4 @@
-"""What a run is: one set of typed settings, checked before anything trains."""
+"""Sections of the settings of a benchmark, validated before any training."""
 
 from __future__ import annotations
 
@@ -16,56 +16,51 @@ GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
 
 
 class Section(BaseModel):
-    """A section of the settings; an unknown key is an error, and so are infinity and NaN."""
+    """Section of the settings. Unknown keys, infinity and NaN are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _part(key: str, value: int | float) -> None:
     if value < 0 or (isinstance(value, float) and not 0 < value < 1):
-        raise ValueError(f"{key} = {value}: a whole count, or a fraction between 0 and 1")
+        raise ValueError(f"{key} = {value}: must be a count, or a fraction between 0 and 1")
 
 
 Length = Annotated[Count, Field(ge=8)]
-"""Tokens; a pair needs three special ones and room for words."""
+"""Number of tokens. A pair needs three special tokens and some words."""
 
 
 class SketchSizes(Section):
-    """How many examples the generator makes of each task."""
+    """Number of examples generated for each task."""
 
-    train: Count = Field(600, ge=32, le=10**6, description="Training examples, the calibration part included.")
-    validation: Count = Field(300, ge=16, le=10**6, description="Validation examples.")
-    test: Count = Field(0, ge=0, le=10**6, description="Test examples; their labels are hidden, as in GLUE.")
+    train: Count = Field(600, ge=32, le=10**6, description="Training examples, including the calibration split.")
+    validation: Count = Field(300, ge=16, le=10**6, description="Number of validation examples.")
+    test: Count = Field(0, ge=0, le=10**6, description="Number of test examples; their labels are hidden, as in GLUE.")
 
 
 class Data(Section):
-    """Where the text comes from and how much of it is used."""
+    """Source of the text, and the number of examples used."""
 
-    source: Literal["sketch", "folder", "hub"] = Field("sketch", description="Generated, a folder, or the Hub.")
+    source: Literal["sketch", "folder", "hub"] = Field("sketch", description="Generated text, a folder, or the Hub.")
     path: PathSetting | None = Field(
-        None, description="The folder, laid out as the Hub's nyu-mll/glue or as GLUE's own site (source: folder)."
+        None, description="Folder in the layout of the Hub's nyu-mll/glue or of GLUE's own site (source: folder)."
     )
     revision: str = Field(
-        "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c",
-        description="Commit of nyu-mll/glue on the Hub (source: hub).",
+        "bcdcba79d07bc864c1c254ccfcedcce55bcc9a8c", description="Commit of nyu-mll/glue on the Hub (source: hub)."
     )
-    note: str = Field("", description="What tables call the data; say here where a task is only a sample of GLUE.")
-    seed: Seed = Field(0, description="Seed of the sketch, of the calibration part and of the caps.")
-    sketch: SketchSizes = Field(SketchSizes(), description="Sizes of the generated tasks (source: sketch).")
+    note: str = Field("", description="Name of the data in tables. State here whether a task is only a sample of GLUE.")
+    seed: Seed = Field(0, description="Seed of the generated text, the calibration split and the caps.")
+    sketch: SketchSizes = Field(SketchSizes(), description="Sizes of generated tasks (source: sketch).")
     calibration: Count | float = Field(
-        0.1,
-        ge=0,
-        description="Part of train set apart for every choice, if that is calibration: a count, or a fraction below 1.",
+        0.1, ge=0, description="Size of the calibration split: a count, or a fraction of train."
     )
-    max_train: Count | None = Field(None, ge=32, description="Most training examples of a task (a seeded sample).")
-    max_eval: Count | None = Field(
-        None, ge=16, description="Most examples of calibration and of each validation split."
-    )
-    test: bool = Field(False, description="Whether runs trace the test split too; else `costeff submit` does, of one.")
+    max_train: Count | None = Field(None, ge=32, description="Largest number of training examples of a task.")
+    max_eval: Count | None = Field(None, ge=16, description="Largest number of calibration or validation examples.")
+    test: bool = Field(False, description="Whether runs also trace the test split; otherwise `costeff submit` does.")
     max_length: tuple[Length, Length] = Field(
-        (128, 128), description="Most tokens of a single sentence, and of a pair."
+        (128, 128), description="Largest number of tokens of a text and of a pair."
     )
-    tasks: dict[str, dict[str, Any]] = Field({}, description="Other values of this section for a task, by its name.")
+    tasks: dict[str, dict[str, Any]] = Field({}, description="Task -> values of this section for that task.")
 
     @model_validator(mode="after")
     def _check(self) -> Data:
@@ -73,23 +68,23 @@ class Data(Section):
         if self.source == "folder" and self.path is None:
             raise ValueError("path is missing: source: folder needs the folder's name")
         if self.source != "folder" and self.path is not None:
-            raise ValueError(f"path = {self.path} goes with source: folder, not source: {self.source}")
+            raise ValueError(f"path = {self.path} requires source: folder, not source: {self.source}")
         return self
 
     def of(self, task: str) -> Data:
-        """This section as it holds for one task."""
+        """Return this section with the values that hold for one task."""
         return Data.model_validate(self.model_dump() | {"tasks": {}} | self.tasks.get(task, {}))
 
     @property
     def title(self) -> str:
-        """What a table calls the text."""
+        """Name of the text in tables."""
         return self.note or {"sketch": "sketch (generated)", "folder": "GLUE (folder)", "hub": "GLUE"}[self.source]
 
 
 CLASS_METRICS = ("accuracy", "balanced_accuracy", "f1", "f1_macro", "matthews")
-"""Metrics of classes that a task of one's own may name; f1 is of the second of two."""
+"""Metrics for classification that an own task may use; f1 is that of the second of two classes."""
 SCORE_METRICS = ("pearson", "spearman")
-"""The same of a regression."""
+"""Metrics for regression that an own task may use."""
 
 
 def _shown(label: str) -> str:
@@ -98,44 +93,38 @@ def _shown(label: str) -> str:
 
 
 class OwnTask(Section):
-    """A task of the profile's own: text in files beside it, or on the Hub."""
+    """Task declared in a profile, with text in files or on the Hub."""
 
-    columns: list[str] = Field(min_length=1, max_length=2, description="One text column, or two for a pair.")
+    columns: list[str] = Field(min_length=1, max_length=2, description="The text column, or two text columns.")
     labels: list[str | int] | None = Field(
-        None,
-        min_length=2,
-        description="The classes, in the order of class ids: each label exactly as the label column holds it.",
+        None, min_length=2, description="The classes, in the order of class ids, each exactly as in the label column."
     )
-    range: tuple[float, float] | None = Field(
-        None, description="Least and greatest label of a regression, in the units of the file."
-    )
-    metrics: list[str] = Field(min_length=1, description="Metrics; the first ranks.")
+    range: tuple[float, float] | None = Field(None, description="Least and greatest label of a regression.")
+    metrics: list[str] = Field(min_length=1, description="Metrics; the first one ranks.")
     files: dict[Literal["train", "validation", "test"], PathSetting] = Field(
-        {}, description="CSV, TSV, JSON lines (.jsonl, .json) or parquet files; test may lack labels."
+        {}, description="Split -> CSV, TSV, JSON lines (.jsonl, .json) or Parquet file; test may lack labels."
     )
-    hub: str | None = Field(None, pattern=r"^[\w.-]+(/[\w.-]+)?$", description="owner/name on the Hub, for files.")
-    subset: str | None = Field(None, description="Which of several configurations that has.")
-    revision: str | None = Field(None, description="Commit on the Hub; null: its newest.")
+    hub: str | None = Field(None, pattern=r"^[\w.-]+(/[\w.-]+)?$", description="owner/name of a data set on the Hub.")
+    subset: str | None = Field(None, description="Configuration of that data set, if it has several.")
+    revision: str | None = Field(None, description="Commit on the Hub; null: the newest.")
     label: str = Field("label", description="The label column.")
-    group: str | None = Field(None, description="A column: rows with one value of it are never parted by calibration.")
-    drop_empty: bool = Field(False, description="Leave out rows with an empty text (and count them).")
-    validation: Count | float = Field(
-        0.1, description="Part of train set apart as validation where there is no such split: a count or a fraction."
-    )
+    group: str | None = Field(None, description="Column whose equal values keep rows in the same split.")
+    drop_empty: bool = Field(False, description="Whether rows with an empty text are left out (and counted).")
+    validation: Count | float = Field(0.1, description="Size of the validation split, if taken from train.")
 
     @field_validator("labels", mode="before")
     @classmethod
     def _unquoted(cls, labels: Any) -> Any:
         if isinstance(labels, list) and any(isinstance(label, bool) for label in labels):
-            raise ValueError("YAML reads yes, no, on, off, true and false as something else than words; quote them")
+            raise ValueError("YAML reads yes, no, on, off, true and false as booleans; put them in quotes")
         return labels
 
     @model_validator(mode="after")
     def _whole(self) -> OwnTask:
         if (self.labels is None) == (self.range is None):
-            raise ValueError("either labels (classes) or range (a regression) is needed")
+            raise ValueError("exactly one of labels (classes) and range (a regression) is required")
         if self.range and not self.range[0] < self.range[1]:
-            raise ValueError(f"range = {list(self.range)}: the least label comes first")
+            raise ValueError(f"range = {list(self.range)}: the least label must come first")
         if self.range and not math.isfinite(self.range[1] - self.range[0]):
             raise ValueError(f"range = {list(self.range)}: both ends must be finite numbers")
         for key, values in (("labels", self.labels or []), ("columns", self.columns), ("metrics", self.metrics)):
@@ -155,210 +144,182 @@ class OwnTask(Section):
             if metric not in allowed:
                 raise ValueError(f"metrics: there is no {metric!r} here; choose from {', '.join(allowed)}")
         if "f1" in self.metrics and self.labels and len(self.labels) != 2:
-            raise ValueError("metrics: f1 is of the second of two classes; of more take f1_macro")
+            raise ValueError("metrics: f1 needs two classes; use f1_macro for more")
         if bool(self.files) == bool(self.hub):
-            raise ValueError("either files or hub says where the text is")
+            raise ValueError("exactly one of files and hub is required")
         if not self.hub and (self.subset or self.revision):
-            raise ValueError("subset and revision go with hub")
+            raise ValueError("subset and revision require hub")
         if self.files and "train" not in self.files:
             raise ValueError("files: train is missing")
         for split, file in self.files.items():
             if file.suffix not in (".csv", ".tsv", ".jsonl", ".json", ".parquet"):
                 raise ValueError(f"files.{split}: {file}: its name must end in .csv, .tsv, .jsonl, .json or .parquet")
         if {self.label, self.group} & set(self.columns) or self.label == self.group:
-            raise ValueError("columns, label and group are different columns")
+            raise ValueError("columns, label and group must be different columns")
         _part("validation", self.validation)
         if not self.validation:
-            raise ValueError("validation = 0: results are reported on it")
+            raise ValueError("validation = 0: the split is needed to report results")
         return self
 
     def within(self, folder: Path) -> OwnTask:
-        """This task with its files' names taken from `folder`, where they are relative."""
+        """Return this task with relative file names resolved against `folder`."""
         return self.model_copy(update={"files": {split: folder / file for split, file in self.files.items()}})
 
     @property
     def source(self) -> str:
-        """What a table calls the text."""
+        """Name of the text in tables."""
         return f"{self.hub} (Hub)" if self.hub else "own files"
 
 
 class Backbone(Section):
-    """The pre-trained encoder that every contestant starts from."""
+    """Pretrained encoder from which contestants start."""
 
-    name: Checkpoint = Field(
-        description="A Hub id, a folder, or package:<module>/<folder> of an installed Python package."
-    )
+    name: Checkpoint = Field(description="A Hub id, a folder, or package:<module>/<folder> of an installed package.")
     revision: str | None = Field(None, description="Commit on the Hub.")
-    pooling: Literal["cls", "mean"] = Field("cls", description="Where exits look: the CLS token or the mean of tokens.")
+    pooling: Literal["cls", "mean"] = Field("cls", description="Input of exit heads: CLS token, or mean over tokens.")
 
 
 class TrainingBudget(Section):
-    """Equal training for all contestants: optimizer steps behind a model's weights, at one batch size."""
+    """Training budget: number of optimizer steps behind a model's weights, at a fixed batch size."""
 
-    steps: int = Field(ge=1, description="Optimizer steps, counted over all models whose weights are continued.")
-    batch_size: int = Field(32, ge=1, description="Batch size of every stage of every contestant.")
+    steps: int = Field(ge=1, description="Optimizer steps, summed over all models whose weights are continued.")
+    batch_size: int = Field(32, ge=1, description="Batch size of all stages.")
 
 
 class Training(Section):
-    """How every contestant is trained, whatever its recipe."""
+    """Training settings that are the same for all contestants."""
 
-    budget: TrainingBudget | None = Field(
-        None, description="One training budget for all contestants; null: each recipe's own epochs and batch size."
-    )
+    budget: TrainingBudget | None = Field(None, description="Training budget; null: each recipe's own epochs.")
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: the GPU where there is one.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="The device; auto: the GPU if there is one.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="auto: bfloat16 products where the device computes them natively, else float32."
+        "auto", description="Arithmetic of products; auto: bfloat16 if the device supports it natively, else float32."
     )
-    tf32: bool = Field(False, description="float32 products of a GPU, but those of traces, in TF32 (10 bits for 23).")
-    gpu_share: Count = Field(1, ge=1, le=1024, description="Jobs of this machine that share one of its GPUs.")
-    threads: Count = Field(
-        1, ge=1, le=1024, description="CPU threads of a job; numbers are equal only between equal counts."
-    )
-    restarts: int = Field(
-        2,
-        ge=0,
-        le=10,
-        description="Further trainings, with other seeds, of a run whose answers are all the same.",
-    )
-    save_seconds: float = Field(120, gt=0, description="A running stage is saved this often, for a later resume.")
-    eval_batch_size: Count = Field(64, ge=1, description="Batch size of evaluation passes.")
-    kept_gigabytes: float = Field(
-        2.0,
-        ge=0,
-        description="Memory a job may use to keep a teacher's targets instead of computing them again.",
-    )
+    tf32: bool = Field(False, description="Whether float32 products on a GPU use TF32, except for traces.")
+    gpu_share: Count = Field(1, ge=1, le=1024, description="Number of jobs that share a GPU.")
+    threads: Count = Field(1, ge=1, le=1024, description="CPU threads of a job; numbers depend on this count.")
+    restarts: int = Field(2, ge=0, le=10, description="Most retrainings, with other seeds, of a constant model.")
+    save_seconds: float = Field(120, gt=0, description="Seconds between two checkpoints of a running stage.")
+    eval_batch_size: Count = Field(64, ge=1, description="Batch size of evaluation.")
+    kept_gigabytes: float = Field(2.0, ge=0, description="Memory in GB for the cached targets of a teacher.")
 
 
 class Thresholds(Section):
-    """The exit-threshold sweep of a trained model; it replays kept traces."""
+    """Choice of exit thresholds, by replay of traces."""
 
-    grid: Count = Field(200, ge=2, le=10**6, description="Uniform thresholds over the range of the policy.")
-    trials: Count = Field(
-        150, ge=0, le=10**6, description="Trials of the Optuna study over one threshold an exit; 0: no study."
-    )
+    grid: Count = Field(200, ge=2, le=10**6, description="Number of uniform thresholds over the policy's range.")
+    trials: Count = Field(150, ge=0, le=10**6, description="Trials of the threshold search; 0: no search.")
 
 
 class Latency(Section):
-    """The wall-clock of the early-exit engine beside the teacher's, for the first seed of every task."""
+    """Measurement of the latency of early-exit models relative to the reference, for the first seed of each task."""
 
     examples: Count = Field(
-        64, ge=1, description="Validation examples at batch 32, at even steps through the lengths; a quarter at 1."
+        64,
+        ge=1,
+        description="Validation examples at batch size 32, evenly spaced by length; a quarter of them at batch size 1.",
     )
     # A machine's pace drifts over seconds, so turns make a ratio steady and more examples do not (benchmarks/clock.py).
     rounds: Count = Field(
         3,
         ge=1,
         le=10**6,
-        description="Turns at batch 32, four times as many at 1; the median ratio counts, quartiles are kept.",
+        description="Rounds at batch size 32; four times as many at 1. The median and quartiles are reported.",
     )
     speedups: list[Annotated[float, Field(gt=0)]] = Field(
-        [1, 2, 4, 8], description="Points measured: the best at these FLOPs speed-ups."
+        [1, 2, 4, 8], description="Speed-ups at which the best point is measured."
     )
 
 
 class Primary(Section):
-    """The comparisons declared before results are seen; they are corrected for multiplicity apart from the others."""
+    """Comparisons declared before results are known, with their own correction for multiplicity."""
 
-    contestant: Name | None = Field(
-        None, description="Contestant compared with each rival; null: comparisons with the reference alone are primary."
-    )
+    contestant: Name | None = Field(None, description="Contestant compared with each rival; null: the reference.")
     speedups: list[Annotated[float, Field(ge=1)]] = Field(
-        [2, 4, 8], description="Speed-ups of the primary comparisons; the reference itself is at 1."
+        [2, 4, 8], description="Speed-ups of primary comparisons, besides 1."
     )
 
 
 class Comparison(Section):
-    """How contestants are compared: over seeds and examples, corrected for the number of comparisons."""
+    """Comparison of contestants over seeds and examples, corrected for the number of comparisons."""
 
-    margin: float = Field(1.0, ge=0, description="Points (of 100) within which contestants are called equal.")
-    level: float = Field(0.95, gt=0.5, lt=1, description="Confidence of an interval, and of a family of verdicts.")
-    resamples: Count = Field(2_000, ge=100, le=10**6, description="Bootstrap resamples; only their deviation is used.")
-    primary: Primary = Field(Primary(), description="The primary comparisons; all others are exploratory.")
+    margin: float = Field(1.0, ge=0, description="Margin, in points of 100.")
+    level: float = Field(0.95, gt=0.5, lt=1, description="Confidence level of intervals, and of a family of verdicts.")
+    resamples: Count = Field(2_000, ge=100, le=10**6, description="Bootstrap resamples, for standard deviations only.")
+    primary: Primary = Field(Primary(), description="Primary comparisons; all others are exploratory.")
 
 
 class RatioStudy(Section):
-    """The Optuna study over pruning ratios of one method."""
+    """Ratio study: an Optuna search over the pruning ratios of one method."""
 
-    method: Name = Field(description="A contestant that offers a search space.")
-    tasks: list[str] = Field(description="Tasks to study.")
-    generations: Count = Field(2, ge=1, le=100, description="Rounds of ask, trial jobs, tell.")
-    population: Count = Field(4, ge=1, le=1000, description="Trials a generation.")
+    method: Name = Field(description="Contestant with a search space.")
+    tasks: list[str] = Field(description="Tasks of the study.")
+    generations: Count = Field(2, ge=1, le=100, description="Generations; trials of one generation run in parallel.")
+    population: Count = Field(4, ge=1, le=1000, description="Trials per generation.")
     sampler: Literal["nsgaii", "tpe", "random"] = Field("nsgaii", description="Optuna's sampler.")
-    seed: Seed = Field(0, le=2**31, description="The sampler's seed is this plus the generation.")
+    seed: Seed = Field(0, le=2**31, description="Seed of the sampler in the first generation; increases by 1.")
 
     @model_validator(mode="after")
     def _parents(self) -> RatioStudy:
         if self.sampler == "nsgaii" and self.population < 2:
-            raise ValueError(f"population = {self.population}: nsgaii crosses at least 2 trials")
+            raise ValueError(f"population = {self.population}: nsgaii needs at least 2 trials")
         return self
 
 
 class Contestant(Section):
-    """A method under a name: what tables, folders and other contestants call it."""
+    """Method with options, under the name used in tables, folders and by other contestants."""
 
     method: str = Field(
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
-        description="Import path of its class, package.module:Class.",
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="Import path of its class, package.module:Class."
     )
-    options: dict[str, Any] = Field({}, description="The method's own options.")
-    share: float = Field(
-        1.0, gt=0, description="Part of training.budget; below 1 for a model that other contestants continue."
-    )
-    tasks: dict[str, dict[str, Any]] = Field({}, description="Options with other values for a task, by its name.")
+    options: dict[str, Any] = Field({}, description="Options of the method.")
+    share: float = Field(1.0, gt=0, description="Fraction of training.budget; below 1 if others continue the model.")
+    tasks: dict[str, dict[str, Any]] = Field({}, description="Task -> options with other values for that task.")
     sources: dict[str, Annotated[str, Field(pattern=r"^(paper|code|here)\b")]] = Field(
-        {}, description="Where each option's value comes from: paper, code or here, and a word more."
+        {}, description="Option -> source of its value: paper, code or here, and details."
     )
 
     def options_for(self, task: str) -> dict[str, Any]:
-        """The options that hold for one task."""
+        """Return the options for one task."""
         return merge(self.options, self.tasks.get(task, {}))
 
 
 class Settings(Section):
-    """One benchmark: which contestants, on which tasks, with which seeds, on what text, from what backbone."""
+    """Settings of a benchmark: contestants, tasks, seeds, data and backbone."""
 
     profile: Name = Field(description="Name of the profile; results go to <results>/<profile>.")
     results: Results = Field(Path("results"), description="Folder of all results.")
-    folder: PathSetting = Field(
-        Path(), description="Where contestants' own modules lie: the profile's folder, set when it is read."
-    )
-    reuse: list[PathSetting] = Field(
-        [], description="Folders of results: what lies there and was asked the same is taken, not trained."
-    )
-    strict: bool = Field(
-        False,
-        description="Refuse to unite runs of unlike arithmetic (device, precision, threads); else a note says so.",
-    )
+    folder: PathSetting = Field(Path(), description="Folder of contestants' modules; set to that of the profile.")
+    reuse: list[PathSetting] = Field([], description="Results folders from which runs with equal inputs are copied.")
+    strict: bool = Field(False, description="Whether differing device, precision or threads are an error, not a note.")
     tasks: list[str] = Field(list(GLUE), min_length=1, description="Tasks to run.")
-    seeds: list[Seed] = Field([0], min_length=1, description="Seeds of training; each is a run of its own.")
-    more_seeds: dict[str, list[Seed]] = Field({}, description="Further seeds for a task, by its name (small tasks).")
+    seeds: list[Seed] = Field([0], min_length=1, description="Seeds of training; each is a separate run.")
+    more_seeds: dict[str, list[Seed]] = Field({}, description="Task -> further seeds for that task, for small tasks.")
     selection: Literal["calibration", "validation"] = Field(
-        "calibration",
-        description="Where checkpoints and thresholds are chosen; validation is the papers' protocol.",
+        "calibration", description="Selection split for checkpoints and thresholds; validation is the papers' protocol."
     )
-    data: Data = Field(Data(), description="The text.")
-    own_tasks: dict[Name, OwnTask] = Field({}, description="Tasks beside GLUE's, by the names that tables print.")
-    backbone: Backbone = Field(description="The pre-trained encoder.")
-    training: Training = Field(Training(), description="How everything trains.")
-    thresholds: Thresholds = Field(Thresholds(), description="The exit-threshold sweep.")
-    latency: Latency = Field(Latency(), description="The latency measurement.")
-    comparison: Comparison = Field(Comparison(), description="What is called better, worse or equal.")
-    contestants: dict[Name, Contestant] = Field(min_length=1, description="The methods, by the names tables use.")
-    reference: Name = Field("teacher", description="The contestant whose full depth is speed-up 1.")
-    depth_reference: Name | None = Field(None, description="The contestant of depth-cut models, for the ELUE score.")
-    ablations: dict[Name, Name] = Field({}, description="Ablation -> the full method it is compared with.")
-    studies: list[RatioStudy] = Field([], description="Pruning-ratio studies.")
+    data: Data = Field(Data(), description="Source and size of the data.")
+    own_tasks: dict[Name, OwnTask] = Field({}, description="Name -> own task, in addition to GLUE's.")
+    backbone: Backbone = Field(description="The pretrained encoder.")
+    training: Training = Field(Training(), description="Training settings of all contestants.")
+    thresholds: Thresholds = Field(Thresholds(), description="Choice of exit thresholds.")
+    latency: Latency = Field(Latency(), description="Measurement of latency.")
+    comparison: Comparison = Field(Comparison(), description="Comparison of contestants.")
+    contestants: dict[Name, Contestant] = Field(min_length=1, description="Name -> method with options.")
+    reference: Name = Field("teacher", description="Contestant whose cost at full depth counts as speed-up 1.")
+    depth_reference: Name | None = Field(None, description="Contestant of models cut at a depth, for the ELUE score.")
+    ablations: dict[Name, Name] = Field({}, description="Ablation -> contestant with which it is compared.")
+    studies: list[RatioStudy] = Field([], description="Ratio studies.")
 
     @model_validator(mode="after")
     def _tasks(self) -> Settings:
         for task in self.own_tasks:
             if task.lower() in (*GLUE, "average"):
-                raise ValueError(f"own_tasks.{task}: the name is taken; choose another")
+                raise ValueError(f"own_tasks.{task}: the name is reserved; choose another")
         known = (*GLUE, *self.own_tasks)
         for key, names in (("tasks", self.tasks), ("own_tasks", known), ("contestants", self.contestants)):
             if wrong := twins(names):
-                raise ValueError(f"{key}: {wrong}; name one of them otherwise")
+                raise ValueError(f"{key}: {wrong}; rename one of them")
         drawn = {"seeds": self.seeds, **{f"more_seeds.{task}": more for task, more in self.more_seeds.items()}}
         for key, seeds in drawn.items():
             if len(set(seeds)) < len(seeds):
@@ -377,7 +338,7 @@ class Settings(Section):
             except ValidationError as error:
                 raise ValueError(f"data.tasks.{task}.{explain(error, Data)}") from None
             if self.selection == "calibration" and task in self.tasks and not data.calibration:
-                raise ValueError(f"data.calibration = 0: {task} is chosen on it; or set selection: validation")
+                raise ValueError(f"data.calibration = 0: needed for choices on {task}; or set selection: validation")
         return self
 
     @model_validator(mode="after")
@@ -388,12 +349,12 @@ class Settings(Section):
         }
         named |= {"ablations": [*self.ablations, *self.ablations.values()]}
         named |= {"studies": [study.method for study in self.studies]}
-        declared = self.comparison.primary.contestant
+        declared, known = self.comparison.primary.contestant, ", ".join(self.contestants)
         named |= {"comparison.primary.contestant": [declared] * bool(declared)}
         for key, names in named.items():
             for name in names:
                 if name not in self.contestants:
-                    raise ValueError(f"{key}: {name!r} is not a contestant; there are {', '.join(self.contestants)}")
+                    raise ValueError(f"{key}: {name!r} is not a contestant; the contestants are {known}")
         studied = [(study.method, task) for study in self.studies for task in study.tasks]
         for method, task in studied:
             if task not in self.tasks:
@@ -403,15 +364,16 @@ class Settings(Section):
         return self
 
     def seeds_of(self, task: str) -> list[int]:
+        """Return the distinct seeds of a task."""
         return list(dict.fromkeys([*self.seeds, *self.more_seeds.get(task, [])]))
 
     def source_of(self, task: str) -> str:
-        """What a table calls the text of a task."""
+        """Return the name of the text of a task in tables."""
         return self.own_tasks[task].source if task in self.own_tasks else self.data.of(task).title
 
     @property
     def glue_caps(self) -> dict[str, str]:
-        """The tasks whose text is GLUE's own -> how many of its examples are used at most, in words; "" for all."""
+        """Tasks with GLUE's own text -> description of the caps on the number of examples; "" if there are none."""
         found = {}
         for task in self.tasks:
             data = self.data.of(task)
@@ -422,5 +384,5 @@ class Settings(Section):
 
     @property
     def root(self) -> Path:
-        """The folder of this profile's results."""
+        """Folder of the results of this profile."""
         return self.results / self.profile

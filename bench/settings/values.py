@@ -1,4 +1,4 @@
-"""Nested plain values, as YAML gives them: merging, names, paths, and one line for what is wrong."""
+"""Types and helpers for setting values: merging, names, paths, and one-line descriptions of errors."""
 
 from __future__ import annotations
 
@@ -16,14 +16,19 @@ from bench.names import LARGEST_SEED, valid_name
 
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
 _LONGEST_PATH = 3000
-"""Bytes of the results folder: Linux allows paths of 4,095, and a run's files lie some 350 below."""
+"""Largest number of bytes of the results folder. Linux allows paths of 4,095; the files of a run need about 350
+more."""
 
 
 def expand(text: str, where: str) -> str:
     """Return `text` with a leading `~` and variables (`$NAME`, `${NAME}`) expanded.
 
+    Args:
+        text: The text.
+        where: Prefix of the error message.
+
     Raises:
-        UserError: A variable is not set, or the home folder is not known; the line begins with `where`.
+        UserError: A variable is not set, or the home folder is unknown.
     """
     try:
         return _expanded(text)
@@ -35,20 +40,18 @@ def _expanded(text: str) -> str:
     def value(found: re.Match[str]) -> str:
         name = found[1] or found[2]
         if name not in os.environ:
-            raise ValueError(f"{text!r} names the variable {name}, which is not set; set it, or write the value")
+            raise ValueError(f"{text!r} uses the variable {name}, which is not set; set it, or write the value")
         return os.environ[name]
 
     try:
         home = str(Path(text).expanduser()) if text.startswith("~") else text
     except RuntimeError:
-        raise ValueError(
-            f"{text!r}: this home folder is not known; write the path, or ./~ for that character"
-        ) from None
+        raise ValueError(f"{text!r}: this home folder is unknown; write the path, or ./~ for a literal ~") from None
     return _VARIABLE.sub(value, home)
 
 
 def _path(value: Any) -> Any:
-    """Expand a path given as text, and refuse one that no file system takes."""
+    """Expand a path given as text, and refuse one that is not valid in a file system."""
     if not isinstance(value, str):
         return value
     text = _expanded(value)
@@ -57,19 +60,19 @@ def _path(value: Any) -> Any:
     if not text:
         raise ValueError("an empty path; write . for the current folder")
     if _VARIABLE.search(text):
-        raise ValueError(f"{value!r} is {text!r}, which names a variable again; rename that folder")
-    if text.startswith("~"):  # a home folder again, once these settings are written down and read by a job
+        raise ValueError(f"{value!r} is {text!r}, which contains a variable again; rename that folder")
+    if text.startswith("~"):  # else a job that reads these settings would expand it again
         text = f"./{text}"
     return text
 
 
 def _results(path: Path) -> Path:
-    """Refuse a folder whose paths Snakemake cannot match, or the file system cannot hold."""
+    """Refuse a folder that Snakemake cannot match, or whose files would have paths that are too long."""
     if found := {"{", "}"} & set(str(path)):
         raise ValueError(f"{str(path)!r} holds {min(found)}, which Snakemake reads as a wildcard; rename the folder")
     parts = [len(os.fsencode(part)) for part in path.parts]
     if max(parts, default=0) > 255 or len(os.fsencode(path.absolute())) > _LONGEST_PATH:
-        raise ValueError("the path is too long; name a folder of at most 255 bytes a part")
+        raise ValueError("the path is too long; use a folder whose parts have at most 255 bytes each")
     return path
 
 
@@ -89,24 +92,24 @@ def _number(value: Any) -> Any:
 
 
 Name = Annotated[str, AfterValidator(_name)]
-"""A name of a task, contestant or variant: see `bench.store.valid_name`."""
+"""Name of a task, contestant or variant; see `bench.store.valid_name`."""
 Whole = Annotated[int, BeforeValidator(_number)]
 Count = Annotated[Whole, Field(le=10**9)]
-"""A whole number, or its digits: Snakemake's `--config` leaves the numbers of a mapping as text."""
+"""Whole number, or its digits: `--config` of Snakemake passes the numbers in a mapping as text."""
 Seed = Annotated[Whole, Field(ge=0, le=LARGEST_SEED)]
-"""What torch, NumPy and Python take as a seed."""
+"""Seed that torch, NumPy and Python accept."""
 PathSetting = Annotated[Path, BeforeValidator(_path)]
-"""A path: `~` and variables are expanded in it. Other texts are taken as written."""
+"""Path in which `~` and variables are expanded. Settings of other types are not expanded."""
 Results = Annotated[PathSetting, AfterValidator(_results)]
-"""The folder of results, which Snakemake must be able to match."""
+"""Folder of results, whose path Snakemake can match."""
 Checkpoint = Annotated[str, BeforeValidator(_path)]
-"""A checkpoint's name, which may be a folder: expanded like a path. Also for options of methods."""
+"""Name of a checkpoint, which may be a folder: expanded like a path. Also for options of methods."""
 
 
 def twins(names: Iterable[str]) -> str:
-    """Return what is wrong with names that are equal, or differ only in capital letters; "" if nothing is.
+    """Return an error message for names that are equal except for case, or "" if there are none.
 
-    Their folders would be one on file systems that ignore case.
+    Folders with such names would be the same on file systems that ignore case.
     """
     seen: dict[str, str] = {}
     for name in names:
@@ -117,7 +120,7 @@ def twins(names: Iterable[str]) -> str:
 
 
 def merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with `top` over it: nested mappings are merged, other values replaced, and null removes a key."""
+    """Return `top` merged over `base`: nested mappings are merged, other values replaced, and None removes a key."""
     merged = dict(base)
     for key, value in top.items():
         if value is None:
@@ -130,10 +133,11 @@ def merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
 
 
 def lookalike(label: Any) -> str:
-    """Return a form of `label` that is equal for labels that a reader could confuse.
+    """Return a normal form of `label` that is equal for labels that readers could confuse.
 
-    Case, blanks, invisible characters and Unicode compatibility forms (NFKC) do not count, nor do zeros after the
-    point of a whole number: `US` and `us`, `1` and `1.0` are alike; `+` and `++` are not.
+    Differences in case, blanks, invisible characters and Unicode compatibility forms (NFKC) are ignored, and so are
+    zeros after the decimal point of a whole number: `US` and `us` are equal, and so are `1` and `1.0`, but not `+` and
+    `++`.
     """
     visible = "".join(letter for letter in str(label) if unicodedata.category(letter) != "Cf")
     plain = " ".join(unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", visible).casefold()).split())
@@ -141,7 +145,12 @@ def lookalike(label: Any) -> str:
 
 
 def explain(error: ValidationError, section: type[BaseModel]) -> str:
-    """Return the first problem of a validation error of a section of the settings, as one line."""
+    """Return a one-line description of the first problem in a validation error.
+
+    Args:
+        error: The error.
+        section: The section of the settings that was validated.
+    """
     first, more = error.errors()[0], error.error_count() - 1
     key = ".".join(str(part) for part in first["loc"] if part not in ("function-after", "[key]")) or "settings"
     message = first["msg"].removeprefix("Value error, ")
@@ -158,7 +167,7 @@ def _short(value: Any) -> str:
 
 
 def _allowed(loc: tuple[int | str, ...], model: Any) -> str:
-    """Return the keys of the section of `model` that `loc` ends in, if it is one of the suite's."""
+    """Return the keys allowed where `loc` ends in the section `model`, or "" outside the suite's sections."""
     for part in loc[:-1]:
         field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
         if field is None:

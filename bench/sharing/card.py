@@ -1,4 +1,4 @@
-"""The model card of a model that is taken home: what it is, what it scores and costs, and how it came to be."""
+"""Model card of an exported model: description, scores, costs and provenance."""
 
 from __future__ import annotations
 
@@ -37,7 +37,17 @@ def write_card(
     facts: Mapping[str, Any],
     costs: Costs,
 ) -> None:
-    """Writes README.md with YAML front matter. row: the chosen point on validation; facts: its run.json."""
+    """Write the model card README.md with YAML front matter.
+
+    Args:
+        path: The file.
+        settings: The settings of the profile.
+        points: All points of the profile.
+        row: The exported point on validation.
+        task: Its task.
+        facts: Content of its run.json.
+        costs: Costs of its model.
+    """
     parts = [
         f"# {row['label']} on {task.title}",
         _what(row, task, costs),
@@ -50,17 +60,17 @@ def write_card(
         _costs(settings, row, costs),
         "## How it was chosen",
         _choice(settings, points, row),
-        "## What made it",
+        "## Provenance",
         _origin(settings, row, task, facts),
         "## Licence",
         "The code that made and runs this model (costeff-bench) is Apache-2.0. The weights come from the backbone and "
-        "the text named above, whose licences hold for them; none is claimed here.",
+        "the text named above, and their licences apply to them.",
     ]
     path.write_text(f"---\n{_front(settings, row, task)}\n---\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8")
 
 
 def _front(settings: Settings, row: pd.Series, task: Task) -> str:
-    """The YAML that the Hub reads."""
+    """Return the YAML front matter, which the Hub reads."""
     backbone, own = settings.backbone.name, task.own
     hub = own.hub if own else "nyu-mll/glue" if settings.data.of(task.name).source == "hub" else None
     results = [
@@ -88,7 +98,7 @@ def _front(settings: Settings, row: pd.Series, task: Task) -> str:
 
 
 def _data(facts: Mapping[str, Any]) -> list[str]:
-    """Return the section on what is not clean in the data; none where nothing was found."""
+    """Return the section on problems found in the data; empty if there are none."""
     found = findings(facts["data"].get("quality", {}))
     return ["## Data quality", "\n".join(f"- {line}" for line in found)] if found else []
 
@@ -105,21 +115,21 @@ def _rule(row: pd.Series, task: Task, costs: Costs) -> str:
     if len(costs.layers) == 1:
         where = f"The model has one exit, after {layers} layers"
     if row["kind"] == "static":
-        return f"{where}; every text is answered at full depth."
+        return f"{where}; every example uses the full depth."
     if row["kind"] == "fixed_exit":
-        return f"{where}; every text is answered at exit {int(row['exit'])}."
+        return f"{where}; every example exits at exit {int(row['exit'])}."
     thresholds = [float(each) for each in row["thresholds"]][:-1] or [float(row["threshold"])]
-    if row["policy"] == "agreement":  # a tolerance between scores, which tables have on the scale of 0 to 5
+    if row["policy"] == "agreement":  # the threshold is a tolerance on the scale of 0 to 5
         unit = (task.range[1] - task.range[0]) / (SCALE[1] - SCALE[0])
         thresholds = [unit * each for each in thresholds]
-    several = f" of exit {int(row['exit_start'])} on" if int(row["exit_start"]) > 1 else ""
+    several = f" from exit {int(row['exit_start'])} on" if int(row["exit_start"]) > 1 else ""
     bound = (
         f"{thresholds[0]:.6g}"
         if len(thresholds) == 1
-        else f"[{', '.join(f'{each:.6g}' for each in thresholds)}], one an exit"
+        else f"[{', '.join(f'{each:.6g}' for each in thresholds)}], one for each exit"
     )
     when = _WHEN.get(row["policy"], f"its {row['policy']} meets {{}}").format(bound)
-    return f"{where}; a text leaves at the first{several} where {when}, and at the last otherwise."
+    return f"{where}; an example exits at the first{several} where {when}, and at the last otherwise."
 
 
 def _use(settings: Settings, task: Task) -> str:
@@ -136,8 +146,8 @@ print(classify({sample}))
 print(classify([{sample}] * 64, batch_size=32))
 ```
 
-Texts leave the batch at their exits. `truncation=True` cuts texts to {length} tokens, as they were in training and in
-the scores below."""
+Examples are removed from the batch when they exit. `truncation=True` cuts texts to {length} tokens, as in training and
+for the scores below."""
 
 
 def _scores(settings: Settings, points: pd.DataFrame, row: pd.Series, task: Task) -> str:
@@ -163,7 +173,7 @@ def _scores(settings: Settings, points: pd.DataFrame, row: pd.Series, task: Task
         low, high = 100 * np.quantile(found, [(1 - comparison.level) / 2, (1 + comparison.level) / 2])
         interval = (
             f"{100 * comparison.level:g} % interval of this model's {task.metrics[0]}: {low:.2f} to {high:.2f} "
-            "(bootstrap over the validation examples; how another training would come out is not in it)."
+            "(bootstrap over the validation examples; it does not include the variation between trainings)."
         )
     except UserError as error:
         interval = f"No interval: {error}."
@@ -174,11 +184,11 @@ def _costs(settings: Settings, row: pd.Series, costs: Costs) -> str:
     shares = ", ".join(f"exit {e}: {100 * share:.0f} %" for e, share in enumerate(row["exits"], start=1))
     table = [
         ["parameters", f"{int(row['parameters']):,}"],
-        ["of these in layers and heads", f"{int(row['parameters_encoder']):,}"],
+        ["of these outside the embeddings", f"{int(row['parameters_encoder']):,}"],
         ["mean FLOPs (2 x multiply-adds) of a validation text", f"{float(row['flops']):,.0f}"],
         [f"times cheaper than {settings.reference}", _ratio(row["speedup"])],
-        ["the same, every text at 128 tokens", _ratio(row["speedup_128"])],
-        ["where validation texts leave", shares],
+        ["the same, with all texts at 128 tokens", _ratio(row["speedup_128"])],
+        ["exits of validation examples", shares],
         ["mean layers run", f"{float(row['mean_layers']):.2f} of {costs.layers[-1]}"],
     ]
     timed = read_parquet_if_there(settings.root / "latency.parquet")
@@ -198,26 +208,26 @@ def _choice(settings: Settings, points: pd.DataFrame, row: pd.Series) -> str:
     same = " (the papers' protocol: chosen and reported on the same examples)"
     return (
         f"Of {len(tried)} operating points of {tried['variant'].nunique()} variant(s) the best on the "
-        f"{settings.selection} split that is at least {row['budget']:g}x cheaper than {settings.reference} there (2 % "
-        f"less is let pass). On that split: {row['metric']} {100 * float(row['selected_score']):.2f}, "
-        f"{_ratio(row['selected_speedup'])}. Validation was read once, for the numbers "
+        f"{settings.selection} split that is at least {row['budget']:g}x cheaper than {settings.reference} there (with "
+        f"a tolerance of 2 %). On that split: {row['metric']} {100 * float(row['selected_score']):.2f}, "
+        f"{_ratio(row['selected_speedup'])}. Validation was used only for the numbers "
         f"above{same * (settings.selection == 'validation')}.{others}"
     )
 
 
 def _origin(settings: Settings, row: pd.Series, task: Task, facts: Mapping[str, Any]) -> str:
     asked, data, backbone = facts["asked"], facts["data"], Path(facts["backbone"]["name"])
-    named = backbone.name if backbone.is_absolute() else backbone  # a place on this machine says nothing elsewhere
+    named = backbone.name if backbone.is_absolute() else backbone  # a path of this machine is of no use elsewhere
     sizes = ", ".join(f"{split} {count}" for split, count in data["examples"].items())
     where = ", ".join(f"{name} {value}" for name, value in facts["where"].items())
     table = [
         ["data", f"{task.title}, {data['source']}; fingerprint {data['fingerprint']}; {sizes} examples"],
-        ["most tokens", asked["data"]["max_length"]],
+        ["largest number of tokens", asked["data"]["max_length"]],
         ["backbone", f"{named} (sha256 {facts['backbone']['sha256'][:12]})"],
         ["contestant", f"{row['method']} ({facts['method']}), variant {row['variant']}"],
         ["options", f"`{json.dumps(asked['method']['options'], sort_keys=True)}`"],
         ["seed", f"{int(row['seed'])} (text and splits: {settings.data.of(task.name).seed})"],
-        ["starts from", ", ".join(asked["needs"]) or "the backbone alone"],
+        ["models it starts from", ", ".join(asked["needs"]) or "the backbone alone"],
         ["identity of the run", facts["identity"]],
         ["computed on", f"{', '.join(map(str, facts['hardware'].values()))}; {where}"],
         ["time", f"{facts['wall_seconds']:,.0f} s"],

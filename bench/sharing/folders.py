@@ -1,7 +1,7 @@
-"""Read results folders that others made: everything in them is untrusted input.
+"""Read results folders of others. Everything in them is untrusted input.
 
-A published folder is plain data. Nothing in it is imported or executed, links are never followed, only the files of
-`FILES` are read, and a run is known by the folder it lies in, which must agree with its `run.json`.
+A published folder is plain data. Nothing in it is imported or executed, links are not followed, and only the files in
+`FILES` are read. A run is identified by its folder, which must agree with its `run.json`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RUN_FILES = (
     "trace-validation.parquet",
     "trace-validation_mismatched.parquet",
 )
-"""Files of a run that others need: no weights (a model's configuration is its shape) and no text."""
+"""Published files of a run. They contain no weights (only the model's configuration) and no text."""
 FILES = (
     "index.html",
     "all-points.parquet",
@@ -44,7 +44,7 @@ FILES = (
     "sweeps/*/*/history-*.parquet",
     *(f"runs/*/*/*/*/{name}" for name in RUN_FILES),
 )
-"""Files of a results folder that others need; `costeff report` can draw figures for print again."""
+"""Published files of a results folder. Figures for print are left out; `costeff report` draws them again."""
 _RUN_FILE = re.compile(
     r"(run|costs|failure)\.json"
     r"|trace-(calibration|(validation|test)(_matched|_mismatched)?)\.parquet"
@@ -84,10 +84,10 @@ _VALUES = {
     "selection": {"calibration", "validation"},
     "status": {"ok", "failed"},
 }
-"""Values of columns of `all-points.parquet` that have few; a failed run has none in some."""
+"""Allowed values of categorical columns of `all-points.parquet`; a failed run has no value in some of them."""
 _LARGEST = 1e18
 MAX_SHOWN = 12
-"""Refused entries that an error message names."""
+"""Largest number of refused entries in an error message."""
 
 _Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 
@@ -118,7 +118,7 @@ class _Backbone(BaseModel):
 
 
 class _Run(BaseModel):
-    """The parts of a `run.json` that are read from the folders of others."""
+    """The parts of a `run.json` that are read from folders of others."""
 
     data: _Text = _Text(missing_splits=[])
     backbone: _Backbone | None = None
@@ -146,11 +146,11 @@ _RunFacts: TypeAdapter[_Finished | _Failed] = TypeAdapter(Annotated[_Finished | 
 
 @dataclass(frozen=True)
 class ResultsFolder:
-    """A results folder whose structure has been checked.
+    """Results folder with a checked structure.
 
     Attributes:
         path: The folder.
-        settings: Its settings; paths in them point to nothing, and `settings.root` is `path`.
+        settings: Its settings, without paths; `settings.root` is `path`.
         runs: Run -> content of its `run.json`.
     """
 
@@ -162,7 +162,7 @@ class ResultsFolder:
         """Return `all-points.parquet`.
 
         Raises:
-            UserError: If it is missing, broken, or holds points of runs that are not in the folder.
+            UserError: The file is missing, broken, or has points of runs that are not in the folder.
         """
         table = self._of_runs("all-points.parquet", ("label", "status", "reason", "selection"))
         if problem := _problem(table):
@@ -170,13 +170,17 @@ class ResultsFolder:
         return table
 
     def latencies(self) -> pd.DataFrame:
-        """Return `latency.parquet`, or an empty table if nothing was timed; errors as in `points`."""
+        """Return `latency.parquet`, or an empty table if no latency was measured.
+
+        Raises:
+            UserError: As in `points`.
+        """
         if not (self.path / "latency.parquet").is_file():
             return pd.DataFrame()
         return self._of_runs("latency.parquet", ("operated", "batch_size", "hardware"))
 
     def run_files(self, key: RunKey) -> Iterator[Path]:
-        """Yield the files of a run that others need, as paths below its folder."""
+        """Yield the files of a run that are published, as paths relative to its folder."""
         yield from (Path(name) for name in RUN_FILES if (self.path / "runs" / key.path / name).is_file())
 
     def _of_runs(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
@@ -184,7 +188,7 @@ class ResultsFolder:
         for row in table[[*_RUN]].drop_duplicates().itertuples(index=False):
             if RunKey(*row) not in self.runs:
                 place = printable("/".join(map(str, row)))
-                raise UserError(f"{self.path / name}: rows of a run that is not there: {place}")
+                raise UserError(f"{self.path / name}: rows of a run that the folder does not contain: {place}")
         return table
 
 
@@ -211,27 +215,32 @@ def _problem(points: pd.DataFrame) -> str:
 
 
 def open_folder(folder: Path) -> ResultsFolder:
-    """Check a results folder and return what is known of it.
+    """Check a results folder and return its settings and runs.
 
     Args:
         folder: A folder that `costeff publish` or the workflow wrote, under any name.
 
     Raises:
-        UserError: If it holds no runs, or anything that is refused; the message names each refused entry.
+        UserError: The folder has no runs, or has refused entries, which the message lists.
     """
     refused = [f"{path.relative_to(folder)}: {why}" for path, why in irregular(folder)] if folder.is_dir() else []
     files = [file for file in sorted((folder / "runs").rglob("*")) if file.is_file() and not file.is_symlink()]
     runs = _runs(folder, files, refused)
     if not runs:
-        raise UserError(f"{folder} holds no runs; name a results folder, or one that `costeff publish` wrote")
+        raise UserError(f"{folder} has no runs; name a results folder, or one that `costeff publish` wrote")
     return ResultsFolder(folder, settings_of(folder), runs)
 
 
 def runs_of(folder: Path, task: str = "*", seed: int | None = None) -> dict[RunKey, dict[str, Any]]:
-    """Return the runs of a results folder, of one task and seed if given, with the content of their `run.json`.
+    """Return the runs of a results folder with the content of their `run.json`.
+
+    Args:
+        folder: The results folder.
+        task: Return only runs of this task.
+        seed: Return only runs with this seed.
 
     Raises:
-        UserError: If an entry of these runs is refused.
+        UserError: An entry of these runs is refused.
     """
     places = sorted(folder.glob(f"runs/{task}/*/*/{'*' if seed is None else f'seed{seed}'}"))
     above = dict.fromkeys(each for place in places for each in (*list(place.parents)[2::-1], place))
@@ -245,10 +254,10 @@ def runs_of(folder: Path, task: str = "*", seed: int | None = None) -> dict[RunK
 
 
 def settings_of(folder: Path) -> Settings:
-    """Return the settings of a results folder, without paths, so that nothing outside of it is ever looked for.
+    """Return the settings of a results folder without paths, so that no file outside the folder is read.
 
     Raises:
-        UserError: If `settings.yaml` is missing, too large or not valid.
+        UserError: `settings.yaml` is missing, too large or not valid.
     """
     file = folder / "settings.yaml"
     try:
@@ -263,19 +272,28 @@ def settings_of(folder: Path) -> Settings:
         )
     except ValidationError as error:
         raise UserError(f"{file}: {printable(explain(error, Settings))}") from None
-    # The folder may have any name; it need not be one that a profile could have.
+    # The name of the folder need not be a valid name of a profile.
     return settings.model_copy(update={"results": folder.absolute().parent, "profile": folder.absolute().name})
 
 
 def _plain_yaml(text: str) -> Any:
-    """Parse YAML without aliases, which make a short text stand for values larger than memory."""
+    """Parse YAML, but refuse aliases: with them a short text can expand to values larger than memory."""
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
         raise ValueError("aliases (*name) are not accepted")
     return yaml.safe_load(text)
 
 
 def _runs(folder: Path, files: Sequence[Path], refused: list[str]) -> dict[RunKey, dict[str, Any]]:
-    """Return the runs of files below `runs`; raise UserError if any is refused, or something was before."""
+    """Return the runs of the files below `runs`.
+
+    Args:
+        folder: The results folder.
+        files: The files.
+        refused: Entries refused so far.
+
+    Raises:
+        UserError: An entry is refused.
+    """
     runs: dict[RunKey, dict[str, Any]] = {}
     for file in files:
         place = file.relative_to(folder / "runs")
@@ -295,10 +313,10 @@ def _runs(folder: Path, files: Sequence[Path], refused: list[str]) -> dict[RunKe
 
 
 def _facts(file: Path, key: RunKey) -> dict[str, Any]:
-    """Return the content of a `run.json` that agrees with its place and is complete."""
+    """Return the content of a `run.json` that is complete and agrees with the path of its run."""
     facts = read_mapping(file, json.loads)
     if facts.get("key") != key.facts:
-        raise UserError(f"its key is not its place: {json.dumps(facts.get('key'))}")
+        raise UserError(f"its key does not match its path: {json.dumps(facts.get('key'))}")
     try:
         _RunFacts.validate_python(facts)
     except ValidationError as error:

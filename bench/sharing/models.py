@@ -1,4 +1,4 @@
-"""Taking a model home: the point that the main table shows, as a folder that transformers' pipelines can call."""
+"""Export the model behind a point of the main table, as a folder for the pipelines of transformers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,25 @@ from bench.trace import Costs, Trace
 def take(
     settings: Settings, task: str, method: str, out: Path, *, speedup: float = 1.0, seed: int | None = None
 ) -> str:
-    """Writes the model that the main table shows for `method` at least `speedup` times cheaper; returns what it is.
+    """Export the model that the main table shows for a contestant at a speed-up.
 
-    Of the contestant's variants, exits and thresholds the best on the selection split is taken, of `seed` or else of
-    the task's first. `out` is then a folder with weights, exit rule, tokenizer and model card. UserError where there is
-    no such point, its run failed, has no weights or is not the one that the points were made of, and where `out` is
-    there already.
+    The best variant, exit and threshold on the selection split is exported. The folder has weights, exit policy,
+    tokenizer and model card.
+
+    Args:
+        settings: The settings of the profile.
+        task: The task.
+        method: The contestant.
+        out: The folder to write; must not exist.
+        speedup: Least speed-up of the point.
+        seed: The seed of the run; None: the first seed of the task.
+
+    Returns:
+        A one-line description of the exported point.
+
+    Raises:
+        UserError: `out` exists, there is no such point, or its run failed, has no weights, or was trained again after
+            the points were collected.
     """
     transformers_log.disable_progress_bar()
     points = read_points(settings)
@@ -44,9 +57,19 @@ def take(
 
 
 def write_model(settings: Settings, points: pd.DataFrame, row: pd.Series, out: Path) -> None:
-    """Writes a chosen point (a row of `at_budget` on validation) as a folder; errors as in `take`."""
+    """Write the model of a point as a folder.
+
+    Args:
+        settings: The settings of the profile.
+        points: All points of the profile.
+        row: The point: a row of `at_budget` on validation.
+        out: The folder to write; must not exist.
+
+    Raises:
+        UserError: As in `take`.
+    """
     if out.exists():
-        raise UserError(f"{out} is there already; name a folder that is not, or remove it")
+        raise UserError(f"{out} already exists; name another folder, or remove it")
     key = RunKey(str(row["task"]), str(row["method"]), str(row["variant"]), int(row["seed"]))
     folder = run_folder(settings, key)
     if not has_weights(folder):
@@ -55,7 +78,7 @@ def write_model(settings: Settings, points: pd.DataFrame, row: pd.Series, out: P
     trace = Trace.load(folder / "trace-validation.parquet")
     now = float(score(str(row["metric"]), predicted(row, trace), trace.labels))
     if abs(now - float(row["score"])) > 1e-9:
-        raise UserError(f"{key.path} was made anew since its points were united; run the workflow again")
+        raise UserError(f"{key.path} was trained again after its points were collected; run the workflow again")
     task = task_named(key.task, settings.own_tasks)
     units = task.range if task.regression and not task.is_glue else None
     model = EarlyExitClassifier.of(load_model(folder, torch.device("cpu")), plain(row), task.labels, units)
@@ -74,10 +97,14 @@ def write_model(settings: Settings, points: pd.DataFrame, row: pd.Series, out: P
 def chosen(
     settings: Settings, points: pd.DataFrame, task: str, method: str, speedup: float, seed: int | None
 ) -> pd.Series:
-    """The row on validation of the chosen point. UserError where there is none."""
+    """Return the row of the chosen point on validation.
+
+    Raises:
+        UserError: There is no such point.
+    """
     for what, name, there in (("task", task, settings.tasks), ("contestant", method, list(settings.contestants))):
         if name not in there:
-            raise UserError(f"no {what} {name!r} in this profile; there are {', '.join(there)}")
+            raise UserError(f"no {what} {name!r} in this profile; choose from {', '.join(there)}")
     seeds = settings.seeds_of(task)
     if seed is not None and seed not in seeds:
         raise UserError(f"{task} was not run with seed {seed}; its seeds are {', '.join(map(str, seeds))}")

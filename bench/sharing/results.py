@@ -28,10 +28,17 @@ log = logging.getLogger(__name__)
 
 
 def publish(settings: Settings, out: Path) -> int:
-    """Copy what others need of a profile's results into `out`, and return its size in bytes.
+    """Copy the published files of a profile's results into `out`.
+
+    Args:
+        settings: The settings of the profile.
+        out: The folder to write; must not exist or be empty.
+
+    Returns:
+        Size of `out` in bytes.
 
     Raises:
-        UserError: If there are no results, they contain links or special files, or `out` is not empty.
+        UserError: There are no results, they contain links or special files, or `out` is not empty.
     """
     root = settings.root
     if not (root / "all-points.parquet").is_file():
@@ -40,7 +47,7 @@ def publish(settings: Settings, out: Path) -> int:
     above = {place for file in files for place in (file, *file.parents) if place.is_relative_to(root) and place != root}
     if refused := sorted(place for place in above if place.is_symlink() or not (place.is_file() or place.is_dir())):
         named = ", ".join(printable(place.relative_to(root)) for place in refused)
-        raise UserError(f"{root}: links and special files are not published: {named}; put files in their place")
+        raise UserError(f"{root}: links and special files are not published: {named}; replace them by files")
     with _complete_or_not_at_all(out) as part:
         for file in files:
             target = part / file.relative_to(root)
@@ -52,13 +59,13 @@ def publish(settings: Settings, out: Path) -> int:
 
 @contextmanager
 def _complete_or_not_at_all(out: Path) -> Iterator[Path]:
-    """Yield a new folder beside `out` that takes its name at the end; an error or interruption removes it.
+    """Yield a temporary folder beside `out` and rename it to `out` at the end; remove it after an error.
 
     Raises:
-        UserError: If `out` is not empty or cannot be written.
+        UserError: `out` is not empty or cannot be written.
     """
     if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise UserError(f"{out} is not empty; name a folder that is not there yet, or remove it")
+        raise UserError(f"{out} is not empty; name a folder that does not exist, or remove it")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent.absolute())
@@ -72,7 +79,7 @@ def _complete_or_not_at_all(out: Path) -> Iterator[Path]:
 
 
 def placeless(settings: Settings) -> dict[str, Any]:
-    """The settings as plain values without paths of this machine, which say nothing elsewhere."""
+    """Return the settings as plain values without paths of this machine."""
     values = settings.model_dump(mode="json") | {"results": str(Path()), "folder": str(Path()), "reuse": []}
     values["data"]["path"] = values["data"]["path"] and "$GLUE_DIR"
     for task in values["own_tasks"].values():
@@ -83,23 +90,25 @@ def placeless(settings: Settings) -> dict[str, Any]:
 
 
 def merge(folders: Sequence[Path], out: Path, finish: Callable[[Settings], None] = lambda settings: None) -> Settings:
-    """Unite results folders (published ones, or one's own) in `out`.
+    """Merge results folders, published or not, into `out`.
 
-    Points and traces are copied as they are. Of a run that failed in one folder and finished in another, the finished
-    one is kept. Latencies of one machine are kept, the first folder's that has any, since times of different machines
-    cannot be compared. `out` appears when it is complete: an interrupted merge leaves nothing that blocks the next.
+    Points and traces are copied unchanged. If a run failed in one folder and finished in another, the finished one is
+    kept. Only latencies of one machine are kept, that of the first folder with latencies, because latencies of
+    different machines are not comparable. `out` is written atomically: an interrupted merge leaves no partial folder.
 
     Args:
-        folders: The folders, all of them untrusted (see `bench.sharing.folders`).
+        folders: The folders, all untrusted (see `bench.sharing.folders`).
         out: The folder to write; its name becomes the name of the profile.
-        finish: Called with the settings of the united folder before it gets its name, for example to write tables.
+        finish: Called with the settings of the merged folder before it is renamed to `out`, for example to write
+            tables.
 
     Returns:
         The settings of `out`.
 
     Raises:
-        UserError: By name, for other data, backbone, arithmetic, protocol, counting convention or version of the suite,
-            for a run that two folders made differently, and for whatever a folder holds that is refused.
+        UserError: The folders differ in data, backbone, arithmetic, selection split, counting convention or version of
+            the suite; two folders have different results of one run; or a folder has refused entries. The message names
+            the culprit.
     """
     if not valid_name(out.name):
         raise UserError(f"--out {out}: its name becomes the profile's; use letters, digits, points, - and _")
@@ -122,7 +131,7 @@ def merge(folders: Sequence[Path], out: Path, finish: Callable[[Settings], None]
 
 
 def _written(opened: Sequence[ResultsFolder], united: Mapping[RunKey, ResultsFolder], out: Path) -> Settings:
-    """Write runs, points, latencies and settings of the united folders into `out`; return the settings."""
+    """Write runs, points, latencies and settings of the merged folders into `out`, and return the settings."""
     for key, folder in united.items():
         for file in folder.run_files(key):
             source, target = (place / "runs" / key.path / file for place in (folder.path, out))
@@ -145,7 +154,7 @@ def _written(opened: Sequence[ResultsFolder], united: Mapping[RunKey, ResultsFol
 
 
 def _of_one_machine(folders: Sequence[ResultsFolder], out: Path) -> list[ResultsFolder]:
-    """Unite the latencies of one machine, the first folder's that has any, in `out`; return the folders with these."""
+    """Write the latencies of the first machine into `out`, and return the folders with latencies of that machine."""
     times = {folder.path: folder.latencies() for folder in folders}
     machines = {path: set(table.get("hardware", ())) for path, table in times.items()}
     first = next((machine for machine in machines.values() if machine), set())
@@ -169,11 +178,11 @@ def _untimed(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def _check_alike(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], a: Path, b: Path) -> None:
-    """Raises UserError for the first thing in which two folders' runs cannot be compared."""
+    """Raise UserError for the first property in which the runs of two folders are not comparable."""
     facts: dict[str, Callable[[dict[str, Any]], Any]] = {
         "the version of the suite": lambda run: run["asked"]["suite"],
         "the backbone": lambda run: run["asked"]["backbone"],
-        "the split that choices are made on": lambda run: run["asked"]["selection"],
+        "the selection split": lambda run: run["asked"]["selection"],
         "arithmetic": lambda run: run["where"]["precision"],
     }
     tasks = {each["key"]["task"] for each in ours} & {each["key"]["task"] for each in theirs}
@@ -184,22 +193,25 @@ def _check_alike(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], a: Pa
     for what, read in facts.items():
         mine, others = ({str(read(each)) for each in runs if each["status"] == "ok"} - {""} for runs in (ours, theirs))
         if mine and others and mine != others:
-            raise UserError(f"{a} and {b} differ in {what} ({min(mine)}; {min(others)}) and cannot be united")
+            raise UserError(f"{a} and {b} differ in {what} ({min(mine)}; {min(others)}) and cannot be merged")
 
 
 def _reported(task: str, run: dict[str, Any]) -> str:
-    """Return the fingerprint of the validation splits of a run of `task`, else ""; in 0.2 that of all splits."""
+    """Return the fingerprint of the validation splits if the run is of `task`, else "".
+
+    Runs of version 0.2 have only a fingerprint of all splits, which is returned instead.
+    """
     data = run["asked"]["data"]
     return data.get("reported", data["fingerprint"]) if run["key"]["task"] == task else ""
 
 
 def _text(key: tuple[str, int], run: dict[str, Any]) -> str:
-    """Return the fingerprint of all splits of a run of that task and seed, else ""."""
+    """Return the fingerprint of all splits if the run has this task and seed, else ""."""
     return run["asked"]["data"]["fingerprint"] if (run["key"]["task"], run["key"]["seed"]) == key else ""
 
 
 def _united(several: Sequence[Settings], out: Path) -> Settings:
-    """Settings of all their contestants, tasks and seeds; the rest is the first one's."""
+    """Return settings with the contestants, tasks and seeds of all folders, and other values of the first one."""
     values = several[0].model_dump()
     for other in several[1:]:
         values["contestants"] = {name: entry.model_dump() for name, entry in other.contestants.items()} | values[

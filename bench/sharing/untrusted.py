@@ -1,4 +1,4 @@
-"""Read files that others wrote: each function checks what it reads and answers a bad file with one line."""
+"""Read untrusted files. Each function checks its input and raises a one-line error for a bad file."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from bench.errors import UserError
 
 MAX_MAPPING_BYTES = 4_000_000
 MAX_CELLS = 200_000_000
-"""Most rows times columns of a table. A compressed file of some kilobytes can hold more than memory does."""
+"""Largest number of rows times columns of a table. A compressed file of a few kilobytes can decompress to more than
+memory."""
 
 
 def printable(value: object, *, most: int = 300) -> str:
-    """Return `str(value)` on one line: control characters escaped, and cut after `most` characters."""
+    """Return `str(value)` on one line: control characters are escaped, and it is cut after `most` characters."""
     text = " ".join(str(value).split(" "))
     text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
     return text if len(text) <= most else f"{text[:most]}..."
 
 
 def irregular(folder: Path) -> Iterator[tuple[Path, str]]:
-    """Yield links and special files in a folder, with what each is. Links are not followed.
+    """Yield links and special files in a folder, with a description of each. Links are not followed.
 
     Raises:
-        UserError: If a folder in it cannot be read.
+        UserError: A folder in it cannot be read.
     """
 
     def stop(error: OSError) -> None:
@@ -53,11 +54,11 @@ def read_mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
         parse: `json.loads` or `yaml.safe_load`.
 
     Raises:
-        UserError: If the file is missing, too large, not UTF-8, not valid, nested too deeply or not a mapping.
+        UserError: The file is missing, too large, not UTF-8, not valid, nested too deeply or not a mapping.
     """
     try:
         if file.is_symlink() or not file.is_file():
-            raise UserError(f"{file.name} is not there, or not a regular file")
+            raise UserError(f"{file.name} does not exist or is not a regular file")
         if file.stat().st_size > MAX_MAPPING_BYTES:
             raise UserError(f"{file.name} is larger than {MAX_MAPPING_BYTES / 1e6:g} MB")
         values = parse(file.read_text(encoding="utf-8"))
@@ -73,19 +74,19 @@ def read_mapping(file: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
 
 
 def read_table(path: Path, kinds: Mapping[str, str], *, required: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Read a Parquet table with one value a cell.
+    """Read a Parquet table with one value per cell.
 
     Args:
         path: The file.
-        kinds: Column -> `text`, `number`, `whole` (an integer), `numbers` (a list of numbers a cell) or `bytes`.
-            Other columns may hold texts or numbers. Any column may be empty.
-        required: Columns that must be there.
+        kinds: Column -> `text`, `number`, `whole` (an integer), `numbers` (a list of numbers in each cell) or `bytes`.
+            Other columns may contain texts or numbers. Any column may be empty.
+        required: Columns that must exist.
 
     Raises:
-        UserError: If the file is missing, broken, too large, or a column is missing or of another kind.
+        UserError: The file is missing, broken or too large, or a column is missing or of another kind.
     """
     if path.is_symlink() or not path.is_file():
-        raise UserError(f"{path} is not there, or not a regular file; publish the folder again")
+        raise UserError(f"{path} does not exist or is not a regular file; publish the folder again")
     try:
         with pq.ParquetFile(path) as file:
             facts = file.metadata

@@ -1,1 +1,1 @@
-"""The nine GLUE tasks: what they are, where their text comes from, how they are scored and batched."""
+"""Tasks: the nine of GLUE and own tasks, with their data sources, metrics and batches."""

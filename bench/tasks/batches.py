@@ -1,4 +1,4 @@
-"""Batches: padding to the longest, and grouping examples of similar length."""
+"""Padded batches of examples of similar length."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,14 +10,19 @@ from numpy.typing import ArrayLike, NDArray
 __all__ = ["collate", "length_batches"]
 
 MEGA_BATCH = 50
-"""Batches sorted together: enough for little padding, few enough to keep long epochs random."""
+"""Number of batches that are sorted by length together. More reduce padding, fewer make long epochs more random."""
 
 
 def collate(batch: Sequence[dict[str, Any]], pad_id: int = 0) -> dict[str, torch.Tensor]:
     """Pad a batch of `Examples` items to its longest.
 
-    Returns input_ids, attention_mask and token_type_ids [B, n] (int64), labels [B] (int64, or float32 for
-    regression) and idx [B] (int64).
+    Args:
+        batch: Items of `Examples`.
+        pad_id: Token id of padding.
+
+    Returns:
+        input_ids, attention_mask and token_type_ids [B, n] (int64), labels [B] (int64, or float32 for a regression) and
+            idx [B] (int64).
     """
     lengths = torch.tensor([len(item["input_ids"]) for item in batch])
     longest = int(lengths.max())
@@ -37,15 +42,18 @@ def collate(batch: Sequence[dict[str, Any]], pad_id: int = 0) -> dict[str, torch
 def length_batches(
     lengths: ArrayLike, batch_size: int, generator: np.random.Generator | None
 ) -> list[NDArray[np.int64]]:
-    """Positions in batches of similar length; every position exactly once, at most one batch incomplete.
+    """Return positions in batches of similar length, each position once; at most one batch is incomplete.
 
-    With a generator, for training: a fresh random grouping and order on each call. Without, for evaluation:
-    longest first, so that the largest batch shows at once whether it fits in memory.
+    Args:
+        lengths: [N] number of tokens of each example.
+        batch_size: Number of positions in a batch.
+        generator: Generator for training, where each call returns another random grouping and order. None for
+            evaluation: the longest examples come first, so that a lack of memory shows in the first batch.
     """
     size = np.asarray(lengths)
     if generator is None:
         return _cut(np.argsort(-size, kind="stable"), batch_size)
-    # Noise on the lengths keeps an example from meeting the same neighbours in every epoch.
+    # Noise on the lengths gives an example different neighbours in each epoch.
     noisy = size * generator.uniform(0.9, 1.1, len(size))
     batches: list[NDArray[np.int64]] = []
     for group in _cut(generator.permutation(len(size)), MEGA_BATCH * batch_size):

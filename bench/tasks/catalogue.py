@@ -1,4 +1,4 @@
-"""Tasks as data: GLUE's nine, and those that a profile declares for text of its own."""
+"""Definitions of tasks: the nine of GLUE, and the own tasks of a profile."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,40 +13,40 @@ from bench.tasks.groups import Grouping, alike, nested, shared
 __all__ = ["ALIASES", "SCALE", "TASKS", "Task", "from_scale", "in_order", "task", "tasks_of", "title", "to_scale"]
 
 SCALE = (0.0, 5.0)
-"""The scale on which every regression is trained, traced and compared with thresholds: that of STS-B."""
+"""Scale of all regressions in training, traces and thresholds: that of STS-B."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One task; the nine of GLUE are named and laid out as in the Hub's `nyu-mll/glue`."""
+    """Definition of a task. The nine of GLUE have the names and columns of the Hub's `nyu-mll/glue`."""
 
     name: str
     title: str
-    """Name for tables and figures, such as "SST-2"."""
+    """Name in tables and figures, such as "SST-2"."""
     columns: tuple[str, ...]
-    """One text column for a single sentence, two for a pair, in the order they are encoded."""
+    """One text column for a single sentence, two for a pair, in the order in which they are encoded."""
     labels: tuple[str, ...]
-    """Class words in label order; empty for regression."""
+    """Class labels in the order of class ids; empty for a regression."""
     metrics: tuple[str, ...]
-    """Metric names; the first one ranks."""
+    """Names of metrics; the first one ranks."""
     grouping: Grouping = field(repr=False)
-    """Which rows of train hang together by their text, so that none is trained on where another is chosen on."""
+    """Groups of training rows with related text, which are not divided between train and the calibration split."""
     submission_files: tuple[str, ...] = ()
-    """File name the GLUE server expects for each of `test_splits`; the header is `index<tab>prediction`."""
+    """File name that the GLUE server expects for each of `test_splits`; the header is `index<tab>prediction`."""
     submission_words: tuple[str, ...] = ()
-    """What such a file holds for each class; empty for regression (floats from 0 to 5)."""
+    """Value of each class in a submission file; empty for a regression (floats from 0 to 5)."""
     validation_splits: tuple[str, ...] = ("validation",)
     test_splits: tuple[str, ...] = ("test",)
     may_be_empty: tuple[str, ...] = ()
-    """Columns in which the published data itself has empty texts."""
+    """Columns with empty texts in the published data."""
     range: tuple[float, float] = (0.0, 5.0)
     """Least and greatest label of a regression, in the units of its files; see `to_scale`."""
     own: OwnTask | None = None
-    """Where the text of a task of a profile's own comes from; None for GLUE's, whose source is the profile's."""
+    """Declaration of an own task, with its data source; None for GLUE, whose source is set by the profile."""
 
     @property
     def is_glue(self) -> bool:
-        """Whether this is one of GLUE's nine tasks: their labels have aliases, and class ids stand for labels too."""
+        """Whether this is one of GLUE's nine tasks, whose labels may also be given as aliases or class ids."""
         return self.own is None
 
     @property
@@ -61,7 +61,7 @@ class Task:
 
     @property
     def splits(self) -> dict[str, str]:
-        """This project's split names (train, validation, test, validation_mismatched, ...) -> GLUE's own."""
+        """Split name in this project (train, validation, test, validation_mismatched, ...) -> split name in GLUE."""
         first = {"train": "train", "validation": self.validation_splits[0], "test": self.test_splits[0]}
         return first | {split: split for split in self.validation_splits[1:] + self.test_splits[1:]}
 
@@ -76,7 +76,7 @@ _TASKS = (
         columns=("sentence",),
         labels=("unacceptable", "acceptable"),
         metrics=("matthews", "accuracy"),
-        # The same words, judged twice: 40 of 8,551 sentences.
+        # 40 of 8,551 sentences occur twice with the same words.
         grouping=shared("sentence"),
         submission_files=("CoLA.tsv",),
         submission_words=BINARY,
@@ -87,7 +87,7 @@ _TASKS = (
         columns=("sentence",),
         labels=("negative", "positive"),
         metrics=("accuracy",),
-        # Train holds the phrases of a sentence's parse tree, nine of each on average; validation holds sentences.
+        # Train has the phrases of each sentence's parse tree, nine on average; validation has whole sentences.
         grouping=nested("sentence"),
         submission_files=("SST-2.tsv",),
         submission_words=BINARY,
@@ -98,7 +98,7 @@ _TASKS = (
         columns=("sentence1", "sentence2"),
         labels=("not_equivalent", "equivalent"),
         metrics=("f1", "accuracy"),
-        # A news sentence stands in several pairs: 14 % of train.
+        # 14 % of train are pairs with a sentence that occurs in several pairs.
         grouping=shared("sentence1", "sentence2"),
         submission_files=("MRPC.tsv",),
         submission_words=BINARY,
@@ -109,7 +109,7 @@ _TASKS = (
         columns=("question1", "question2"),
         labels=("not_duplicate", "duplicate"),
         metrics=("f1", "accuracy"),
-        # Questions are linked: where a is asked like b and b like c, a and c give each other away.
+        # Questions are linked: if a duplicates b and b duplicates c, then a duplicates c.
         grouping=shared("question1", "question2"),
         submission_files=("QQP.tsv",),
         submission_words=BINARY,
@@ -122,7 +122,7 @@ _TASKS = (
         columns=("sentence1", "sentence2"),
         labels=(),
         metrics=("pearson", "spearman"),
-        # Captions and headlines are paired several times: 23 % of train.
+        # 23 % of train are pairs with a caption or headline that occurs in several pairs.
         grouping=shared("sentence1", "sentence2"),
         submission_files=("STS-B.tsv",),
         submission_words=(),
@@ -133,7 +133,7 @@ _TASKS = (
         columns=("premise", "hypothesis"),
         labels=("entailment", "neutral", "contradiction"),
         metrics=("accuracy",),
-        # Each premise was given three hypotheses, one a label.
+        # Each premise has three hypotheses, one for each label.
         grouping=shared("premise"),
         submission_files=("MNLI-m.tsv", "MNLI-mm.tsv"),
         submission_words=("entailment", "neutral", "contradiction"),
@@ -146,7 +146,7 @@ _TASKS = (
         columns=("question", "sentence"),
         labels=ENTAILMENT,
         metrics=("accuracy",),
-        # Paragraphs carry no mark; what shows of them are sentences and questions that stand in several pairs.
+        # Paragraphs are not marked; only sentences and questions in several pairs are related.
         grouping=shared("question", "sentence"),
         submission_files=("QNLI.tsv",),
         submission_words=ENTAILMENT,
@@ -157,7 +157,7 @@ _TASKS = (
         columns=("sentence1", "sentence2"),
         labels=ENTAILMENT,
         metrics=("accuracy",),
-        # Passages are asked several hypotheses, and hypotheses of several passages: 31 % of train.
+        # 31 % of train are pairs with a passage or hypothesis that occurs in several pairs.
         grouping=shared("sentence1", "sentence2"),
         submission_files=("RTE.tsv",),
         submission_words=ENTAILMENT,
@@ -168,7 +168,7 @@ _TASKS = (
         columns=("sentence1", "sentence2"),
         labels=("not_entailment", "entailment"),
         metrics=("accuracy",),
-        # A schema is one text with several readings of its pronoun: 93 % of train.
+        # 93 % of train are pairs with a text that occurs with several readings of its pronoun.
         grouping=shared("sentence1", "sentence2"),
         submission_files=("WNLI.tsv",),
         submission_words=BINARY,
@@ -176,7 +176,7 @@ _TASKS = (
 )
 
 TASKS: dict[str, Task] = {each.name: each for each in _TASKS}
-"""GLUE's nine, in the order of tables."""
+"""The nine tasks of GLUE, in the order of tables."""
 
 ALIASES = {
     "neg": "negative",
@@ -189,16 +189,24 @@ ALIASES = {
     "grammatical": "acceptable",
     "ungrammatical": "unacceptable",
 }
-"""Other words for GLUE's labels, in lower case with underscores."""
+"""Other names of GLUE's labels, in lower case with underscores."""
 
 
 def tasks_of(own: Mapping[str, OwnTask]) -> dict[str, Task]:
-    """All tasks that a profile with these `own_tasks` knows, by name: GLUE's, then its own."""
+    """Return all tasks that a profile with these `own_tasks` can use, by name: GLUE's first."""
     return TASKS | {name: _own(name, declared) for name, declared in own.items()}
 
 
 def task(name: str, own: Mapping[str, OwnTask] | None = None) -> Task:
-    """Look a task up by name, among GLUE's and `own`; UserError that names the known ones otherwise."""
+    """Return the task with this name.
+
+    Args:
+        name: The name.
+        own: Own tasks of the profile, considered besides GLUE's.
+
+    Raises:
+        UserError: There is no such task; the message lists all tasks.
+    """
     known = tasks_of(own or {})
     if name not in known:
         raise UserError(f"unknown task {name!r}; choose from {', '.join(known)}")
@@ -206,7 +214,7 @@ def task(name: str, own: Mapping[str, OwnTask] | None = None) -> Task:
 
 
 def to_scale(values: ArrayLike, units: tuple[float, float]) -> NDArray[np.float64]:
-    """Map labels from the declared range `units` (least, greatest) to `SCALE`; the identity where they are equal."""
+    """Map labels from the declared range `units` (least, greatest) to `SCALE`; the identity if the two are equal."""
     return _mapped(values, units, SCALE)
 
 
@@ -223,12 +231,12 @@ def _mapped(values: ArrayLike, source: tuple[float, float], target: tuple[float,
 
 
 def title(name: str) -> str:
-    """A task's name for tables and figures: "SST-2" for "sst2"; any other name is its own title."""
+    """Return the name of a task in tables and figures: "SST-2" for "sst2"; other names are unchanged."""
     return TASKS[name].title if name in TASKS else name
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """The names in the order of tables, each once: GLUE's in the catalogue's order, then the others as they come."""
+    """Return the distinct names in the order of tables: GLUE's in the order of `TASKS`, then others as given."""
     given = list(dict.fromkeys(names))
     return [*(name for name in TASKS if name in given), *(name for name in given if name not in TASKS)]
 

@@ -1,4 +1,4 @@
-"""Tokenised examples of a task's splits."""
+"""Tokenised examples of the splits of a task."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,31 +14,31 @@ __all__ = ["Examples", "TaskData"]
 
 @dataclass(frozen=True)
 class Examples:
-    """One split, tokenised but not padded; a map-style data set for a torch DataLoader."""
+    """A tokenised split without padding; a map-style data set for a torch DataLoader."""
 
     idx: NDArray[np.int64]
-    """[N] row numbers in the source's split, from 0; those of a test split are the source's own."""
+    """[N] row numbers in the split of the source, from 0; in a test split the numbers that the source itself gives."""
     labels: NDArray[Any]
-    """[N] int64 class ids, or for regression float32 scores on the scale of 0 to 5 (`bench.tasks.catalogue.SCALE`); -1,
-    or NaN for regression, where hidden."""
+    """[N] int64 class ids, or float32 scores of a regression on the scale of 0 to 5 (`bench.tasks.catalogue.SCALE`).
+    Hidden labels are -1, or NaN for a regression."""
     input_ids: list[list[int]]
     segments: list[list[int]]
-    """0 for the first text and 1 for the second, one a token."""
+    """For each token, 0 in the first text and 1 in the second."""
     difficulty: NDArray[np.int64] | None = None
-    """[N] 1 easy, 2 medium, 3 hard, where the source knows."""
+    """[N] 1 easy, 2 medium, 3 hard; None if the source does not record it."""
     groups: NDArray[np.int64] | None = None
-    """[N] equal for rows that hang together by their text (train and what is set apart from it); -1 for common ones."""
+    """[N] equal for rows with related text, -1 for rows with common text; only for train and splits taken from it."""
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """[N] tokens of each example, special ones included."""
+        """[N] number of tokens of each example, special tokens included."""
         return np.fromiter((len(ids) for ids in self.input_ids), dtype=np.int64, count=len(self))
 
     def __len__(self) -> int:
         return len(self.input_ids)
 
     def __getitem__(self, position: int) -> dict[str, Any]:
-        """One example for `collate`; its `idx` is the position here, which finds its row in a trace."""
+        """Return one example for `collate`. Its `idx` is its position here, which is also its row in a trace."""
         return {
             "input_ids": self.input_ids[position],
             "token_type_ids": self.segments[position],
@@ -47,7 +47,7 @@ class Examples:
         }
 
     def take(self, indices: Iterable[int]) -> "Examples":
-        """The examples at these positions, in this order."""
+        """Return the examples at these positions, in this order."""
         chosen = np.fromiter(indices, dtype=np.int64)
         return Examples(
             idx=self.idx[chosen],
@@ -61,17 +61,17 @@ class Examples:
 
 @dataclass(frozen=True)
 class TaskData:
-    """All splits of a task, ready to train and measure on."""
+    """All splits of a task, tokenised."""
 
     task: Task
     splits: dict[str, Examples]
-    """train, calibration (where choices are made on it), validation, test, and MNLI's validation_mismatched and
-    test_mismatched."""
+    """Split -> examples. The splits are train, calibration (if choices are made on it), validation, test, and MNLI's
+    validation_mismatched and test_mismatched."""
     missing: tuple[str, ...]
-    """Names of the splits that the source does not have."""
+    """Names of splits that the source does not have."""
     fingerprint: str
     """Short hash of the text, labels and order of train, calibration and the validation splits."""
     left_out: int = 0
-    """Training rows in no split: they share a group with a row that was set apart."""
+    """Number of training rows in no split, because they share a group with a row of a held-out split."""
     quality: dict[str, Any] = field(default_factory=dict)
-    """What is known of the rows and of what is not clean in them, as plain values (`bench.tasks.quality`)."""
+    """Statistics and problems of the data, as plain values (`bench.tasks.quality`)."""

@@ -1,8 +1,8 @@
-"""Which rows of a training split hang together, and how a part is set apart so that no text of it is trained on.
+"""Groups of training rows with related text, and splits that hold out whole groups.
 
-A random part of train is not held out where its texts occur in train again: SST-2's train holds every phrase of a
-sentence, MNLI has three hypotheses for a premise. So rows are grouped by what their text shares, a part takes whole
-groups out of train, and a task says in the catalogue what its text shares.
+A random sample of train is not held out if its texts also occur in the rest of train: SST-2's train contains every
+phrase of a sentence, MNLI has three hypotheses for each premise. Rows are therefore grouped by shared text, as defined
+for each task in `bench.tasks.catalogue`, and a held-out split removes whole groups from train.
 """
 
 import re
@@ -17,14 +17,15 @@ from bench.errors import UserError
 __all__ = ["COMMON", "Grouping", "Groups", "alike", "folds", "nested", "set_apart", "shared", "words"]
 
 COMMON = -1
-"""The group of rows whose text is everybody's ("a good film"): they stay in train and are never set apart."""
+"""Group of rows whose text is too common to identify a sentence ("a good film"). They stay in train."""
 LARGEST = 0.01
-"""A share of all rows; more rows than this that hang together count as common: they would be half a task's calibration
-part, or a giant component."""
+"""Largest group, as a fraction of all rows. Rows of larger groups count as common, because one such group could fill
+most of a calibration split."""
 SMALL = 10
-"""So many rows always count as a group."""
+"""A group of up to this many rows is never too large."""
 HELD_OUT = 0.2
-"""Most of train that is spent on independent rows of a part: beyond it, more rows of fewer groups are taken."""
+"""Largest fraction of train that is removed so that each group contributes one row. Beyond it, groups contribute
+more rows."""
 
 Columns = dict[str, list[Any]]
 
@@ -33,22 +34,22 @@ class Groups(NamedTuple):
     """Groups of N rows."""
 
     ids: NDArray[np.int64]
-    """[N] equal for rows that must not be parted; `COMMON` for rows that belong to nobody."""
+    """[N] equal for rows that must stay together; `COMMON` for rows without a group."""
     typical: NDArray[np.bool_]
-    """[N] rows that are of the kind that validation holds, preferred in a part (SST-2: whole sentences)."""
+    """[N] whether a row is of the kind that validation has (SST-2: whole sentences); such rows are preferred."""
 
 
 Grouping = Callable[[Columns], Groups]
-"""Columns of a split -> the groups of its rows."""
+"""Function: columns of a split -> groups of its rows."""
 
 
 def words(text: str) -> str:
-    """The words of a text, in lower case and without punctuation, single spaces between."""
+    """Return the words of a text, in lower case and without punctuation, separated by single spaces."""
     return " ".join(re.findall(r"\w+", text.lower()))
 
 
 def shared(*columns: str) -> Grouping:
-    """Rows that share a text of these columns, directly or through others (QQP's linked questions), hang together."""
+    """Group rows that share a text of these columns, directly or through other rows (linked questions in QQP)."""
 
     def grouping(rows: Columns) -> Groups:
         keys = [[words(text) for text in rows[column]] for column in columns]
@@ -61,7 +62,7 @@ def shared(*columns: str) -> Grouping:
 
 
 def alike(columns: Sequence[str], group: str | None = None) -> Grouping:
-    """Rows of equal text in all the columns hang together, and those of one value in the column `group` of the rows."""
+    """Group rows with equal text in all the columns, and rows with the same value in the column `group`."""
 
     def grouping(rows: Columns) -> Groups:
         texts = list(zip(*([words(text) for text in rows[column]] for column in columns), strict=True))
@@ -72,10 +73,10 @@ def alike(columns: Sequence[str], group: str | None = None) -> Grouping:
 
 
 def nested(column: str) -> Grouping:
-    """Phrases hang together with the one longest text that holds them; those that several hold are common.
+    """Group phrases with the longest text that contains them. Phrases contained in several such texts are common.
 
-    A text holds another if the other's words stand in it one after the other. Typical are the longest texts, those
-    that nothing else holds.
+    A text contains another if the words of the other occur in it consecutively. Typical rows are the longest texts,
+    which no other text contains.
     """
 
     def grouping(rows: Columns) -> Groups:
@@ -93,16 +94,22 @@ _UNDONE = pow(_ODD, -1, 2**64)
 
 
 def _holders(texts: Sequence[Sequence[str]]) -> NDArray[np.int64]:
-    """[N] which of N distinct texts, as words, is the one longest that holds each (often itself), or `COMMON`.
+    """Return for each text the longest text that contains it.
 
     From long to short, the texts of one length are looked up among all runs of that length in the longest texts found
-    so far, by 64-bit polynomial hashes of random words: no false match is to be expected.
+    so far. Runs are compared by 64-bit polynomial hashes of random values, so false matches are not expected.
+
+    Args:
+        texts: N distinct texts, as words.
+
+    Returns:
+        [N] position of the longest text that contains each (often itself), or `COMMON` if there are several.
     """
     names = {word: name for name, word in enumerate(dict.fromkeys(word for text in texts for word in text))}
     values = np.random.default_rng(0).integers(2**64, size=len(names) + 1, dtype=np.uint64)
     lengths = np.array([len(text) for text in texts])
     owner = np.full(len(texts), COMMON)
-    held, source = [values[-1:]], [np.array([COMMON])]  # the longest texts' words, a mark between, and whose they are
+    held, source = [values[-1:]], [np.array([COMMON])]  # words of the longest texts with separators, and their texts
     for length in sorted(set(lengths.tolist()) - {0}, reverse=True):
         here = np.flatnonzero(lengths == length)
         own = _runs(values[[names[word] for i in here for word in texts[int(i)]]], length)[::length]
@@ -122,7 +129,7 @@ def _holders(texts: Sequence[Sequence[str]]) -> NDArray[np.int64]:
 
 
 def _runs(values: NDArray[np.uint64], length: int) -> NDArray[np.uint64]:
-    """Hash of each run of `length` values: the sum of value k times _ODD^k, modulo 2^64."""
+    """Return the hash of each run of `length` values: the sum of value k times _ODD^k, modulo 2^64."""
     powers, undone = (
         np.cumprod(np.r_[1, np.full(len(values), base)].astype(np.uint64)).astype(np.uint64)
         for base in (np.uint64(_ODD), np.uint64(_UNDONE))
@@ -132,9 +139,11 @@ def _runs(values: NDArray[np.uint64], length: int) -> NDArray[np.uint64]:
 
 
 def _components(keys: Sequence[Sequence[Hashable]]) -> NDArray[np.int64]:
-    """[N] group ids: rows with an equal key in any of the lists (each [N]), or in reach through others, are one.
+    """Return group ids [N] of rows connected by equal keys, directly or through other rows.
 
-    Keys of one list meet those of another. Empty keys (None, "", or tuples of "") join nothing.
+    Args:
+        keys: Lists of N keys. Keys of different lists can be equal. Empty keys (None, "", or tuples of "") connect
+            nothing.
     """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
@@ -156,12 +165,24 @@ def _components(keys: Sequence[Sequence[Hashable]]) -> NDArray[np.int64]:
 def set_apart(
     labels: ArrayLike, groups: Groups, count: int, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of `count` rows set apart, and of the rows that share no group with them; both sorted.
+    """Select a held-out split and the rows that remain for training.
 
-    The part has the labels' own proportions, nearly, and as many groups as it can: one row of each, typical ones
-    first, as long as all rows of those groups are at most `HELD_OUT` of the rows (or `count`, if that is more); then
-    more rows of the same groups, then further groups, the smallest first. Rows of the chosen groups that were not
-    chosen are in neither part. UserError where `count` rows cannot be had or leave nothing.
+    The split has approximately the label proportions of all rows. It takes one row per group, typical rows first, as
+    long as the groups it uses have at most `HELD_OUT` of the rows (or `count`, if that is more). Then it takes more
+    rows of the same groups, and then further groups, the smallest first. Unselected rows of used groups are in neither
+    result.
+
+    Args:
+        labels: [N] labels.
+        groups: Groups of the rows.
+        count: Number of rows to select.
+        rng: Random generator.
+
+    Returns:
+        Sorted positions of the selected rows, and of the rows that share no group with them.
+
+    Raises:
+        UserError: `count` rows cannot be selected, or no rows would remain.
     """
     ids, typical = groups
     total = len(ids)
@@ -182,7 +203,7 @@ def set_apart(
     for row in order.tolist():
         if len(chosen) < count and int(ids[row]) in taken:
             chosen[row] = None
-    rank = rng.permutation(len(sizes))  # of equally small groups one after the other, in random order
+    rank = rng.permutation(len(sizes))  # random order of groups of equal size
     for row in order[np.lexsort((rank[ids[order]], sizes[ids[order]]))].tolist():
         if len(chosen) < count:
             chosen[row] = None
@@ -194,10 +215,10 @@ def set_apart(
 
 
 def spread(labels: ArrayLike, rng: np.random.Generator) -> NDArray[np.int64]:
-    """A random order of the rows of which every beginning has the labels' own proportions, nearly.
+    """Return a random order of the rows in which every prefix has approximately the label proportions of all rows.
 
-    The rows, shuffled and then sorted by label, are taken at positions of van der Corput's sequence: evenly spread
-    however many are taken, which serves classes and real-valued labels alike.
+    The rows are shuffled, sorted by label, and taken at the positions of van der Corput's sequence, which are evenly
+    spread for any number of rows. This works for classes and for real-valued labels.
     """
     shuffled = rng.permutation(len(np.asarray(labels)))
     by_label = shuffled[np.argsort(np.asarray(labels)[shuffled], kind="stable")]
@@ -210,16 +231,17 @@ def spread(labels: ArrayLike, rng: np.random.Generator) -> NDArray[np.int64]:
 
 
 def folds(groups: NDArray[np.int64], count: int, seed: int) -> list[NDArray[np.int64]]:
-    """Sorted positions in `count` parts of nearly equal size, no group in two of them; common rows count as single.
+    """Return sorted positions in `count` parts of nearly equal size. No group is divided; common rows count singly.
 
-    UserError where there are fewer groups than parts.
+    Raises:
+        UserError: There are fewer groups than parts.
     """
     own = np.where(groups == COMMON, groups.max(initial=0) + 1 + np.arange(len(groups)), groups)
     names, inverse, sizes = np.unique(own, return_inverse=True, return_counts=True)
     if len(names) < count:
         raise UserError(f"{count} folds of {len(names)} groups of examples; use fewer")
     order = np.random.default_rng(seed).permutation(len(names))
-    # The largest first, each to the part that is the smallest so far; equal ones at random.
+    # The largest groups first, in random order among equal sizes, each added to the smallest part.
     order = order[np.argsort(-sizes[order], kind="stable")]
     part = np.zeros(len(names), dtype=np.int64)
     filled = np.zeros(count, dtype=np.int64)

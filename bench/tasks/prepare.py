@@ -1,4 +1,4 @@
-"""From a task's name to tokenised splits: load, set a calibration part apart, cap, tokenise, fingerprint."""
+"""Prepare the splits of a task: load, hold out the calibration split, cap, tokenise, fingerprint."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ __all__ = ["Survey", "prepare", "survey"]
 Selection = Literal["calibration", "validation"]
 
 _CACHE: dict[Hashable, tuple[dict[str, Columns], Groups, Raw]] = {}
-"""The loaded splits of the last task, by its settings and its files as they were; runs of several seeds share them."""
+"""Loaded splits of the last task, by its settings and the state of its files. Runs with several seeds share them."""
 
 
 @dataclass(frozen=True)
 class Survey:
-    """What is known of a task's data without a tokenizer."""
+    """Statistics of a task's data that need no tokenizer."""
 
     fingerprint: str
     """Short hash of the text, labels and order of train, calibration and the validation splits."""
     reported: str
-    """The same of the validation splits alone, which are equal for all seeds."""
+    """The same hash of the validation splits alone, which are equal for all seeds."""
     sizes: dict[str, int]
-    """Split -> examples, in the order of `TaskData.splits`."""
+    """Split -> number of examples, in the order of `TaskData.splits`."""
     missing: tuple[str, ...]
-    """Names of the splits that the source does not have."""
+    """Names of splits that the source does not have."""
     left_out: int
-    """Training rows in no split: they share a group with a row that was set apart."""
+    """Number of training rows in no split, because they share a group with a row of a held-out split."""
     letters: dict[str, int]
-    """Split -> letters of its texts."""
+    """Split -> number of characters of its texts."""
     longest: int
-    """Letters of the longest example."""
+    """Number of characters of the longest example."""
 
 
 def prepare(
@@ -60,24 +60,25 @@ def prepare(
     problems: list[str] | None = None,
     seed: int = 0,
 ) -> TaskData:
-    """Load a task and make it ready to train and measure on.
+    """Load and tokenise the splits of a task.
 
-    The calibration part is set apart by groups of the text (`Task.grouping`) before anything is capped; with selection
-    "validation" there is none. `data.max_train` caps train, `data.max_eval` calibration and each validation split; test
-    is never capped. All samples are stratified by label. Those of train and calibration are drawn from `data.seed` and
-    `seed`, those of the validation splits from `data.seed` alone, so that all seeds report on the same examples.
+    The calibration split is held out by groups of the text (`Task.grouping`) before splits are capped. With selection
+    "validation" there is none. `data.max_train` caps train, `data.max_eval` caps calibration and each validation split,
+    and test is never capped. All samples are stratified by label. Samples of train and calibration depend on
+    `data.seed` and `seed`, samples of the validation splits on `data.seed` alone, so that all seeds are evaluated on
+    the same examples.
 
     Args:
         task: The task.
-        tokenizer: The backbone's tokenizer.
-        data: The settings' section as it holds for this task.
-        selection: The split on which choices are made.
-        problems: Where given, what is wrong with the data is added here, and the usable rows are returned.
+        tokenizer: The tokenizer of the backbone.
+        data: The section `data` of the settings for this task.
+        selection: The selection split.
+        problems: If given, problems of the data are appended instead of raised, and the usable rows are returned.
         seed: The seed of the run.
 
     Raises:
         DataError: Rows or files cannot be used, or a class has no training row, and `problems` is not given.
-        UserError: The calibration part does not fit.
+        UserError: The calibration split cannot be held out.
     """
     columns, known, raw = _parted(task, data, selection, problems, seed)
     length = data.max_length[len(task.columns) - 1]
@@ -93,14 +94,25 @@ def prepare(
 
 
 def survey(task: Task, data: Data, selection: Selection = "calibration", seed: int = 0) -> Survey:
-    """Return what `prepare` would find, without tokenising. Arguments and errors as there."""
+    """Return statistics of the splits that `prepare` returns, without tokenising them.
+
+    Args:
+        task: The task.
+        data: The section `data` of the settings for this task.
+        selection: The selection split.
+        seed: The seed of the run.
+
+    Raises:
+        DataError: As in `prepare`.
+        UserError: As in `prepare`.
+    """
     return _parted(task, data, selection, None, seed)[1]
 
 
 def _parted(
     task: Task, data: Data, selection: Selection, problems: list[str] | None, seed: int
 ) -> tuple[dict[str, Columns], Survey, Raw]:
-    """Return the splits of a task, what is known of them, and the source's own splits."""
+    """Return the splits of a task, their statistics, and the splits of the source."""
     columns, groups, raw = _loaded(task, data, problems)
     left_out = 0
     parts: list[tuple[str, int | float, list[int]]] = []
@@ -118,9 +130,9 @@ def _parted(
             hint = ""
             if task.own:
                 kind = f"one {task.own.group} or of one text" if task.own.group else "one text"
-                hint = f"; rows of {kind} hang together: ask for fewer, or leave out what joins too many"
+                hint = f"; rows of {kind} stay together: reduce the part, or remove what joins many rows"
             raise UserError(
-                f"{task.name}: a {name} part of {wanted} cannot be set apart from train: {error}{hint}"
+                f"{task.name}: a {name} split of {wanted} cannot be taken from train: {error}{hint}"
             ) from None
         columns[name], columns["train"] = _take(train, chosen), _take(train, rest)
         groups = type(groups)(groups.ids[rest], groups.typical[rest])
@@ -147,7 +159,7 @@ def _parted(
 
 
 def _loaded(task: Task, data: Data, problems: list[str] | None) -> tuple[dict[str, Columns], Groups, Raw]:
-    """Load a task's splits and group its training rows; without `problems` once a process for all seeds."""
+    """Load the splits of a task and group its training rows; cached unless `problems` is given."""
     if problems is not None:
         return _grouped(task, data, problems)
     own = task.own.model_dump_json() if task.own else ""
@@ -160,7 +172,7 @@ def _loaded(task: Task, data: Data, problems: list[str] | None) -> tuple[dict[st
 
 
 def _stamps(task: Task, data: Data) -> tuple[tuple[str, int, int], ...]:
-    """Return path, size and time of change of each file that the text may come from."""
+    """Return path, size and modification time of each file of the data source."""
     files = [*task.own.files.values()] if task.own else sorted(data.path.rglob("*") if data.path else ())
     found = ((str(file), file.stat()) for file in files if file.is_file())
     return tuple((name, known.st_size, known.st_mtime_ns) for name, known in found)
@@ -177,7 +189,7 @@ def _grouped(task: Task, data: Data, problems: list[str] | None) -> tuple[dict[s
 
 
 def _letters(task: Task, split: Columns) -> list[int]:
-    """Letters of each example, both texts of a pair together."""
+    """Return the number of characters of each example, both texts of a pair together."""
     return [sum(map(len, texts)) for texts in zip(*(split[name] for name in task.columns), strict=True)]
 
 
@@ -215,7 +227,7 @@ def _tokenise(task: Task, split: Columns, tokenizer: PreTrainedTokenizerBase, ma
 
 
 def _labels(task: Task, split: Columns) -> NDArray[np.generic]:
-    """Return labels [N] as models are trained on them; scores of a regression on the scale of 0 to 5."""
+    """Return labels [N] as used in training; scores of a regression are on the scale of 0 to 5."""
     if task.regression:
         return to_scale(split["label"], task.range).astype(np.float32)
     return np.asarray(split["label"], dtype=np.int64)
@@ -227,6 +239,6 @@ def _fingerprint(task: Task, columns: dict[str, Columns]) -> str:
         if not name.startswith("test"):
             split = columns[name]
             digest.update(json.dumps([name, split["idx"], *(split[column] for column in task.columns)]).encode())
-            # Labels as they are trained on: the same score may be written as 3.8 and as a float32 in a file.
+            # Labels in the precision of training: files may hold the same score as 3.8 or as a float32.
             digest.update(np.asarray(split["label"], dtype=np.float32).tobytes())
     return digest.hexdigest()[:16]

@@ -1,7 +1,7 @@
-"""The quality of a task's data: rows per class, contradicting labels, rows seen in training, unknown and cut text.
+"""Data quality: rows per class, contradicting labels, duplicates across splits, unknown tokens and truncated texts.
 
-`examine` counts, when the text is tokenised, and returns plain values without any text of the data: `run.json` keeps
-them. `overview` and `findings` put them into words for `costeff check`, the results page and the model card.
+`examine` computes plain values without any text of the data, which are stored in `run.json`. `overview` and `findings`
+describe them for `costeff check`, the results page and the model card.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 __all__ = ["examine", "findings", "overview", "untrained"]
 
 _CLASSES = 12
-"""Of tasks with more classes than this only the rarest are listed."""
+"""Tasks with more classes than this are described by their rarest classes only."""
 _NOTABLE = 0.01
-"""Shares of unknown tokens or of cut texts from here on are a finding."""
+"""Least fraction of unknown tokens or truncated texts that is reported."""
 _APART = 0.1
-"""Scores of one text contradict each other where they differ by more than this share of the range."""
+"""Scores of one text contradict each other if they differ by more than this fraction of the range."""
 
 
 def untrained(task: Task, columns: Mapping[str, Columns]) -> list[str]:
-    """Return one line for each class of a task of one's own without a row in train."""
+    """Return one line for each class of an own task that has no training row."""
     if task.is_glue or task.regression:
         return []
     counts = {name: np.bincount(_shown(split), minlength=task.outputs) for name, split in columns.items()}
@@ -53,23 +53,27 @@ def examine(
     max_length: int,
     raw: Raw,
 ) -> dict[str, Any]:
-    """Count what can be said of the splits of a task.
+    """Compute statistics and problems of the splits of a task.
 
     Args:
         task: The task.
         columns: Its splits as text.
         examples: The same splits, tokenised.
         tokenizer: The tokenizer.
-        max_length: The most tokens of an example.
-        raw: What was read, for rows that were left out and notes of the readers.
+        max_length: Largest number of tokens of an example.
+        raw: The splits of the source, with dropped rows and notes of the readers.
 
     Returns:
-        `rows`: split -> class -> rows. `scores`: split -> number of rows, least, mean and greatest score of a
-        regression, in the units of the files. `contradictions`:
-        `texts` and `rows` whose label differs for the same text, and `alike_rows`, the further rows with the same
-        tokens as one of another label. `in_train`: split -> rows whose text stands in train or calibration. `unknown`:
-        split -> share of unknown tokens. `cut`: split -> share of texts that are cut. `dropped`: split -> rows without
-        text that were left out. `notes`: lines on files and tokenizer. Empty entries are left out.
+        A mapping with these entries; empty ones are left out.
+        `rows`: split -> class -> number of rows.
+        `scores`: split -> number of rows, least, mean and greatest score of a regression, in the units of the files.
+        `contradictions`: `texts` and `rows` with different labels for the same text, and `alike_rows`, further rows
+            with the same tokens as a row with another label.
+        `in_train`: split -> number of rows whose text is in train or calibration.
+        `unknown`: split -> fraction of unknown tokens.
+        `cut`: split -> fraction of truncated texts.
+        `dropped`: split -> number of rows without text that were left out.
+        `notes`: lines on files and tokenizer.
     """
     labelled = [name for name in columns if not name.startswith("test")]
     texts = {name: [columns[name][column] for column in task.columns] for name in columns}
@@ -99,7 +103,7 @@ def examine(
 
 
 def overview(quality: Mapping[str, Any]) -> list[str]:
-    """Return lines for `costeff check`: rows of each split and class, and shares of unknown tokens and cut texts."""
+    """Return lines for `costeff check`: rows per split and class, fractions of unknown tokens and truncated texts."""
     lines = [f"{split}: {_classes(rows)}" for split, rows in quality.get("rows", {}).items()]
     lines += [f"{split}: {_scores(measured)}" for split, measured in quality.get("scores", {}).items()]
     lines.append(f"unknown tokens: {_shares(quality['unknown'])}; texts cut at max_length: {_shares(quality['cut'])}")
@@ -107,7 +111,7 @@ def overview(quality: Mapping[str, Any]) -> list[str]:
 
 
 def findings(quality: Mapping[str, Any]) -> list[str]:
-    """Return one line for each thing that is not clean; none for what an older version did not record."""
+    """Return one line for each problem. Problems that an older version did not record are not reported."""
     lines = []
     contradictions = quality.get("contradictions", {})
     if contradictions.get("texts"):
@@ -153,7 +157,13 @@ def _hashes(rows: Any) -> NDArray[np.int64]:
 
 
 def _contradicting(keys: NDArray[np.int64], labels: NDArray[np.float64], apart: float) -> NDArray[np.bool_]:
-    """Return whether the labels of rows of each row's key differ by more than `apart`: bool [N]."""
+    """Return for each row whether labels of rows with its key differ by more than `apart`.
+
+    Args:
+        keys: [N] hashes of the rows.
+        labels: [N] labels.
+        apart: Largest difference allowed.
+    """
     _, group = np.unique(keys, return_inverse=True)
     least = np.full(group.max(initial=-1) + 1, np.inf)
     greatest = -least
@@ -163,7 +173,7 @@ def _contradicting(keys: NDArray[np.int64], labels: NDArray[np.float64], apart: 
 
 
 def _unknown(examples: Examples, tokenizer: PreTrainedTokenizerBase) -> float:
-    """Return the share of unknown tokens among those that are not special."""
+    """Return the fraction of unknown tokens among all tokens that are not special."""
     ids = np.concatenate([np.asarray(each, dtype=np.int64) for each in examples.input_ids])
     unknown = int((ids == tokenizer.unk_token_id).sum())
     return unknown / max(1, int((~np.isin(ids, tokenizer.all_special_ids)).sum()) + unknown)
@@ -172,7 +182,7 @@ def _unknown(examples: Examples, tokenizer: PreTrainedTokenizerBase) -> float:
 def _cut(
     texts: Sequence[Sequence[str]], examples: Examples, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> float:
-    """Return the share of examples that are longer than `max_length` tokens."""
+    """Return the fraction of examples that are longer than `max_length` tokens."""
     full = np.flatnonzero(examples.lengths == max_length).tolist()
     if not full:
         return 0.0
@@ -181,7 +191,7 @@ def _cut(
 
 
 def _tokenizer_notes(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Note a tokenizer that lower-cases text although its vocabulary has words with capitals."""
+    """Return a note if a tokenizer lower-cases text although its vocabulary has words with capitals."""
     if tokenizer.tokenize("Ab") != tokenizer.tokenize("ab"):
         return []
     special = set(tokenizer.all_special_tokens)

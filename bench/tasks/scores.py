@@ -1,8 +1,8 @@
-"""The metrics that a task may have, computed for many rows of predictions at once.
+"""Metrics, computed for many rows of predictions at once.
 
-A sweep scores hundreds of operating points on the same examples, so every metric works on the last axis and
-keeps the leading ones. Undefined cases follow scikit-learn: Matthews 0, F1 0; a constant prediction has
-correlation 0.
+A sweep over thresholds scores hundreds of operating points on the same examples, so every metric reduces the last axis
+and keeps the leading ones. Undefined cases follow scikit-learn: Matthews correlation and F1 are 0. The correlation of
+constant predictions is 0.
 """
 
 from collections.abc import Callable
@@ -18,18 +18,24 @@ Floats = NDArray[np.float64]
 
 
 def scores(task: Task, predictions: ArrayLike, labels: ArrayLike) -> dict[str, Floats]:
-    """Every metric of the task, as fractions (accuracy 0.9, not 90).
+    """Compute every metric of a task, as fractions (accuracy 0.9, not 90).
 
-    predictions: [..., N] class ids, or real values for regression; labels: [N].
-    Returns metric name -> array of the predictions' leading shape, the ranking metric first.
-    ValueError for no examples, hidden labels, or lengths that differ. NaN predictions of a regression
-    give NaN.
+    Args:
+        task: The task.
+        predictions: [..., N] class ids, or real values for a regression. NaN gives NaN.
+        labels: [N] labels.
+
+    Returns:
+        Metric -> scores of shape [...]; the ranking metric is first.
+
+    Raises:
+        ValueError: There are no examples, labels are hidden, or lengths differ.
     """
     return {name: score(name, predictions, labels) for name in task.metrics}
 
 
 def score(metric: str, predictions: ArrayLike, labels: ArrayLike) -> Floats:
-    """One metric by its name; arguments, shape and errors as in `scores`."""
+    """Compute one metric. Arguments, shapes and errors are those of `scores`."""
     predicted, true = np.asarray(predictions), np.asarray(labels)
     if true.ndim != 1 or predicted.ndim < 1 or predicted.shape[-1] != len(true):
         raise ValueError(f"predictions {predicted.shape} do not match labels {true.shape}")
@@ -39,16 +45,24 @@ def score(metric: str, predictions: ArrayLike, labels: ArrayLike) -> Floats:
 
 
 def hidden(labels: ArrayLike) -> bool:
-    """Whether labels [N] are kept back, any of them: -1 for classes, NaN for real values."""
+    """Return whether any of the labels [N] is hidden: -1 for classes, NaN for real values."""
     true = np.asarray(labels)
     return bool(np.isnan(true).any() if true.dtype.kind == "f" else (true < 0).any())
 
 
 def constant(task: Task, chosen_on: ArrayLike, labels: ArrayLike) -> dict[str, float]:
-    """Scores on `labels` of the best constant answer under the ranking metric: the control of a task.
+    """Return scores of the constant baseline: the best answer that is the same for all examples.
 
-    Which constant is best is judged on `chosen_on`, the labels of the selection split; of equally good ones (always so
-    for Matthews) the commonest is taken. Regression: the mean, whose correlation is 0.
+    The answer is chosen by the ranking metric. Of equally good answers (for Matthews correlation all of them) the most
+    frequent class is chosen. For a regression the answer is the mean, whose correlation is 0.
+
+    Args:
+        task: The task.
+        chosen_on: [M] labels of the selection split, on which the answer is chosen.
+        labels: [N] labels on which it is scored.
+
+    Returns:
+        Metric -> score.
     """
     selected, true = np.asarray(chosen_on), np.asarray(labels)
     answer = selected.mean()
@@ -64,26 +78,26 @@ def _accuracy(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floa
 
 
 def _f1(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floats:
-    """F1 of class 1."""
+    """Return the F1 score of class 1."""
     guessed, actual = predicted == 1, true == 1
     return _ratio(2 * (guessed & actual).sum(axis=-1), guessed.sum(axis=-1) + actual.sum())
 
 
 def _f1_macro(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floats:
-    """Mean F1 of the classes that the labels or the row's predictions have."""
+    """Return the mean F1 score of the classes that occur in the labels or in the row's predictions."""
     hits, guessed, actual = _confusion(predicted, true)
     present = (guessed + actual) > 0
     return _ratio(_ratio(2 * hits, guessed + actual).sum(axis=-1), present.sum(axis=-1))
 
 
 def _balanced_accuracy(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floats:
-    """Mean recall of the classes that the labels have."""
+    """Return the mean recall of the classes that occur in the labels."""
     hits, _, actual = _confusion(predicted, true)
     return _ratio(_ratio(hits, actual).sum(axis=-1), (actual > 0).sum())
 
 
 def _matthews(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floats:
-    """Phi coefficient of two classes, and its generalisation to more: Gorodkin's R_K (2004, eq. 8)."""
+    """Return the phi coefficient for two classes, or its generalisation R_K for more (Gorodkin, 2004, eq. 8)."""
     hits, guessed, actual = _confusion(predicted, true)
     total = float(len(true))
     covariance = hits.sum(axis=-1) * total - guessed @ actual
@@ -93,7 +107,7 @@ def _matthews(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floa
 
 def _pearson(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floats:
     x, y = predicted.astype(np.float64), true.astype(np.float64)
-    # Rounding can leave a constant row a tiny variance, so constancy is read before centring.
+    # After centring, rounding can give a constant row a tiny variance.
     constant = (np.ptp(x, axis=-1) == 0) | (np.ptp(y) == 0)
     x -= x.mean(axis=-1, keepdims=True)
     y -= y.mean()
@@ -102,19 +116,19 @@ def _pearson(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Float
 
 
 def _spearman(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floats:
-    from scipy.stats import rankdata  # half a second to import, and one task needs it
+    from scipy.stats import rankdata  # slow to import (0.5 s), used by one task only
 
     return _pearson(rankdata(predicted, axis=-1), rankdata(true))
 
 
 def _confusion(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> tuple[Floats, Floats, Floats]:
-    """Hits and predictions [..., C], and labels [C], of each class id up to the greatest that occurs."""
+    """Return hits [..., C], predictions [..., C] and labels [C] of each class id up to the largest one that occurs."""
     classes = range(1, int(max(predicted.max(), true.max())) + 1)
     said = [predicted == each for each in classes]
     right = [true == each for each in classes]
     hits = [(a & b).sum(axis=-1) for a, b in zip(said, right, strict=True)]
     guessed, actual = [a.sum(axis=-1) for a in said], [b.sum() for b in right]
-    # Class 0 is what remains.
+    # Class 0 follows from the totals.
     hits.insert(0, (predicted == true).sum(axis=-1) - sum(hits))
     guessed.insert(0, len(true) - sum(guessed) + np.zeros(predicted.shape[:-1]))
     actual.insert(0, len(true) - sum(actual))
@@ -122,7 +136,7 @@ def _confusion(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> tup
 
 
 def _ratio(over: ArrayLike, under: ArrayLike) -> Floats:
-    """over / under, and 0 where under is 0."""
+    """Return over / under, or 0 where under is 0."""
     over, under = np.asarray(over, dtype=np.float64), np.asarray(under, dtype=np.float64)
     return np.divide(over, under, out=np.zeros(np.broadcast(over, under).shape), where=under != 0)
 
@@ -145,4 +159,4 @@ TITLES = {
     "pearson": "Pearson correlation",
     "spearman": "Spearman correlation",
 }
-"""What tables and figures call a metric, where that is not its name."""
+"""Name of a metric in tables and figures, where it differs."""

@@ -1,7 +1,7 @@
-"""A GPU, or a share of one, for a job: locks, since a workflow that limits jobs does not say which GPU is free.
+"""Locks that assign each job a GPU, or a share of one. A workflow limits the number of jobs but assigns no GPU to them.
 
-A lock is a bound abstract Unix socket (unix(7)): it holds for all users of the machine, ends with its process, and is
-no file in a folder that others can write to. Where there are no such sockets (macOS, Windows) no GPU is leased.
+A lock is a bound abstract Unix socket (unix(7)). It applies to all users of the machine, is released when its process
+ends, and leaves no file in a shared folder. On systems without such sockets (macOS, Windows) no GPU is leased.
 """
 
 from __future__ import annotations
@@ -17,23 +17,24 @@ from contextlib import contextmanager
 import torch
 
 LOCKS = "costeff-gpu"
-"""Beginning of the locks' names."""
+"""Prefix of the names of locks."""
 
 
 def shares(gpu_share: int) -> int:
-    """Return how many jobs the visible GPUs take at once, `gpu_share` of them each."""
+    """Return how many jobs can use the visible GPUs at once, with `gpu_share` jobs per GPU."""
     return len(_devices()) * gpu_share
 
 
 @contextmanager
 def gpu_lease(device: str, gpu_share: int = 1) -> Iterator[None]:
-    """Hold one of the `gpu_share` shares of a visible GPU, and show this process only that GPU.
+    """Hold one of the `gpu_share` shares of a visible GPU, and make only that GPU visible to this process.
 
-    To be entered before CUDA is used. Takes the least shared device, and waits while all shares are held, by any user.
+    Must be entered before CUDA is initialised. Selects the GPU with the fewest jobs, and waits while all shares are
+    held by any user.
 
     Args:
-        device: The setting. Jobs on the CPU hold no share, nor do those that SLURM has given a GPU.
-        gpu_share: Jobs that share a GPU.
+        device: The setting `training.device`. Jobs on the CPU hold no share, nor do jobs to which SLURM assigned a GPU.
+        gpu_share: Number of jobs that share a GPU.
     """
     devices = _devices()
     if device == "cpu" or not devices or "SLURM_JOB_ID" in os.environ or sys.platform != "linux":
@@ -58,7 +59,7 @@ def gpu_lease(device: str, gpu_share: int = 1) -> Iterator[None]:
 
 
 def _lock(name: str) -> socket.socket | None:
-    """Return the lock `name`, held until it is closed; None if it is held already."""
+    """Return the lock `name`, held until it is closed, or None if it is already held."""
     lock = socket.socket(socket.AF_UNIX)
     try:
         lock.bind(f"\0{LOCKS}-{name}")

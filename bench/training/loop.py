@@ -1,9 +1,9 @@
-"""The training loop: a loss, a schedule of batches, AdamW or BertAdam with a linear or constant rate, and checkpoints.
+"""Training loop with AdamW or BertAdam, a linear or constant learning rate, and checkpoints.
 
-A stage that was killed goes on from its checkpoint and gives the same weights as an unbroken one, bit for bit on the
-CPU: the whole schedule of batches is drawn before the first step, and a checkpoint holds the optimizer, the best
-weights so far and the random generators. Clipping, schedule and the choice of what decays are those of transformers'
-Trainer; a test compares them.
+An interrupted stage resumes from its checkpoint and gives the same weights as an uninterrupted one, bit for bit on the
+CPU: the schedule of all batches is drawn before the first step, and a checkpoint holds the optimizer, the best weights
+and the states of the random generators. Gradient clipping, learning rate and the selection of decayed parameters are
+those of the Trainer of transformers; a test compares them.
 """
 
 from __future__ import annotations
@@ -33,60 +33,63 @@ from bench.training.words import UsedWords
 log = logging.getLogger(__name__)
 
 Loss = Callable[[Any, dict[str, Tensor], float], Tensor]
-"""(model, batch, progress of the stage in [0, 1)) -> scalar."""
+"""Function (model, batch, progress of the stage in [0, 1)) -> scalar loss."""
 
 LOOK = 25
-"""A GPU is asked this often, in steps, whether the loss is finite: to ask is to wait for it."""
+"""Interval, in steps, of the check for a finite loss on a GPU. Each check waits for the GPU."""
 TELL = 30.0
-"""Seconds between two lines of the log while a stage runs."""
+"""Interval, in seconds, of progress lines in the log."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The length and the optimizer of one training stage.
+    """Length and optimizer of a training stage.
 
-    The defaults are those of BERT fine-tuning with transformers' Trainer. BertAdam, the optimizer of the original BERT
-    code, is `bias_correction=False, clip_each=True, epsilon=1e-6`.
+    The defaults are those of fine-tuning BERT with the Trainer of transformers. BertAdam, the optimizer of the original
+    BERT code, is `bias_correction=False, clip_each=True, epsilon=1e-6`.
     """
 
     epochs: float
-    """Passes over the examples; fractions are allowed."""
+    """Passes over the examples; may be a fraction."""
     learning_rate: float
     """Peak learning rate."""
     batch_size: int = 32
     rows_at_once: int | None = None
-    """Rows that the model reads at once; larger batches are read in parts (gradient accumulation). None: all."""
+    """Largest number of rows in a forward pass. Larger batches are split (gradient accumulation). None: no limit."""
     steps: int | None = None
-    """Optimizer steps, in place of `epochs`."""
+    """Number of optimizer steps; overrides `epochs`."""
     warmup: float = 0.1
-    """Fraction of the steps in which the rate rises from 0; at least `warmup_floor` steps."""
+    """Fraction of the steps in which the learning rate increases from 0; at least `warmup_floor` steps."""
     warmup_floor: int = 0
     schedule: str = "linear"
-    """After the warm-up: "linear" decays to 0, "constant" stays."""
+    """Learning rate after the warm-up: "linear" decreases to 0, "constant" stays."""
     weight_decay: float = 0.01
-    """Decoupled weight decay, of all parameters but biases and LayerNorms."""
+    """Decoupled weight decay of all parameters except biases and LayerNorm weights."""
     clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Largest Euclidean norm of the gradient."""
     clip_each: bool = False
-    """Whether that is the norm of each parameter's gradient alone, not of all together."""
+    """Whether `clip` limits the gradient of each parameter separately instead of all of them together."""
     betas: tuple[float, float] = (0.9, 0.999)
-    """Decay rates of Adam's moments."""
+    """Decay rates of the moments of Adam."""
     epsilon: float = 1e-8
-    """Adam's epsilon."""
+    """Epsilon of Adam."""
     bias_correction: bool = True
-    """Whether Adam's moments are corrected for their start at 0."""
+    """Whether the moments of Adam are corrected for their start at 0."""
 
     def step_count(self, examples: int) -> int:
-        """Optimizer steps of this plan."""
+        """Return the number of optimizer steps for this many examples."""
         return self.steps or max(1, round(self.epochs * steps_per_epoch(examples, self.batch_size)))
 
     def choices(self, examples: int) -> int:
-        """How often a stage that keeps its best epoch is scored: after each, and at its end; 0 where that is one."""
+        """Return how often a stage that keeps its best epoch evaluates the model: after each epoch and at the end.
+
+        It is 0 if there would be only one evaluation.
+        """
         count = math.ceil(self.step_count(examples) / steps_per_epoch(examples, self.batch_size))
         return count if count > 1 else 0
 
     def rate(self, step: int, steps: int) -> float:
-        """The learning rate of the update number `step` (from 0) of `steps`."""
+        """Return the learning rate of update `step` (0-based) of `steps`."""
         warmup = max(self.warmup_floor, math.ceil(self.warmup * steps)) if self.warmup or self.warmup_floor else 0
         if step < warmup:
             return self.learning_rate * (step / warmup)
@@ -97,13 +100,13 @@ class Plan:
 
 @dataclass(frozen=True)
 class Machine:
-    """Where and how exactly a run computes, and how often it saves."""
+    """Device and arithmetic of a run, and when it saves checkpoints."""
 
     cpu: bool
     bfloat16: bool
     save_seconds: float
     tf32: bool = False
-    """Whether float32 products of a GPU are TF32."""
+    """Whether float32 matrix products on a GPU use TF32."""
     saving: Saving = field(init=False)
 
     def __post_init__(self) -> None:
@@ -111,12 +114,15 @@ class Machine:
 
 
 def steps_per_epoch(examples: int, batch_size: int) -> int:
-    """Batches that hold every example once; the last may be incomplete."""
+    """Return the number of batches in an epoch; the last batch may be incomplete."""
     return math.ceil(examples / batch_size)
 
 
 def batch_schedule(lengths: np.ndarray, batch_size: int, steps: int, seed: int) -> list[list[int]]:
-    """The batches of a whole stage, epoch after epoch, each epoch shuffled anew and grouped by length."""
+    """Return the batches of a whole stage as positions of examples.
+
+    Each epoch is shuffled again, with examples of similar length in the same batch.
+    """
     generator = np.random.default_rng(seed)
     schedule: list[list[int]] = []
     while len(schedule) < steps:
@@ -136,13 +142,24 @@ def fit(
     evaluate: Callable[[Any], float] | None = None,
     whole_vocabulary: bool = False,
 ) -> nn.Module:
-    """Trains `model` in place and returns it in eval mode.
+    """Train `model` in place and return it in eval mode.
 
-    With `evaluate` the weights of the epoch with the highest value are kept (the first of equals). `state` is the
-    folder of this stage: once the run is old enough (`Saving`) it holds a checkpoint while the stage runs, and its
-    final weights afterwards; a second call with the same folder goes on or returns at once. `whole_vocabulary`: the
-    loss uses words that no example holds, or the word embedding itself, so all of it is trained in every step. Raises
-    TrainingFailed at a loss that is not finite.
+    Args:
+        model: The model to train.
+        loss: The loss of the stage.
+        examples: The training examples.
+        plan: Length and optimizer of the stage.
+        state: Folder of the stage. Once the run is old enough (`Saving`) it holds a checkpoint during the stage and the
+            final weights afterwards. A second call with the same folder resumes or returns at once.
+        seed: Seed of the schedule of batches and of dropout.
+        machine: Device and arithmetic.
+        evaluate: Function that scores the model after each epoch. The weights with the highest score are kept, the
+            earliest of equal ones. None: the last weights are kept.
+        whole_vocabulary: Whether all word embeddings are trained in every step, for losses that use words outside the
+            examples or the word embedding itself.
+
+    Raises:
+        TrainingFailed: The loss is not finite.
     """
     final = state / FINAL
     if final.is_file():
@@ -168,7 +185,7 @@ def fit(
 
 
 def decays(model: nn.Module) -> set[str]:
-    """The names of the parameters with weight decay: all but biases and the weights of LayerNorms."""
+    """Return the names of the parameters with weight decay: all except biases and LayerNorm weights."""
     norms = {name for name, part in model.named_modules() if isinstance(part, nn.LayerNorm)}
     return {
         name
@@ -178,7 +195,7 @@ def decays(model: nn.Module) -> set[str]:
 
 
 class _Stage:
-    """A model in training: its optimizer, its best weights so far, and the step it has reached."""
+    """State of a training stage: model, optimizer, best weights, and the number of steps done."""
 
     def __init__(self, model: nn.Module, examples: Examples, plan: Plan, folder: Path, whole_vocabulary: bool) -> None:
         self.model, self.examples, self.plan, self.folder = model, examples, plan, folder
@@ -202,7 +219,7 @@ class _Stage:
         self.best: dict[str, Tensor] | None = None
         self.best_score = -math.inf
         self.broken = torch.full((), -1, device=self.device)
-        """The first step whose loss was not finite, from 0; -1: none."""
+        """First step (0-based) with a loss that is not finite; -1 if there is none."""
 
     def run(
         self,
@@ -267,7 +284,7 @@ class _Stage:
             )
 
     def _choose(self, evaluate: Callable[[Any], float]) -> None:
-        """Keeps a copy of the weights, in memory, where they score higher than any before."""
+        """Keep a copy of the weights in memory if their score is the highest so far."""
         for words in self.words:
             words.write_back()
         score = evaluate(self.model.eval())
@@ -284,7 +301,7 @@ class _Stage:
         tensors |= {f"best.{key}": value for key, value in (self.best or {}).items()}
         for name, parameter in self.trained.items():
             tensors |= {f"optimizer.{name}.{key}": value for key, value in self.optimizer.state[parameter].items()}
-        # As they are: to write them back here would round the table otherwise than an unbroken stage does.
+        # Not written back to the table, whose rounding would then differ from that of an uninterrupted stage.
         tensors |= {f"words.{i}": words.rows.detach() for i, words in enumerate(self.words)}
         notes = {
             "step": self.done,
@@ -305,8 +322,8 @@ class _Stage:
             words.factor = notes["factors"][i]
         for name, parameter in self.trained.items():
             found = _under(f"optimizer.{name}.", tensors)
-            if found:  # else no loss has reached it yet
-                # In the parameter's own layout in memory: the fused step goes through all three as they lie.
+            if found:  # empty before the first gradient of the parameter
+                # The fused step needs the memory layout of the parameter.
                 likes = {"exp_avg": parameter, "exp_avg_sq": parameter, "step": torch.zeros((), device=self.device)}
                 state = {key: torch.empty_like(like).copy_(found[key]) for key, like in likes.items()}
                 self.optimizer.state[parameter] = state
@@ -314,7 +331,7 @@ class _Stage:
 
 
 def _parts(batch: dict[str, Tensor], rows: int | None) -> Iterator[tuple[dict[str, Tensor], float]]:
-    """Yield a batch in parts of at most `rows` rows, each with its share of the rows."""
+    """Yield a batch in parts of at most `rows` rows, each with its fraction of the rows."""
     count = len(batch["idx"])
     if rows is None or count <= rows:
         yield batch, 1.0

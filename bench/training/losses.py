@@ -1,4 +1,4 @@
-"""The losses that recipes are made of. Shapes: logits [B, C] or, for several exits, [E, B, C]; labels [B]."""
+"""Losses shared by training recipes. Shapes: logits [B, C] or, for several exits, [E, B, C]; labels [B]."""
 
 from __future__ import annotations
 
@@ -8,16 +8,22 @@ from torch import Tensor
 
 
 def task_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy against class ids, or mean squared error against gold scores (one output)."""
+    """Return the cross-entropy with class ids, or for one output the mean squared error from the gold scores."""
     if logits.shape[-1] == 1:
         return F.mse_loss(logits.float().squeeze(-1), labels.float())
     return F.cross_entropy(logits.float(), labels)
 
 
 def soft_loss(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
-    """Cross-entropy of softmax(logits / T) against softmax(target / T), mean over the batch.
+    """Return the cross-entropy of softmax(logits / T) with softmax(target / T), averaged over the batch.
 
-    On one output (regression) there is no softmax: mean squared error against the target.
+    This is the distillation loss of Hinton et al. (2015, section 2) without its factor T^2. For one output (regression)
+    it is the mean squared error from the target.
+
+    Args:
+        logits: [B, C] logits of the student.
+        target: [B, C] logits of the teacher.
+        temperature: The temperature T.
     """
     if logits.shape[-1] == 1:
         return F.mse_loss(logits.float(), target.float())
@@ -25,15 +31,27 @@ def soft_loss(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Tenso
 
 
 def over_exits(loss, exit_logits: Tensor, target: Tensor) -> Tensor:
-    """The sum of `loss` over exits; `target` is shared by the exits ([B] or [B, C]) or one for each ([E, B, C])."""
+    """Return the sum of `loss` over exits.
+
+    Args:
+        loss: Function (logits [B, C], target) -> scalar.
+        exit_logits: [E, B, C] logits of every exit.
+        target: Target shared by all exits ([B] or [B, C]), or one for each exit ([E, B, C]).
+    """
     shared = target.dim() < exit_logits.dim()
     return torch.stack([loss(logits, target if shared else target[e]) for e, logits in enumerate(exit_logits)]).sum()
 
 
 def hidden_loss(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], mask: Tensor) -> Tensor:
-    """COST-EFF's hidden-state loss over the embedding output and every layer, L+1 levels of [B, n, d].
+    """Return the hidden-state distillation loss of COST-EFF over the embedding output and every layer.
 
-    For each level: squared difference, mean over d, sum over real tokens / n_x, mean over the batch; then summed.
+    At each level the squared difference is averaged over d, then over the tokens of each example without padding, then
+    over the batch. The result is the sum over levels.
+
+    Args:
+        student: L + 1 hidden states [B, n, d].
+        teacher: L + 1 hidden states [B, n, d].
+        mask: [B, n] 1 for tokens, 0 for padding.
     """
     real = mask.float()
     per_token = sum((s.float() - t.float()).square().mean(-1) for s, t in zip(student, teacher, strict=True))

@@ -1,4 +1,4 @@
-"""The optimizers of a training plan: AdamW, BertAdam, and gradient clipping over all tensors or each alone."""
+"""Optimizers of training stages: AdamW, BertAdam, and gradient clipping over all tensors or per tensor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 _NO_CORRECTION = 1e6
-"""A step count at which the bias corrections of Adam, 1 - beta^step, are exactly 1 in double precision."""
+"""Step count at which the bias correction of Adam, 1 - beta^step, is exactly 1 in double precision."""
 
 
 def adam(
@@ -19,16 +19,16 @@ def adam(
     epsilon: float = 1e-8,
     bias_correction: bool = True,
 ) -> torch.optim.AdamW:
-    """Return AdamW with decoupled weight decay, with or without bias correction.
+    """Return AdamW with decoupled weight decay (Loshchilov and Hutter, 2019), with or without bias correction.
 
-    Without it the update is that of BertAdam, the optimizer of the original BERT code and of TinyBERT's:
-    p - rate * (m / (sqrt(v) + epsilon) + decay * p). The moments start at 0 as usual, but the step counters start so
-    high that both corrections are 1; no other part of the update reads them.
+    Without bias correction the update is that of BertAdam, the optimizer of the original BERT and TinyBERT code: p -
+    rate * (m / (sqrt(v) + epsilon) + decay * p). The moments start at 0, and the step counters start at a value for
+    which both corrections are 1. No other part of the update uses the counters.
 
     Args:
         groups: Parameter groups, each with its own `weight_decay`.
         learning_rate: Learning rate of the first step.
-        betas: Decay rates of the first and second moment; below 0.9999 where there is no bias correction.
+        betas: Decay rates of the first and second moment; below 0.9999 without bias correction.
         epsilon: Added to the root of the second moment.
         bias_correction: Whether the moments are divided by 1 - beta^step.
     """
@@ -45,12 +45,12 @@ def adam(
 
 @torch.no_grad()
 def clip(parameters: Sequence[Tensor], most: float, each: bool = False) -> None:
-    """Scale gradients down, in place, to a Euclidean norm of at most `most`.
+    """Scale gradients in place to a Euclidean norm of at most `most`.
 
     Args:
-        parameters: Tensors; those without a gradient are skipped.
-        most: The largest norm allowed.
-        each: Whether the norm is that of each tensor alone (BertAdam) or of all of them together.
+        parameters: Tensors. Those without a gradient are skipped.
+        most: Largest norm allowed.
+        each: Whether the norm is computed for each tensor separately (BertAdam) or for all of them together.
     """
     if not each:
         torch.nn.utils.clip_grad_norm_(parameters, most)

@@ -238,7 +238,7 @@ def test_what_cannot_be_is_said_in_one_line(tmp_path):
         ratios.ask(of, TASK, METHOD, 3)
     with pytest.raises(UserError, match="0 of slender on rte"):
         ratios.ask(of, "rte", METHOD, 0)
-    with pytest.raises(UserError, match="crosses at least 2"):
+    with pytest.raises(UserError, match="needs at least 2"):
         ratios.ask(settings(tmp_path, population=1), TASK, METHOD, 0)
     with pytest.raises(UserError, match="flops"):
         ratios.ask(settings(tmp_path, Clashing), TASK, METHOD, 0)

@@ -92,7 +92,7 @@ def test_older_points_are_not_read(anew):
     """Neither those of the task, nor their union, which `compare`, `take`, `submit` and `report` read."""
     with pytest.raises(UserError, match="has not been replayed"):
         collect(anew)
-    with pytest.raises(UserError, match="was made anew since its points were united"):
+    with pytest.raises(UserError, match="was trained again after its points were collected"):
         read_points(anew)
 
 

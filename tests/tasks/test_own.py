@@ -165,15 +165,15 @@ def test_what_is_no_score_is_told_apart_from_what_is_too_high(
     [
         (".csv", b"text,label\na,bug\nb,bug,more\n", "line 3: 3 columns, where the header has 2"),
         (".csv", b'text,label\n"a\n,bug\n', "line 2: unexpected end of data"),
-        (".csv", b"text,label\n\xff\xfe,bug\n", "line 2: byte 11 is no UTF-8 text"),
+        (".csv", b"text,label\n\xff\xfe,bug\n", "line 2: byte 11 is not valid UTF-8"),
         (".csv", "text,label\na,bug\n".encode("utf-16-le"), "line 1: a NUL character, as in UTF-16 without"),
-        (".csv", "text,label\na,bug\n".encode("utf-16") + b"x", "line 3: byte 36 is no UTF-16 text"),
-        (".csv", b"text,label\ra,bug\r\xe9,bug\r", "line 3: byte 17 is no UTF-8 text"),
+        (".csv", "text,label\na,bug\n".encode("utf-16") + b"x", "line 3: byte 36 is not valid UTF-16"),
+        (".csv", b"text,label\ra,bug\r\xe9,bug\r", "line 3: byte 17 is not valid UTF-8"),
         (".tsv", b"text\tlabel\na\tbug\tmore\n", "line 2: 3 columns, where the header has 2"),
-        (".tsv", b"text\ttext\tlabel\na\tb\tbug\n", "line 1: the header names column 'text' twice"),
-        (".csv", b"text,label,text\na,bug,b\n", "line 1: the header names column 'text' twice"),
+        (".tsv", b"text\ttext\tlabel\na\tb\tbug\n", "line 1: column 'text' occurs twice in the header"),
+        (".csv", b"text,label,text\na,bug,b\n", "line 1: column 'text' occurs twice in the header"),
         (".csv", b"text:label\na:bug\n", "no column 'text'; there are text:label"),
-        (".jsonl", b'{"text": "a", "text": "b", "label": "bug"}\n', "line 1: column 'text' is there twice"),
+        (".jsonl", b'{"text": "a", "text": "b", "label": "bug"}\n', "line 1: column 'text' occurs twice"),
         (".csv", b"", "the file is empty"),
         (".jsonl", b"\n", "the file is empty"),
         (".parquet", b"", "unreadable"),
@@ -258,11 +258,11 @@ def test_the_hubs_names_are_matched(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 WRONG = [
-    ({"labels": None}, "either labels (classes) or range (a regression) is needed"),
-    ({"labels": None, "range": [5, 0], "metrics": ["pearson"]}, "range = [5.0, 0.0]: the least label comes first"),
+    ({"labels": None}, "exactly one of labels (classes) and range (a regression) is required"),
+    ({"labels": None, "range": [5, 0], "metrics": ["pearson"]}, "range = [5.0, 0.0]: the least label must come first"),
     ({"labels": None, "range": [0, 5]}, "there is no 'accuracy' here; choose from pearson, spearman"),
     ({"metrics": ["f2"]}, "there is no 'f2' here; choose from accuracy, balanced_accuracy, f1, f1_macro, matthews"),
-    ({"labels": ["a", "b", "c"], "metrics": ["f1"]}, "f1 is of the second of two classes; of more take f1_macro"),
+    ({"labels": ["a", "b", "c"], "metrics": ["f1"]}, "f1 needs two classes; use f1_macro for more"),
     ({"labels": ["a", "a"]}, "labels = ['a', 'a']: a value is named twice"),
     ({"labels": ["US", "us"]}, "labels: 'US' and 'us' differ only in case, blanks, decimal zeros or Unicode form"),
     ({"labels": ["a", " a"]}, "labels: 'a' and ' a' differ only in"),
@@ -273,12 +273,12 @@ WRONG = [
     ({"labels": ["a", "b\n"]}, r"labels: 'b\n' is blank or not printable"),
     ({"labels": None, "range": [0, float("inf")], "metrics": ["pearson"]}, "should be a finite number"),
     ({"labels": [True, False]}, "quote them"),
-    ({"files": {}}, "either files or hub says where the text is"),
-    ({"hub": "a/b"}, "either files or hub says where the text is"),
+    ({"files": {}}, "exactly one of files and hub is required"),
+    ({"hub": "a/b"}, "exactly one of files and hub is required"),
     ({"files": {"validation": "a.csv"}}, "files: train is missing"),
     ({"files": {"train": "a.xlsx"}}, "files.train: a.xlsx: its name must end in .csv, .tsv, .jsonl, .json or .parquet"),
     ({"columns": ["a", "b", "c"]}, "columns: List should have at most 2 items"),
-    ({"columns": ["label"]}, "columns, label and group are different columns"),
+    ({"columns": ["label"]}, "columns, label and group must be different columns"),
     ({"validation": 0}, "validation = 0"),
     ({"validation": 1.5}, "validation = 1.5"),
     ({"colour": 1}, "colour: no such key; there are columns, labels"),
@@ -320,7 +320,7 @@ def test_own_tasks_are_known_everywhere_in_a_profile() -> None:
         ({"tasks": ["ticket"]}, "tasks: unknown task 'ticket'; the tasks are cola, "),
         ({"data": {"tasks": {"ticket": {}}}}, "data.tasks: unknown task 'ticket'"),
         ({"data": {"tasks": {"rte": {"calibratoin": 3}}}}, "data.tasks.rte.calibratoin: no such key; there are source"),
-        ({"data": {"tasks": {"rte": {"calibration": 0}}}}, "data.calibration = 0: rte is chosen on it"),
+        ({"data": {"tasks": {"rte": {"calibration": 0}}}}, "data.calibration = 0: needed for choices on rte"),
         ({"more_seeds": {"x": [1]}}, "more_seeds: unknown task 'x'"),
         (
             {"contestants": {"teacher": {"method": "m:M", "tasks": {"x": {}}}}},
@@ -342,5 +342,5 @@ def test_the_metrics_that_may_be_named_are_those_that_there_are() -> None:
 
 def test_what_joins_all_rows_is_told(tickets: Callable[..., Task]) -> None:
     rows = {"text": ["thanks", "hello"] * 20, "label": ["praise", "bug"] * 20, "customer": [i // 3 for i in range(40)]}
-    with pytest.raises(UserError, match="40 rows in 1 groups; rows of one customer or of one text hang together"):
+    with pytest.raises(UserError, match="40 rows in 1 groups; rows of one customer or of one text stay together"):
         survey(tickets(train=rows, group="customer"), Data(calibration=8))

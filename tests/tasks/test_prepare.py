@@ -72,7 +72,7 @@ def test_calibration_as_a_fraction(prepared: Callable[..., TaskData]) -> None:
 
 @pytest.mark.parametrize("calibration", [0, 120, 500])
 def test_calibration_that_does_not_fit(prepared: Callable[..., TaskData], calibration: float) -> None:
-    with pytest.raises(UserError, match=f"rte: a calibration part of {calibration} cannot be set apart from train"):
+    with pytest.raises(UserError, match=f"rte: a calibration split of {calibration} cannot be taken from train"):
         prepared("rte", calibration=calibration)
 
 

@@ -116,7 +116,7 @@ def test_a_column_that_is_there_twice_is_refused_where_it_is_used(written: Calla
     table = pa.table([pa.array(["a"]), pa.array(["bug"]), pa.array(["b"])], names=["text", "label", "text"])
     out = pa.BufferOutputStream()
     pq.write_table(table, out)
-    with pytest.raises(UserError, match=r"train\.parquet: column 'text' is there twice"):
+    with pytest.raises(UserError, match=r"train\.parquet: column 'text' occurs twice"):
         load(written(".parquet", out.getvalue().to_pybytes()), Data())
     assert train(written(".csv", "text,label,,,x,x\na,bug,1,2,3,4\n"))["text"] == ["a"]
 

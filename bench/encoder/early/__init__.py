@@ -1,1 +1,1 @@
-"""Early exit for real: a model's deployed form, the engine that lets rows leave, a classifier that uses both."""
+"""Early-exit inference: the deployed form of a model, the engine that removes exited examples, and a classifier."""

@@ -1,4 +1,4 @@
-"""A trained model with the rule it was chosen at: what one takes home, and transformers' pipelines can call."""
+"""Exported model: a trained model with its exit policy, usable with the pipelines of transformers."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class EarlyExitConfig(PretrainedConfig):
     Args:
         model: The configuration of the `Encoder` or `Cascade`.
         leaving: The operating point, as plain values (`bench.exit_policies.operating`).
-        range: Least and greatest score of a regression, in the units of its labels; the model inside answers on the
-            scale of 0 to 5, its thresholds too. None for classes, and for that scale itself.
+        range: Least and greatest score of a regression, in the units of its labels. The model inside and its thresholds
+            use the scale of 0 to 5. None for classification, and for a regression on that scale.
     """
 
     model_type = "costeff-early-exit"
@@ -51,8 +51,12 @@ class EarlyExitConfig(PretrainedConfig):
 
 @dataclass
 class EarlyExitOutput(ModelOutput):
-    """`logits` [B, C] of the exit at which each example exits, scores of a regression in the units of its labels;
-    `exits` [B] that exit, from 1."""
+    """Output of `EarlyExitClassifier`.
+
+    Attributes:
+        logits: [B, C] logits at the exit of each example; scores of a regression are in the units of its labels.
+        exits: [B] exit of each example, 1-based.
+    """
 
     logits: Tensor | None = None
     exits: Tensor | None = None
@@ -60,13 +64,13 @@ class EarlyExitOutput(ModelOutput):
 
 @dataclass(frozen=True)
 class _Ready:
-    """The engine of an `EarlyExitClassifier`, and the weights and exit policy it was built from."""
+    """Engine of an `EarlyExitClassifier` with the weights and exit policy from which it was built."""
 
     engine: DeployedEncoder | DeployedCascade
     leaves: Leaves
     leaving: dict[str, Any]
     weights: list[Tensor]
-    """The parameters and buffers, kept so that no new tensor is given the same memory."""
+    """Parameters and buffers, referenced so that their memory is not reused for new tensors."""
     versions: list[int]
 
     @classmethod
@@ -77,9 +81,9 @@ class _Ready:
         return cls(deploy(model), operating.leaves(leaving), copy.deepcopy(leaving), weights, versions)
 
     def is_of(self, model: Encoder | Cascade, leaving: dict[str, Any]) -> bool:
-        """Return whether nothing has changed since: the same memory, written to as often as then.
+        """Return whether model and exit policy are unchanged: same memory, same PyTorch version counters.
 
-        An inference tensor does not count how often it is written to, so a model that has one is always rebuilt.
+        Inference tensors have no version counter, so a model with such a tensor is always rebuilt.
         """
         now = _tensors(model)
         return (
@@ -97,12 +101,12 @@ def _tensors(model: nn.Module) -> list[Tensor]:
 
 
 class EarlyExitClassifier(SavedModel):
-    """A trained model with the exit policy and threshold it was chosen at.
+    """Trained model with an exit policy and threshold.
 
-    In eval mode each example exits by the benchmark's own engine, without gradients. The engine is built from the
-    weights at the first call and again after they change: `load_state_dict`, an optimizer's step, `.to()`, a
-    parametrization. In training mode the output is that of the model inside: every exit, with gradients,
-    and scores of a regression on the scale of 0 to 5 that it was trained on.
+    In eval mode examples exit early, by the engine of the benchmark and without gradients. The engine is built at the
+    first call and rebuilt after the weights change (`load_state_dict`, an optimizer step, `.to()`, a parametrization).
+    In training mode the output is that of the model inside: every exit, with gradients, and scores of a regression on
+    the scale of 0 to 5.
     """
 
     config_class = EarlyExitConfig
@@ -114,12 +118,12 @@ class EarlyExitClassifier(SavedModel):
         super().__init__(config)
         inner = dict(config.model)
         self.model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**inner))
-        operating.leaves(config.leaving)  # an unknown policy is refused here
+        operating.leaves(config.leaving)  # raises for an unknown exit policy
         self._ready: _Ready | None = None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """The model inside has initialised itself."""
+        """Do nothing: the model inside initialises itself."""
 
     @classmethod
     def of(
@@ -129,13 +133,13 @@ class EarlyExitClassifier(SavedModel):
         labels: tuple[str, ...],
         range: tuple[float, float] | None = None,
     ) -> Self:
-        """Return `model` (its weights are shared), operated at `leaving`.
+        """Return a classifier that shares the weights of `model` and exits at the operating point `leaving`.
 
         Args:
             model: The trained model.
             leaving: The operating point, as plain values.
-            labels: The names of the classes, in order; none for a regression.
-            range: Least and greatest score of a regression, in which it answers; None: 0 to 5.
+            labels: The names of the classes, in order; empty for a regression.
+            range: Least and greatest score of a regression, in the units of its labels; None: 0 to 5.
         """
         words = dict(enumerate(labels or ("score",)))
         config = EarlyExitConfig(
@@ -157,7 +161,19 @@ class EarlyExitClassifier(SavedModel):
         token_type_ids: Tensor | None = None,
         **_: Any,
     ) -> EarlyExitOutput | EncoderOutput:
-        """A batch [B, n], padded on the right. Raises UserError for other padding and for texts that are too long."""
+        """Compute logits of a batch.
+
+        Args:
+            input_ids: [B, n] token ids, padded on the right.
+            attention_mask: [B, n] 1 for tokens, 0 for padding; None: no padding.
+            token_type_ids: [B, n] 0 for the first text of a pair, 1 for the second; None: 0.
+
+        Returns:
+            In eval mode logits and exits; in training mode the output of the model inside.
+
+        Raises:
+            UserError: The padding is not on the right, a text is too long, or the weights are not float32.
+        """
         if self.training:
             return self.model(input_ids, attention_mask, token_type_ids)
         batch = self._batch(input_ids, attention_mask, token_type_ids)
@@ -176,12 +192,12 @@ class EarlyExitClassifier(SavedModel):
         lengths = torch.full((len(ids),), width) if mask is None else mask.sum(dim=1).cpu()
         longest = int(lengths.max())
         if longest > most:
-            raise UserError(f"a text of {longest} tokens, and the model has {most} positions; pass truncation=True")
+            raise UserError(f"a text has {longest} tokens, but the model has {most} positions; pass truncation=True")
         if mask is not None and not bool((mask == (torch.arange(width) < lengths[:, None]).to(mask.device)).all()):
-            raise UserError("texts are padded on the left or within; this model wants its padding on the right")
+            raise UserError("texts are padded on the left or within; this model needs padding on the right")
         if self.dtype != torch.float32:
-            raise UserError(f"this model answers in float32, as it was measured, not {self.dtype}; load it as it is")
-        # Padding beyond the longest text, and beyond each text, holds what the tokenizer likes: 0 is what was measured.
+            raise UserError(f"this model computes in float32, not in {self.dtype}; load it without a dtype")
+        # Tokenizers use different padding ids; the model was evaluated with 0.
         ids = ids[:, :longest] if mask is None else (ids * mask)[:, :longest]
         second = None if segments is None or not bool(segments.any()) else segments[:, :longest].contiguous()
         return Batch(ids.contiguous(), second, lengths.numpy())
@@ -191,10 +207,13 @@ class EarlyExitClassifier(SavedModel):
         return min(int(member["max_positions"]) for member in members)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode, and drop the engine: writes through `Parameter.data` are not counted by PyTorch."""
+        """Set the mode and discard the engine.
+
+        Writes through `Parameter.data` do not change PyTorch's version counters, so that changes cannot be detected.
+        """
         self._ready = None
         return super().train(mode)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Return the state without the engine, which is rebuilt where the copy is used."""
+        """Return the state without the engine. A copy builds its own."""
         return self.__dict__ | {"_ready": None}

@@ -1,9 +1,9 @@
-"""The deployed form of a model: the same answers and the same matrix products, without what only training needs.
+"""Deployed form of a model: the same outputs and matrix products, without the parts that only training needs.
 
-Queries, keys and values are one product; a residual is what its product is added to; no dropout, no modules that call
-modules. A bias that follows a product into a residual is moved to where the residual comes from, the norm before it:
-with x' = x + b, A x + W c + b = x' + W c for the sum and W x' + (a - W b) for whatever else reads x. The count of FLOPs
-holds for this form as it does for the model that was trained.
+Queries, keys and values are computed by one matrix product, residuals are added by `addmm`, and there is no dropout. A
+bias that is added to a residual after a product moves to the LayerNorm that produces the residual: with x' = x + b the
+sum A x + W c + b becomes x' + W c, and another layer that reads x computes W x' + (a - W b). The number of FLOPs is
+that of the trained model.
 """
 
 from __future__ import annotations
@@ -28,23 +28,24 @@ from bench.tasks.examples import Examples
 Module = TypeVar("Module", bound=nn.Module)
 
 _SMALL = 1 << 14
-"""Up to this many values PyTorch's own GELU is faster than the way to oneDNN's (12 us a call, measured)."""
+"""Largest number of values for which PyTorch's own GELU is faster than oneDNN's, whose call overhead is 12 us
+(measured)."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Examples on their way through a model, padded to the longest."""
+    """Batch of examples, padded to the longest."""
 
     ids: Tensor
-    """[B, n] int64, 0 at padding."""
+    """[B, n] int64 token ids, 0 at padding."""
     segments: Tensor | None
-    """[B, n] int64; None where there is only a first text."""
+    """[B, n] int64 segment ids; None if all examples have a single text."""
     lengths: NDArray[np.int64]
-    """[B] tokens of each."""
+    """[B] number of tokens of each example."""
 
     @classmethod
     def of(cls, examples: Examples, positions: NDArray[np.int64], device: torch.device) -> Batch:
-        """The examples at `positions`, on `device`."""
+        """Return a batch of the examples at `positions`, on `device`."""
         lengths = np.array([len(examples.input_ids[i]) for i in positions])
         ids, segments = np.zeros((2, len(positions), lengths.max()), dtype=np.int64)
         for row, i in enumerate(positions):
@@ -54,7 +55,7 @@ class Batch:
         return cls(torch.from_numpy(ids).to(device), second, lengths)
 
     def take(self, rows: NDArray[np.int64]) -> Batch:
-        """These rows, cut to the longest of them."""
+        """Return the selected rows, cut to the longest of them."""
         lengths = self.lengths[rows]
         index, longest = torch.from_numpy(rows).to(self.ids.device), lengths.max()
         segments = None if self.segments is None else self.segments[index, :longest]
@@ -64,24 +65,24 @@ class Batch:
 def deploy(model: Encoder | Cascade) -> DeployedEncoder | DeployedCascade:
     """Return the deployed form of a trained model, on the model's device.
 
-    Weights that need no change are shared with the model, the others copied. A layer with a parametrization
-    (`torch.nn.utils.parametrize`) is read as the weight that it gives.
+    Unchanged weights are shared with the model, others are copied. The weights of layers with a parametrization
+    (`torch.nn.utils.parametrize`) are evaluated.
 
     Raises:
-        UserError: A layer computes something else than its weights (an adapter in its place, a hook).
+        UserError: The output of a layer does not depend on its weights alone (an adapter in its place, a hook).
     """
     return DeployedCascade(model) if isinstance(model, Cascade) else DeployedEncoder(model)
 
 
 class _Norm(NamedTuple):
-    """A LayerNorm whose output is shifted by what the next residual needs."""
+    """LayerNorm whose output is shifted by the bias that the next residual needs."""
 
     weight: Tensor
     bias: Tensor
 
 
 class _Product(NamedTuple):
-    """The operands of addmm(bias, values, weight); the weight is transposed, [in, out]."""
+    """Operands of addmm(bias, values, weight). The weight is transposed, [in, out]."""
 
     bias: Tensor
     weight: Tensor
@@ -89,7 +90,7 @@ class _Product(NamedTuple):
 
 class _Layer(NamedTuple):
     projections: _Product
-    """[d, 3a]: queries, keys, values."""
+    """[d, 3a] queries, keys and values."""
     attention_output: Tensor
     """[a, d]"""
     attention_norm: _Norm
@@ -101,9 +102,9 @@ class _Layer(NamedTuple):
 
 class _Exit(NamedTuple):
     layers: tuple[_Layer, ...]
-    """Those between the exit before and this one."""
+    """Layers between the previous exit and this one."""
     shift: Tensor
-    """[d] minus what the hidden state carries of the next layer's bias."""
+    """[d] the negative of the bias of the next layer that the hidden state contains."""
     dense: _Product | None
     activations: tuple[Callable[[Tensor], Tensor], ...]
     classifier: _Product
@@ -111,7 +112,7 @@ class _Exit(NamedTuple):
 
 
 class DeployedEncoder:
-    """An `Encoder`, ready to answer."""
+    """Deployed form of an `Encoder`."""
 
     def __init__(self, model: Encoder) -> None:
         config, embeddings = model.config, model.embeddings
@@ -124,9 +125,9 @@ class DeployedEncoder:
         self.positions = embeddings.positions.weight.detach()
         self.segments = None if embeddings.segments is None else embeddings.segments.weight.detach()
         self.first = self.positions if self.segments is None else self.positions + self.segments[0]
-        """[positions, d] what a token of the first text is given by its place."""
+        """[positions, d] sum of position and segment embedding for tokens of the first text."""
         layers = cast(list[Layer], list(model.layers))
-        shifts = [layer.attention_output.bias.detach() for layer in layers]  # carried by the hidden state into a layer
+        shifts = [layer.attention_output.bias.detach() for layer in layers]  # contained in the input of each layer
         shifts.append(torch.zeros_like(shifts[0]))
         self.norm_shape, self.eps = (config.hidden_size,), config.layer_norm_eps
         self.norm = _norm(embeddings.norm, shifts[0])
@@ -142,11 +143,12 @@ class DeployedEncoder:
             start = layer
 
     def begin(self, batch: Batch) -> Pass:
+        """Return the forward pass of a batch, before its first layer."""
         return Pass(self, batch)
 
 
 class Pass:
-    """One batch on its way through a `DeployedEncoder`."""
+    """Forward pass of one batch through a `DeployedEncoder`."""
 
     def __init__(self, model: DeployedEncoder, batch: Batch) -> None:
         self._model = model
@@ -162,10 +164,10 @@ class Pass:
             place.view(self.rows, width, -1).add_(model.positions[:width])
         hidden = hidden.add_(place) if model.factor is None else addmm(place, hidden, model.factor)
         self.hidden = layer_norm(hidden, model.norm_shape, *model.norm, model.eps)
-        """[B n, d], plus the bias that the next layer's attention will add."""
+        """[B n, d] hidden states, plus the bias that the attention of the next layer adds."""
 
     def _settle(self, lengths: NDArray[np.int64]) -> None:
-        """What depends on who is here: padding and the weights of the mean."""
+        """Compute the attention mask and the weights of mean pooling for the current rows."""
         self.lengths, self.rows, self.width = lengths, len(lengths), int(lengths.max())
         there = np.arange(self.width) < lengths[:, None]
         self._bias = None
@@ -176,9 +178,13 @@ class Pass:
             self._mean = torch.from_numpy((there / lengths[:, None]).astype(np.float32)).to(self._model.device)
 
     def advance(self, exit_index: int) -> Tensor:
-        """Runs the layers up to this exit (0-based; exits come one after the other); its logits [B, C].
+        """Run the layers up to an exit.
 
-        The signal of a model that has one is one column more.
+        Args:
+            exit_index: The exit, 0-based. Exits must be visited in order.
+
+        Returns:
+            Logits [B, C], with one more column for the signal if the model has one.
         """
         model, step, hidden = self._model, self._model.exits[exit_index], self.hidden
         activation, shape, eps = model.activation, model.norm_shape, model.eps
@@ -201,21 +207,21 @@ class Pass:
         return torch.cat([logits, addmm(step.signal.bias, pooled, step.signal.weight)], dim=1)
 
     def keep(self, rows: NDArray[np.int64]) -> None:
-        """Only these rows go on, cut to the longest of them."""
+        """Keep only the selected rows, cut to the longest of them."""
         hidden = self.hidden.view(self.rows, self.width, -1)
         self._settle(self.lengths[rows])
         index = torch.from_numpy(rows).to(hidden.device)
         self.hidden = hidden[:, : self.width][index].view(self.rows * self.width, -1)
 
     def _attend(self, projected: Tensor) -> Tensor:
-        """[B n, 3a] -> [B n, a]."""
+        """Return the attention output [B n, a] of projections [B n, 3a]."""
         split = projected.view(self.rows, self.width, 3, -1, self._model.head_size)
         query, key, value = split.permute(2, 0, 3, 1, 4).unbind(0)
         context = F.scaled_dot_product_attention(query, key, value, self._bias)
         return context.transpose(1, 2).reshape(len(projected), -1)
 
     def _pooled(self, shift: Tensor) -> Tensor:
-        """[B, d] plus `shift`: the CLS position, or the mean over real tokens."""
+        """Return the pooled hidden states [B, d] plus `shift`: the CLS position, or the mean over tokens."""
         if self._model.pooling == "cls":
             return self.hidden[:: self.width] + shift
         if self.rows == 1:
@@ -225,29 +231,31 @@ class Pass:
 
 
 class DeployedCascade:
-    """A `Cascade`, ready to answer: what one member does not answer, the next reads anew."""
+    """Deployed form of a `Cascade`: each member reads the examples that did not exit at earlier members."""
 
     def __init__(self, model: Cascade) -> None:
         self.members = [DeployedEncoder(cast(Encoder, member)) for member in model.members]
         self.device, self.exit_count, self.outputs = model.device, model.exit_count, model.config.num_labels
 
     def begin(self, batch: Batch) -> CascadePass:
+        """Return the forward pass of a batch, before its first member."""
         return CascadePass(self, batch)
 
 
 class CascadePass:
-    """One batch on its way through the members of a `DeployedCascade`."""
+    """Forward pass of one batch through the members of a `DeployedCascade`."""
 
     def __init__(self, model: DeployedCascade, batch: Batch) -> None:
         self._model, self._batch = model, batch
 
     def advance(self, exit_index: int) -> Tensor:
-        """Logits [B, C] of the last exit of this member (0-based)."""
+        """Return the logits [B, C] of the last exit of a member (0-based)."""
         member = self._model.members[exit_index]
         one = member.begin(self._batch)
         return [one.advance(e) for e in range(member.exit_count)][-1]
 
     def keep(self, rows: NDArray[np.int64]) -> None:
+        """Keep only the selected rows."""
         self._batch = self._batch.take(rows)
 
 
@@ -255,7 +263,12 @@ _FUNCTIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {nn.Tanh: torch.
 
 
 def _layer(layer: Layer, next_shift: Tensor) -> _Layer:
-    """`next_shift` is the bias of the attention output of the layer above, 0 above the last."""
+    """Return the deployed form of a layer.
+
+    Args:
+        layer: The layer.
+        next_shift: [d] bias of the attention output of the layer above; 0 for the last layer.
+    """
     shift, inner_shift = layer.attention_output.bias.detach(), layer.ffn_out.bias.detach()
     return _Layer(
         _product([layer.query, layer.key, layer.value], shift),
@@ -268,7 +281,7 @@ def _layer(layer: Layer, next_shift: Tensor) -> _Layer:
 
 
 def _product(layers: list[nn.Linear], shift: Tensor | None = None) -> _Product:
-    """Return these layers as one product whose input carries `shift`."""
+    """Return these layers as one product for inputs that contain `shift`."""
     weight = torch.cat([_plain(layer, nn.Linear).weight.detach() for layer in layers])
     bias = torch.cat([layer.bias.detach() for layer in layers])
     if shift is not None:
@@ -277,7 +290,7 @@ def _product(layers: list[nn.Linear], shift: Tensor | None = None) -> _Product:
 
 
 def _norm(norm: nn.LayerNorm, shift: Tensor) -> _Norm:
-    """Return the norm with an output that carries `shift`."""
+    """Return the norm with `shift` added to its output."""
     return _Norm(_plain(norm, nn.LayerNorm).weight.detach(), norm.bias.detach() + shift)
 
 
@@ -287,11 +300,15 @@ def _transposed(layer: nn.Linear) -> Tensor:
 
 
 def _plain(module: Module, kind: type[Module]) -> Module:
-    """Return `module` if it computes what PyTorch's module of this kind does with its weight; else raise UserError."""
+    """Return `module` if its output depends on its weights alone, as for PyTorch's module of this kind.
+
+    Raises:
+        UserError: The module is of another kind or has hooks.
+    """
     hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
     if hooked or type(module).forward is not kind.forward:
         what = f"a hook on a {kind.__name__}" if hooked else f"a {type(module).__name__} in place of a {kind.__name__}"
-        raise UserError(f"early exit computes with plain weights, and the model has {what}; merge it into the weights")
+        raise UserError(f"early exit needs plain weights, but the model has {what}; merge it into the weights")
     return module
 
 
@@ -300,7 +317,10 @@ def _activation(name: str) -> Callable[[Tensor], Tensor]:
 
 
 def _gelu(values: Tensor) -> Tensor:
-    """F.gelu; small tensors are shown transposed, which oneDNN does not take, so that PyTorch's own kernel does."""
+    """Return F.gelu(values).
+
+    Small tensors are passed transposed, so that PyTorch's own kernel is used instead of oneDNN's.
+    """
     if values.numel() > _SMALL or values.device.type != "cpu":
         return F.gelu(values)
     return F.gelu(values.t()).t()

@@ -1,7 +1,6 @@
-"""The early-exit engine: rows leave the batch as they exit, so finished examples cost nothing more.
+"""Early-exit engine: examples are removed from the batch when they exit and need no further computation.
 
-It makes the same decisions as a replay of the trace (the tests hold it to that) and shows what a speed-up
-promised in FLOPs is worth on a clock.
+The engine makes the same decisions as a replay of the trace, which the tests verify. It is used to measure latency.
 """
 
 from dataclasses import dataclass
@@ -20,16 +19,26 @@ from bench.tasks.examples import Examples
 
 @dataclass(frozen=True)
 class EngineResult:
-    """Rows in the order of the examples."""
+    """Decisions and outputs of the engine, one row per example, in the order of the examples."""
 
     exits: NDArray[np.int64]
-    """[N] 0-based exit each example left at."""
+    """[N] exit (0-based) of each example."""
     logits: NDArray[np.float32]
-    """[N, C] the answer given there."""
+    """[N, C] logits at that exit."""
 
 
 def run(model: Encoder | Cascade, examples: Examples, leaves: Leaves, batch_size: int) -> EngineResult:
-    """Answer `examples` with the deployed form of `model`, each at the first exit at which the rule lets it go."""
+    """Run the deployed form of `model` on `examples`; each exits at the first exit that `leaves` selects.
+
+    Args:
+        model: The trained model.
+        examples: The examples.
+        leaves: Decision of the exit policy at each exit.
+        batch_size: Largest number of examples in a batch.
+
+    Returns:
+        Exits and logits of all examples.
+    """
     deployed = deploy(model)
     batches = length_batches(examples.lengths, batch_size, None)
     with torch.inference_mode():
@@ -42,17 +51,18 @@ def run(model: Encoder | Cascade, examples: Examples, leaves: Leaves, batch_size
 def answer(
     model: DeployedEncoder | DeployedCascade, batch: Batch, leaves: Leaves
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Exits [B] (0-based) and logits [B, C] of a batch; to be called in inference mode.
+    """Return exits [B] (0-based) and logits [B, C] of a batch. Must be called in inference mode.
 
-    The last answer is on the host when this returns: a clock around it reads what was done, on a GPU too.
+    The logits have been copied to the host when this function returns, so that its latency can be measured on a GPU
+    too.
     """
     last = model.exit_count - 1
     going = model.begin(batch)
-    rows = np.arange(len(batch.lengths))  # who is still here
-    seen: list[NDArray[np.float32]] = []  # their logits [rows, C] at each exit so far
+    rows = np.arange(len(batch.lengths))  # remaining examples
+    seen: list[NDArray[np.float32]] = []  # their logits [rows, C] at each previous exit
     signals: list[NDArray[np.float32]] = []
     exits = np.full(len(rows), last)
-    order, answers = [], []  # who left, and with what
+    order, answers = [], []  # examples in the order of their exits, and their logits
     for e in range(last):
         said = going.advance(e).cpu().numpy()
         logits = said[:, : model.outputs]

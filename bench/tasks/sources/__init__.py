@@ -1,4 +1,4 @@
-"""Where a task's text comes from: the Hub, a folder in either of GLUE's layouts, files of one's own, or the Sketch."""
+"""Data sources of tasks: the Hub, a folder in either layout of GLUE, own files, or generated text."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,29 +16,29 @@ __all__ = ["Columns", "Raw", "load"]
 
 @dataclass(frozen=True)
 class Raw:
-    """Checked rows of one task as plain columns."""
+    """Checked rows of a task as plain columns."""
 
     splits: dict[str, Columns]
-    """The source's split name -> text columns, `label`, `idx`, and where they are known `difficulty` and `group`."""
+    """Split of the source -> text columns, `label`, `idx`, and `difficulty` and `group` if known."""
     missing: tuple[str, ...]
-    """Names of the splits that were looked for and that the source does not have."""
+    """Names of splits that the source does not have."""
     dropped: dict[str, int] = field(default_factory=dict)
-    """Split -> rows left out because a text is empty, where there are any."""
+    """Split -> number of rows left out because a text is empty; only splits with such rows."""
     notes: tuple[str, ...] = ()
-    """What readers guessed, or found odd in a file, one line each."""
+    """Assumptions and oddities that readers report about files, one line each."""
 
 
 def load(task: Task, data: Data, problems: list[str] | None = None) -> Raw:
-    """Read every split the source has (the tests only with `data.test`) and check its rows.
+    """Read and check all splits of the source; test splits only if `data.test` is set.
 
     Args:
-        task: The task; one of a profile's own brings its own source.
-        data: The settings' section as it holds for this task.
-        problems: Where given, what is wrong with rows and files is added here, and the rest is returned.
+        task: The task. An own task has its own source.
+        data: The section `data` of the settings for this task.
+        problems: If given, problems of rows and files are appended instead of raised, and the rest is returned.
 
     Raises:
-        DataError: Rows cannot be used and `problems` is not given, or nothing of a split can be used.
-        UserError: The source as a whole is not there.
+        DataError: Rows cannot be used and `problems` is not given, or no row of a split can be used.
+        UserError: The source does not exist.
     """
     read = _reader(task, data)
     splits: dict[str, Columns] = {}

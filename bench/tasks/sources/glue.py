@@ -1,4 +1,4 @@
-"""GLUE's text: the Hub's data set, its parquet files in a folder, or the TSV files of GLUE's own site."""
+"""Readers of GLUE: from the Hub, from its Parquet files in a folder, or from the TSV files of GLUE's own site."""
 
 import csv
 import io
@@ -26,9 +26,9 @@ COLUMNS: dict[str, dict[str, str]] = {
     "rte": _PAIR,
     "wnli": _PAIR,
 }
-"""Our text columns -> those of the site's files."""
+"""Text columns of tasks -> columns of the site's files."""
 LABELS = {"mrpc": "Quality", "qqp": "is_duplicate", "stsb": "score", "mnli": "gold_label"}
-"""The site's label column, where it is not `label`."""
+"""Label column of the site's files, where it is not `label`."""
 _COLA = ("source", "label", "mark", "sentence")
 _MSR = {"train": "msr_paraphrase_train.txt", "test": "msr_paraphrase_test.txt"}
 
@@ -36,17 +36,24 @@ _MSR = {"train": "msr_paraphrase_train.txt", "test": "msr_paraphrase_test.txt"}
 def hub_reader(
     repository: str, subset: str | None, revision: str | None, columns: Sequence[str], label: str = "label"
 ) -> Read:
-    """Return the reader of a data set of the Hub; of its columns only `columns` are read.
+    """Return a reader of a data set of the Hub.
+
+    Args:
+        repository: owner/name of the data set.
+        subset: Its configuration; None if it has only one.
+        revision: A commit; None: the newest.
+        columns: The columns to read.
+        label: The label column.
 
     Raises:
         UserError: The data set cannot be loaded.
     """
-    import datasets  # costs a second, so only where it is used
+    import datasets  # slow to import (1 s)
 
     place = " ".join(name for name in (repository, subset) if name)
     try:
         loaded = datasets.load_dataset(*place.split(), revision=revision)
-    except Exception as error:  # the client raises anything from OSError to its own classes
+    except Exception as error:  # the client raises OSError and classes of its own
         raise UserError(f"cannot load {place} at {revision or 'its newest'}: {first_line(error)}") from error
 
     def read(split: str) -> list[Piece]:
@@ -61,12 +68,17 @@ def hub_reader(
 
 
 def parquet(file: Path, columns: Sequence[str], label: str = "label") -> Piece:
-    """Read those of `columns` that a parquet file has, and the class names that `datasets` wrote into its metadata.
+    """Read columns of a Parquet file, and the class names that `datasets` wrote into its metadata.
+
+    Args:
+        file: The file.
+        columns: The columns to read, if the file has them.
+        label: The label column.
 
     Raises:
-        UserError: The file is unreadable, has one of the columns twice, or holds a value that is no text.
+        UserError: The file is unreadable, has a column twice, or has a value that is not valid text.
     """
-    # Read with pyarrow itself: `datasets` would first copy every file into a cache keyed by path and time.
+    # pyarrow reads the file in place; `datasets` would copy it into a cache first.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -75,7 +87,7 @@ def parquet(file: Path, columns: Sequence[str], label: str = "label") -> Piece:
         there = opened.schema_arrow.names
         wanted = [name for name in dict.fromkeys(columns) if name in there]
         if twice := next((name for name in wanted if there.count(name) > 1), None):
-            raise UserError(f"{file}: column {twice!r} is there twice; rename or remove one")
+            raise UserError(f"{file}: column {twice!r} occurs twice; rename or remove one")
         table = opened.read(columns=wanted)
         read = {name: _values(file, name, table.column(name)) for name in wanted}
         written = json.loads((opened.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
@@ -83,12 +95,16 @@ def parquet(file: Path, columns: Sequence[str], label: str = "label") -> Piece:
     except (OSError, pa.ArrowException) as error:
         raise UserError(f"{file}: unreadable: {first_line(error)}") from error
     except (KeyError, TypeError, ValueError, AttributeError):
-        names = None  # metadata of another kind says nothing about labels
+        names = None  # metadata of another kind has no class names
     return Piece(str(file), read, tuple(names or ()), there=tuple(there))
 
 
 def _values(file: Path, name: str, column: Any) -> list[Any]:
-    """Return a column as Python's values. UserError names the first row whose value has none."""
+    """Return a column as Python values.
+
+    Raises:
+        UserError: A value cannot be converted; the message names its row.
+    """
     try:
         return column.to_pylist()
     except (ValueError, OverflowError):
@@ -101,7 +117,11 @@ def _values(file: Path, name: str, column: Any) -> list[Any]:
 
 
 def folder_reader(task: Task, folder: Path) -> Read:
-    """Reads a task from a folder in either layout, whichever is there. UserError that shows both otherwise."""
+    """Return a reader of a task in a folder, in the Hub's layout or that of GLUE's own site.
+
+    Raises:
+        UserError: The folder has neither layout; the message describes both.
+    """
     hub, site = folder / task.name, folder / task.title
     if any(hub.glob("*.parquet")):
         known = (*task.columns, "label", "idx", "difficulty")
@@ -115,7 +135,7 @@ def folder_reader(task: Task, folder: Path) -> Read:
 
 
 def _site(task: Task, folder: Path, split: str) -> list[Piece]:
-    """A split of the site's files; MRPC's also where only Microsoft's two files and the list of dev pairs are there."""
+    """Read a split of the files of GLUE's site, for MRPC also from Microsoft's two files and the list of dev pairs."""
     name = split.replace("validation", "dev")
     file = folder / f"{name}.tsv"
     if file.is_file():
@@ -128,7 +148,7 @@ def _site(task: Task, folder: Path, split: str) -> list[Piece]:
     if split == "test":
         return [_tsv(task, file, split)]
     if not dev.is_file():
-        raise UserError(f"{dev} is missing: it says which pairs of {file.name} are the validation part")
+        raise UserError(f"{dev} is missing: it lists the pairs of {file.name} in the validation split")
     pairs = {tuple(row) for _, row in _table(dev, ("#1 ID", "#2 ID"))[1]}
     if split == "train":
         names, rows = _table(file)
@@ -137,7 +157,7 @@ def _site(task: Task, folder: Path, split: str) -> list[Piece]:
 
 
 def _table(file: Path, header: tuple[str, ...] = ()) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Column names, and the rows that are not blank, each with its line number. Quotes mean nothing here."""
+    """Return the column names, and line number and cells of each row that is not blank. There is no quoting."""
     try:
         text, _ = decoded(file)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -148,7 +168,14 @@ def _table(file: Path, header: tuple[str, ...] = ()) -> tuple[list[str], list[tu
 
 
 def _tsv(task: Task, file: Path, split: str, pairs: Collection[tuple[str, ...]] | None = None) -> Piece:
-    """The columns of a file of the site; with `pairs` only the rows with these numbers of their two sentences."""
+    """Read the columns of a file of GLUE's site.
+
+    Args:
+        task: The task.
+        file: The file.
+        split: The split.
+        pairs: Pairs of sentence ids; if given, only rows with these are returned.
+    """
     # CoLA's train and dev files have no header.
     given, rows = _table(file, _COLA if task.name == "cola" and split != "test" else ())
     wanted = dict(COLUMNS[task.name])
@@ -159,15 +186,15 @@ def _tsv(task: Task, file: Path, split: str, pairs: Collection[tuple[str, ...]] 
         wanted["idx"] = given[0]
     for name in wanted.values():
         if name not in given:
-            raise UserError(f"{file}: no column {name!r}; there are {', '.join(given) or 'none'}")
+            raise UserError(f"{file}: no column {name!r}; the columns are {', '.join(given) or 'none'}")
     if pairs is not None:
         first, second = given.index("#1 ID"), given.index("#2 ID")
         rows = [(line, row) for line, row in rows if (row[first], row[second]) in pairs]
     places = [given.index(name) for name in wanted.values()]
     whole = [(line, row) for line, row in rows if max(places) < len(row)]
-    if len(whole) < len(rows) and task.name != "qqp":  # QQP's rows that break off are left out by everyone's loaders
+    if len(whole) < len(rows) and task.name != "qqp":  # other loaders also leave out truncated rows of QQP
         line, row = next((line, row) for line, row in rows if max(places) >= len(row))
-        raise UserError(f"{file}: line {line}: the row breaks off after {row[-1]!r}")
+        raise UserError(f"{file}: line {line}: the row is truncated after {row[-1]!r}")
     columns: Columns = {name: [row[place] for _, row in whole] for name, place in zip(wanted, places, strict=True)}
     lines = [line for line, _ in whole]
     return Piece(str(file), columns, at=lambda row: f"line {lines[row]}")

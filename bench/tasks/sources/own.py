@@ -1,4 +1,4 @@
-"""Text of a profile's own tasks: CSV, TSV, JSON lines or parquet files, or a data set of the Hub."""
+"""Readers of own tasks: CSV, TSV, JSON lines or Parquet files, or a data set of the Hub."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,7 +14,7 @@ __all__ = ["own_reader"]
 
 
 def own_reader(own: OwnTask) -> Read:
-    """Return the reader of the splits that a profile declares, with columns under the names `label` and `group`.
+    """Return a reader of the declared splits. The label and group columns are renamed to `label` and `group`.
 
     Raises:
         UserError: A file or data set is unreadable.
@@ -32,7 +32,16 @@ def own_reader(own: OwnTask) -> Read:
 
 
 def _chosen(piece: Piece, wanted: Mapping[str, str], group_needed: bool) -> Piece:
-    """Return the wanted columns (the file's name -> ours) of a piece. UserError where the group is not among them."""
+    """Return a piece with only the wanted columns.
+
+    Args:
+        piece: The piece.
+        wanted: Column of the file -> column of the task.
+        group_needed: Whether a missing group column is an error.
+
+    Raises:
+        UserError: The group column is missing.
+    """
     columns = {ours: piece.columns[theirs] for theirs, ours in wanted.items() if theirs in piece.columns}
     chosen = replace(piece, columns=columns, called={ours: theirs for theirs, ours in wanted.items()})
     if group_needed and "group" not in columns:
@@ -54,14 +63,14 @@ def _file(own: OwnTask, file: Path, wanted: tuple[str, ...]) -> Piece:
         raise UserError(f"{file}: {first_line(error)}") from error
     for name in wanted:
         if found.names.count(name) > 1:
-            raise UserError(f"{file}: line 1: the header names column {name!r} twice; rename or remove one")
+            raise UserError(f"{file}: line 1: column {name!r} occurs twice in the header; rename or remove one")
     columns: Columns = {name: [row.get(name) for row in found.rows] for name in wanted if name in found.names}
     notes = tuple(f"{file.name}: {note}" for note in found.notes)
     return Piece(str(file), columns, at=found.places.__getitem__, there=tuple(found.names), notes=notes)
 
 
 def _is_label(own: OwnTask) -> Callable[[str], bool]:
-    """Return whether a cell of the label column holds a label of the task."""
+    """Return a function that tells whether a cell of the label column is a label of the task."""
     labels = {str(label) for label in own.labels or ()}
 
     def is_label(cell: str) -> bool:

@@ -1,4 +1,4 @@
-"""Rows as a file has them, checked and turned into the columns that everything else works with."""
+"""Check the rows of files and convert them to the columns of a task."""
 
 import difflib
 import re
@@ -14,9 +14,9 @@ __all__ = ["Columns", "Joined", "Piece", "Read", "first_line", "join"]
 
 Columns = dict[str, list[Any]]
 _NAMED = 5
-"""So many rows, labels or values of a kind are named in a message; the rest are counted."""
+"""Largest number of rows, labels or values of a kind that a message lists; further ones are counted."""
 _LISTED = 10
-"""So many declared labels are listed in a message."""
+"""Largest number of declared labels that a message lists."""
 
 
 def _row(number: int) -> str:
@@ -25,47 +25,47 @@ def _row(number: int) -> str:
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a split: columns as the file has them, under the task's names."""
+    """Part of a split: columns of a file under the names that the task uses."""
 
     origin: str
-    """What an error calls it: the file, or its place on the Hub."""
+    """Name of the piece in messages: the file, or its place on the Hub."""
     columns: Columns
-    """The task's text columns, `label`, and where there are any `idx`, `difficulty` and `group`."""
+    """Text columns of the task, `label`, and `idx`, `difficulty` and `group` if they exist."""
     names: tuple[str, ...] = ()
-    """Class words in the order of the file's whole-numbered labels, where its metadata has them."""
+    """Class labels in the order of the file's integer labels, if its metadata has them."""
     at: Callable[[int], str] = field(default=_row)
-    """Position -> what an error calls the row: "row 5" from 0, or "line 7" of a text file."""
+    """Position -> name of the row in messages: "row 5" from 0, or "line 7" of a text file."""
     called: Mapping[str, str] = field(default_factory=dict)
-    """Our name of a column -> the file's own, where they differ."""
+    """Column of the task -> column of the file, where they differ."""
     there: tuple[str, ...] = ()
-    """The names of all columns of the file, where `columns` are only some of them."""
+    """Names of all columns of the file, if `columns` has only some of them."""
     notes: tuple[str, ...] = ()
-    """What the reader guessed, or found odd in the file."""
+    """Assumptions and oddities that the reader reports about the file."""
 
     def cell(self, row: int, name: str) -> str:
-        """What an error calls the value of a column (our name) in a row."""
+        """Return the name of a cell in messages, by its row and the task's name of its column."""
         return f"{self.origin}: {self.at(row)}: column {self.called.get(name, name)!r}"
 
     def lacks(self, name: str) -> UserError:
-        """The error of a file without a column (our name)."""
+        """Return the error for a file without a column, given by the task's name of it."""
         known = ", ".join(self.there or self.columns) or "none"
         return UserError(f"{self.origin}: no column {self.called.get(name, name)!r}; there are {known}")
 
 
 Read = Callable[[str], list[Piece]]
-"""Split name -> its parts in order; none where the source does not have it."""
+"""Function: split name -> its pieces in order; empty if the source does not have the split."""
 
 
 @dataclass
 class Joined:
-    """A split made of its pieces."""
+    """Split made of pieces."""
 
     columns: Columns
-    """Texts, labels and what else is known of the rows that can be used; empty where a column is missing."""
+    """Texts, labels and other columns of the usable rows; empty if a column is missing."""
     problems: list[str]
-    """One line for each kind of fault, naming file, row and column; rows with a fault are not in `columns`."""
+    """One line for each kind of fault, with file, row and column. Rows with a fault are not in `columns`."""
     dropped: int
-    """Rows left out because a text is empty, as the task allows."""
+    """Number of rows left out because a text is empty, where the task allows it."""
     notes: tuple[str, ...]
 
 
@@ -77,9 +77,9 @@ def first_line(error: BaseException) -> str:
 def join(task: Task, split: str, pieces: Sequence[Piece]) -> Joined:
     """Check and join the pieces of a split.
 
-    Texts lose outer blanks, `label` becomes class ids or numbers in the units of the file (hidden ones, in tests only:
-    -1 or NaN), and `idx` numbers the rows in order. A test split keeps the source's numbers, which a submission needs,
-    where it has distinct ones.
+    Outer blanks of texts are removed. `label` becomes class ids, or numbers in the units of the file; hidden labels,
+    allowed only in test splits, become -1 or NaN. `idx` numbers the rows in order, except in a test split with distinct
+    numbers of its own, which a submission needs.
     """
     test = split in task.test_splits
     checked = [_checked(task, piece, test) for piece in pieces]
@@ -101,7 +101,7 @@ def join(task: Task, split: str, pieces: Sequence[Piece]) -> Joined:
 
 
 def _checked(task: Task, piece: Piece, test: bool) -> Joined:
-    """Return the usable rows of a piece; column `row` holds their positions in it."""
+    """Return the usable rows of a piece. The column `row` has their positions in it."""
     missing = [name for name in (*task.columns, *(() if test else ("label",))) if name not in piece.columns]
     if missing:
         return Joined({}, [str(piece.lacks(name)) for name in missing], 0, ())
@@ -148,7 +148,7 @@ def _checked(task: Task, piece: Piece, test: bool) -> Joined:
 
 
 class _Faults:
-    """The faults of a piece: each kind once, with the rows that have it."""
+    """Faults of a piece: each kind once, with its rows."""
 
     def __init__(self, piece: Piece) -> None:
         self.rows: set[int] = set()
@@ -156,12 +156,12 @@ class _Faults:
         self._found: dict[tuple[str, str], tuple[str, str, list[int]]] = {}
 
     def add(self, row: int, name: str, complaint: str, remedy: str = "", kind: str | None = None) -> None:
-        """Note a fault of the column `name` (ours) in a row."""
+        """Record a fault in a row. `name` is the task's name of the column."""
         self.rows.add(row)
         self._found.setdefault((name, kind or complaint), (complaint, remedy, []))[2].append(row)
 
     def lines(self) -> list[str]:
-        """Return one line for each kind, at most a few of each column."""
+        """Return one line for each kind of fault, and a count where a column has many kinds."""
         told, counts = [], dict[str, int]()
         for (name, _), (complaint, remedy, rows) in self._found.items():
             counts[name] = counts.get(name, 0) + 1
@@ -198,7 +198,7 @@ def _hidden(value: Any) -> bool:
 
 
 def _group(value: Any) -> str | None:
-    """Return a group's name; None for a row without one, which is a group of its own."""
+    """Return the name of a group, or None for a row without a group."""
     if value is None or value != value:  # NaN, and pandas' NaT
         return None
     whole = int(value) if isinstance(value, float) and value.is_integer() else value
@@ -221,7 +221,7 @@ def _complaint(value: Any, allowed: str) -> str:
 
 
 Found = list[tuple[float, str]]
-"""For each row its class id or number, and what is wrong with it ("" for nothing)."""
+"""For each row, its class id or number, and a description of its fault ("" if there is none)."""
 
 
 def _numbers(task: Task, piece: Piece, values: Sequence[Any], test: bool) -> Found:
@@ -262,7 +262,7 @@ def _classes(task: Task, piece: Piece, values: Sequence[Any], test: bool) -> Fou
 
 
 def _not_declared(task: Task, value: Any) -> str:
-    """Say that a label is not declared; of a task of one's own also which declared label is the nearest."""
+    """Return the description of a label that is not declared; for an own task with the most similar declared label."""
     allowed = f"none of {', '.join(task.labels)}"
     if task.is_glue:
         return _complaint(value, f"{allowed} or 0 to {task.outputs - 1}")
@@ -277,13 +277,13 @@ def _not_declared(task: Task, value: Any) -> str:
 
 
 def by_name(task: Task, piece: Piece) -> dict[str, int]:
-    """Map the file's whole numbers, as words, to our class ids, by the names that its metadata gives them.
+    """Map the integer labels of a file, as text, to class ids, by the class names in the file's metadata.
 
     Returns:
-        An empty mapping where either side only has numbers.
+        The mapping, empty if the names in the metadata or in the task are only numbers.
 
     Raises:
-        UserError: A name of the metadata is no label of the task.
+        UserError: A name in the metadata is not a label of the task.
     """
     written = _glue_words if task.is_glue else _as_written
     names, labels = [written(name)[0] for name in piece.names], [written(label)[0] for label in task.labels]
@@ -298,10 +298,10 @@ def by_name(task: Task, piece: Piece) -> dict[str, int]:
 
 
 def _as_written(value: Any) -> list[str]:
-    """Return the forms in which a label of a task of one's own may be declared, the most exact first.
+    """Return the forms in which a label of an own task may be declared, the most exact first.
 
-    As it is written; then without outer blanks; then, of a whole number, without a point. Truth values of JSON and
-    parquet are `true` and `false`.
+    These are the label as written, without outer blanks, and for a whole number without a decimal point. Booleans of
+    JSON and Parquet become `true` and `false`.
     """
     exact = str(value)
     if isinstance(value, bool):
@@ -311,7 +311,10 @@ def _as_written(value: Any) -> list[str]:
 
 
 def _glue_words(value: Any) -> list[str]:
-    """Return a label as GLUE's are compared: 1.0 is 1, "Not Entailment" is not_entailment, and aliases count."""
+    """Return a label of GLUE in normal form.
+
+    For example, 1.0 becomes 1 and "Not Entailment" becomes not_entailment. Aliases are replaced.
+    """
     plain = str(value).strip().lower()
     if re.fullmatch(r"-?[0-9]+(\.0*)?", plain):
         return [plain.partition(".")[0]]

@@ -1,4 +1,4 @@
-"""Text files as rows: their encoding, their delimiter, JSON lines and arrays, and where each row stands."""
+"""Read text files as rows: CSV, TSV, JSON lines and JSON arrays, with their encoding and line numbers."""
 
 import codecs
 import csv
@@ -20,22 +20,22 @@ class TextRows:
     """Rows of a text file, in order."""
 
     names: list[str]
-    """The columns of the file; a name may stand there twice."""
+    """Columns of the file; a name may occur twice."""
     rows: list[dict[str, Any]]
     places: list[str]
-    """What an error calls each row, such as "line 7"."""
+    """Name of each row in messages, such as "line 7"."""
     notes: list[str] = field(default_factory=list)
-    """What was guessed about the file, or is odd in it, one line each."""
+    """Assumptions and oddities that the reader reports about the file, one line each."""
 
 
 def decoded(file: Path) -> tuple[str, list[str]]:
-    """Read a file as UTF-8, or as UTF-16 where its byte order mark says so.
+    """Read a file as UTF-8, or as UTF-16 if it has that byte order mark.
 
     Returns:
         The text without a byte order mark, and notes.
 
     Raises:
-        ValueError: A byte is not text in that encoding (its line is named), or the text holds NUL characters.
+        ValueError: A byte is invalid in that encoding (the message names the line), or the text has NUL characters.
         OSError: The file cannot be read.
     """
     content = file.read_bytes()
@@ -46,7 +46,7 @@ def decoded(file: Path) -> tuple[str, list[str]]:
     except UnicodeDecodeError as error:
         line = len(_lines(content[: error.start].decode(encoding, errors="ignore") + "x"))
         name = "UTF-16" if wide else "UTF-8"
-        raise ValueError(f"line {line}: byte {error.start} is no {name} text; save the file as UTF-8") from error
+        raise ValueError(f"line {line}: byte {error.start} is not valid {name}; save the file as UTF-8") from error
     if "\0" in text:
         line = len(_lines(text[: text.index("\0")] + "x"))
         raise ValueError(f"line {line}: a NUL character, as in UTF-16 without a byte order mark; save it as UTF-8")
@@ -56,14 +56,16 @@ def decoded(file: Path) -> tuple[str, list[str]]:
 def delimited(file: Path, columns: Sequence[str], label: str, is_label: Callable[[str], bool]) -> TextRows:
     """Read a CSV or TSV file with a header.
 
-    A TSV file has tabs and no quoting, as GLUE's files: a quotation mark is a character of the text. Cells of a CSV
-    file may be quoted; its delimiter is the first of comma, semicolon, tab and bar that yields `columns` in the header.
+    TSV files have no quoting, as in GLUE: a quotation mark is part of the text. Cells of CSV files may be quoted. The
+    delimiter of a CSV file is the first of comma, semicolon, tab and vertical bar with which the header contains
+    `columns`.
 
     Args:
-        file: The file; its suffix decides between the two.
+        file: The file. Its suffix decides between CSV and TSV.
         columns: Columns that must be in the header.
         label: The label column, which may be missing.
-        is_label: Whether a cell is a valid label: a stray quotation mark takes in rows that have one.
+        is_label: Function that tells whether a cell is a valid label. It is used to detect stray quotation marks, which
+            merge several rows into one cell.
 
     Raises:
         ValueError: A row is broken; the message names the line.
@@ -106,7 +108,7 @@ def delimited(file: Path, columns: Sequence[str], label: str, is_label: Callable
 
 
 def json_rows(file: Path) -> TextRows:
-    """Read JSON lines, or one array of objects.
+    """Read JSON lines, or a JSON array of objects.
 
     Raises:
         ValueError: A line or element is not an object; the message names it.
@@ -129,7 +131,7 @@ def json_rows(file: Path) -> TextRows:
 
 
 def _lines(text: str) -> list[str]:
-    """Return the lines of a text, ends included; only LF, CR LF and CR end a line."""
+    """Return the lines of a text with their line ends. Only LF, CR LF and CR end a line."""
     return list(io.StringIO(text, newline=""))
 
 
@@ -144,9 +146,20 @@ def _delimiter(lines: Sequence[str], columns: Sequence[str]) -> str:
 def _check_span(
     lines: Sequence[str], first: int, row: Sequence[str], delimiter: str, place: int, is_label: Callable[[str], bool]
 ) -> None:
-    """Raise ValueError where a cell of the row that begins at line `first` takes in a line that is a row itself.
+    """Check that no cell of a row contains a line that is a row itself.
 
-    place: The column of the label. A line that a quoted cell may begin or end on holds no label of its own.
+    Lines on which a quoted cell can begin or end are not checked for a label of their own.
+
+    Args:
+        lines: All lines of the file.
+        first: Number of the first line of the row.
+        row: Cells of the row.
+        delimiter: The delimiter.
+        place: Position of the label column.
+        is_label: Function that tells whether a cell is a valid label.
+
+    Raises:
+        ValueError: A cell contains a row.
     """
     broken = [number for number, cell in enumerate(row) if "\n" in cell or "\r" in cell]
     if not broken:
@@ -163,7 +176,11 @@ def _check_span(
 
 
 def _parsed(text: str, fault: str, place: str = "") -> Any:
-    """Parse JSON. ValueError, in one line, for what is none and for an object with a column twice."""
+    """Parse JSON.
+
+    Raises:
+        ValueError: The text is not JSON, or an object has a name twice. The message is one line.
+    """
     try:
         return json.loads(text, object_pairs_hook=_once)
     except (json.JSONDecodeError, RecursionError) as error:
@@ -173,9 +190,9 @@ def _parsed(text: str, fault: str, place: str = "") -> Any:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Raise ValueError for a name that is there twice: JSON's readers would keep the last."""
+    """Return the pairs of a JSON object as a mapping; raise ValueError if a name occurs twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise ValueError(f"column {next(name for name in names if names.count(name) > 1)!r} is there twice")
+        raise ValueError(f"column {next(name for name in names if names.count(name) > 1)!r} occurs twice")
     return found
