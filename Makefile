@@ -1,9 +1,9 @@
-# make run: the benchmark.  make test, lint, types: the checks.  Each first sees to .venv; `make help` lists all.
+# Every target first creates or updates .venv; `make help` lists the targets.
 
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint types format bench lock clean
+.PHONY: help setup run test test-all lint types format bench lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -26,7 +26,7 @@ require_python = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))'
 	|| { echo "error: Python 3.11 or newer is needed; name one with: make setup PYTHON=/path/to/python3.11" >&2; exit 1; }
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
 
 setup: $(READY)  ## make .venv from requirements.lock (any other target does this by itself)
 
@@ -45,14 +45,19 @@ run: $(READY)  ## the whole benchmark; ARGS="--configfile config/paper.yaml" for
 	cache="$${XDG_CACHE_HOME:-$$HOME/.cache}"; mkdir -p "$$cache" 2>/dev/null && [ -w "$$cache" ] \
 		|| export XDG_CACHE_HOME="$(CURDIR)/.snakemake/cache"; PATH="$(BIN):$$PATH" snakemake --cores all $(ARGS)
 
-test: $(READY)  ## all tests, on two workers; ARGS='-m "not slow"' for the quick ones
-	PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 python -m pytest -n 2 --dist worksteal $(ARGS)
+PYTEST := PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 python -m pytest -n 2 --dist worksteal
+
+test: $(READY)  ## the quick tests, on two workers; ARGS="-k trace" for some of them
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-all: $(READY)  ## all tests, those that take minutes too
+	$(PYTEST) $(ARGS)
 
 lint: $(READY)  ## ruff, snakefmt and snakemake's own linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/snakefmt --check Snakefile workflow
-	@# One environment serves every rule: the wish for one a rule is not heard.
+	@# One environment serves every rule, so the linter's advice of one for each rule is left out.
 	! PATH="$(BIN):$$PATH" snakemake --lint 2>&1 | grep -E '^ +\* |Error' | grep -v 'conda environment or container for each'
 
 types: $(READY)  ## mypy over the packages

@@ -38,6 +38,7 @@ def test_only_marked_options_are_scaled():
     assert scaled.inner.size == 3
 
 
+@pytest.mark.slow
 @hypothesis_settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.integers(200, 3000), examples=st.integers(200, 9000), task=st.sampled_from(["sst2", "stsb", "mnli"]))
 def test_all_contestants_have_the_steps_of_the_budget(tiny_backbone, steps, examples, task):

@@ -23,7 +23,7 @@ from bench.conformance.runs import Runs
 from bench.encoder import EarlyExitClassifier, backbones
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 OTHER_PROGRAMS = {"pip", "python", "mkdir", "cat", "conda", ".", "cd"}
 """What may begin a command line beside the suite's own commands, `make` and `snakemake`."""
 
@@ -119,7 +119,7 @@ def parse(words: list[str]) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_its_command_lines_are_ones(page):
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for program, *rest in lines(page):
         if program == "costeff":
             parse([program, *rest])

@@ -24,6 +24,8 @@ from bench.tasks.catalogue import TASKS
 from bench.tasks.examples import Examples
 from bench.trace import Costs, Trace
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def settings(tiny_settings, tmp_path_factory) -> Settings:

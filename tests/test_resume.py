@@ -24,6 +24,8 @@ from bench.store import RunKey, run_folder, state_folder
 from bench.training import saving
 from bench.training.saving import CHECKPOINT, FINAL
 
+pytestmark = pytest.mark.slow
+
 LONG = {
     "teacher": {"epochs": 4},
     "costeff": {"sizes": {"small": {"heads": 0.25, "ffn": 0.25, "rank": 0.5}}, "rate": 2},
@@ -123,7 +125,6 @@ def saved_anew(state: Path, pid: int) -> bool:
         return False
 
 
-@pytest.mark.slow
 def test_ten_kills_at_random_moments(tiny_settings, tmp_path):
     """One command, repeated after each kill, wherever it struck: while importing, training, saving or tracing."""
     key = RunKey("sst2", "costeff", "small", 0)

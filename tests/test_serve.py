@@ -13,7 +13,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a command runs in its own process")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="on other systems a command runs in its own process"),
+]
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = """#!{python}

@@ -139,6 +139,7 @@ def test_ablations_share_the_runs_of_the_full_method(profile, whole, monkeypatch
         assert other and other <= switches, name
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_plan_and_stops_with_one_line(tmp_path):
     good = ROOT / "config" / "sketch.yaml"
     done = subprocess.run(

@@ -76,6 +76,7 @@ def test_what_is_published_has_no_weights_no_text_and_no_place(first):
         publish(settings, published)
 
 
+@pytest.mark.slow
 def test_two_seeds_apart_and_merged_are_one_run_of_both(first, profile, tmp_path):
     second = made(profile(tmp_path / "second", seeds=[1]))
     publish(second, tmp_path / "published")

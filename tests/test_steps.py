@@ -14,6 +14,8 @@ from bench.runs.produce import produce
 from bench.settings import load
 from bench.store import RunKey
 
+pytestmark = pytest.mark.slow
+
 TINY = load("conform")
 SWITCHES = [
     {},

@@ -27,6 +27,8 @@ from bench.tasks.sketch.generator import generate
 from bench.tasks.sources import load
 from bench.trace import Trace
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 WORDS = ("rather bad", "so so", "very good")
 

@@ -14,6 +14,8 @@ import yaml
 from bench.conformance.backbone import make_backbone
 from bench.store import read_json
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 OUTSIDE = {".git", ".venv", ".snakemake", "build", "results", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
 PROFILE = {
@@ -70,7 +72,6 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Person:
     return Person(home)
 
 
-@pytest.mark.slow
 def test_it_is_the_wheel_that_runs(person: Person):
     code = "import bench, costeff, baselines; [print(*m.__path__) for m in (bench, costeff, baselines)]"
     places = person.python(code).splitlines()
@@ -78,7 +79,6 @@ def test_it_is_the_wheel_that_runs(person: Person):
     assert "workflow" in person.costeff("--help").stdout
 
 
-@pytest.mark.slow
 def test_a_packaged_profile_is_reached_by_its_name(person: Person):
     checked = person.costeff("check", "mine.yaml")
     assert checked.returncode == 0, checked.stderr
@@ -93,14 +93,12 @@ def test_a_packaged_profile_is_reached_by_its_name(person: Person):
     )
 
 
-@pytest.mark.slow
 def test_a_method_with_a_rule_of_its_own_conforms(person: Person):
     tried = person.costeff("conform", "berxit:Berxit", "--options", "{epochs: 12, learning_rate: 3.0e-3}")
     assert tried.returncode == 0, tried.stdout + tried.stderr
     assert all(line.startswith("ok ") for line in tried.stdout.splitlines()) and len(tried.stdout.splitlines()) == 11
 
 
-@pytest.mark.slow
 def test_the_whole_workflow_runs_there(person: Person):
     wrong = person.costeff("workflow", "mine.yaml", "--cores", "1", "--config", "tasks=[sst3]")
     assert wrong.returncode == 1 and "sst3" in wrong.stdout + wrong.stderr

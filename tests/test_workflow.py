@@ -17,6 +17,8 @@ from bench import settings
 from bench.runs import plan
 from bench.store import read_json
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 
 MINE = '''
@@ -220,7 +222,6 @@ def test_a_failure_is_a_row_and_an_exit_code(tiny_backbone, tmp_path):
     assert jobs(somebody.snakemake("-n", config=(broken,)))["run"] == 1
 
 
-@pytest.mark.slow
 def test_after_a_kill_of_everything_the_same_command_goes_on(finished, tiny_backbone, tmp_path):
     somebody = person(tmp_path / "killed", tiny_backbone)
     log = (tmp_path / "log").open("w")

@@ -20,6 +20,8 @@ from bench.method import Method, contestant
 from bench.settings import Settings, load
 from bench.store import RunKey
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Path(__file__).parents[2] / "config"
 
 

@@ -17,6 +17,8 @@ from bench.analysis.roles import Roles
 from bench.reporting import figures
 from bench.reporting.figures.drawing import appearances, marks
 
+pytestmark = pytest.mark.slow
+
 ROLES = Roles()
 
 

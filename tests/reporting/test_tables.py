@@ -232,6 +232,7 @@ def small(tmp_path_factory):
     return synthetic.write_results(tmp_path_factory.mktemp("small"), tasks=("rte", "stsb"), examples=40)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(st.data())
 def test_any_part_of_a_profile_has_all_its_tables(small, data):

@@ -38,6 +38,7 @@ def data_of(settings):
     return {task: task_data(settings, contestant(settings, "teacher", task).task, words) for task in settings.tasks}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [
     RunKey(task, name, variant, 0)
     for task in ("sst2",)
