@@ -248,7 +248,7 @@ def _fresh_state(state: Path, identity: Identity, here: dict[str, Any], code: st
 
 
 def _save_model(model: PreTrainedModel, context: Context, folder: Path) -> str:
-    """Write model and tokenizer to the folder `model` (or the target of that link); return the digest of the weights."""
+    """Write model and tokenizer to `model`, following a link; return the digest of the weights."""
     final = folder / "model"
     part = final if final.is_symlink() else folder / "model.part"
     remove_folder(part)
