@@ -1,4 +1,4 @@
-"""The commands: each stage of the benchmark, for the workflow and for a person."""
+"""The `costeff` command line: everyday commands, and the stages that the workflow runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,10 @@ from bench.settings import Settings
 
 @contextmanager
 def heavy_imports() -> Iterator[None]:
-    """Imports whose half a million objects stay for good: the garbage collector need not look at them, now or later."""
+    """Import large packages without garbage collection, and exclude their objects from later collections.
+
+    The imports create about half a million objects that live until the process ends.
+    """
     gc.disable()
     yield
     gc.freeze()
@@ -37,10 +40,10 @@ def heavy_imports() -> Iterator[None]:
 
 
 def keep_memory() -> None:
-    """Makes glibc keep the memory of large tensors for the next step, as a GPU's allocator does.
+    """Make glibc reuse the memory of freed tensors instead of returning it to the kernel.
 
-    It would give each back to the kernel and fault it in again, page by page: a run takes 5 % longer, and on a clock
-    the model with the larger tensors, the teacher, looks slower than it is. Other C libraries are left as they are.
+    Otherwise the pages of every large tensor are faulted in again: a run takes 5 % longer, and measured latencies favor
+    models with small tensors. Other C libraries are not changed.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
@@ -54,23 +57,39 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-sweep = typer.Typer(help="The study over pruning ratios, one stage at a time.", no_args_is_help=True)
-app.add_typer(sweep, name="sweep")
+EVERYDAY, STAGES = "Everyday", "Stages of the workflow"
+sweep = typer.Typer(help="The stages of a ratio study.", no_args_is_help=True)
+app.add_typer(sweep, name="sweep", rich_help_panel=STAGES)
 
-_SETTINGS = "The settings: a YAML file, or the bare name of a packaged profile; default: sketch."
+_SETTINGS = "Profile: a YAML file, or the name of a packaged profile. Default: sketch."
 Profile = Annotated[Path | None, typer.Argument(help=_SETTINGS)]
 Config = Annotated[Path | None, typer.Option("--config", help=_SETTINGS)]
+Task = Annotated[str, typer.Argument(help="Task of the profile, such as sst2.")]
+Contestant = Annotated[str, typer.Argument(help="Contestant of the profile.")]
+Seed = Annotated[int, typer.Option(help="Seed of the run.")]
+ChosenSeed = Annotated[int | None, typer.Option(help="Seed of the run. Default: the first seed of the task.")]
+Generation = Annotated[int, typer.Option(help="Generation of the study, from 0.")]
+File = Annotated[Path, typer.Argument(help="Parquet file to write.")]
+Folder = Annotated[Path, typer.Argument(help="Folder to write.")]
 
 
 def settings_of(profile: Path | None, config: Path | None) -> Settings:
-    """Return the settings of the profile that is named as an argument or with --config."""
+    """Return the settings of the profile that is given as an argument or with `--config`.
+
+    Raises:
+        UserError: If both are given.
+    """
     if profile and config:
         raise UserError(f"two profiles, {profile} and --config {config}; name one")
     return settings_file.load(profile or config or "sketch")
 
 
 def _positive(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
-    """Refuse numbers that are not above zero, and NaN."""
+    """Return the value of an option.
+
+    Raises:
+        UserError: If a number is not above 0, infinite or NaN.
+    """
     for each in value if isinstance(value, list | tuple) else [value]:
         if each is not None and not 0 < each < math.inf:
             raise UserError(f"--{parameter.name} {each}: a number above 0 is needed")
@@ -78,28 +97,30 @@ def _positive(context: typer.Context, parameter: typer.CallbackParam, value: Any
 
 
 Cores = Annotated[
-    int | None, typer.Option(callback=_positive, help="Cores that the forecast is for; default: all usable ones.")
+    int | None, typer.Option(callback=_positive, help="Number of cores in the forecast. Default: all usable cores.")
 ]
-Speedup = Annotated[float, typer.Option(callback=_positive, help="The best point at this FLOPs speed-up.")]
+Speedup = Annotated[
+    float, typer.Option(callback=_positive, help="Budget, as a FLOPs speed-up: its best point is used.")
+]
 
 
-@app.command()
+@app.command(rich_help_panel=EVERYDAY)
 def check(
     profile: Profile = None,
     config: Config = None,
     cores: Cores = None,
 ) -> None:
-    """Prints the plan, what is missing, and how long it will take here; trains nothing."""
+    """Check a profile and its data; print the plan and a forecast of the time. Trains nothing."""
     with heavy_imports():
         from bench.context import usable_cores
-        from bench.runs.planning.checks import report  # heavy imports only where they are needed
+        from bench.runs.planning.checks import report
 
     for line in report(settings_of(profile, config), cores or usable_cores()):
         typer.echo(line)
 
 
 def _can_cache() -> bool:
-    """Return whether the user's cache folder can be written to; it cannot if there is no writable home."""
+    """Return whether the user's cache folder is writable."""
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
         folder.mkdir(parents=True, exist_ok=True)
@@ -108,16 +129,20 @@ def _can_cache() -> bool:
     return os.access(folder, os.W_OK)
 
 
-@app.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@app.command(
+    rich_help_panel=EVERYDAY,
+    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+)
 def workflow(
     config: Annotated[Path, typer.Argument(help=_SETTINGS)],
     options: Annotated[
-        list[str] | None, typer.Argument(help="Options of Snakemake, passed on: --cores 8, -n, --config seeds=[0,1].")
+        list[str] | None,
+        typer.Argument(help="Options for Snakemake, such as --cores 8, -n or --config seeds=[0,1]."),
     ] = None,
 ) -> None:
-    """Runs the whole benchmark of a profile with Snakemake, from any folder; goes on where it was stopped.
+    """Run the whole benchmark of a profile with Snakemake; an interrupted benchmark resumes.
 
-    Results land in `results/` of the folder you are in. Exits as Snakemake does.
+    Results are written to `results/` in the current folder. The exit code is that of Snakemake.
     """
     if str(config).startswith("-"):
         raise UserError(f"the profile comes first, then Snakemake's options: costeff workflow mine.yaml {config} ...")
@@ -125,21 +150,21 @@ def workflow(
     if not file.is_file():
         raise UserError(f"settings {config}: No such file; name a YAML file, or a profile of the suite: sketch")
     snakefile = (settings_file.PACKAGED / "Snakefile").resolve()
-    if not _can_cache():  # Snakemake ends with a traceback where it has no cache
+    if not _can_cache():  # Snakemake fails with a traceback if it cannot write its cache
         os.environ["XDG_CACHE_HOME"] = str(Path(".snakemake", "cache").absolute())
     command = [sys.executable, "-m", "snakemake", f"--snakefile={snakefile}", f"--configfile={file}", *(options or [])]
     os.execv(command[0], command)
 
 
-@app.command()
+@app.command(rich_help_panel=EVERYDAY)
 def conform(
-    method: Annotated[str, typer.Argument(help="The import path of its class: my_method:Mine.")],
-    options: Annotated[str, typer.Option(help="The method's options, as JSON or YAML.")] = "{}",
-    config: Annotated[Path | None, typer.Option(help="A profile that has the method, for its options.")] = None,
+    method: Annotated[str, typer.Argument(help="Import path of the class of the method, such as my_method:Mine.")],
+    options: Annotated[str, typer.Option(help="Options of the method, as JSON or YAML.")] = "{}",
+    config: Annotated[Path | None, typer.Option(help="Profile that contains the method; its options are used.")] = None,
 ) -> None:
-    """Holds a method to what every contestant owes, on a tiny encoder and generated tasks: a minute, no network.
+    """Check that a method meets the requirements of the benchmark, on a tiny encoder and generated tasks.
 
-    Exits with 1 where a check fails.
+    This takes about a minute and needs no network. The exit code is 1 if a check fails.
     """
     with heavy_imports():
         from bench.conformance.suite import conform as verdicts
@@ -158,31 +183,31 @@ def conform(
     sys.exit(failed)
 
 
-@app.command()
+@app.command(rich_help_panel=EVERYDAY)
 def fetch(profile: Profile = None, config: Config = None) -> None:
-    """Brings every checkpoint and text of a profile onto this machine: its jobs then need no network."""
+    """Download all checkpoints and data of a profile, so that its jobs need no network."""
     from bench.runs.planning.fetch import fetch as everything
 
     for line in everything(settings_of(profile, config)):
         typer.echo(line)
 
 
-@app.command()
+@app.command(rich_help_panel=EVERYDAY)
 def size(
-    layers: int = 12,
-    hidden: int = 768,
-    heads: int = 12,
-    ffn: int = 3072,
-    rank: Annotated[int | None, typer.Option(help="Rank of the word embedding; default: whole.")] = None,
-    classes: int = 2,
-    length: Annotated[int, typer.Option(help="Tokens of the example that is counted.")] = 128,
-    head_size: int = 64,
-    vocabulary: int = 30522,
-    positions: int = 512,
-    pooler: Annotated[bool, typer.Option(help="One dense layer shared by the exits, and only the last exit.")] = False,
+    layers: Annotated[int, typer.Option(help="Number of layers.")] = 12,
+    hidden: Annotated[int, typer.Option(help="Hidden size.")] = 768,
+    heads: Annotated[int, typer.Option(help="Attention heads per layer.")] = 12,
+    ffn: Annotated[int, typer.Option(help="FFN neurons per layer.")] = 3072,
+    rank: Annotated[int | None, typer.Option(help="Rank of the word embedding. Default: full rank.")] = None,
+    classes: Annotated[int, typer.Option(help="Number of classes; 1 for regression.")] = 2,
+    length: Annotated[int, typer.Option(help="Length of the example in tokens.")] = 128,
+    head_size: Annotated[int, typer.Option(help="Size of an attention head.")] = 64,
+    vocabulary: Annotated[int, typer.Option(help="Size of the vocabulary.")] = 30522,
+    positions: Annotated[int, typer.Option(help="Number of position embeddings.")] = 512,
+    pooler: Annotated[bool, typer.Option(help="Use BERT's pooler and only the last exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Parameters, multiply-adds and FLOPs of a shape at each exit; no weights needed."""
+    """Print the parameters of a shape, and its multiply-adds and FLOPs at each exit. Needs no weights."""
     from bench.runs.planning.checks import size_of
 
     facts = size_of(layers, hidden, heads, ffn, rank, classes, length, head_size, vocabulary, positions, pooler)
@@ -195,19 +220,19 @@ def size(
         typer.echo(f"exit {exit_['exit']:>2}     {exit_['macs']:>15,} multiply-adds  {exit_['flops'] / 1e9:8.3f} GFLOP")
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 def run(
-    task: str,
-    method: str,
-    variant: str,
-    seed: int = 0,
+    task: Task,
+    method: Contestant,
+    variant: Annotated[str, typer.Argument(help="Variant of the contestant.")],
+    seed: Seed = 0,
     profile: Profile = None,
     config: Config = None,
     as_job: Annotated[
-        bool, typer.Option("--as-job", help="A failure that is recorded as a result ends well: the workflow goes on.")
+        bool, typer.Option("--as-job", help="Return exit code 0 for a failed run that is recorded as a result.")
     ] = False,
 ) -> None:
-    """Trains and traces one variant of one contestant; goes on where a killed run stopped."""
+    """Train and trace one variant of a contestant; an interrupted run resumes."""
     with heavy_imports():
         from bench.runs.produce import produce
         from bench.store import RunKey
@@ -221,9 +246,9 @@ def run(
         sys.exit(1)
 
 
-@app.command()
-def replay(task: str, seed: int = 0, profile: Profile = None, config: Config = None) -> None:
-    """Makes the operating points of all runs of a task and seed from their kept traces; trains nothing."""
+@app.command(rich_help_panel=STAGES)
+def replay(task: Task, seed: Seed = 0, profile: Profile = None, config: Config = None) -> None:
+    """Compute the operating points of all runs of a task and seed from their traces. Trains nothing."""
     with heavy_imports():
         from bench.runs.replay import replay as replay_all
         from bench.store import finished_settings
@@ -231,9 +256,9 @@ def replay(task: str, seed: int = 0, profile: Profile = None, config: Config = N
     replay_all(finished_settings(settings_of(profile, config), task, seed), task, seed)
 
 
-@app.command()
-def latency(out: Path, profile: Profile = None, config: Config = None) -> None:
-    """Measures the wall-clock of every contestant's early exits beside the teacher's, on all tasks; run it alone."""
+@app.command(rich_help_panel=STAGES)
+def latency(out: File, profile: Profile = None, config: Config = None) -> None:
+    """Measure the latency of every contestant and of the reference on all tasks; run nothing else meanwhile."""
     with heavy_imports():
         from bench.runs.clock import measure_latency
         from bench.store import finished_settings
@@ -241,22 +266,22 @@ def latency(out: Path, profile: Profile = None, config: Config = None) -> None:
     measure_latency(finished_settings(settings_of(profile, config)), out)
 
 
-@app.command()
-def collect(out: Path, profile: Profile = None, config: Config = None) -> None:
-    """Unites the points of all runs in one table."""
+@app.command(rich_help_panel=STAGES)
+def collect(out: File, profile: Profile = None, config: Config = None) -> None:
+    """Merge the operating points of all runs into one table."""
     from bench.runs.collect import collect as union
     from bench.store import finished_settings, write_parquet
 
     write_parquet(out, union(finished_settings(settings_of(profile, config))))
 
 
-@app.command("forecast")
+@app.command("forecast", rich_help_panel=EVERYDAY)
 def say_forecast(
     profile: Profile = None,
     config: Config = None,
     cores: Cores = None,
 ) -> None:
-    """Says how long the runs that are not there yet will take on this machine."""
+    """Print a forecast of the time that the remaining runs take on this machine."""
     with heavy_imports():
         from bench.context import usable_cores
         from bench.runs.planning.progress import ahead
@@ -266,15 +291,15 @@ def say_forecast(
         typer.echo(line)
 
 
-@app.command("progress")
+@app.command("progress", rich_help_panel=EVERYDAY)
 def say_progress(
     profile: Profile = None,
     config: Config = None,
     every: Annotated[
-        float | None, typer.Option(callback=_positive, help="Say it again after so many seconds, until all is done.")
+        float | None, typer.Option(callback=_positive, help="Repeat every so many seconds until the benchmark is done.")
     ] = None,
 ) -> None:
-    """Says in one line how far the benchmark is: runs done, trainings with their step, the time left."""
+    """Print the progress of the benchmark in one line: finished runs, current training steps, remaining time."""
     with heavy_imports():
         from bench.runs.planning.progress import line
 
@@ -285,9 +310,9 @@ def say_progress(
         typer.echo(line(settings))
 
 
-@app.command("failures")
+@app.command("failures", rich_help_panel=STAGES)
 def name_failures(profile: Profile = None, config: Config = None) -> None:
-    """Names the runs that failed, and exits with 1 where there are any."""
+    """List the failed runs; the exit code is 1 if there are any."""
     with heavy_imports():
         from bench.runs.collect import failures
         from bench.store import finished_settings
@@ -298,9 +323,9 @@ def name_failures(profile: Profile = None, config: Config = None) -> None:
     sys.exit(bool(failed))
 
 
-@app.command("wrap-up")
+@app.command("wrap-up", rich_help_panel=STAGES)
 def wrap_up(profile: Profile = None, config: Config = None) -> None:
-    """Replays, unites and reports whatever is there: what the workflow does after a job that left nothing."""
+    """Replay, merge and report the finished runs; the workflow does this after a job that was killed."""
     with heavy_imports():
         from bench.reporting.everything import write_everything
         from bench.runs.collect import bring_up_to_date, failures, forget_crashes
@@ -316,8 +341,10 @@ def wrap_up(profile: Profile = None, config: Config = None) -> None:
 
 
 @sweep.command("ask")
-def sweep_ask(task: str, method: str, generation: int = 0, profile: Profile = None, config: Config = None) -> None:
-    """Writes the trials of a generation, from the history of those before it."""
+def sweep_ask(
+    task: Task, method: Contestant, generation: Generation = 0, profile: Profile = None, config: Config = None
+) -> None:
+    """Draw the trials of a generation, given the results of the generations before it."""
     with heavy_imports():
         from bench.runs.ratios import ask
 
@@ -325,8 +352,10 @@ def sweep_ask(task: str, method: str, generation: int = 0, profile: Profile = No
 
 
 @sweep.command("tell")
-def sweep_tell(task: str, method: str, generation: int = 0, profile: Profile = None, config: Config = None) -> None:
-    """Adds the results of a generation's runs to the history."""
+def sweep_tell(
+    task: Task, method: Contestant, generation: Generation = 0, profile: Profile = None, config: Config = None
+) -> None:
+    """Add the results of the runs of a generation to the history of the study."""
     with heavy_imports():
         from bench.runs.ratios import tell
 
@@ -334,44 +363,47 @@ def sweep_tell(task: str, method: str, generation: int = 0, profile: Profile = N
 
 
 @sweep.command("finish")
-def sweep_finish(task: str, method: str, profile: Profile = None, config: Config = None) -> None:
-    """Writes the table of all trials, with those marked that no other dominates."""
+def sweep_finish(task: Task, method: Contestant, profile: Profile = None, config: Config = None) -> None:
+    """Write the table of all trials, in which those on the frontier are marked."""
     with heavy_imports():
         from bench.runs.ratios import finish
 
     finish(settings_of(profile, config), task, method)
 
 
-@app.command()
+@app.command(rich_help_panel=STAGES)
 def report(profile: Profile = None, config: Config = None) -> None:
-    """Writes every table and figure, and the results page, from all-points.parquet."""
+    """Write all tables and figures and the results page from all-points.parquet."""
     with heavy_imports():
         from bench.reporting.everything import write_everything
 
-    gc.disable()  # a tenth of the time; what is drawn and printed goes with the process
+    gc.disable()  # saves a tenth of the time; the process ends after the report
     for line in write_everything(settings_of(profile, config)):
         typer.echo(line)
 
 
-@app.command()
+@app.command(rich_help_panel=EVERYDAY)
 def compare(
-    a: str,
-    others: Annotated[list[str] | None, typer.Argument(help="The rivals; default: every other contestant.")] = None,
+    a: Annotated[str, typer.Argument(help="Contestant A, as named in the results.")],
+    others: Annotated[
+        list[str] | None, typer.Argument(help="Contestants to compare with. Default: all others.")
+    ] = None,
     config: Config = None,
     speedup: Annotated[
         list[float] | None,
-        typer.Option(callback=_positive, help="Compare at least this many times cheaper; may be given several times."),
+        typer.Option(callback=_positive, help="Budget, as a FLOPs speed-up; can be given several times."),
     ] = None,
     results: Annotated[
-        Path | None, typer.Option(help="A results folder, published or not, in place of a profile's own.")
+        Path | None, typer.Option(help="Results folder or published folder. Default: the results of the profile.")
     ] = None,
     tasks: Annotated[
-        str | None, typer.Option(help="Tasks by name, or pairs, single, learned; several with commas. Default: all.")
+        str | None,
+        typer.Option(help="Names of tasks, or pairs, single or learned, separated by commas. Default: all."),
     ] = None,
 ) -> None:
-    """Say whether contestant A is better than others, worse, equal or not decided, at the same speed-ups.
+    """Print the verdict on contestant A against others: better, worse, equal or not decided, at equal budgets.
 
-    A method without cheaper points, such as the teacher, is compared at 1x.
+    A method that has only points at full depth, such as the teacher, is compared at 1x.
     """
     from bench.analysis.budgets import succeeded
     from bench.analysis.comparing.pairings import pairings
@@ -414,18 +446,21 @@ def compare(
     )
 
 
-@app.command()
-def publish(out: Path, profile: Profile = None, config: Config = None) -> None:
-    """Copies what others need of a profile's results (points, traces, costs, page; no weights, no text) into OUT."""
+@app.command(rich_help_panel=EVERYDAY)
+def publish(out: Folder, profile: Profile = None, config: Config = None) -> None:
+    """Write a published folder: points, traces, costs and the results page, without weights and text."""
     from bench.sharing.results import publish as copied
 
     size = copied(settings_of(profile, config), out)
     typer.echo(f"wrote {out}, {size / 1e6:.1f} MB")
 
 
-@app.command()
-def merge(folders: list[Path], out: Annotated[Path, typer.Option("--out", help="The folder of the whole.")]) -> None:
-    """Unites results folders, and makes page, tables and figures of the whole."""
+@app.command(rich_help_panel=EVERYDAY)
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="Results folders or published folders.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+) -> None:
+    """Merge results folders into one, with its own results page, tables and figures."""
     from bench.reporting.everything import write_everything
     from bench.sharing.results import merge as united
 
@@ -437,17 +472,17 @@ def merge(folders: list[Path], out: Annotated[Path, typer.Option("--out", help="
     typer.echo(f"united {len(folders)} folders in {out}")
 
 
-@app.command()
+@app.command(rich_help_panel=EVERYDAY)
 def take(
-    task: str,
-    method: str,
-    out: Path,
+    task: Task,
+    method: Contestant,
+    out: Folder,
     profile: Profile = None,
     config: Config = None,
     speedup: Speedup = 1.0,
-    seed: Annotated[int | None, typer.Option(help="Of this seed; default: the first.")] = None,
+    seed: ChosenSeed = None,
 ) -> None:
-    """Writes the model that the main table shows, with its exit rule, tokenizer and model card, into OUT."""
+    """Export a trained model with its exit policy, tokenizer and model card."""
     with heavy_imports():
         from bench.sharing.models import take as taken
 
@@ -455,16 +490,16 @@ def take(
     typer.echo(f"wrote {out}; its README.md says how to use it")
 
 
-@app.command()
+@app.command(rich_help_panel=EVERYDAY)
 def submit(
-    method: str,
-    out: Path,
+    method: Contestant,
+    out: Annotated[Path, typer.Argument(help="Zip file to write.")],
     profile: Profile = None,
     config: Config = None,
     speedup: Speedup = 1.0,
-    seed: int | None = None,
+    seed: ChosenSeed = None,
 ) -> None:
-    """Writes the zip that the GLUE server takes; traces a contestant's runs on the test splits where they were not."""
+    """Write a zip file for the GLUE server; runs that have no traces of the test splits are traced first."""
     from bench.reporting.submit import write_submission
     from bench.store import RunKey, read_points
 
@@ -476,7 +511,7 @@ def submit(
         return contestant(settings, method, task).rule()
 
     def trace(key: RunKey) -> None:
-        from bench.runs.produce import trace_tests  # heavy, and only where a test split has not been traced
+        from bench.runs.produce import trace_tests  # slow to import, and rarely needed
 
         trace_tests(settings, key)
 
@@ -497,13 +532,13 @@ def submit(
 
 
 def main() -> None:
-    """The console script: one line and exit code 2 for what the user can mend."""
+    """Run the command line. An error that the user can correct is printed in one line, with exit code 2."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     for chatty in ("httpx", "fontTools"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     keep_memory()
-    sys.path.insert(0, str(Path.cwd()))  # a contestant of the user's own may lie beside the settings
+    sys.path.insert(0, str(Path.cwd()))  # the user's method may be a module in this folder
     try:
         app()
     except UserError as error:

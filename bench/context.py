@@ -1,4 +1,4 @@
-"""What a recipe is given: the data, the backbone, other contestants' models, and the training loop."""
+"""The training context of a run: its data, backbone, models of other contestants and the training loop."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 Criterion = Callable[["Trace"], float]
-"""The trace of the selection split -> the score by which a checkpoint is chosen; higher is better."""
+"""Maps the trace of the selection split to the score that ranks checkpoints; higher is better."""
 
 
 @dataclass(frozen=True)
 class Context:
-    """What the training of one run is given.
+    """Inputs and services for the training of one run.
 
     Attributes:
-        settings: The settings.
-        task: The task.
-        key: The run.
-        state: Folder for what a resumed run needs.
-        attempt: How often the run was trained before and collapsed.
+        settings: Settings of the benchmark.
+        task: Task of the run.
+        key: Key of the run.
+        state: Folder of the checkpoints from which an interrupted run resumes.
+        attempt: Number of earlier trainings of this run that collapsed.
     """
 
     settings: Settings
@@ -62,11 +62,14 @@ class Context:
 
     @property
     def seed(self) -> int:
-        """Seed of weights and order: the run's, or after a collapse one derived from it. Data follow the run's."""
+        """Seed of the initial weights and the order of batches.
+
+        It is the seed of the run, or one derived from it after a collapse. The data always use the seed of the run.
+        """
         return self.key.seed if not self.attempt else zlib.crc32(f"{self.key.seed} again {self.attempt}".encode())
 
     def again(self) -> Context:
-        """Return the context of the next attempt after a collapse: the same data, another seed."""
+        """Return the context of the next attempt after a collapse, with the same data and another seed."""
         attempt = self.attempt + 1
         fresh = replace(self, attempt=attempt, state=self.state / f"attempt-{attempt}")
         fresh.__dict__.update({name: self.__dict__[name] for name in ("data", "tokenizer") if name in self.__dict__})
@@ -74,10 +77,12 @@ class Context:
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer of the backbone."""
         return backbones.tokenizer(self.settings.backbone.name, self.settings.backbone.revision)
 
     @cached_property
     def data(self) -> TaskData:
+        """The tokenized splits of the task."""
         return task_data(self.settings, self.task, self.tokenizer, seed=self.key.seed)
 
     @property
@@ -87,25 +92,33 @@ class Context:
 
     @property
     def selection(self) -> Examples:
-        """The examples on which checkpoints and thresholds are chosen."""
+        """The examples of the selection split, on which checkpoints and thresholds are chosen."""
         return self.data.splits[self.settings.selection]
 
     @cached_property
     def device(self) -> torch.device:
+        """The device that the run computes on."""
         return pick_device(self.settings)
 
     @cached_property
     def machine(self) -> Machine:
+        """The arithmetic of training on `device`, and the interval between checkpoints."""
         return machine_of(self.settings, self.device)
 
     def backbone(
         self, head: HeadKind, exits: str | list[int] = "last", name: str | None = None, signal: bool = False
     ) -> Encoder:
-        """The settings' pre-trained encoder (or another checkpoint, by name) with fresh exits, drawn from the seed.
+        """Load a pretrained encoder with new exit heads, which are initialized from `seed`.
 
-        `signal`: every exit says one more number, for a model that learns when to leave (`EncoderOutput.signals`).
-        On regression every exit starts at the mean training score: Adam moves a bias by its learning rate a step, and
-        short trainings would spend themselves on getting from 0 to there.
+        On regression the bias of every exit starts at the mean training score. Adam moves a bias by at most about one
+        learning rate per step, so a short training that starts at 0 would not reach the scale of the scores.
+
+        Args:
+            head: Architecture of the exit heads.
+            exits: "last", "all", or the numbers of the layers that have an exit.
+            name: Checkpoint to load; default: the backbone of the settings.
+            signal: Whether every exit has one additional output, for an exit policy that is learned
+                (`EncoderOutput.signals`).
         """
         chosen = self.settings.backbone
         set_seed(self.seed)
@@ -126,7 +139,7 @@ class Context:
         return model
 
     def model(self, contestant: str, variant: str) -> Any:
-        """The finished model of another contestant, of the same task and seed, in eval mode."""
+        """Return the trained model of another contestant on the same task and seed, in evaluation mode."""
         key = RunKey(self.key.task, contestant, variant, self.key.seed)
         return load_model(run_folder(self.settings, key), self.device)
 
@@ -141,18 +154,18 @@ class Context:
         train: Examples | None = None,
         whole_vocabulary: bool = False,
     ) -> nn.Module:
-        """Train `model` in place and return it; a killed run resumes under the name `stage`.
+        """Train `model` in place for one stage and return it. An interrupted stage resumes from its checkpoint.
 
         Args:
-            model: What is trained; moved to the context's device.
-            loss: (model, batch, progress) -> scalar.
-            plan: Length and optimizer.
-            stage: Name of this training, unique within the run.
-            select: Whether the epoch that scores highest on the selection split is kept, else the last one. The score
-                is the mean of the ranking metric over all exits (True) or over some (their 0-based numbers), or what a
-                function returns for the trace of that split.
-            train: Training examples; default: the task's.
-            whole_vocabulary: Whether the loss reads words that no example holds, or the word embedding itself.
+            model: Model to train; it is moved to the device of the context.
+            loss: Function of (model, batch, progress) that returns a scalar; progress runs from 0 to 1.
+            plan: Length, schedule and optimizer of the stage.
+            stage: Name of the stage, unique within the run.
+            select: How the checkpoint is chosen. False keeps the last epoch; every other value keeps the epoch with the
+                highest score on the selection split. The score is the mean of the ranking metric over all exits (True),
+                its mean over the exits with the given indices (0-based), or the value of a function of the trace.
+            train: Training examples; default: those of the task.
+            whole_vocabulary: Whether the loss reads the word embedding itself, or words that occur in no example.
         """
         return fit(
             model.to(self.device),
@@ -160,7 +173,7 @@ class Context:
             self.train if train is None else train,
             plan,
             state=self.state / stage,
-            seed=zlib.crc32(f"{self.seed}/{stage}".encode()),  # a stage's own dropout and order of batches
+            seed=zlib.crc32(f"{self.seed}/{stage}".encode()),  # each stage has its own dropout and order of batches
             machine=self.machine,
             evaluate=(lambda trained: self._criterion(trained, select)) if select else None,
             whole_vocabulary=whole_vocabulary,
@@ -174,14 +187,14 @@ class Context:
         attention: bool = False,
         layers: Sequence[int] | None = None,
     ) -> FrozenTeacher:
-        """`model` as a frozen teacher of the training examples; see `FrozenTeacher` for `attention` and `layers`."""
+        """Return `model` as a frozen teacher of the training examples; the arguments are those of `FrozenTeacher`."""
         budget = self.settings.training.kept_gigabytes * 1e9
         examples = self.train if train is None else train
         bfloat16 = self.machine.bfloat16
         return FrozenTeacher(model, examples, budget, hidden, attention=attention, layers=layers, bfloat16=bfloat16)
 
     def _criterion(self, model: Encoder | Cascade, select: bool | Sequence[int] | Criterion) -> float:
-        """Return what `fit` ranks epochs by, computed on the selection split in the precision of training."""
+        """Return the score that ranks epochs in `fit`, computed on the selection split in the precision of training."""
         trace = record(model, self.selection, self.settings.training.eval_batch_size, self.machine.bfloat16)
         if callable(select):
             return select(trace)
@@ -196,38 +209,42 @@ def task_data(
     problems: list[str] | None = None,
     seed: int | None = None,
 ) -> TaskData:
-    """Return the splits of a task as these settings want them.
+    """Return the tokenized splits of a task.
 
     Args:
-        settings: The settings.
-        task: The task.
-        tokenizer: The backbone's tokenizer.
+        settings: Settings of the benchmark.
+        task: Task to prepare.
+        tokenizer: Tokenizer of the backbone.
         problems: See `bench.tasks.prepare.prepare`.
-        seed: Seed of the run, which draws its training and calibration examples; None: the task's first.
+        seed: Seed that draws the training and calibration examples; default: the first seed of the task.
     """
     seed = settings.seeds_of(task.name)[0] if seed is None else seed
     return prepare(task, tokenizer, settings.data.of(task.name), settings.selection, problems, seed)
 
 
 def data_survey(settings: Settings, task: Task, seed: int | None = None) -> Survey:
-    """Return what is known of the same without a tokenizer: the fingerprint and the sizes of its splits."""
+    """Return the fingerprint and the split sizes of the data of `task_data`; this needs no tokenizer."""
     seed = settings.seeds_of(task.name)[0] if seed is None else seed
     return survey(task, settings.data.of(task.name), settings.selection, seed)
 
 
 def usable_cores() -> int:
-    """Return the cores that this process may use: of a container or `taskset`, not the machine's."""
+    """Return the number of cores that this process may use, which a container or `taskset` may limit."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def wants_gpu(settings: Settings) -> bool:
-    """Whether these settings' jobs compute on a GPU, as far as this machine can tell."""
+    """Return whether the jobs of these settings compute on a GPU; for `device: auto`, whether this machine has one."""
     wanted = settings.training.device
     return wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available())
 
 
 def pick_device(settings: Settings) -> torch.device:
-    """The device of the settings. Raises UserError where a GPU is asked for and there is none."""
+    """Return the device of the settings.
+
+    Raises:
+        UserError: If the settings require a GPU and torch finds none.
+    """
     if not wants_gpu(settings):
         return torch.device("cpu")
     if not torch.cuda.is_available():
@@ -236,14 +253,14 @@ def pick_device(settings: Settings) -> torch.device:
 
 
 def machine_of(settings: Settings, device: torch.device) -> Machine:
-    """How a run of these settings computes on `device`, and how often it saves."""
+    """Return the arithmetic of training on `device`, and the interval between checkpoints."""
     training = settings.training
     bfloat16 = training.precision == "bfloat16" or (training.precision == "auto" and native_bfloat16(device))
     return Machine(device.type == "cpu", bfloat16, training.save_seconds, training.tf32 and device.type == "cuda")
 
 
 def native_bfloat16(device: torch.device) -> bool:
-    """Whether the device multiplies bfloat16 matrices in hardware (elsewhere it is slower than float32)."""
+    """Return whether the device multiplies bfloat16 matrices in hardware; emulation is slower than float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = torch.cpu.get_capabilities()

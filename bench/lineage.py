@@ -1,4 +1,4 @@
-"""The training behind a variant's weights: its steps, and the training budget that it is fitted to."""
+"""The training budget: count the optimizer steps behind a variant's weights, and fit its epochs to a budget."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def steps_in_all(method: Method, variant: str, examples: int) -> int:
         examples: Number of training examples.
 
     Returns:
-        Its own steps plus those of the models whose weights it continues (`Method.starts_from`). Auxiliary stages,
-        whose weights do not end up in the model, do not count.
+        Steps of the variant plus those of the models from whose weights it continues (`Method.starts_from`). Auxiliary
+        stages, whose weights do not become part of the model, do not count.
     """
     return _own_steps(within_budget(method, variant, examples), variant, examples) + _inherited(
         method, variant, examples
@@ -39,17 +39,17 @@ def steps_in_all(method: Method, variant: str, examples: int) -> int:
 
 
 def lineage(method: Method, variant: str) -> list[dict[str, Any]]:
-    """Return the inputs that determine `steps_in_all`, as plain values: options of a variant and of its sources."""
+    """Return the inputs of `steps_in_all` as plain values: options of a variant and of the models it continues."""
     own = {"class": type(method).__qualname__, "version": method.version, "options": method.asked(variant)}
     source = _source(method, variant)
     return [own, *(lineage(*source) if source else [])]
 
 
 def within_budget(method: Method, variant: str, examples: int) -> Method:
-    """Return the method with its epochs stretched so that the variant's lineage has the steps of the training budget.
+    """Return the method with its epochs scaled so that `steps_in_all` of the variant meets the training budget.
 
-    All epochs of the recipe are multiplied by one factor, so its stages keep their authors' proportions. Without
-    `training.budget` the method is returned as it is.
+    All epochs are multiplied by the same factor, so the proportions of the stages do not change. Without
+    `training.budget` the method is returned unchanged.
 
     Args:
         method: The contestant on a task.
@@ -110,6 +110,6 @@ def _inherited(method: Method, variant: str, examples: int) -> int:
 
 
 def _source(method: Method, variant: str) -> tuple[Method, str] | None:
-    """The method and variant whose weights `variant` continues, on the same task."""
+    """Return the method and variant from whose weights `variant` continues, on the same task; None if none."""
     source = method.starts_from(variant)
     return (contestant(method.settings, source.contestant, method.task.name), source.variant) if source else None

@@ -1,4 +1,4 @@
-"""The contract of a contestant: a shape, a recipe and an exit policy, in one class named by its import path."""
+"""The interface of a method: its variants, its training and its exit policy in one class."""
 
 from __future__ import annotations
 
@@ -29,22 +29,23 @@ if TYPE_CHECKING:
 
 
 class _Mark:
-    """Marks option fields that a training budget changes."""
+    """Mark of an option that depends on the training budget."""
 
 
 EPOCHS, BATCH_SIZE = _Mark(), _Mark()
 Epochs = Annotated[float, Field(gt=0), EPOCHS]
 """A positive number of epochs; a training budget multiplies it (`bench.lineage.within_budget`)."""
 OptionalEpochs = Annotated[float | None, Field(gt=0), EPOCHS]
-"""The same, or None."""
+"""A number of epochs like `Epochs`, or None."""
 BatchSize = Annotated[int, Field(ge=1), BATCH_SIZE]
-"""Rows of a training batch; a training budget replaces it."""
+"""Number of examples in a training batch; a training budget replaces it."""
 
 
 class Options(BaseModel):
-    """Options of a method. A subclass adds its fields, each with a description.
+    """Base class of the options of a method. A subclass adds fields, each with a description.
 
-    A checkpoint that may be a folder has the type `bench.settings.Checkpoint`: `~` and variables are expanded in it.
+    Declare a checkpoint that may be a folder as `bench.settings.Checkpoint`, which expands `~` and environment
+    variables.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -72,138 +73,193 @@ class Options(BaseModel):
 
 @dataclass(frozen=True)
 class Stage:
-    """One training of a recipe: what `as_long_as` adds up, and what a forecast counts."""
+    """Size of one training stage, from which its number of steps and its cost are computed.
+
+    Attributes:
+        plan: Length, schedule and optimizer.
+        examples: Number of training examples.
+        shape: Shape of the trained model; its final shape if the stage changes it.
+        selects: Whether the selection split is evaluated after every epoch if there are several.
+        kept: Shape of a frozen model that reads every example once and whose outputs are kept.
+        beside: Shape of a frozen model that reads every batch.
+        words: Fraction of the tokens for which both models compute a distribution over the vocabulary.
+        scored: Number of examples with a forward and backward pass but no optimizer step, for importance scores.
+        auxiliary: Whether the trained weights do not become part of the model of the variant.
+    """
 
     plan: Plan
     examples: int
     shape: Shape
-    """Of the model that is trained; at its end where the stage changes it."""
     selects: bool = False
-    """Whether the selection split is read after every epoch, where there are several."""
     kept: Shape | None = None
-    """A frozen model that reads every example once: its answers are kept."""
     beside: Shape | None = None
-    """A frozen model that reads every batch."""
     words: float = 0.0
-    """Part of the tokens for which both compute a distribution over the vocabulary."""
     scored: int = 0
-    """Examples that are read and differentiated without a step, for an importance."""
     auxiliary: bool = False
-    """Whether the trained weights only serve the recipe and do not end up in the variant's model."""
 
     @property
     def steps(self) -> int:
+        """Number of optimizer steps."""
         return self.plan.step_count(self.examples)
 
 
 @dataclass(frozen=True)
 class Needed:
-    """A trained model that another contestant makes, of the same task and seed."""
+    """A trained model of another contestant, on the same task and with the same seed."""
 
     contestant: str
     variant: str
 
 
 class Method:
-    """A contestant on one task. A subclass cites its paper here and fills in what is below."""
+    """Base class of a method, set up for one task.
+
+    A subclass implements `variants` and `train`, cites its paper in its docstring, and overrides the other methods
+    where their defaults do not apply.
+
+    Attributes:
+        Options: Class of the options.
+        version: Version of the algorithm. Raise it when the algorithm changes, so that its runs are trained again.
+        policy: Exit policy: entropy, confidence, patience, divergence, none, or a subclass of `Policy`. On regression
+            entropy, confidence and divergence are replaced by agreement: successive predictions differ by less than a
+            threshold. Patience then counts predictions that differ by less than a fixed tolerance.
+    """
 
     Options: ClassVar[type[Options]] = Options
     version: ClassVar[int] = 1
-    """Raised when the algorithm changes, so that kept results of the old one are made anew."""
     policy: str | type[Policy] = "none"
-    """The family of exit policies: entropy, confidence, patience, divergence or none, or a `Policy` of one's own.
-
-    On regression entropy, confidence and divergence become agreement of successive predictions within a swept
-    tolerance, and patience counts the predictions that agree within a fixed one."""
 
     def __init__(self, name: str, task: Task, options: Any, settings: Settings) -> None:
         self.name, self.task, self.options, self.settings = name, task, options, settings
 
     def variants(self) -> Sequence[str]:
-        """The named points that it trains on this task."""
+        """Return the names of the variants that the contestant trains on this task."""
         raise NotImplementedError
 
     def check(self) -> None:
-        """Raises UserError for what cannot work (a ratio that leaves half a head), before anything trains."""
+        """Check the options before anything trains.
+
+        Raises:
+            UserError: If the options cannot work, for example a pruning ratio that leaves half an attention head.
+        """
 
     def needs(self, variant: str) -> Sequence[Needed]:
-        """The other contestants' models that `train` asks the context for."""
+        """Return the models of other contestants that `train` loads with `Context.model`."""
         return ()
 
     def needed(self, key: RunKey) -> tuple[RunKey, ...]:
-        """The runs that a run of this method needs: `needs` of the same task and seed."""
+        """Return the keys of the runs that `needs` names, for the task and seed of `key`."""
         return tuple(RunKey(key.task, need.contestant, need.variant, key.seed) for need in self.needs(key.variant))
 
     def asked(self, variant: str) -> dict[str, Any]:
-        """The options that a run of `variant` depends on; a change of one makes kept runs anew."""
+        """Return the options that a run of `variant` depends on, as plain values. They are part of its identity."""
         return self.options.model_dump(mode="json")
 
     def checkpoints(self, variant: str) -> Sequence[str]:
-        """The pre-trained checkpoints, besides the backbone, that `train` starts from.
+        """Return the pretrained checkpoints, other than the backbone, from which `train` starts.
 
-        Folders, or Hub ids, which may carry a commit (`owner/name@commit`).
+        Each is a folder or a Hub id, optionally with a commit (`owner/name@commit`).
         """
         return ()
 
     def accepts(self, variant: str) -> bool:
-        """Whether it can train this variant; a method with a search space also accepts the points of that."""
+        """Return whether the contestant can train this variant.
+
+        A method with a search space also accepts the variants of that space.
+        """
         return variant in self.variants()
 
     def label(self, variant: str) -> str:
-        """What tables and figures print."""
+        """Return the name of the variant in tables and figures."""
         return f"{self.name} {variant}"
 
     def titled(self, title: str, usual: str) -> str:
-        """`title`, and this contestant's name where it is not the `usual` one: two of a kind stay apart in tables."""
+        """Return `title`, followed by the name of the contestant unless that is `usual`.
+
+        This keeps two contestants of the same method apart in tables.
+        """
         return title if self.name == usual else f"{title}, {self.name}"
 
     def exit_start(self) -> int:
-        """The first exit (1-based) at which an example may leave."""
+        """Return the first exit (1-based) at which an example may exit."""
         return 1
 
     def rule(self) -> Policy:
-        """The exit rule on this task. Raises UserError for a policy that is none."""
+        """Return the exit policy on this task.
+
+        Raises:
+            UserError: If `policy` is neither a known name nor a subclass of `Policy`.
+        """
         try:
             return policy_for(self.policy, self.task.regression, self.exit_start())
         except UserError as error:
             raise UserError(f"contestants.{self.name}: {error}") from None
 
     def train(self, context: Context, variant: str) -> PreTrainedModel:
-        """The trained model: an `Encoder` or a `Cascade`."""
+        """Train a variant and return its model, an `Encoder` or a `Cascade`.
+
+        Args:
+            context: Data, backbone, models of other contestants and the training loop.
+            variant: Name of the variant.
+        """
         raise NotImplementedError
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
-        """Optional: the trainings that `train` goes through for this variant on so many examples."""
+        """Return the stages of `train` for a variant on a number of training examples.
+
+        Optional: forecasts, training budgets and training costs need it.
+
+        Raises:
+            UserError: If the method does not implement it.
+        """
         raise UserError(f"{self.name}: this method does not say how long it trains; give it `stages`")
 
     @property
     def backbone(self) -> Shape:
-        """The shape of the settings' backbone."""
-        from bench.encoder.backbones import shape_of  # heavy: who only prints a label need not wait for it
+        """The shape of the backbone."""
+        from bench.encoder.backbones import shape_of  # slow to import, and not needed for labels
 
         return shape_of(self.settings.backbone.name, self.settings.backbone.revision)
 
     def starts_from(self, variant: str) -> Needed | None:
-        """The model among `needs` whose weights this variant's own continue, if any."""
+        """Return the model among `needs` from whose weights the training of this variant continues, if any."""
         return None
 
     def search_space(self, trial: Trial) -> str:
-        """Optional: the variant name of a point drawn from the method's ratio space (for `sweeping.ratios`)."""
+        """Draw a point of the space of pruning ratios and return its variant name.
+
+        Optional: a ratio study needs it.
+
+        Args:
+            trial: Optuna trial that suggests the values.
+
+        Raises:
+            UserError: If the method has no search space.
+        """
         raise UserError(f"{self.name}: this method has no search space; a study needs one that has")
 
 
 def contestant(settings: Settings, name: str, task: str) -> Method:
-    """The contestant `name` of the settings, on one task. Raises UserError where it cannot be found or set up."""
+    """Return a contestant of the settings, set up for one task.
+
+    Args:
+        settings: Settings of the benchmark.
+        name: Name of the contestant.
+        task: Name of the task.
+
+    Raises:
+        UserError: If there is no such contestant, or its class or options are not valid.
+    """
     if name not in settings.contestants:
         raise UserError(f"unknown contestant {name!r}; there are {', '.join(settings.contestants)}")
     entry = settings.contestants[name]
     module, _, attribute = entry.method.partition(":")
-    for folder in (str(Path.cwd()), str(settings.folder.absolute())):  # one's own lies beside its profile
+    for folder in (str(Path.cwd()), str(settings.folder.absolute())):  # a user's module may lie beside the profile
         if folder not in sys.path:
             sys.path.insert(0, folder)
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except Exception as error:  # whatever a module of the user's raises while it is imported
+    except Exception as error:  # the user's module may raise any exception
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         raise UserError(f"contestants.{name}.method: {entry.method} cannot be imported: {reason}") from None
     if not (isinstance(found, type) and issubclass(found, Method)):
@@ -216,7 +272,11 @@ def contestant(settings: Settings, name: str, task: str) -> Method:
 
 
 def check_variants(method: Method) -> None:
-    """Raise UserError for a variant that cannot be the name of a folder, and for two that would share one."""
+    """Check the variant names of a contestant.
+
+    Raises:
+        UserError: If a name is not valid as a folder name, or two names map to the same folder.
+    """
     where, variants = f"contestants.{method.name}.options ({method.task.name})", list(method.variants())
     for variant in variants:
         if not valid_name(variant):

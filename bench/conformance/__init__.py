@@ -1,1 +1,1 @@
-"""What every contestant owes, whatever it does inside: the suite's own are held to it, and so is anybody's."""
+"""Conformance checks: requirements that every method must meet, both the suite's own and those of users."""

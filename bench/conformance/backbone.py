@@ -1,4 +1,4 @@
-"""A tiny random encoder, made on the spot: no network, no checkpoint."""
+"""Create a tiny encoder with random weights, which needs no network and no checkpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bench.tasks.sketch.generator import generate
 
 
 def sketch_words() -> dict[str, int]:
-    """A vocabulary of the words that the sketch writes."""
+    """Return a vocabulary of the words in the generated data of the sketch profile."""
     texts = [
         row[column]
         for task in TASKS.values()
@@ -26,7 +26,7 @@ def sketch_words() -> dict[str, int]:
 
 
 def make_backbone(folder: Path) -> Path:
-    """Writes a random 4-layer BERT (hidden 48, 4 heads) whose vocabulary is the sketch's words; returns `folder`."""
+    """Write a random BERT with 4 layers, hidden size 48 and 4 heads, and its tokenizer; return `folder`."""
     vocabulary = sketch_words()
     BertTokenizer(vocab=vocabulary, do_lower_case=True).save_pretrained(folder)
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""The checks: each raises a Fault that says what was found, and has a remedy for whoever wrote the method."""
+"""The conformance checks. Each raises a `Fault` with the reason if a method does not meet a requirement."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from bench.store import RunKey, state_folder
 from bench.trace import Costs
 
 EVERY_TASK = ("sst2", "mnli", "stsb")
-"""One text in two classes, a pair in three, a pair with a score."""
+"""A single sentence with two classes, a pair with three classes, and a pair with a score."""
 _CLOSE = 1e-5
 _ROUNDED = 1e-4
-"""The deployed form sums in another order: 3e-5 was seen on logits of a trained model, in float32."""
+"""Tolerance of the deployed form, which sums in another order: logits of a trained model differ by 3e-5 in float32."""
 _LENGTHS = (3, 20, 64)
 _EXAMPLES = 40
 
@@ -33,6 +33,7 @@ def _hold(true: bool | np.bool_, why: str) -> None:
 
 
 def set_up(runs: Runs, key: RunKey) -> None:
+    """Check the options, variants and needs of a method before anything trains."""
     method = runs.method(key)
     check_variants(method)
     method.check()
@@ -51,17 +52,19 @@ def set_up(runs: Runs, key: RunKey) -> None:
 
 
 def whole_run(runs: Runs, key: RunKey) -> None:
+    """Check that a run succeeds and writes all its files."""
     folder, splits = runs(key), runs.labelled(key.task)
     wanted = {"costs.json", "model", "run.json", *(f"trace-{split}.parquet" for split in splits)}
     missing = wanted - {path.name for path in folder.iterdir()}
     _hold(not missing, f"its folder lacks {', '.join(sorted(missing))}")
-    _hold(runs.facts(key)["status"] == "ok", "run.json does not say that it ended well")
-    _hold(not state_folder(runs.settings, key).exists(), "what a killed run would go on from was left behind")
+    _hold(runs.facts(key)["status"] == "ok", "run.json does not record a success")
+    _hold(not state_folder(runs.settings, key).exists(), "its checkpoints of training were not removed")
     trace = runs.trace(key)
     _hold(np.isfinite(trace.logits).all(), "some of its logits are not finite numbers")
 
 
 def saved_model(runs: Runs, key: RunKey) -> None:
+    """Check that the saved model reproduces the trace bit for bit."""
     kept = runs.trace(key)
     again = record(runs.model(key), runs.splits(key.task)["validation"], runs.settings.training.eval_batch_size)
     _hold(np.array_equal(again.logits, kept.logits), f"logits differ by up to {_most(again.logits, kept.logits):.2g}")
@@ -70,6 +73,7 @@ def saved_model(runs: Runs, key: RunKey) -> None:
 
 
 def costs(runs: Runs, key: RunKey) -> None:
+    """Check that the counted multiply-adds equal `exit_macs` and increase from exit to exit."""
     model, counted = runs.model(key), Costs.load(runs(key) / "costs.json")
     for length in _LENGTHS:
         found = [int(counted.macs(e, length)) for e in range(len(counted.layers))]
@@ -79,6 +83,7 @@ def costs(runs: Runs, key: RunKey) -> None:
 
 
 def batch_size(runs: Runs, key: RunKey) -> None:
+    """Check that logits do not depend on the batch size."""
     model, examples = runs.model(key), runs.splits(key.task)["validation"].take(range(_EXAMPLES))
     one, many = (record(model, examples, size).logits for size in (1, 32))
     close = np.allclose(one, many, atol=_CLOSE, rtol=_CLOSE)
@@ -86,6 +91,7 @@ def batch_size(runs: Runs, key: RunKey) -> None:
 
 
 def looks_back(runs: Runs, key: RunKey) -> None:
+    """Check that the statistic of the exit policy at an exit does not depend on later exits."""
     policy, trace = runs.rule(key), runs.trace(key)
     whole = runs.statistic(key)
     shape = (len(trace.logits), len(trace.idx))
@@ -97,22 +103,26 @@ def looks_back(runs: Runs, key: RunKey) -> None:
 
 
 def threshold(runs: Runs, key: RunKey) -> None:
+    """Check that stricter thresholds never give earlier exits, and that the strictest one is full depth."""
     policy, statistic, thresholds = runs.rule(key), runs.statistic(key), runs.thresholds(key)
     left, last = replay_many(policy, statistic, thresholds), len(statistic) - 1
-    _hold((np.diff(left, axis=0) >= 0).all(), "a stricter threshold lets some examples leave earlier")
+    _hold((np.diff(left, axis=0) >= 0).all(), "at a stricter threshold some examples exit earlier")
     _hold(
         (left[-1] == last).all(),
-        f"at the strictest threshold {100 * (left[-1] < last).mean():.0f} % of the examples leave early",
+        f"at the strictest threshold {100 * (left[-1] < last).mean():.0f} % of the examples exit early",
     )
-    if policy.name == "patience" or not ours(policy):  # its loosest may still ask for something
-        _hold(left[0].min() < last or policy.earliest >= last, "at the loosest threshold nobody leaves early")
+    if policy.name == "patience" or not ours(policy):  # its loosest threshold may not be met at the first exit
+        _hold(left[0].min() < last or policy.earliest >= last, "at the loosest threshold no example exits early")
     else:
-        _hold((left[0] == policy.earliest).all(), "at the loosest threshold some stay beyond the first exit allowed")
+        _hold(
+            (left[0] == policy.earliest).all(), "at the loosest threshold some examples do not exit at the first exit"
+        )
 
 
 def points_in_order(runs: Runs, key: RunKey) -> None:
+    """Check that the operating points are complete, and that their cost increases as the threshold gets stricter."""
     points, splits = runs.points(key), runs.labelled(key.task)
-    _hold(set(points["split"]) == splits, f"there are points of {', '.join(sorted(set(points['split'])))} alone")
+    _hold(set(points["split"]) == splits, f"there are only points of {', '.join(sorted(set(points['split'])))}")
     _hold((points["kind"] == "static").sum() == len(splits), "full depth is not among its points")
     of_run = {"task": key.task, "method": key.method, "variant": key.variant, "seed": key.seed}
     _hold((points[list(of_run)] == pd.Series(of_run)).all(axis=None), "its points carry another run's name")
@@ -121,12 +131,17 @@ def points_in_order(runs: Runs, key: RunKey) -> None:
     for name, split in points.groupby("split"):
         uniform = split[split["kind"] == "uniform"].sort_values("point")
         static = split[split["kind"] == "static"].iloc[0]
-        if runs.rule(key).earliest >= len(static["exits"]) - 1:  # two predictions to compare, and two exits: no choice
-            _hold(uniform.empty, f"{name}: points of a rule that lets nobody leave early")
+        if (
+            runs.rule(key).earliest >= len(static["exits"]) - 1
+        ):  # e.g. agreement with two exits: no early exit is possible
+            _hold(uniform.empty, f"{name}: points of an exit policy that allows no early exit")
             continue
-        _hold((uniform["policy"] == runs.rule(key).name).all(), f"{name}: points of another rule")
+        _hold((uniform["policy"] == runs.rule(key).name).all(), f"{name}: points of another exit policy")
         _hold(uniform["flops"].is_monotonic_increasing, f"{name}: a stricter threshold costs less")
-        _hold((uniform["flops"] <= static["flops"] * (1 + 1e-9)).all(), f"{name}: to leave early costs more")
+        _hold(
+            (uniform["flops"] <= static["flops"] * (1 + 1e-9)).all(),
+            f"{name}: an early exit costs more than full depth",
+        )
         columns = ["flops", "score", "mean_exit"]
         strictest, full = (row[columns].to_numpy(dtype=np.float64) for row in (uniform.iloc[-1], static))
         ends = np.allclose(strictest, full, rtol=1e-9, equal_nan=True)
@@ -134,11 +149,12 @@ def points_in_order(runs: Runs, key: RunKey) -> None:
 
 
 def engine_agrees(runs: Runs, key: RunKey) -> None:
+    """Check that the engine, which stops computing at an exit, gives the exits and answers of the replay."""
     trace, model, examples = runs.trace(key), runs.model(key), runs.splits(key.task)["validation"]
     full = engine.run(model, examples, never, 32).logits
     _hold(
         np.allclose(full, trace.logits[-1], atol=_ROUNDED, rtol=_ROUNDED),
-        f"its deployed form answers otherwise, by up to {_most(full, trace.logits[-1]):.2g}",
+        f"the logits of its deployed form differ by up to {_most(full, trace.logits[-1]):.2g}",
     )
     if runs.rule(key).name == "none":
         return
@@ -146,7 +162,7 @@ def engine_agrees(runs: Runs, key: RunKey) -> None:
     vectors = runs.points(key).query("kind == 'per_exit' and split == 'validation'")["thresholds"]
     for value in map(np.asarray, [*thresholds[[0, len(thresholds) // 3, len(thresholds) // 2, -1]], *vectors.iloc[:1]]):
         expected = replay(policy, statistic, value)
-        # Who lies on the threshold to within rounding may go either way.
+        # Examples within rounding error of the threshold are not compared.
         near = 0.0 if policy.name == "patience" else 1e-5
         sure = replay(policy, statistic, value * (1 - near)) == replay(policy, statistic, value * (1 + near))
         _hold(sure.mean() > 0.9, f"at the threshold {value} one example in ten lies on the threshold itself")
@@ -156,23 +172,24 @@ def engine_agrees(runs: Runs, key: RunKey) -> None:
             other = (found.exits[sure] != expected[sure]).mean()
             _hold(
                 not other,
-                f"{100 * other:.0f} % of the examples leave elsewhere than replayed (threshold {value}, batch {size})",
+                f"{100 * other:.0f} % of the examples exit elsewhere than replayed (threshold {value}, batch {size})",
             )
             _hold(
                 np.allclose(found.logits[sure], answers[sure], atol=_ROUNDED, rtol=_ROUNDED),
-                "they leave with another answer",
+                "the answers at these exits differ from those of the replay",
             )
 
 
 def learns(runs: Runs, key: RunKey) -> None:
+    """Check that the score at full depth exceeds the constant baseline by 0.1."""
     points = runs.points(key).query("kind == 'static' and split == 'validation'")
     labels, score = runs.trace(key).labels, points["score"].iloc[0]
     control = np.bincount(labels).max() / len(labels)
-    _hold(score > control + 0.1, f"it scores {score:.2f}, and answering always the same {control:.2f}")
+    _hold(score > control + 0.1, f"it scores {score:.2f}, and the constant baseline {control:.2f}")
 
 
 def same_again(first: Runs, second: Runs, key: RunKey) -> None:
-    """Two trainings with one seed."""
+    """Check that two trainings with the same seed give the same trace and operating points."""
     one, other = first.trace(key), second.trace(key)
     _hold(np.array_equal(one.logits, other.logits), f"logits differ by up to {_most(one.logits, other.logits):.2g}")
     _hold(first.points(key).equals(second.points(key)), "its points differ")
@@ -184,57 +201,73 @@ def _most(one: np.ndarray, other: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class Check:
-    """Something every method owes; `test` is given the runs and one of them."""
+    """A requirement of every method.
+
+    Attributes:
+        title: The requirement in a few words.
+        test: Function of the runs and the key of one of them that raises `Fault`.
+        remedy: Advice for the author of a method that fails.
+        tasks: Tasks on which the check is made.
+        exits: Whether the check only applies to methods with an exit policy.
+        required: Whether no later check is made on a run that fails this one.
+        twice: Whether `test` also takes runs that were made a second time.
+    """
 
     title: str
     test: Callable[..., None]
     remedy: str
     tasks: Sequence[str] = EVERY_TASK
     exits: bool = False
-    """Only where the method has an exit rule."""
     required: bool = False
-    """No later check is run on what fails this one."""
     twice: bool = False
-    """`test` is given runs made a second time, too."""
 
 
 CHECKS = (
     Check("it can be set up", set_up, "see bench.method.Method for what each of its methods returns", required=True),
     Check(
-        "a run is whole",
+        "a run is complete",
         whole_run,
-        "the traceback above says where; `train` returns an Encoder or a Cascade",
+        "see the traceback above; `train` returns an Encoder or a Cascade",
         required=True,
     ),
     Check(
-        "the saved model gives the kept trace",
+        "the saved model reproduces its trace",
         saved_model,
-        "keep all that the answer depends on in the model's parameters, buffers or configuration; a model class of "
-        "your own is registered with transformers' Auto classes, as in bench/encoder/__init__.py",
+        "keep everything that the logits depend on in the model's parameters, buffers or configuration; register a "
+        "model class of your own with transformers' Auto classes, as in bench/encoder/__init__.py",
     ),
     Check(
         "its costs are those of its shape",
         costs,
-        "write `exit_macs` of a model class of your own so that it counts every product of matrices in `advance`",
+        "make `exit_macs` of a model class of your own count every matrix product in `advance`",
     ),
-    Check("batch size changes nothing", batch_size, "let no example's answer depend on others, or on padding"),
-    Check("the exit rule looks only back", looks_back, "row e of `statistic` may use exits 0..e alone", exits=True),
     Check(
-        "the threshold goes from early to full depth",
-        threshold,
-        "`thresholds` goes from the loosest to full depth for all examples, and `leaves` compares in that sense",
+        "logits do not depend on the batch size",
+        batch_size,
+        "make the logits of an example independent of other examples and of padding",
+    ),
+    Check(
+        "the exit policy uses no later exits",
+        looks_back,
+        "row e of `statistic` may only use the exits 0 to e",
         exits=True,
     ),
     Check(
-        "its points are whole, and cost more as the threshold tightens",
-        points_in_order,
-        "`thresholds` gives the loosest first and full depth for everyone last",
+        "thresholds range from early exits to full depth",
+        threshold,
+        "order `thresholds` from the loosest to full depth for all examples; `leaves` compares in this direction",
+        exits=True,
     ),
     Check(
-        "the engine decides as the replay",
+        "its points are complete, and stricter thresholds cost more",
+        points_in_order,
+        "order `thresholds` from the loosest to full depth for all examples",
+    ),
+    Check(
+        "the engine agrees with the replay",
         engine_agrees,
-        "the engine runs the deployed form of an Encoder (bench/encoder/early/deployed.py): what your model does "
-        "beside it, the engine does not",
+        "the engine runs only the deployed form of an Encoder (bench/encoder/early/deployed.py); computations of your "
+        "model outside of it have no effect there",
     ),
     Check(
         "the same seed gives the same points",
@@ -246,7 +279,7 @@ CHECKS = (
     Check(
         "it learns",
         learns,
-        "this encoder is tiny and random, and rates for a pre-trained one are too low for it: give larger ones, "
+        "this encoder is tiny and has random weights, so it needs larger learning rates than a pretrained one, "
         "such as --options '{epochs: 12, learning_rate: 3.0e-3}'",
         tasks=("sst2",),
     ),

@@ -1,4 +1,4 @@
-"""Runs for the checks: each is made when it is first asked for, with the runs that it needs."""
+"""Make the runs that the conformance checks use, on first access."""
 
 from __future__ import annotations
 
@@ -24,44 +24,59 @@ from bench.trace import Trace
 
 
 class Fault(Exception):
-    """A check that did not hold, and why."""
+    """A requirement that a method does not meet; the message is the reason."""
 
 
 @dataclass
 class Runs:
-    """A results folder that makes a run, and the runs it needs, when first asked for it."""
+    """A results folder that makes a run and its dependencies on first access.
+
+    Attributes:
+        settings: Settings of the benchmark.
+        reasons: Reason of the failure of each run that was made; "" if it succeeded.
+        data: Splits of each task that was read.
+        reported: Maps a run that cannot be checked further, or a reason of a failure, to the title of the check that
+            reported it.
+    """
 
     settings: Settings
     reasons: dict[RunKey, str] = field(default_factory=dict)
-    """Of each run that was made: why it failed, or ""."""
     data: dict[str, dict[str, Examples]] = field(default_factory=dict)
     reported: dict[RunKey | str, str] = field(default_factory=dict)
-    """A run that cannot be checked further, or a reason for a failure -> the title of the check that reported it."""
 
     def __call__(self, key: RunKey) -> Path:
-        """The folder of a run. Raises Fault where it failed."""
+        """Return the folder of a run.
+
+        Raises:
+            Fault: If the run failed.
+        """
         if key not in self.reasons:
             for needed in self.method(key).needed(key):
                 self(needed)
-            # A failure is recorded as a run too, and found again where another contestant needs it.
+            # A failed run is recorded too, so runs that depend on it fail with its reason.
             self.reasons[key] = produce(self.settings, key)
         if self.reasons[key]:
             raise Fault(f"training failed: {self.reasons[key]}")
         return run_folder(self.settings, key)
 
     def facts(self, key: RunKey) -> dict:
+        """Return the content of run.json."""
         return read_json(self(key) / "run.json")
 
     def method(self, key: RunKey) -> Method:
+        """Return the contestant of a run on its task."""
         return contestant(self.settings, key.method, key.task)
 
     def rule(self, key: RunKey) -> Policy:
+        """Return the exit policy of a run."""
         return self.method(key).rule()
 
     def model(self, key: RunKey) -> Encoder | Cascade:
+        """Return the trained model of a run, on the CPU."""
         return load_model(self(key), torch.device("cpu"))
 
     def splits(self, task: str) -> dict[str, Examples]:
+        """Return the tokenized splits of a task."""
         if task not in self.data:
             backbone = self.settings.backbone
             some = contestant(self.settings, self.settings.reference, task).task
@@ -69,23 +84,25 @@ class Runs:
         return self.data[task]
 
     def labelled(self, task: str) -> set[str]:
-        """The splits that points are made of."""
+        """Return the names of the splits that have operating points."""
         return {split for split in self.splits(task) if split != "train" and not split.startswith("test")}
 
     def trace(self, key: RunKey) -> Trace:
+        """Return the trace of the validation split."""
         return Trace.load(self(key) / "trace-validation.parquet")
 
     def points(self, key: RunKey) -> pd.DataFrame:
+        """Return the operating points of a run."""
         self(key)
         table, _ = points_of(self.settings, key)
         return table
 
     def statistic(self, key: RunKey) -> NDArray[np.floating]:
-        """[E, N] the exit rule's statistic on the validation trace."""
+        """Return the statistic of the exit policy on the validation trace, [exits, examples]."""
         trace = self.trace(key)
         return self.rule(key).statistic(trace.logits, trace.signal)
 
     def thresholds(self, key: RunKey) -> NDArray[np.float64]:
-        """The uniform thresholds of the rule, loosest first."""
+        """Return the uniform thresholds of the exit policy, loosest first."""
         exits, _, outputs = self.trace(key).logits.shape
         return self.rule(key).thresholds(self.settings.thresholds.grid, exits, outputs)

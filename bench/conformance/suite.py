@@ -1,4 +1,4 @@
-"""The suite as a command runs it: a method by its import path, with a verdict a check."""
+"""Run all conformance checks on a method, as `costeff conform` does."""
 
 from __future__ import annotations
 
@@ -22,16 +22,23 @@ PROFILE = "conform"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check found, over all the runs that it looked at."""
+    """The result of a check over all runs of a contestant.
+
+    Attributes:
+        title: Title of the check.
+        runs: Number of checked runs; 0 if the check was not made, for the reason in `remedy`.
+        faults: Reasons of the runs that failed the check.
+        remedy: Advice for the author of the method.
+    """
 
     title: str
     runs: int
-    """0: the check was not run, and `remedy` says why."""
     faults: tuple[str, ...]
     remedy: str
 
     @property
     def line(self) -> str:
+        """The result in one line."""
         if not self.runs:
             return f"not run    {self.title}: {self.remedy}"
         if not self.faults:
@@ -41,10 +48,15 @@ class Verdict:
 
 
 def conform(method: str, options: dict[str, Any], config: Path | None) -> Iterator[Verdict]:
-    """Trains every variant of `method` (module:Class) on three tiny tasks, and one of them twice; yields verdicts.
+    """Train every variant of a method on three tiny tasks, one of them twice, and yield the result of each check.
 
-    `options` are the method's, on top of those of `config`, a profile that has it among its contestants. Raises
-    UserError where the method cannot be found or set up.
+    Args:
+        method: Import path of the class, `module:Class`.
+        options: Options of the method, which override those of `config`.
+        config: Profile that contains the method, or None.
+
+    Raises:
+        UserError: If the method cannot be imported or set up.
     """
     with tempfile.TemporaryDirectory(prefix="costeff-conform-") as folder:
         home = Path(folder)
@@ -59,7 +71,7 @@ def conform(method: str, options: dict[str, Any], config: Path | None) -> Iterat
 def settings_for(
     method: str, options: dict[str, Any], config: Path | None, backbone: Path, results: Path
 ) -> tuple[Settings, str]:
-    """The settings under which `method` is tried, and its name there. Raises UserError as `conform`."""
+    """Return the settings for the checks, and the name of the contestant in them; see `conform`."""
     base = load(PROFILE, {"results": str(results), "backbone": {"name": str(backbone)}})
     values, entries = base.model_dump(), {name: entry.model_dump() for name, entry in base.contestants.items()}
     values["folder"] = Path.cwd()
@@ -84,10 +96,16 @@ def settings_for(
 
 
 def judge(each: Check, first: Runs, second: Runs, name: str) -> Verdict:
-    """Return the verdict of one check over all runs of a contestant.
+    """Return the result of one check over all runs of a contestant.
 
-    A reason for a failure is reported once, by the first check that meets it. A check that meets only reasons that were
-    reported, or runs that cannot be checked further, is not run; its verdict names the check that failed.
+    A reason of a failure is reported once, by the first check in which it occurs. A check in which only reported
+    reasons occur counts as not made; its result names the check that failed.
+
+    Args:
+        each: Check to make.
+        first: Runs of the contestant.
+        second: The same runs, made a second time.
+        name: Name of the contestant.
     """
     try:
         variants = {task: contestant(first.settings, name, task).variants() for task in each.tasks}
@@ -101,7 +119,7 @@ def judge(each: Check, first: Runs, second: Runs, name: str) -> Verdict:
     if each.exits:
         keys = [key for key in keys if first.rule(key).name != "none"]
     if not keys and not depends:
-        return Verdict(each.title, 0, (), "it has no exit rule")
+        return Verdict(each.title, 0, (), "it has no exit policy")
     reasons = {key: reason for key in keys if (reason := _fault(each, first, second, key))}
     if each.required:
         first.reported |= dict.fromkeys(reasons, each.title)
@@ -109,14 +127,14 @@ def judge(each: Check, first: Runs, second: Runs, name: str) -> Verdict:
 
 
 def _verdict(each: Check, count: int, reasons: dict[str, str], depends: set[str], first: Runs) -> Verdict:
-    """Return the verdict of a check on `count` runs.
+    """Return the result of a check on `count` runs.
 
     Args:
-        each: The check.
-        count: The runs that it looked at.
-        reasons: The run, in words -> why it failed.
-        depends: Titles of the checks because of which other runs were left out.
-        first: Holds the reasons that were reported so far; those that are new are added.
+        each: Check that was made.
+        count: Number of checked runs.
+        reasons: Reason of each failed run, by the name of the run.
+        depends: Titles of the failed checks for which other runs were left out.
+        first: Runs of the contestant; new reasons are added to its `reported`.
     """
     known = {where: first.reported[reason] for where, reason in reasons.items() if reason in first.reported}
     new = {where: reason for where, reason in reasons.items() if where not in known}

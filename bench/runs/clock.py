@@ -1,4 +1,4 @@
-"""The clock: what every contestant's early exit is worth on the machine at hand, beside what its FLOPs promise."""
+"""Measure the latency of the contestants' operating points, and compare it with their FLOPs."""
 
 from __future__ import annotations
 
@@ -42,15 +42,23 @@ COLUMNS = [
 
 
 def measure_latency(settings: Settings, out: Path) -> None:
-    """Times, for the first seed of every task, every run at its best points for the settings' speed-ups.
+    """Measure the latency of every run at its best operating points, for the first seed of every task.
 
-    Writes one row a run, point and batch size. `promised` is the FLOPs speed-up over exactly the timed examples;
-    `speedup` the median over rounds of the reference's time over the engine's, `speedup_low` and `speedup_high` their
-    quartiles; `seconds` are medians for all examples; `p95_seconds` are of one example at batch 1. All times are of
-    this process, which should run alone. A run that is missing or failed has no row.
+    The table has one row for each run, operating point and batch size, with these columns:
 
-    A run that was published without its weights is timed with others of its shape (`trained` is False): a product takes
-    as long whatever the numbers, and its examples leave where its trace says.
+    - `promised`: FLOPs speed-up over the timed examples.
+    - `speedup`, `speedup_low`, `speedup_high`: median and quartiles over rounds of the ratio of the reference's time
+      to the time of the point.
+    - `seconds`, `reference_seconds`: median time for all examples.
+    - `p95_seconds`, `reference_p95_seconds`: 95th percentile of the time of one example at batch size 1.
+    - `trained`: whether the weights are those of the run. A run from a published folder has no weights, so it is timed
+      with random weights of its shape, and its examples exit where its trace says.
+
+    A run that failed or is missing has no row. No other process should run at the same time.
+
+    Args:
+        settings: Settings of the benchmark; `latency` gives speed-ups, examples and rounds.
+        out: Parquet file to write.
     """
     prepare()
     torch.set_num_threads(settings.training.threads)
@@ -70,18 +78,29 @@ def measure_latency(settings: Settings, out: Path) -> None:
 
 @dataclass(frozen=True)
 class _Run:
-    """A trained run on the clock."""
+    """A run whose latency is measured.
+
+    Attributes:
+        model: Model in deployed form.
+        trace: Trace of the validation split.
+        costs: Cost of every exit.
+        trained: Whether the weights are those of the run; otherwise they are random weights of the same shape.
+        rule: Exit policy.
+    """
 
     model: DeployedEncoder | DeployedCascade
     trace: Trace
     costs: Costs
     trained: bool
-    """Whether the weights are its own; those of a published run are not here, and others of its shape are drawn."""
     rule: Policy
 
 
 def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """The rows of one task. UserError where its reference or its text is not there."""
+    """Yield the rows of one task.
+
+    Raises:
+        UserError: If the run of the reference or the data are missing.
+    """
     reference = reference_run(contestant(settings, settings.reference, task), seed)
     facts = run_folder(settings, reference) / "run.json"
     if not facts.is_file() or read_json(facts)["status"] != "ok":
@@ -138,12 +157,12 @@ def _measure(
     batch_size: int,
     rounds: int,
 ) -> list[tuple[Timing, Timing]]:
-    """For each point its time and the reference's; points of one rule that do the same work are timed once."""
+    """Return the timings of each point and of the reference; points with the same policy and exits are timed once."""
     contestants = {(id(full), "none", b""): Operated(full.model)}
     kinds = []
     for point, run in timed:
         exits = left(point, run.trace)[chosen]
-        # Full depth without a rule is the same work for every run that asks none.
+        # Full depth does the same work for all points of a run without an exit policy.
         work = b"" if point["kind"] == "static" else exits.tobytes()
         kinds.append((id(run), str(point["policy"]), work))
         contestants.setdefault(kinds[-1], Operated(run.model, leaves(point, run.rule), None if run.trained else exits))
@@ -155,7 +174,11 @@ def _measure(
 
 
 def _load(settings: Settings, key: RunKey, examples: Examples, device: torch.device) -> _Run:
-    """UserError where an artefact is missing or broken, or the trace is of other examples."""
+    """Load a run.
+
+    Raises:
+        UserError: If a file of the run is missing or damaged, or its trace belongs to other examples.
+    """
     folder = run_folder(settings, key)
     trace = Trace.load(folder / "trace-validation.parquet")
     if not (np.array_equal(trace.idx, examples.idx) and np.array_equal(trace.lengths, examples.lengths)):
@@ -172,14 +195,14 @@ def _load(settings: Settings, key: RunKey, examples: Examples, device: torch.dev
 
 
 def spread(lengths: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """Positions of `count` examples at even steps through the lengths, so that few stand for all."""
+    """Return the indices of `count` examples that are evenly spaced in the order of their lengths."""
     order = np.argsort(lengths, kind="stable")
     count = min(count, len(order))
     return order[(np.arange(count) * 2 + 1) * len(order) // (2 * count)]
 
 
 def to_be_timed(table: pd.DataFrame, speedups: list[float]) -> pd.DataFrame:
-    """Of each run the points that tables show: the best at each speed-up, fixed exits among them, and full depth."""
+    """Return the operating points of each run that tables show: full depth and the best points at each speed-up."""
     found = [at_budget(table, speedup, by=tuple(RUN)) for speedup in speedups]
     rows = pd.concat([static_rows(table), *found], ignore_index=True)
     return rows[rows["score"].notna()].drop_duplicates(POINT)

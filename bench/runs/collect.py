@@ -1,4 +1,4 @@
-"""The union of all runs: one tidy table from which every table and figure is drawn."""
+"""Merge the operating points of all runs into one table, from which tables and figures are made."""
 
 from __future__ import annotations
 
@@ -21,10 +21,13 @@ LOST = "it left no result (killed, or its time ran out)"
 
 
 def collect(settings: Settings) -> pd.DataFrame:
-    """Every operating point of every planned run, with speed-ups over the reference and measured latencies.
+    """Return all operating points of all planned runs, with speed-ups over the reference and measured latencies.
 
-    A run that failed, or left nothing, is one row with its reason. Raises UserError where a run was asked otherwise
-    than planned now (the culprit is named), and, where the settings are strict, for runs of unlike arithmetic.
+    A run that failed or has no result is one row with the reason.
+
+    Raises:
+        UserError: If a run has another identity than the planned run; or if the settings are strict and runs differ in
+            arithmetic.
     """
     table = _united(settings, [planned.key for planned in runs(settings)])
     table = _with_latencies(table, settings)
@@ -37,21 +40,21 @@ def collect(settings: Settings) -> pd.DataFrame:
 
 
 def collect_task(settings: Settings, task: str, seed: int) -> pd.DataFrame:
-    """The same for the runs of one task and seed that are there, without what the clock adds."""
+    """Return the operating points of the existing runs of one task and seed, without latencies; see `collect`."""
     keys = [planned.key for planned in runs(settings) if planned.key.task == task and planned.key.seed == seed]
     return _united(settings, [key for key in keys if (run_folder(settings, key) / "run.json").is_file()])
 
 
 def failures(settings: Settings) -> list[str]:
-    """One line a planned run that failed or left nothing."""
+    """Return one line for each planned run that failed or has no result."""
     facts = {planned.key: facts_of(settings, planned.key) for planned in runs(settings)}
     return [f"{key.path}: {each['reason']}" for key, each in facts.items() if each["status"] == "failed"]
 
 
 def made_by_other_code(settings: Settings) -> list[str]:
-    """Return one line on the kept runs whose method's code has changed since, at the same version; none if it has not.
+    """Return a warning that names the runs whose method has changed its code but not its version; empty if none.
 
-    Runs whose code is not known, such as those of 0.2, are taken as unchanged.
+    Runs that do not record their code, such as those of version 0.2, count as unchanged.
     """
     found: Counter[str] = Counter()
     for key in (planned.key for planned in runs(settings)):
@@ -68,9 +71,9 @@ def _other_code(settings: Settings, key: RunKey, facts: dict[str, Any]) -> bool:
 
 
 def facts_of(settings: Settings, key: RunKey) -> dict[str, Any]:
-    """The run.json of a run; of one that left none, that it failed."""
+    """Return the facts of a run from run.json or failure.json; without these files, those of a failed run."""
     folder = run_folder(settings, key)
-    for name in ("run.json", "failure.json"):  # the latter: a failure that the next call of the workflow tries again
+    for name in ("run.json", "failure.json"):  # failure.json: a failed run that the next workflow repeats
         if (folder / name).is_file():
             return read_json(folder / name)
     return {"status": "failed", "reason": f"{LOST}; see {log_file(settings, key)}", "again": True}
@@ -94,7 +97,7 @@ def _run(settings: Settings, key: RunKey, identities: Identities, known: dict[tu
             f"{run_folder(settings, key)} was asked otherwise than planned now "
             f"({identities.of(key).difference(facts['asked'])}); run the workflow, or give the settings of then"
         )
-    label = contestant(settings, key.method, key.task).label(key.variant)  # today's words for a kept run
+    label = contestant(settings, key.method, key.task).label(key.variant)  # always the current label
     if facts["status"] == "ok":
         rows = known.get((key.task, key.method, key.variant, key.seed))
         if rows is None or rows["replayed"].iloc[0] != stamp(settings, key, facts):
@@ -109,7 +112,7 @@ def _run(settings: Settings, key: RunKey, identities: Identities, known: dict[tu
 
 
 def _training(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the columns that say what the training of a run took, NaN where that is not known."""
+    """Return the columns of the training cost of a run; NaN if it is not known."""
     cost, seconds = facts.get("training", {}), facts.get("seconds", {})
     values = {
         "training_steps": cost.get("lineage_steps"),
@@ -137,11 +140,11 @@ def _with_speedups(table: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 
 def _with_latencies(table: pd.DataFrame, settings: Settings) -> pd.DataFrame:
-    """Add what the clock says of a point at batch 1 and 32, NaN where these weights were not timed.
+    """Add the measured latencies at batch sizes 1 and 32; NaN for weights that were not timed.
 
-    `latency_*` is the measured speed-up over the reference (median over rounds; `_low`, `_high` its quartiles),
-    `promised_*` that of the FLOPs over the same examples, `p95_*` and `reference_p95_*` seconds of one answer. A time
-    is of what was done, not of a row's number: points made anew find theirs.
+    `latency_*` is the measured speed-up over the reference (median over rounds, with quartiles `_low` and `_high`),
+    `promised_*` the FLOPs speed-up over the same examples, and `p95_*` and `reference_p95_*` the 95th percentile of
+    the seconds per example. Rows are joined on the configuration of the point, so they match after a new replay.
     """
     names = {"speedup": "latency_{}", "speedup_low": "latency_{}_low", "speedup_high": "latency_{}_high"}
     names |= {"promised": "promised_{}", "p95_seconds": "p95_{}", "reference_p95_seconds": "reference_p95_{}"}
@@ -150,7 +153,7 @@ def _with_latencies(table: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     if timed.get("hardware", pd.Series(dtype=str)).nunique() > 1:
         raise UserError(f"{file}: times of different machines cannot be compared; delete it and run again")
     timed = timed.reindex(columns=[*dict.fromkeys([*timed, "weights"])]).fillna({"weights": ""})
-    columns = [*dict.fromkeys([*table, "weights"])]  # without it where every run failed
+    columns = [*dict.fromkeys([*table, "weights"])]  # the column is missing if every run failed
     table = table.reindex(columns=columns).assign(operated=operated(table))
     for size in (1, 32):
         own = timed[timed["batch_size"] == size].set_index(keys)[list(names)].astype(float)
@@ -159,7 +162,7 @@ def _with_latencies(table: pd.DataFrame, settings: Settings) -> pd.DataFrame:
 
 
 def bring_up_to_date(settings: Settings) -> bool:
-    """Replays what was not, and unites all runs; False where all-points.parquet already says the same."""
+    """Replay runs where needed and merge all runs; return False if all-points.parquet was already up to date."""
     planned = [each.key for each in runs(settings)]
     facts = {key: facts_of(settings, key) for key in planned}
     for task, seed in dict.fromkeys((key.task, key.seed) for key in planned):
@@ -180,7 +183,7 @@ def bring_up_to_date(settings: Settings) -> bool:
 
 
 def forget_crashes(settings: Settings) -> None:
-    """Sets aside failures that may not happen again, so that the next call of the workflow tries those runs anew."""
+    """Rename run.json of failures that may not recur to failure.json, so that the next workflow repeats those runs."""
     for planned in runs(settings):
         folder = run_folder(settings, planned.key)
         facts = facts_of(settings, planned.key)

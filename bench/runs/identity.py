@@ -1,8 +1,8 @@
-"""Who a run is: what was asked of it, and where it was made.
+"""The identity of a run: a hash of all inputs that determine its result.
 
-What was asked decides whether a kept run may stand for a planned one: it stamps the run and what a killed one left, is
-the workflow's parameter of the job, and is compared when results are united. Where it was made (device, arithmetic,
-threads) only decides whether its numbers are equal or merely alike.
+An existing run replaces a planned one if their identities are equal. The identity is stored with the run and its
+checkpoints, is a parameter of the workflow's job, and is compared when results are merged. Device, arithmetic and
+threads are recorded too (`where`), but are not part of it: they affect only the last digits of the numbers.
 """
 
 from __future__ import annotations
@@ -24,27 +24,31 @@ if TYPE_CHECKING:
     from bench.tasks.prepare import Survey
 
 VERSION = 3
-"""Raised when training, tracing or costing the same settings would come out with other numbers."""
+"""Version of training, tracing and cost counting; raise it when the same settings give other numbers."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What was asked of a run, as nested plain values."""
+    """The inputs that determine the result of a run.
+
+    Attributes:
+        asked: The inputs as nested plain values.
+    """
 
     asked: dict[str, Any]
 
     @property
     def hash(self) -> str:
-        """A short hash of all that was asked: equal for runs that may stand for each other."""
+        """Hash of the inputs, 16 hexadecimal digits. Runs with equal hashes are interchangeable."""
         return hashlib.sha256(json.dumps(self.asked, sort_keys=True).encode()).hexdigest()[:16]
 
     def difference(self, other: dict[str, Any]) -> str:
-        """The first thing in which `other` was asked otherwise, in a few words."""
+        """Describe the first input in which `other` differs."""
         return next(_differences(other, self.asked), "nothing that was written down")
 
 
 class Identities:
-    """The identities of a profile's runs; what several runs share is looked at once."""
+    """The identities of the runs of a profile. Data and identities are computed once and cached."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -52,13 +56,21 @@ class Identities:
         self._texts: dict[tuple[str, int], Survey] = {}
 
     def of(self, key: RunKey) -> Identity:
-        """The identity of a run. Raises UserError where its text or a checkpoint cannot be read."""
+        """Return the identity of a run.
+
+        Raises:
+            UserError: If the data or a checkpoint cannot be read.
+        """
         if key not in self._known:
             self._known[key] = Identity(self._asked(key))
         return self._known[key]
 
     def text(self, task: str, seed: int) -> Survey:
-        """Return what is known of a task's text with a seed. Raises UserError where it cannot be read."""
+        """Return the fingerprint and split sizes of the data of a task and seed.
+
+        Raises:
+            UserError: If the data cannot be read.
+        """
         if (task, seed) not in self._texts:
             known = task_named(task, self.settings.own_tasks)
             self._texts[task, seed] = data_survey(self.settings, known, seed)
@@ -88,21 +100,21 @@ class Identities:
             "checkpoints": {name: backbones.digest(name) for name in method.checkpoints(key.variant)},
             "needs": {f"{need.method}/{need.variant}": self.of(need).hash for need in method.needed(key)},
         }
-        if key.task in settings.own_tasks:  # what ranks chooses checkpoints; GLUE's are known by their names
+        if key.task in settings.own_tasks:  # GLUE tasks are fixed by their names
             own: dict[str, Any] = {"metrics": list(method.task.metrics[:1]), "labels": list(method.task.labels)}
-            if method.task.regression:  # training sees labels on one scale, which the range defines
+            if method.task.regression:  # training rescales labels from this range
                 own["range"] = list(method.task.range)
             asked["own"] = own
         asked["restarts"] = settings.training.restarts
         if settings.training.budget:
             asked["budget"] = settings.training.budget.model_dump() | {"share": entry.share}
-        if settings.training.precision != "auto":  # a wish of the person's, not of the machine
+        if settings.training.precision != "auto":  # "auto" depends on the machine, see `where`
             asked["precision"] = settings.training.precision
         return asked
 
 
 def where(settings: Settings) -> dict[str, Any]:
-    """Where a run of these settings computes here: what its numbers depend on in their last digits."""
+    """Return the conditions of computing on this machine, which affect the last digits of the numbers."""
     device = pick_device(settings)
     machine = machine_of(settings, device)
     return {

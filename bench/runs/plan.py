@@ -1,4 +1,4 @@
-"""The plan of a benchmark: every run, what it needs first, how much it trains on, and what is missing."""
+"""The plan of a benchmark: all runs and their dependencies."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from bench.store import RunKey
 
 @dataclass(frozen=True)
 class Planned:
-    """One run and the runs of the same task and seed that must be there before it."""
+    """A run, and the runs of the same task and seed that must finish before it."""
 
     key: RunKey
     needs: tuple[RunKey, ...]
 
 
 def methods(settings: Settings) -> dict[tuple[str, str], Method]:
-    """Return (contestant, task) -> the method, checked.
+    """Return all methods by (contestant, task), after checking their options and variants.
 
     Raises:
-        UserError: The first thing that cannot work.
+        UserError: For the first error in the settings.
     """
     found = {(name, task): contestant(settings, name, task) for task in settings.tasks for name in settings.contestants}
     for method in found.values():
@@ -41,10 +41,14 @@ def methods(settings: Settings) -> dict[tuple[str, str], Method]:
 
 
 def reference_run(reference: Method, seed: int) -> RunKey:
-    """Return the run of the reference contestant on its task: the model whose full depth is speed-up 1.
+    """Return the run of the reference, whose cost at full depth counts as 1x.
+
+    Args:
+        reference: The reference contestant on a task.
+        seed: Seed of the run.
 
     Raises:
-        UserError: The contestant has no variant, or several, so that there is no such model.
+        UserError: If the contestant does not have exactly one variant.
     """
     variants = list(reference.variants())
     if len(variants) != 1:
@@ -56,9 +60,10 @@ def reference_run(reference: Method, seed: int) -> RunKey:
 
 
 def runs(settings: Settings) -> list[Planned]:
-    """Every run of the settings, in the order of tasks, seeds and contestants.
+    """Return all runs of the settings, in the order of tasks, seeds and contestants.
 
-    Raises UserError for a need that no contestant meets and for needs that go round in a circle.
+    Raises:
+        UserError: If a run depends on one that is not planned, or dependencies are circular.
     """
     known = methods(settings)
     planned = [
@@ -73,12 +78,12 @@ def runs(settings: Settings) -> list[Planned]:
 
 
 def needs_of(known: dict[tuple[str, str], Method], key: RunKey) -> tuple[RunKey, ...]:
-    """The runs that `key` needs directly."""
+    """Return the direct dependencies of a run."""
     return known[key.method, key.task].needed(key)
 
 
 def summary(settings: Settings) -> Iterator[str]:
-    """The plan in words, a line each: contestants, tasks, seeds, jobs."""
+    """Yield the plan in words, one line for each contestant, task and study."""
     planned = runs(settings)
     yield f"profile {settings.profile}: results go to {settings.root}"
     texts = dict.fromkeys(settings.source_of(task) for task in settings.tasks)

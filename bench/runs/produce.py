@@ -1,4 +1,4 @@
-"""One run: train, trace every split once, count the costs. What follows from the traces is a replay."""
+"""Make one run: train a variant, trace every split and count its costs."""
 
 from __future__ import annotations
 
@@ -62,11 +62,17 @@ PACKAGES = (
 
 
 def produce(settings: Settings, key: RunKey) -> str:
-    """Makes every artefact of one run (see docs/architecture.md), or goes on with what a killed one left.
+    """Make all files of one run (see docs/architecture.md); an interrupted run resumes.
 
-    What a killed run left is used only if it belongs to this very run, made here; else it is wiped. Whatever ends a
-    training, and a teacher that failed, is recorded as a run with its reason, which is returned; "" where all went
-    well. Raises UserError, recording nothing, where another process is making the run or the disk is full.
+    Checkpoints of an interrupted run are used if identity, code and machine settings are the same; otherwise they are
+    removed. An exception during training, or a failed run that this one depends on, is recorded as a failed run.
+
+    Returns:
+        The reason of the failure; "" if the run succeeded.
+
+    Raises:
+        UserError: If another process makes this run, the variant does not exist or a needed run is missing.
+        OSError: If the disk is full. Nothing is recorded.
     """
     began = time.monotonic()
     prepare()
@@ -104,7 +110,11 @@ def produce(settings: Settings, key: RunKey) -> str:
 
 
 def trace_tests(settings: Settings, key: RunKey) -> None:
-    """Trace the test splits with the kept model of a run. Raises UserError where that is not there."""
+    """Trace the test splits with the trained model of a run.
+
+    Raises:
+        UserError: If the run has no model.
+    """
     prepare()
     tested = settings.model_copy(update={"data": settings.data.model_copy(update={"test": True})})
     context = Context(tested, contestant(settings, key.method, key.task).task, key, state_folder(settings, key))
@@ -118,7 +128,7 @@ def trace_tests(settings: Settings, key: RunKey) -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """What ended a training, in one line."""
+    """Return the reason of a failure in one line."""
     line = next(iter(str(error).strip().splitlines()), "")
     if isinstance(error, UserError):
         return line
@@ -128,14 +138,17 @@ def reason_of(error: BaseException) -> str:
 
 
 def prepare() -> None:
-    """What every command that computes sets first."""
+    """Turn off the warnings and progress bars of transformers."""
     transformers_log.set_verbosity_error()
     transformers_log.disable_progress_bar()
 
 
 @contextmanager
 def tf32(wanted: bool) -> Iterator[None]:
-    """Whether float32 products of a GPU may be TF32 in here; elsewhere, in every trace, they are not."""
+    """Allow or forbid TF32 in the float32 matrix products of a GPU within the context.
+
+    Traces are always recorded without TF32.
+    """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high" if wanted else "highest")
     try:
@@ -145,7 +158,7 @@ def tf32(wanted: bool) -> Iterator[None]:
 
 
 def _make(method: Method, context: Context, folder: Path, began: float) -> dict[str, Any]:
-    """Trains, traces and counts; returns what run.json says of it."""
+    """Train, trace and count costs; return the facts for run.json."""
     torch.set_num_threads(context.settings.training.threads)
     settings, selection = context.settings, context.settings.selection
     method = within_budget(method, context.key.variant, len(context.train))
@@ -181,7 +194,11 @@ def _make(method: Method, context: Context, folder: Path, began: float) -> dict[
 
 
 def _failed_need(settings: Settings, method: Method, key: RunKey, identities: Identities) -> NeedFailed | None:
-    """The failure of a run that this one starts from. Raises UserError where one is not there or not the one meant."""
+    """Return the failure of a run that this one depends on; None if all succeeded.
+
+    Raises:
+        UserError: If such a run is missing or has another identity than planned.
+    """
     for need in method.needed(key):
         path = run_folder(settings, need) / "run.json"
         if not path.is_file():
@@ -196,7 +213,7 @@ def _failed_need(settings: Settings, method: Method, key: RunKey, identities: Id
 
 
 def _take(kept: Path, folder: Path) -> None:
-    """Copy a run that was made elsewhere; one that was published has a model's shape, and no weights."""
+    """Copy a run from another results folder. A published folder has the configuration of the model but no weights."""
     clear_run(folder)
     (folder / "model").mkdir(parents=True, exist_ok=True)
     for file in sorted([*kept.glob("*.parquet"), *kept.glob("costs.json"), *kept.glob("model/*")]):
@@ -206,7 +223,11 @@ def _take(kept: Path, folder: Path) -> None:
 
 
 def _alone(state: Path, key: RunKey) -> AcquireReturnProxy:
-    """The lock on a run, held by this process and gone with it. Raises UserError where another one has it."""
+    """Lock a run for this process; the lock is released when the process ends.
+
+    Raises:
+        UserError: If another process holds the lock.
+    """
     path = state.with_name(state.name + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -216,7 +237,7 @@ def _alone(state: Path, key: RunKey) -> AcquireReturnProxy:
 
 
 def _fresh_state(state: Path, identity: Identity, here: dict[str, Any], code: str | None) -> None:
-    """Remove what a killed run left, unless it is the same run, computed in the same way by the same code."""
+    """Remove the checkpoints of an interrupted run unless identity, code and machine settings are the same."""
     stamp = {"identity": identity.hash, "asked": identity.asked, "where": here, "code": code}
     file = state / "identity.json"
     if state.exists() and (not file.is_file() or read_json(file) != stamp):
@@ -227,7 +248,7 @@ def _fresh_state(state: Path, identity: Identity, here: dict[str, Any], code: st
 
 
 def _save_model(model: PreTrainedModel, context: Context, folder: Path) -> str:
-    """Write model and tokenizer to `model`, through it where it is a link; return the digest of the weights."""
+    """Write model and tokenizer to `model`, following a link; return the digest of the weights."""
     final = folder / "model"
     part = final if final.is_symlink() else folder / "model.part"
     remove_folder(part)
@@ -241,7 +262,14 @@ def _save_model(model: PreTrainedModel, context: Context, folder: Path) -> str:
 
 
 def describe(context: Context, method: Method, identity: Identity, began: float) -> dict[str, Any]:
-    """Everything one needs to make a run again or to doubt it. `began` is a time.monotonic()."""
+    """Return the facts that are needed to reproduce a run: its inputs, code, versions, hardware and time.
+
+    Args:
+        context: Context of the run.
+        method: The contestant on the task.
+        identity: Identity of the run.
+        began: Value of `time.monotonic` at the start of the run.
+    """
     wall = time.monotonic() - began
     used = resource.getrusage(resource.RUSAGE_SELF)
     return {
@@ -270,7 +298,7 @@ def describe(context: Context, method: Method, identity: Identity, began: float)
 
 
 def hardware(cpu: bool) -> dict[str, Any]:
-    """The processor and, where it is used, the GPU."""
+    """Return the names of the processor and, unless `cpu`, of the GPU."""
     names = [line for line in _cpuinfo() if line.startswith("model name")]
     found = {"cpu": names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()}
     return found if cpu else found | {"gpu": torch.cuda.get_device_name()}

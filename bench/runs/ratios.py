@@ -1,7 +1,8 @@
-"""The study over pruning ratios, in generations: ask for trials, run them as ordinary jobs, tell the results.
+"""The ratio study: an Optuna search over pruning ratios in generations.
 
-Nothing but files passes from one stage to the next, and a stage is a function of its files and the settings.
-So a study that was killed goes on from what is there, and gives the same bytes as one that was not.
+`ask` draws the trials of a generation, the workflow makes their runs, and `tell` adds the results to the history. The
+stages exchange only files, and the output of a stage depends only on its input files and the settings. An interrupted
+study therefore resumes from its files and gives the same bytes as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from bench.store import RunKey, read_json, run_folder, write_json, write_parquet
 from bench.trace import Costs
 
 VERSION = 1
-"""Raised when a study of the same settings would come out differently."""
+"""Version of the study; raise it when the same settings give other trials."""
 
 OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
     "score": "maximize",
@@ -39,22 +40,32 @@ OBJECTIVES: dict[str, Literal["maximize", "minimize"]] = {
 }
 _OUTCOME = (*OBJECTIVES, "validation_score", "status", "reason")
 _COLUMNS = ("number", "generation", "variant", *_OUTCOME, "distributions", "pareto")
-_DRAWS = 50  # a trial costs a training: so often a variant that was asked before is drawn anew
+_DRAWS = 50  # attempts to draw a variant that is new, since every trial costs a training
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A trial that is to run: its number in the study, and what Optuna needs to see it again."""
+    """A drawn trial.
+
+    Attributes:
+        number: Number of the trial in the study.
+        variant: Variant to train.
+        params: Value of each parameter.
+        distributions: Distribution of each parameter, in Optuna's JSON format.
+    """
 
     number: int
     variant: str
     params: dict[str, Any]
     distributions: dict[str, dict[str, Any]]
-    """Parameter -> its range, as Optuna writes it in JSON."""
 
 
 def study_of(settings: Settings, task: str, method: str) -> RatioStudy:
-    """The study of a method on a task. Raises UserError where the settings have none, or two."""
+    """Return the study of a method on a task.
+
+    Raises:
+        UserError: If the settings do not have exactly one.
+    """
     found = [study for study in settings.studies if study.method == method and task in study.tasks]
     if len(found) != 1:
         raise UserError(f"studies: {len(found)} of {method} on {task}; there must be one")
@@ -62,28 +73,28 @@ def study_of(settings: Settings, task: str, method: str) -> RatioStudy:
 
 
 def trials_file(settings: Settings, task: str, method: str) -> Path:
-    """Where `finish` leaves the study."""
+    """Return the file that `finish` writes."""
     return _folder(settings, task, method) / "trials.parquet"
 
 
 def generation_file(settings: Settings, task: str, method: str, generation: int) -> Path:
-    """Where `ask` leaves the trials of a generation."""
+    """Return the file that `ask` writes."""
     return _folder(settings, task, method) / f"generation-{generation}.json"
 
 
 def history_file(settings: Settings, task: str, method: str, generation: int) -> Path:
-    """Where `tell` leaves all trials up to a generation."""
+    """Return the file that `tell` writes: all trials up to a generation."""
     return _folder(settings, task, method) / f"history-{generation}.parquet"
 
 
 def trial_keys(settings: Settings, task: str, method: str, generation: int) -> list[RunKey]:
-    """The runs of the trials that `ask` wrote: ordinary ones, with the first seed of the task."""
+    """Return the runs of the trials that `ask` wrote; they use the first seed of the task."""
     seed = settings.seeds_of(task)[0]
     return [RunKey(task, method, trial.variant, seed) for trial in _asked(settings, task, method, generation)]
 
 
 def foreseen(settings: Settings, task: str, method: str, folders: Sequence[Path]) -> list[RunKey]:
-    """The trials of a study, as far as they follow from its histories in other folders of results."""
+    """Return the runs of all trials that are known in advance, given histories of the study in other folders."""
     study, asker = study_of(settings, task, method), contestant(settings, method, task)
     seed, history = settings.seeds_of(task)[0], pd.DataFrame()
     keys: list[RunKey] = []
@@ -100,7 +111,7 @@ def foreseen(settings: Settings, task: str, method: str, folders: Sequence[Path]
 
 
 def _told(file: Path) -> pd.DataFrame:
-    """Return a history from a results folder of others.
+    """Read a history from another results folder.
 
     Raises:
         UserError: If it is not a history of a study.
@@ -115,7 +126,7 @@ def _told(file: Path) -> pd.DataFrame:
 
 
 def trials_so_far(settings: Settings) -> tuple[list[RunKey], dict[tuple[str, str], int]]:
-    """The runs of all trials that have been asked for, and by (task, method) how many are still to be asked for."""
+    """Return the runs of all trials drawn so far, and the number of trials still to draw by (task, method)."""
     known: dict[RunKey, None] = {}
     later: dict[tuple[str, str], int] = {}
     for study in settings.studies:
@@ -130,10 +141,11 @@ def trials_so_far(settings: Settings) -> tuple[list[RunKey], dict[tuple[str, str
 
 
 def ask(settings: Settings, task: str, method: str, generation: int) -> list[Asked]:
-    """Writes and returns the trials of a generation, from the history of the generations before it.
+    """Draw the trials of a generation, given the history of the generations before it; write and return them.
 
-    Raises UserError for a generation that the study does not have, a missing history, and a population
-    that is too small for the sampler.
+    Raises:
+        UserError: If the study has no such generation, the history is missing or the population is too small for the
+            sampler.
     """
     study = study_of(settings, task, method)
     _check_generation(study, generation)
@@ -146,11 +158,13 @@ def ask(settings: Settings, task: str, method: str, generation: int) -> list[Ask
 
 
 def tell(settings: Settings, task: str, method: str, generation: int) -> pd.DataFrame:
-    """Writes and returns the history up to a generation, its trials' runs among it; one row a trial.
+    """Add the results of a generation to the history; write and return it with one row for each trial.
 
-    A trial's score is that of full depth on the selection split, its FLOPs the mean over that split;
-    `validation_score` is for reports and no sampler sees it. A failed run is a row with its reason. Raises
-    UserError for a missing run.
+    `score` is the score at full depth on the selection split and `flops` the mean over that split. `validation_score`
+    is for reports only; the sampler does not use it. A failed run is a row with the reason.
+
+    Raises:
+        UserError: If a run of the generation is missing.
     """
     _check_generation(study_of(settings, task, method), generation)
     trials = _asked(settings, task, method, generation)
@@ -171,7 +185,7 @@ def tell(settings: Settings, task: str, method: str, generation: int) -> pd.Data
 
 
 def finish(settings: Settings, task: str, method: str) -> pd.DataFrame:
-    """Writes and returns all trials of the study; `pareto` marks those that no other one dominates."""
+    """Write and return all trials of the study; `pareto` marks those that no other trial dominates."""
     history = _history_before(settings, task, method, study_of(settings, task, method).generations)
     best = [trial.number for trial in replay(history).best_trials]
     table = history.drop(columns="distributions").assign(pareto=history["number"].isin(best))
@@ -180,7 +194,7 @@ def finish(settings: Settings, task: str, method: str) -> pd.DataFrame:
 
 
 def replay(history: pd.DataFrame, sampler: BaseSampler | None = None) -> Study:
-    """The Optuna study of a history, in memory; its trials know their generation."""
+    """Return an in-memory Optuna study with the trials of a history; `user_attrs` has their generations."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(directions=[*OBJECTIVES.values()], sampler=sampler)
     for row in history.to_dict("records"):
@@ -199,11 +213,11 @@ def replay(history: pd.DataFrame, sampler: BaseSampler | None = None) -> Study:
 
 
 class _Generations(NSGAIISampler):
-    """NSGA-II (Deb et al., 2002) whose generations are the study's own.
+    """NSGA-II (Deb et al., 2002) in which the trials drawn by one `ask` form a generation.
 
-    Optuna's counts the trials that went well to find the present generation, so after a failed one it would
-    draw at random to fill the old generation. Here a generation is what was asked together, and the best of
-    its trials and of its parents are the parents of the next.
+    Optuna counts successful trials to find the current generation, so after a failed trial it would fill the previous
+    generation with random trials. The parents of a generation are the best among the previous generation and its
+    parents.
     """
 
     def __init__(self, generation: int, population: int, seed: int) -> None:
@@ -221,7 +235,7 @@ class _Generations(NSGAIISampler):
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         if len(self.get_parent_population(study, self._generation)) < 2:
-            return {}  # crossover needs two parents; what is not given here is drawn at random
+            return {}  # crossover needs two parents; missing parameters are drawn at random
         return super().sample_relative(study, trial, search_space)
 
 
@@ -240,7 +254,7 @@ def _sampled(study: RatioStudy, method: Method, generation: int, history: pd.Dat
 
 
 def _draw(study: Study, method: Method, known: Iterable[str]) -> tuple[Trial, str]:
-    """A trial whose variant is not known; one that is where the space seems to have no other."""
+    """Draw a trial with a new variant; after `_DRAWS` attempts accept a known one."""
     for _ in range(_DRAWS - 1):
         trial = study.ask()
         variant = method.search_space(trial)
@@ -256,7 +270,7 @@ def _sampler(study: RatioStudy, generation: int) -> BaseSampler:
     if study.sampler == "random":
         return RandomSampler(seed=seed)
     if study.sampler == "tpe":
-        # The first generation is the random start; trials asked together keep away from each other.
+        # The first generation is random; constant_liar spreads the trials of one generation.
         return TPESampler(seed=seed, n_startup_trials=study.population, constant_liar=True)
     if study.population < 2:
         raise UserError(f"studies: {study.method} has population = {study.population}; nsgaii needs 2 or more")
@@ -264,7 +278,7 @@ def _sampler(study: RatioStudy, generation: int) -> BaseSampler:
 
 
 def _outcome(settings: Settings, key: RunKey) -> dict[str, Any]:
-    """What a trial's run found, under the names of `_OUTCOME`."""
+    """Return the result of the run of a trial, with the keys of `_OUTCOME`."""
     nothing = dict.fromkeys((*OBJECTIVES, "validation_score"), float("nan"))
     folder = run_folder(settings, key)
     facts = read_json(folder / "run.json")
@@ -276,7 +290,7 @@ def _outcome(settings: Settings, key: RunKey) -> dict[str, Any]:
     }
     found: dict[str, Any] = {name: float(full[settings.selection][name]) for name in OBJECTIVES}
     found["validation_score"] = float(full["validation"]["score"])
-    if math.isnan(found["score"]):  # a correlation of constant predictions; Optuna takes no such value
+    if math.isnan(found["score"]):  # correlation of constant predictions; Optuna rejects NaN
         return found | {"status": "failed", "reason": f"the score on {settings.selection} is not defined"}
     return found | {"status": "ok", "reason": ""}
 
@@ -301,7 +315,7 @@ def _check_generation(study: RatioStudy, generation: int) -> None:
 
 
 def _typed(value: Any, distribution: BaseDistribution) -> Any:
-    """A table's cell as the parameter that it was: a column with gaps has made floats of whole numbers."""
+    """Restore the type of a parameter: a column with missing values holds integers as floats."""
     return distribution.to_external_repr(distribution.to_internal_repr(value))
 
 

@@ -1,4 +1,4 @@
-"""From kept traces to operating points: every threshold of every run of a task and seed, without a forward pass."""
+"""Replay: compute the operating points of runs from their traces, without running a model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from bench.store import RunKey, points_file, read_json, run_folder, trials_file,
 from bench.trace import Costs, Trace
 
 VERSION = 1
-"""Raised when the points or the search for thresholds of the same traces would come out differently."""
+"""Version of the replay; raise it when the same traces give other points or thresholds."""
 
 
 def replay(settings: Settings, task: str, seed: int) -> None:
-    """Writes the points, and the threshold searches' histories, of all runs of a task and seed.
+    """Write the operating points and the trials of the threshold searches of all runs of a task and seed.
 
-    Runs that failed or are not there have no points: `collect` says so. Raises UserError for artefacts that are broken.
+    Failed and missing runs have no points; `collect` adds a row for each.
+
+    Raises:
+        UserError: If a file of a run is damaged.
     """
     tables, trials = [], []
     for planned in runs(settings):
@@ -37,12 +40,12 @@ def replay(settings: Settings, task: str, seed: int) -> None:
 
 
 def stamp(settings: Settings, key: RunKey, facts: dict[str, Any]) -> str:
-    """Return what a run's points are made from and how: identity, weights, exit policy, settings of the replay.
+    """Return a key of the inputs of a replay: identity, weights, exit policy and threshold settings.
 
     Args:
-        settings: The profile.
-        key: The run.
-        facts: Its run.json.
+        settings: Settings of the benchmark.
+        key: Key of the run.
+        facts: Content of its run.json.
     """
     rule = contestant(settings, key.method, key.task).rule()
     made = " ".join(filter(None, (facts["identity"], facts.get("weights"))))
@@ -50,13 +53,13 @@ def stamp(settings: Settings, key: RunKey, facts: dict[str, Any]) -> str:
 
 
 def succeeded(settings: Settings, key: RunKey) -> bool:
-    """Whether a run is there and ended well."""
+    """Return whether a run exists and succeeded."""
     path = run_folder(settings, key) / "run.json"
     return path.is_file() and read_json(path)["status"] == "ok"
 
 
 def points_of(settings: Settings, key: RunKey) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The points table of one run (`bench.analysis.points`), and the trials of its search for thresholds."""
+    """Return the operating points of one run (see `bench.analysis.points`) and the trials of its threshold search."""
     method = contestant(settings, key.method, key.task)
     traces, cost = traces_of(settings, key), Costs.load(run_folder(settings, key) / "costs.json")
     policy = method.rule()
@@ -82,7 +85,11 @@ def points_of(settings: Settings, key: RunKey) -> tuple[pd.DataFrame, pd.DataFra
 
 
 def traces_of(settings: Settings, key: RunKey) -> dict[str, Trace]:
-    """The kept traces of a run by split. Raises UserError where one that is needed is not there."""
+    """Return the traces of a run by split.
+
+    Raises:
+        UserError: If the trace of the selection or validation split is missing.
+    """
     folder = run_folder(settings, key)
     files = {path.stem.removeprefix("trace-"): path for path in sorted(folder.glob("trace-*.parquet"))}
     for split in {settings.selection, "validation"} - files.keys():

@@ -1,4 +1,4 @@
-"""What need not be made here: runs under `reuse` that were asked the same."""
+"""Find runs with the same identity in the folders of the setting `reuse`, so that they need not be trained again."""
 
 from __future__ import annotations
 
@@ -15,10 +15,17 @@ from bench.store import RunKey
 
 
 def taken(settings: Settings, identities: Identities, key: RunKey | None = None) -> dict[RunKey, Path]:
-    """Run, or trial of a study -> the folder of a run under `reuse` that was asked the same.
+    """Map planned runs, including trials of studies, to folders of runs with the same identity under `reuse`.
 
-    `key`: only this run and those of its task and seed. One whose model is not there, as in published results, is left
-    out where a run that is made here starts from it. Raises UserError for a folder without runs.
+    A run without weights, as in a published folder, is left out if a run that must be trained depends on it.
+
+    Args:
+        settings: Settings of the benchmark.
+        identities: Identities of its runs.
+        key: If given, only the runs of its task and seed are considered.
+
+    Raises:
+        UserError: If a folder contains no runs.
     """
     if not settings.reuse:
         return {}
@@ -43,7 +50,7 @@ def taken(settings: Settings, identities: Identities, key: RunKey | None = None)
 
 
 def _kept(folder: Path, key: RunKey | None) -> list[tuple[str, Path]]:
-    """Return (identity, folder) of the finished runs of a results folder; with `key` those of its task and seed."""
+    """Return (identity, folder) of the successful runs of a results folder; with `key` those of its task and seed."""
     found = runs_of(folder, key.task, key.seed) if key else runs_of(folder)
     if not found and not any(folder.glob("runs/*/*/*/*/run.json")):
         raise UserError(f"reuse: {folder} holds no runs; name a results folder, or a published one")
@@ -51,11 +58,11 @@ def _kept(folder: Path, key: RunKey | None) -> list[tuple[str, Path]]:
 
 
 def _trials(settings: Settings, key: RunKey | None) -> Iterator[Planned]:
-    """The trials of the studies (of the task of `key`), as far as they follow from the histories under `reuse`."""
+    """Yield the trials of the studies that are known in advance from the histories under `reuse`."""
     for study in settings.studies:
         for task in study.tasks:
             if key is None or task == key.task:
-                from bench.runs.ratios import foreseen  # Optuna, for those who have a study
+                from bench.runs.ratios import foreseen  # imports Optuna, which is slow
 
                 yield from (_planned(settings, each) for each in foreseen(settings, task, study.method, settings.reuse))
 

@@ -16,15 +16,15 @@ WRONG = {
     "NeedsNobody": "it can be set up",
     "NoVariants": "it can be set up",
     "NoPolicy": "it can be set up",
-    "NoStatistic": "the exit rule looks only back",
-    "Raises": "a run is whole",
-    "Unsaved": "the saved model gives the kept trace",
+    "NoStatistic": "the exit policy uses no later exits",
+    "Raises": "a run is complete",
+    "Unsaved": "the saved model reproduces its trace",
     "MoreThanItSays": "its costs are those of its shape",
-    "DependsOnTheBatch": "batch size changes nothing",
-    "LooksAhead": "the exit rule looks only back",
-    "ReadsNoSignal": "the exit rule looks only back",
-    "WrongWay": "the threshold goes from early to full depth",
-    "OtherEngine": "the engine decides as the replay",
+    "DependsOnTheBatch": "logits do not depend on the batch size",
+    "LooksAhead": "the exit policy uses no later exits",
+    "ReadsNoSignal": "the exit policy uses no later exits",
+    "WrongWay": "thresholds range from early exits to full depth",
+    "OtherEngine": "the engine agrees with the replay",
     "Unseeded": "the same seed gives the same points",
     "Idle": "it learns",
 }
@@ -76,14 +76,14 @@ def test_one_cause_is_reported_once(verdicts: Callable[[str], dict[str, Verdict]
 
 
 def test_every_check_is_seen_to_fail():
-    points = "its points are whole, and cost more as the threshold tightens"  # WrongWay fails it too
+    points = "its points are complete, and stricter thresholds cost more"  # WrongWay fails it too
     assert {each.title for each in CHECKS} - {points} == set(WRONG.values())
 
 
 def test_a_sound_method_has_nothing_to_answer_for(verdicts: Callable[[str], dict[str, Verdict]]):
     found = verdicts("Sound")
     assert {title: verdict.faults for title, verdict in found.items() if verdict.faults and title != "it learns"} == {}
-    assert verdicts("WrongWay")["its points are whole, and cost more as the threshold tightens"].faults
+    assert verdicts("WrongWay")["its points are complete, and stricter thresholds cost more"].faults
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What can be known before anything trains: the plan with what is missing, and the size of a shape."""
+"""Checks before training: the plan, the data, the checkpoints and the disk; and the size of a shape."""
 
 from __future__ import annotations
 
@@ -30,15 +30,20 @@ if TYPE_CHECKING:
     from bench.tasks.examples import TaskData
 
 KEPT = 0.81
-"""What a run keeps as a share of the backbone's float32 weights: the mean over the sketch profile's 133 runs."""
+"""Size of the files of a run / size of the backbone's float32 weights: the mean over 133 runs of the sketch profile."""
 
 
 def report(settings: Settings, cores: int) -> Iterator[str]:
-    """The plan, the examples and the quality of the data of each task, and how long it will take with `cores` cores.
+    """Yield the report of `costeff check`: the plan, the data of each task with their quality, and a forecast.
 
-    Raises UserError for the first thing that is missing; what is wrong with data is listed whole before.
+    Args:
+        settings: Settings of the benchmark.
+        cores: Number of cores in the forecast.
+
+    Raises:
+        UserError: For the first thing that is missing. All problems of the data are yielded before.
     """
-    yield from recipes(settings)  # before anything is opened: they need no checkpoint
+    yield from recipes(settings)  # first, since they need no checkpoint
     yield from summary(settings)
     yield f"device: {_device(settings)}"
     planned = runs(settings)
@@ -69,15 +74,15 @@ def _check_data(
     texts: dict[str, TaskData],
     problems: list[str],
 ) -> Iterator[str]:
-    """Yield what is known of a task's data, a line each.
+    """Yield one line for each fact about the data of a task.
 
     Args:
-        settings: The settings.
-        task: The task.
-        tokenizer: The backbone's tokenizer.
-        count: How many runs the task has.
-        texts: Gets the data under the task's name.
-        problems: Gets what is wrong with the data, one line each.
+        settings: Settings of the benchmark.
+        task: Name of the task.
+        tokenizer: Tokenizer of the backbone.
+        count: Number of runs on the task.
+        texts: Output: the tokenized splits are added under the name of the task.
+        problems: Output: one line is added for each problem.
     """
     wrong: list[str] = []
     try:
@@ -97,7 +102,7 @@ def _check_data(
 
 
 def _device(settings: Settings) -> str:
-    """What the jobs compute on; where this machine has none of it, theirs must."""
+    """Return the device of the jobs, with a note if this machine does not have it."""
     try:
         return str(pick_device(settings))
     except UserError:
@@ -107,7 +112,11 @@ def _device(settings: Settings) -> str:
 def check_checkpoints(
     settings: Settings, planned: Sequence[Planned], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[str]:
-    """Opens the backbone and every other checkpoint of the runs, a line each; raises UserError for what is wrong."""
+    """Load the backbone and all other checkpoints of the runs; yield one line for each.
+
+    Raises:
+        UserError: If a checkpoint cannot be used.
+    """
     backbone = settings.backbone
     columns = {task: len(task_named(task, settings.own_tasks).columns) for task in settings.tasks}
     longest = max(settings.data.of(task).max_length[count - 1] for task, count in columns.items())
@@ -126,10 +135,13 @@ def check_checkpoints(
 
 
 def check_room(settings: Settings, found: Coming) -> str:
-    """A line on the disk that the runs to come need, and on what is free. Raises UserError where it lacks.
+    """Return a line on the disk space that the remaining runs need and the space that is free.
 
-    Each run keeps a model, in float32 and smaller than the backbone or as large (`KEPT`); one in training also holds
-    two checkpoints, of weights and Adam's two moments, and its best weights.
+    Every run keeps a model in float32, whose mean size is `KEPT` x the backbone. A run in training also keeps two
+    checkpoints of the weights and Adam's two moments, and its best weights.
+
+    Raises:
+        UserError: If the space is not sufficient or the folder is not writable.
     """
     to_come = len(found)
     model = 4 * backbones.shape_of(settings.backbone.name, settings.backbone.revision).parameters()
@@ -160,10 +172,13 @@ def size_of(
     positions: int,
     pooler: bool,
 ) -> dict[str, Any]:
-    """Parameters and, for each exit, multiply-adds and FLOPs (2 x) of one example of `length` tokens.
+    """Return the parameters of a shape, and the cost of each exit for one example of `length` tokens.
 
-    An exit after every layer with COST-EFF's head; with `pooler` one exit at the end behind BERT's pooler. Raises
-    UserError for a shape that cannot be.
+    The arguments are those of `costeff size`. The encoder has an exit after every layer with COST-EFF's head; with
+    `pooler` it has one exit after the last layer, with BERT's pooler.
+
+    Raises:
+        UserError: If the shape is not valid.
     """
     numbers = {
         "layers": layers,

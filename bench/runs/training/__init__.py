@@ -1,1 +1,1 @@
-"""The training of one run: what it costs, and when it has failed to learn."""
+"""The cost of a training, and the detection of collapsed ones."""

@@ -14,16 +14,16 @@ if TYPE_CHECKING:
     from bench.tasks.catalogue import Task
 
 SPREAD = 0.05
-"""Least difference between the largest and the smallest prediction of a regression, on its scale of 0 to 5."""
+"""Smallest difference between the largest and smallest prediction on regression, on a scale of 0 to 5."""
 
 
 def collapsed(model: Encoder | Cascade, trace: Trace, task: Task) -> bool:
-    """Return whether a trained model answers all examples of the selection split alike at full depth.
+    """Return whether a trained model gives the same answer to all examples of the selection split.
 
     Args:
-        model: The trained model. Each member of a cascade must give different answers, of an encoder its last exit.
-        trace: Its trace of the selection split.
-        task: The task. Predictions of a regression are alike within `SPREAD`.
+        model: Trained model. For an encoder its last exit is checked, for a cascade each member.
+        trace: Trace of the selection split.
+        task: Task of the run. On regression predictions that differ by less than `SPREAD` count as the same.
     """
     found = predictions(trace, task)
     checked = found if isinstance(model, Cascade) else found[-1:]

@@ -1,4 +1,4 @@
-"""The training behind a run: optimizer steps and FLOPs, its own and those of the models it starts from."""
+"""Compute the training cost of a run in optimizer steps and FLOPs, including the runs it depends on."""
 
 from __future__ import annotations
 
@@ -19,12 +19,18 @@ if TYPE_CHECKING:
 def training_cost(settings: Settings, key: RunKey, data: TaskData) -> dict[str, Any]:
     """Return the training cost of a run as plain values.
 
-    FLOPs follow from shapes and lengths: 2 x multiply-adds of a forward pass, three times that for a training step, and
-    the passes of teachers, of checkpoint selection and of recording traces.
+    FLOPs are computed from shapes and lengths: 2 x multiply-adds for a forward pass and three times that for a training
+    step. Forward passes of teachers, of checkpoint selection and of tracing are included.
+
+    Args:
+        settings: Settings of the benchmark.
+        key: Key of the run.
+        data: Tokenized splits of the task.
 
     Returns:
-        `lineage_steps` (`bench.lineage.steps_in_all`), `flops` (of the run itself) and `flops_in_all` (with every run
-        that it needs, each once; None if one of them does not say); empty if the method does not give its stages.
+        `lineage_steps` (see `bench.lineage.steps_in_all`), `flops` of the run itself, and `flops_in_all`, which
+        includes every run that it depends on, each once (None if the cost of one is not known). Empty if the method
+        does not implement `stages`.
     """
     method = contestant(settings, key.method, key.task)
     try:
@@ -43,7 +49,7 @@ def training_cost(settings: Settings, key: RunKey, data: TaskData) -> dict[str, 
 
 
 def _needs(settings: Settings, key: RunKey) -> list[RunKey]:
-    """Every run that `key` needs, directly or not, each once."""
+    """Return all direct and indirect dependencies of a run, each once."""
     found: dict[RunKey, None] = {}
     waiting = [key]
     while waiting:
