@@ -1,4 +1,4 @@
-# From the runs to what a person reads: one tidy table, then tables, figures and the results page.
+# Merge the operating points of all runs, and make tables, figures and the results page.
 
 
 rule collect:
@@ -50,7 +50,7 @@ rule report:
 
 
 rule complete:
-    # A run that failed is a row of every table; here, after all of them, it is also an exit code.
+    # Fail if any run has failed, after the report is written.
     input:
         f"{ROOT}/index.html",
         f"{ROOT}/all-points.parquet",
