@@ -1,6 +1,5 @@
-# The door of the benchmark:  snakemake --cores all  [--configfile config/paper.yaml]  [--config KEY=VALUE ...]
-# Settings, rules, and what `all` means. The default profile is config/sketch.yaml.
-# An installed package holds this file too: costeff workflow PROFILE ...
+# Run a benchmark:  snakemake --cores all  [--configfile config/paper.yaml]  [--config KEY=VALUE ...]
+# The default profile is config/sketch.yaml. With an installed package:  costeff workflow PROFILE ...
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -15,7 +14,7 @@ include: "workflow/rules/sweep.smk"
 include: "workflow/rules/report.smk"
 
 
-# What takes seconds runs where Snakemake runs: a cluster's queue is for the rest.
+# Rules that take seconds run on the machine of Snakemake, not in the queue of a cluster.
 localrules:
     all,
     replay,
@@ -31,7 +30,7 @@ rule all:
     default_target: True
     input:
         f"{ROOT}/complete",
-        # What the report was made from is asked for by name: a page alone is not a finished run.
+        # List the inputs of the report explicitly, so that missing ones are made again.
         [file for run in PLANNED for file in (*kept(run.key), model_of(run.key))],
         all_points,
         f"{ROOT}/all-points.parquet",

@@ -1,0 +1,1 @@
+"""Published methods that COST-EFF is compared with."""

@@ -1,4 +1,4 @@
-"""TinyBERT's data augmentation: copies of training examples with words drawn from a masked-language model."""
+"""Data augmentation of TinyBERT: copies of training examples with words replaced by a masked-language model."""
 
 from __future__ import annotations
 
@@ -16,28 +16,32 @@ from bench.tasks.examples import Examples
 REPLACED = 0.4
 """Probability that a word of a copy is replaced."""
 CANDIDATES = 15
-"""How many of the model's likeliest words a replacement is drawn from."""
+"""Number of most probable words from which a replacement is drawn."""
 CONTRACTED = frozenset(
     ("s", "t", "d", "m", "ll", "re", "ve", "don", "didn", "doesn", "isn", "aren", "wasn", "weren", "won", "wouldn",
      "couldn", "shouldn", "hasn", "haven", "hadn", "ain")
 )  # fmt: skip
-"""Pieces of contractions such as don't, which a BERT tokenizer splits at the apostrophe; they are not replaced."""
+"""Parts of contractions such as "don't", which a BERT tokenizer splits at the apostrophe. They are never replaced."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Kinds of ids in a WordPiece vocabulary, as masks over it [V]."""
+    """Classes of tokens in a WordPiece vocabulary, as Boolean masks of shape [V].
+
+    Attributes:
+        words: Tokens of letters that begin a word; a replacement is one of these.
+        stop: English stop words (scikit-learn's `ENGLISH_STOP_WORDS` and `CONTRACTED`), which are never replaced.
+        continuations: Tokens that continue a word (##...).
+    """
 
     words: NDArray[np.bool_]
-    """Letters only, and the beginning of a word: what a replacement may be."""
     stop: NDArray[np.bool_]
-    """Stop words of English (scikit-learn's ENGLISH_STOP_WORDS and `CONTRACTED`), in any case: never replaced."""
     continuations: NDArray[np.bool_]
-    """Pieces that continue a word (##...)."""
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
-        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # half a second that few runs need
+        """Return the token classes of the vocabulary of a tokenizer."""
+        from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS  # slow to import, and rarely needed
 
         stop = ENGLISH_STOP_WORDS | CONTRACTED
         tokens = tokenizer.convert_ids_to_tokens(list(range(len(tokenizer))))
@@ -49,7 +53,7 @@ class Vocabulary:
         )
 
     def places(self, ids: list[int]) -> NDArray[np.int64]:
-        """Return the positions in an example of the words that may be replaced: one piece each, no stop words."""
+        """Return the positions of the words that may be replaced: single tokens that are not stop words."""
         tokens = np.asarray(ids)
         continued = np.append(self.continuations[tokens[1:]], False)
         return np.flatnonzero(self.words[tokens] & ~self.stop[tokens] & ~continued)
@@ -65,20 +69,23 @@ def augmented(
 ) -> Examples:
     """Return the examples followed by altered copies of them (Jiao et al., 2020, algorithm 1 in appendix A).
 
-    As in the authors' `data_augmentation.py` a copy alters one sentence: each of its words is replaced with probability
-    0.4 by one of the 15 whole words that the model finds likeliest in its place; stop words, punctuation and numbers
-    stay; a copy that equals its original or an earlier copy is dropped. Labels, segments and difficulty are inherited.
-    Unlike the authors the model reads the example with the word masked (they append the unaltered sentence), words of
-    several pieces stay (they draw from GloVe neighbours), and the other sentence of a pair is always the original (in
-    theirs the second sentence is altered beside the last alteration of the first).
+    As in the authors' `data_augmentation.py`, a copy alters one sentence. Each of its words is replaced with
+    probability 0.4 by one of the 15 most probable whole words at its position. Stop words, punctuation and numbers are
+    not replaced. A copy that equals its original or an earlier copy is dropped. Copies have the labels, segments and
+    difficulty of their original.
+
+    There are three differences from the authors' code. The model reads the example with the word masked (authors: the
+    original sentence is appended). Words of several tokens are not replaced (authors: by GloVe neighbors). The other
+    sentence of a pair is the original one (authors: the second sentence is altered together with the last alteration
+    of the first).
 
     Args:
         model: Masked-language model.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer of the model.
         examples: N examples of one or two sentences.
-        copies: How many copies of each sentence are tried; at most N x sentences x copies rows are added.
-        seed: Of the replacements.
-        batch_size: Examples that the model reads at once.
+        copies: Number of copies tried for each sentence; at most N x sentences x copies examples are added.
+        seed: Seed of the replacements.
+        batch_size: Batch size of the model.
     """
     vocabulary = Vocabulary.of(tokenizer)
     places = [vocabulary.places(ids) for ids in examples.input_ids]
@@ -112,7 +119,7 @@ def _candidates(
     places: list[NDArray[np.int64]],
     batch_size: int,
 ) -> list[NDArray[np.int32]]:
-    """Return, for each example [places, 15], the likeliest words at each place when it alone is masked."""
+    """Return for each example the most probable words [positions, 15] when one position is masked at a time."""
     model.eval()
     device = model.bias.device
     forbidden = torch.ones(model.bias.shape[0], dtype=torch.bool)

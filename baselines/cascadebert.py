@@ -1,4 +1,4 @@
-"""CascadeBERT: a small complete model answers the examples that it is confident of, a big one answers the rest."""
+"""CascadeBERT: a cascade of a small and a big model; examples with low confidence continue to the big model."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from bench.training.targets import FrozenTeacher
 
 
 class CascadeBertOptions(Options):
-    """The two members, and the training of the small one."""
+    """Options of CascadeBERT: the two members, and the training of the small one."""
 
     big: str = Field("teacher", description="The contestant that is the big member.")
     small: Checkpoint | None = Field(None, description="Checkpoint of the small member; null: the first layers.")
@@ -49,17 +49,21 @@ class CascadeBertOptions(Options):
 
 
 class CascadeBert(Method):
-    """CascadeBERT (Li et al., Findings of EMNLP 2021, arXiv 2012.14682): two complete models, small then big.
+    """CascadeBERT (Li et al., Findings of EMNLP 2021, arXiv 2012.14682): a cascade of two complete models.
 
-    The paper's loss CE(small) + CE(big) + lambda DAR(small) has no term that joins the members, so the big member is
-    the fine-tuned teacher, and only the small one is trained here. As in the authors' code the rate of the small member
-    decays linearly to 0 without warm-up, there is no weight decay, and its last weights are kept.
+    The loss of the paper, CE(small) + CE(big) + lambda DAR(small), has no term that depends on both members. The big
+    member is therefore the fine-tuned teacher, and only the small one is trained. As in the authors' code, the learning
+    rate of the small member decays linearly to 0 without warm-up, there is no weight decay, and the last weights are
+    kept.
 
-    An example is easy, for DAR, if a small model fine-tuned on the other folds classifies it correctly; no fold shares
-    a text with another. (The paper's ensemble is trained on the examples that it judges; on small tasks nearly
-    everything would be easy.) Without a pre-trained small checkpoint the small member is the backbone's first layers,
-    first trained on the backbone's last hidden states of the task's text (no label takes part, so the folds stay
-    valid); tables say so. On regression there is no confidence: both members are static points.
+    For the difficulty-aware regularization (DAR), an example is easy if a small model that is fine-tuned on the other
+    folds classifies it correctly. Folds have no text in common. The ensemble of the paper is trained on the examples
+    that it classifies; on small tasks nearly all of them would be easy.
+
+    Without a pretrained small checkpoint, the small member consists of the first layers of the backbone, which are
+    first trained to reproduce the backbone's last hidden states on the text of the task. This uses no labels, so the
+    folds remain valid. The label of the contestant mentions it. On regression there is no confidence, so there is no
+    exit policy and both members are static points.
     """
 
     Options = CascadeBertOptions
@@ -72,9 +76,11 @@ class CascadeBert(Method):
             self.policy = "none"
 
     def variants(self) -> Sequence[str]:
+        """Return the names of the variants."""
         return ["full"]
 
     def check(self) -> None:
+        """Raise UserError for options that do not fit the backbone."""
         kept = self.options.small_layers
         if self.options.small:
             shape_of(self.options.small)
@@ -85,17 +91,21 @@ class CascadeBert(Method):
             )
 
     def needs(self, variant: str) -> Sequence[Needed]:
+        """Return the models that training depends on."""
         return [Needed(self.options.big, "full")]
 
     def checkpoints(self, variant: str) -> Sequence[str]:
+        """Return the pretrained checkpoints other than the backbone."""
         return [self.options.small] if self.options.small else []
 
     def label(self, variant: str) -> str:
+        """Return the name in tables and figures."""
         title = "CascadeBERT" + ("" if self.options.small else " (truncated small member)")
         title = self.titled(title, "cascadebert")
         return f"{title} without exit rule" if self.task.regression else title
 
     def train(self, context: Context, variant: str) -> Cascade:
+        """Train a variant and return its model."""
         options = self.options
         big = context.model(options.big, "full")
         small = self._start(context)
@@ -106,6 +116,7 @@ class CascadeBert(Method):
         return Cascade.of(small, big).to(context.device)
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        """Return the training stages of a variant."""
         options, whole = self.options, self.backbone
         small = shape_of(options.small) if options.small else whole.truncated(options.small_layers)
         found = [Stage(self._plan(options.epochs), examples, small)]
@@ -118,7 +129,7 @@ class CascadeBert(Method):
 
     @property
     def _difficulty(self) -> bool:
-        """Whether the difficulty-aware loss takes part; regression has no confidence."""
+        """Whether the difficulty-aware loss is used; on regression it is not, since there is no confidence."""
         return self.options.difficulty_weight > 0 and not self.task.regression
 
     @property
@@ -126,11 +137,11 @@ class CascadeBert(Method):
         return Plan(self.options.distil_epochs, self.options.distil_rate, self.options.batch_size)
 
     def _plan(self, epochs: float) -> Plan:
-        """Return the plan of the small member and of the folds (authors' code: no warm-up, no weight decay)."""
+        """Return the plan of the small member and the folds (authors' code: no warm-up, no weight decay)."""
         return Plan(epochs, self.options.learning_rate, self.options.batch_size, warmup=0, weight_decay=0)
 
     def _start(self, context: Context) -> Encoder:
-        """Return the small member before it is trained on labels."""
+        """Return the small member before its training on labels."""
         options = self.options
         if options.small:
             return context.backbone("pooler", name=options.small)
@@ -140,7 +151,7 @@ class CascadeBert(Method):
         return small
 
     def _easy(self, context: Context, start: Encoder) -> NDArray[np.bool_]:
-        """Return which training examples [N] are classified correctly by `start` fine-tuned on the other folds."""
+        """Return a mask [N] of the examples that `start`, fine-tuned on the other folds, classifies correctly."""
         options, train = self.options, context.train
         groups = np.arange(len(train)) if train.groups is None else train.groups
         try:
@@ -160,7 +171,7 @@ class CascadeBert(Method):
 
 
 def last_hidden(teacher: FrozenTeacher) -> Loss:
-    """Squared error of a shallow model's last hidden states against its teacher's, mean over real tokens."""
+    """Return a loss: the mean squared error of the last hidden states against the teacher's, over real tokens."""
 
     def loss(model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
         output = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"], output_hidden_states=True)
@@ -170,25 +181,38 @@ def last_hidden(teacher: FrozenTeacher) -> Loss:
 
 
 class DifficultyAware:
-    """The small member's loss: cross-entropy + weight x the difficulty-aware regularisation (section 3.3).
+    """Loss of the small member: cross-entropy + weight x difficulty-aware regularization (section 3.3).
 
-    `easy` [N] says which training examples are easy.
+    Args:
+        easy: Mask [N] of the easy training examples.
+        margin: Margin of `difficulty_loss`.
+        weight: Weight lambda of the regularization.
     """
 
     def __init__(self, easy: NDArray[np.bool_], margin: float, weight: float) -> None:
         self.easy, self.margin, self.weight = torch.from_numpy(easy), margin, weight
 
     def __call__(self, model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
+        """Return the loss of a batch."""
         logits = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]).logits
         easy = self.easy[batch["idx"].cpu()].to(logits.device)
         return task_loss(logits, batch["labels"]) + self.weight * difficulty_loss(logits, easy, self.margin)
 
 
 def difficulty_loss(logits: Tensor, easy: Tensor, margin: float) -> Tensor:
-    """Mean over easy examples of max(0, margin - (confidence - that of a hard example drawn from the batch)).
+    """Compute the difficulty-aware regularization of a batch (section 3.3).
 
-    logits [B, C], easy [B] bool; confidence is the largest class probability; 0 where the batch lacks either
-    group. Draws from torch's global generator, which a resumed stage restores.
+    Each easy example is paired with a random hard example. The loss is the mean over easy examples of
+    max(0, margin - (confidence of the easy example - confidence of the hard example)). The confidence is the largest
+    class probability. Hard examples are drawn from torch's global generator, which a resumed stage restores.
+
+    Args:
+        logits: Logits [B, C].
+        easy: Mask [B] of the easy examples.
+        margin: Difference in confidence above which the loss is 0.
+
+    Returns:
+        Scalar; 0 if the batch has no easy or no hard example.
     """
     confidence = F.softmax(logits.float(), dim=-1).amax(dim=-1)
     sure, unsure = confidence[easy], confidence[~easy]

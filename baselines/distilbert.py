@@ -1,4 +1,4 @@
-"""DistilBERT: half of the layers, distilled on text and then fine-tuned."""
+"""DistilBERT: a student with fewer layers, distilled on text and then fine-tuned."""
 
 from __future__ import annotations
 
@@ -27,17 +27,17 @@ from bench.training.loop import Plan
 
 TEMPERATURE = 2.0
 WEIGHTS = (5.0, 2.0, 1.0)
-"""Of the soft targets, the masked words and the cosine, in the authors' distillation command."""
+"""Weights of the losses (soft targets, masked words, cosine) in the authors' distillation command."""
 MASKED = 0.15
-"""Part of all tokens, special ones counted, that is predicted (`mlm_mask_prop`)."""
+"""Fraction of all tokens, including special ones, that is predicted (`mlm_mask_prop`)."""
 AT_ONCE = 32
-"""Texts of a batch that are read and masked together (authors: 5); more would not fit into memory on long texts."""
+"""Number of texts that are masked and read at once (authors: 5); more long texts do not fit into memory."""
 SMOOTHING = 0.7
-"""A word that occurs c times in the text is drawn with a probability proportional to c^-0.7 (`mlm_smoothing`)."""
+"""A word that occurs c times is masked with a probability proportional to c^-0.7 (`mlm_smoothing`)."""
 
 
 class DistilBertOptions(Options):
-    """The student, and the length and rate of its two trainings."""
+    """Options of DistilBERT: the student, and the length and learning rate of its two stages."""
 
     checkpoint: Checkpoint | None = Field(
         None,
@@ -64,35 +64,39 @@ class DistilBertOptions(Options):
 
 
 class DistilBert(Method):
-    """DistilBERT (Sanh et al., 2019, arXiv 1910.01108): every other layer, three losses on text, fine-tuning.
+    """DistilBERT (Sanh et al., 2019, arXiv 1910.01108): a shallow student, distilled with three losses.
 
-    With `checkpoint` the authors' own pre-trained student is fine-tuned, as they do on GLUE. Otherwise a student of the
-    backbone is made as they made theirs, but on the text of the task: layers at an even spread from the first to the
-    last (`spread`), no segment embeddings (row 0 is added to the positions, so single sentences lose nothing), then
-    5 T^2 KL(teacher, student) + 2 masked-language-modelling + 1 (1 - cos of last hidden states), T = 2, teacher = the
-    whole pre-trained backbone. Tables call it "DistilBERT-style (task text)".
+    With `checkpoint`, the authors' pretrained student is fine-tuned, as in their experiments on GLUE. Otherwise a
+    student is made from the backbone as in the paper, but on the text of the task; its label is "DistilBERT-style (task
+    text)". The student has evenly spaced layers of the backbone (`spread`) and no segment embeddings: the embedding of
+    segment 0 is added to the positions, so the output for single sentences does not change. The loss is
+    5 T^2 KL(teacher, student) + 2 masked-language modeling + 1 (1 - cosine of the last hidden states), with T = 2 and
+    the whole pretrained backbone as the teacher.
 
     Masking and optimizer of the distillation are those of the authors' script (transformers,
-    examples/research_projects/distillation): 15 % of all tokens, drawn with probability ~ count^-0.7; soft targets on
-    all tokens; AdamW with beta2 0.98 and epsilon 1e-6, warm-up 5 %, no weight decay, clip 5.0; the teacher reads no
-    segments.
+    examples/research_projects/distillation): 15 % of all tokens are masked, with probability ~ count^-0.7; soft targets
+    are used on all tokens; AdamW with beta2 0.98 and epsilon 1e-6, 5 % warm-up, no weight decay, gradient norm clipped
+    to 5.0; the teacher reads no segments.
 
-    Where the backbone's checkpoint has no masked-language-modelling head (MiniLM as a sentence encoder), the logits of
-    teacher and student are hidden @ E^T + bias, each with its own word embedding E and a bias that starts at 0.
+    If the checkpoint of the backbone has no masked-language-modeling head (for example MiniLM as a sentence encoder),
+    the logits of teacher and student are hidden @ E^T + bias, each with its own word embedding E and a bias that is
+    initialized to 0.
     """
 
     Options = DistilBertOptions
     version = 2
 
     def variants(self) -> Sequence[str]:
+        """Return the names of the variants."""
         return [f"depth{depth}" for depth in self.options.depths] or ["full"]
 
     def check(self) -> None:
+        """Raise UserError for options that do not fit the backbone."""
         if self.options.checkpoint:
             backbones.shape_of(self.options.checkpoint)
         if self.options.depths:
             backbone, layers = self.settings.backbone, self.backbone.layers
-            has_head(backbone.name, backbone.revision)  # a part of a head is refused
+            has_head(backbone.name, backbone.revision)  # raises for an incomplete head
             for depth in self.options.depths:
                 if not 1 <= depth <= layers:
                     raise UserError(
@@ -101,14 +105,16 @@ class DistilBert(Method):
                     )
 
     def asked(self, variant: str) -> dict[str, Any]:
-        """Not the other depths: another one more retrains nothing."""
+        """Return the options without the list of depths, so that a new depth does not retrain the others."""
         asked = super().asked(variant)
         return asked | {"depths": bool(asked["depths"])}
 
     def checkpoints(self, variant: str) -> Sequence[str]:
+        """Return the pretrained checkpoints other than the backbone."""
         return [self.options.checkpoint] if self.options.checkpoint else []
 
     def label(self, variant: str) -> str:
+        """Return the name in tables and figures."""
         if self.options.checkpoint:
             title = "DistilBERT"
         else:
@@ -117,6 +123,7 @@ class DistilBert(Method):
         return self.titled(title, "distilbert")
 
     def train(self, context: Context, variant: str) -> Encoder:
+        """Train a variant and return its model."""
         options = self.options
         if options.checkpoint:
             student = context.backbone("distilbert", name=options.checkpoint)
@@ -126,6 +133,7 @@ class DistilBert(Method):
         return student
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        """Return the training stages of a variant."""
         options, whole = self.options, self.backbone
         if options.checkpoint:
             return [Stage(self._plans[-1], examples, backbones.shape_of(options.checkpoint), selects=True)]
@@ -138,7 +146,7 @@ class DistilBert(Method):
 
     @property
     def _plans(self) -> list[Plan]:
-        """Return the plans of distillation, where the student is made here, and of fine-tuning."""
+        """Plans of the stages: distillation, unless there is a checkpoint, and fine-tuning."""
         options = self.options
         finetune = Plan(options.epochs, options.learning_rate, options.batch_size)
         if options.checkpoint:
@@ -163,15 +171,19 @@ class DistilBert(Method):
 
 @dataclass(frozen=True)
 class ThreeLosses:
-    """The loss of DistilBERT's pre-training (section 2 and the authors' distillation script).
+    """The distillation loss of DistilBERT (section 2 and the authors' distillation script).
 
-    The masks are drawn anew for every batch from torch's global generator, which the training loop seeds and restores
-    as it does for dropout.
+    Masks are drawn for every batch from torch's global generator, which the training loop seeds and restores.
+
+    Attributes:
+        teacher: Teacher with its masked-language-modeling head.
+        odds: Weight [V] of each word when tokens to mask are drawn (`masking_odds`).
+        mask_id: Id of the mask token.
+        soft_targets: Tokens on which soft targets are used.
     """
 
     teacher: MaskedLM
     odds: Tensor
-    """[V] the odds of each word to be masked (`masking_odds`)."""
     mask_id: int
     soft_targets: Literal["masked", "all"] = "all"
 
@@ -179,7 +191,7 @@ class ThreeLosses:
         self.teacher.eval().requires_grad_(False)
 
     def __call__(self, model: MaskedLM, batch: dict[str, Tensor], progress: float) -> Tensor:
-        """Return 5 x soft targets + 2 x masked words + 1 x cosine on a freshly masked batch."""
+        """Mask the batch and return 5 x soft targets + 2 x masked words + 1 x cosine."""
         ids, attention, segments = batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]
         real = attention.bool()
         masked, chosen = corrupt(ids, real, self.odds, self.mask_id)
@@ -196,24 +208,29 @@ class ThreeLosses:
 
 
 def soft_target_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Return T^2 KL(softmax(target / T) || softmax(logits / T)), T = 2, mean over tokens [k, V]; 0 for no tokens."""
+    """Return T^2 KL(softmax(target / T) || softmax(logits / T)), T = 2, averaged over k tokens; 0 if k = 0.
+
+    Args:
+        logits: Logits of the student [k, V].
+        target: Logits of the teacher [k, V].
+    """
     student = F.log_softmax(logits / TEMPERATURE, dim=-1)
     teacher = F.log_softmax(target / TEMPERATURE, dim=-1)
     return F.kl_div(student, teacher, reduction="sum", log_target=True) * TEMPERATURE**2 / max(1, len(logits))
 
 
 def masked_word_loss(logits: Tensor, words: Tensor) -> Tensor:
-    """Return the mean cross-entropy of logits [k, V] against the words that were masked [k]; 0 for no words."""
+    """Return the mean cross-entropy of logits [k, V] against the original words [k]; 0 if k = 0."""
     return F.cross_entropy(logits, words, reduction="sum") / max(1, len(words))
 
 
 def masking_odds(examples: Examples, vocabulary: int, special: Sequence[int]) -> Tensor:
-    """Return the odds [V] with which each word is masked: its count in the text, at least 1, to the power of -0.7.
+    """Return the weight [V] with which each word is masked: its count in the text, at least 1, to the power of -0.7.
 
     Args:
-        examples: The text that is counted.
-        vocabulary: Its size, V.
-        special: Ids that are never masked; their odds are 0.
+        examples: Examples in which words are counted.
+        vocabulary: Size V of the vocabulary.
+        special: Ids that are never masked; their weight is 0.
     """
     ids = np.fromiter(chain.from_iterable(examples.input_ids), dtype=np.int64)
     odds = np.maximum(np.bincount(ids, minlength=vocabulary), 1) ** -SMOOTHING
@@ -222,20 +239,20 @@ def masking_odds(examples: Examples, vocabulary: int, special: Sequence[int]) ->
 
 
 def corrupt(ids: Tensor, real: Tensor, odds: Tensor, mask_id: int) -> tuple[Tensor, Tensor]:
-    """Mask a batch as the authors' script does.
+    """Mask a batch as in the authors' script.
 
-    Of all real tokens 15 %, rounded up, are drawn without replacement by the odds of their words (as many as have odds,
-    where these are fewer). As in BERT (Devlin et al., NAACL 2019, section 3.1) 80 % of those become the mask, 10 % a
-    random id, 10 % stay. Draws from torch's global generator.
+    Of all real tokens 15 %, rounded up, are drawn without replacement with the weights of their words; tokens of weight
+    0 are never drawn. As in BERT (Devlin et al., NAACL 2019, section 3.1), 80 % of the drawn tokens are replaced by the
+    mask token and 10 % by a random token; 10 % are not changed. Random numbers come from torch's global generator.
 
     Args:
-        ids: [B, n] token ids.
-        real: [B, n] bool, False at padding.
-        odds: [V] of each word to be drawn.
+        ids: Token ids [B, n].
+        real: Mask [B, n], False at padding.
+        odds: Weight [V] of each word.
         mask_id: Id of the mask token.
 
     Returns:
-        The ids [B, n] as the models read them, and which of them were drawn [B, n].
+        The masked ids [B, n], and a Boolean mask [B, n] of the drawn tokens.
     """
     weights = (odds[ids] * real).flatten()
     count = min(math.ceil(MASKED * int(real.sum())), int(weights.count_nonzero()))
@@ -250,10 +267,10 @@ def corrupt(ids: Tensor, real: Tensor, odds: Tensor, mask_id: int) -> tuple[Tens
 
 
 def spread(layers: int, kept: int) -> list[int]:
-    """Return `kept` of the layers 0 .. layers-1, evenly from the first to the last.
+    """Return the indices of `kept` evenly spaced layers out of `layers`, including the first and the last.
 
-    12 to 6 gives the authors' 0 2 4 7 9 11. Halves are rounded to the even layer: 6 to 3 gives 0 2 5. One
-    layer is the first.
+    For 6 of 12 layers these are the authors' 0, 2, 4, 7, 9, 11. Halves are rounded to the even index, so 3 of 6 layers
+    are 0, 2, 5. A single layer is the first one.
     """
     return [0] if kept == 1 else [round(i * (layers - 1) / (kept - 1)) for i in range(kept)]
 

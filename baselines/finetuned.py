@@ -1,4 +1,4 @@
-"""Plain fine-tuning: the teacher, and the backbone cut at depth k."""
+"""Fine-tuning: the teacher, and models of the first k layers of the backbone."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class AsLongAs(Options):
 
 
 class FinetunedOptions(Options):
-    """How long and how fast; and, for cut-at-depth models, which depths."""
+    """Options of fine-tuning: length, learning rate and depths."""
 
     head: Literal["tanh", "pooler", "tinybert", "distilbert"] = Field("pooler", description="The classifier's form.")
     epochs: Epochs = Field(3, description="Epochs.")
@@ -41,18 +41,20 @@ class FinetunedOptions(Options):
 
 
 class Finetuned(Method):
-    """BERT fine-tuned on one task (Devlin et al., NAACL 2019, section 4.1), whole or its first k layers.
+    """The backbone, or its first k layers, fine-tuned on one task (Devlin et al., NAACL 2019, section 4.1).
 
-    Cut at depth k, with the teacher as the whole depth, is the reference of the ELUE score (Liu et al.,
+    The models of k layers, with the teacher at full depth, are the baseline of the ELUE score (Liu et al.,
     ElasticBERT, NAACL 2022).
     """
 
     Options = FinetunedOptions
 
     def variants(self) -> Sequence[str]:
+        """Return the names of the variants."""
         return [f"depth{depth}" for depth in self.options.depths] or ["full"]
 
     def check(self) -> None:
+        """Raise UserError for options that do not fit the backbone."""
         layers = self.backbone.layers
         for depth in self.options.depths:
             if not 1 <= depth <= layers:
@@ -66,16 +68,21 @@ class Finetuned(Method):
             self._other()
 
     def asked(self, variant: str) -> dict[str, Any]:
-        """Not the other depths: another one more retrains nothing. But what its length is taken from."""
+        """Return the options without the list of depths, so that a new depth does not retrain the others.
+
+        For `as_long_as` the options that determine its number of steps are included.
+        """
         asked = super().asked(variant)
         if self.options.as_long_as:
             asked["as_long_as"] = lineage(self._other(), self.options.as_long_as.variant)
         return asked | {"depths": bool(asked["depths"])}
 
     def label(self, variant: str) -> str:
+        """Return the name in tables and figures."""
         return f"{self.name} at depth {self._depth(variant)}" if self.options.depths else self.name
 
     def train(self, context: Context, variant: str) -> Encoder:
+        """Train a variant and return its model."""
         options = self.options
         model = context.backbone(options.head)
         if options.depths:
@@ -84,6 +91,7 @@ class Finetuned(Method):
         return model
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        """Return the training stages of a variant."""
         shape = self.backbone.truncated(self._depth(variant)) if self.options.depths else self.backbone
         return [Stage(self._plan(examples), examples, shape, selects=True)]
 
@@ -95,7 +103,11 @@ class Finetuned(Method):
         return Plan(options.epochs, options.learning_rate, options.batch_size, steps=steps)
 
     def _other(self) -> Method:
-        """The contestant of `as_long_as`. Raises UserError where it is of this kind too, or has no such variant."""
+        """Return the contestant of `as_long_as`.
+
+        Raises:
+            UserError: If it uses `as_long_as` itself, or has no such variant.
+        """
         wanted, where = self.options.as_long_as, f"contestants.{self.name}.options.as_long_as"
         if wanted.contestant not in self.settings.contestants:
             there = ", ".join(self.settings.contestants)
@@ -113,7 +125,7 @@ class Finetuned(Method):
 
 
 def supervised(model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
-    """The task's own loss on the last exit."""
+    """Return the loss of the task on the last exit."""
     return task_loss(
         model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]).logits, batch["labels"]
     )

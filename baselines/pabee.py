@@ -1,4 +1,4 @@
-"""PABEE: one model with an exit after every layer; an example leaves when successive exits agree."""
+"""PABEE: a model with an exit after every layer; an example exits when successive exits agree."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bench.training.losses import task_loss
 
 
 class PabeeOptions(Options):
-    """Length, rate and the tolerance on regression; defaults are those of the authors' release."""
+    """Options of PABEE; defaults are those of the authors' release."""
 
     epochs: Epochs = Field(5, description="Epochs (authors' script: 5).")
     learning_rate: float = Field(2e-5, gt=0, description="Learning rate of the first step; it decays linearly to 0.")
@@ -35,11 +35,13 @@ class PabeeOptions(Options):
 class Pabee(Method):
     """PABEE (Zhou et al., NeurIPS 2020, arXiv 2006.04152): patience-based early exit.
 
-    Every layer's output goes through one shared pooler to a classifier of its own; all are fine-tuned together with the
-    backbone, in one stage and without distillation. As in the authors' release (`bert-loses-patience`) the rate decays
-    linearly to 0 without warm-up, there is no weight decay, and each checkpoint is scored at each patience: the epoch
-    with the highest mean over the patiences 1 to E - 1 is kept. An example leaves once `patience` exits in a row have
-    repeated the prediction before them; on regression, once so many differed by less than a fixed tolerance.
+    Every layer has a classifier of its own behind one shared pooler. All are fine-tuned together with the backbone, in
+    one stage and without distillation. As in the authors' release (`bert-loses-patience`), the learning rate decays
+    linearly to 0 without warm-up, there is no weight decay, and each checkpoint is scored at every patience: the epoch
+    with the highest mean over the patiences 1 to E - 1 is kept, for E exits.
+
+    An example exits when `patience` exits in a row agree with the prediction before them. On regression predictions
+    agree if they differ by less than a fixed tolerance.
     """
 
     Options = PabeeOptions
@@ -47,21 +49,26 @@ class Pabee(Method):
     policy = "patience"
 
     def variants(self) -> Sequence[str]:
+        """Return the names of the variants."""
         return ["full"]
 
     def label(self, variant: str) -> str:
+        """Return the name in tables and figures."""
         return self.titled("PABEE", "pabee")
 
     def rule(self) -> Patience:
+        """Return the exit policy."""
         return Patience(self.exit_start(), self.options.tolerance)
 
     def train(self, context: Context, variant: str) -> Encoder:
+        """Train a variant and return its model."""
         model = context.backbone("pooler", exits="all")
         criterion = mean_over_patience(self.rule(), self.task)
         context.fit(model, weighted_loss, self._plan, "finetune", select=criterion)
         return model
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        """Return the training stages of a variant."""
         return [Stage(self._plan, examples, self.backbone, selects=True)]
 
     @property
@@ -71,10 +78,10 @@ class Pabee(Method):
 
 
 def mean_over_patience(rule: Patience, task: Task) -> Criterion:
-    """Return the mean ranking score of a trace over the patiences 1 to E - 1, of which the last is full depth.
+    """Return a criterion: the mean of the ranking metric over the patiences 1 to E - 1; the last is full depth.
 
-    The authors' script scores each checkpoint at each patience and leaves the choice to its reader. Here one model is
-    operated at every patience, so the mean decides.
+    The authors' script prints the score of each checkpoint at each patience and does not define a choice. The mean is
+    used here because the same model serves all patiences.
     """
 
     def criterion(trace: Trace) -> float:

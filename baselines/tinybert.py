@@ -1,4 +1,4 @@
-"""TinyBERT: a narrower, shallower student that imitates attention scores, hidden states, then predictions."""
+"""TinyBERT: a narrow, shallow student, distilled from attention scores and hidden states, then from predictions."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from bench.training.losses import soft_loss, task_loss
 from bench.training.targets import FrozenTeacher
 
 CHOSEN_BY = {"mrpc": ("accuracy",), "qqp": ("accuracy",), "stsb": ("pearson", "spearman")}
-"""The metrics whose mean chooses a checkpoint in `task_distill.py`, where they are not the ranking metric alone."""
+"""Metrics whose mean ranks checkpoints in `task_distill.py`; on other tasks it is the ranking metric."""
 
 
 class TinySize(Options):
-    """The shape of a student."""
+    """Shape of a student."""
 
     layers: int = Field(ge=1, description="Layers; a divisor of the teacher's.")
     hidden: int = Field(ge=1, description="Hidden size; a multiple of the heads.")
@@ -47,7 +47,7 @@ class TinySize(Options):
 
 
 class TinyBertOptions(Options):
-    """The students, and the length and rate of the two phases."""
+    """Options of TinyBERT: the students, and the length and learning rate of the two phases."""
 
     sizes: dict[str, TinySize] = Field(description="Variant name -> the student's shape.")
     teacher: str = Field("teacher", description="The contestant that is the teacher.")
@@ -64,24 +64,30 @@ class TinyBertOptions(Options):
 class TinyBert(Method):
     """TinyBERT (Jiao et al., Findings of EMNLP 2020, arXiv 1909.10351): task distillation in two phases.
 
-    Phase A: attention scores and hidden states of the teacher's layers m x N/M. Phase B: its predictions, or on
-    regression the gold score. Optimizer, scale of the losses and choice of the checkpoint are those of the authors'
-    `task_distill.py`: BertAdam (no bias correction, each tensor's gradient clipped to 1.0, epsilon 1e-6, weight decay
-    0.01), constant rate in phase A, warm-up 10 % and linear decay in phase B; means over the padded length
-    (`data.max_length`) in phase A and over classes too in phase B; the epoch of phase B that is best by `CHOSEN_BY` is
-    kept.
+    In phase A the student learns the attention scores and hidden states of the teacher's layers m x N/M. In phase B it
+    learns the teacher's predictions; on regression the labels. The following details are those of the authors'
+    `task_distill.py`:
 
-    A student without a general checkpoint starts from the backbone's layers m x N/M, narrowed (`narrowed`), and tables
-    say "from backbone"; "w/o DA" means without the paper's data augmentation. Augmented text includes the originals.
+    - Optimizer: BertAdam (no bias correction, the gradient of each tensor clipped to norm 1.0, epsilon 1e-6, weight
+      decay 0.01).
+    - Schedule: a constant learning rate in phase A; 10 % warm-up and linear decay in phase B.
+    - Losses: means over the padded length (`data.max_length`) in phase A, and over classes in phase B.
+    - Checkpoint: the epoch of phase B with the best mean of the metrics in `CHOSEN_BY`.
+
+    A student without a general checkpoint starts from the backbone's layers m x N/M, reduced in width (`narrowed`); its
+    label says "from backbone". "w/o DA" means without the paper's data augmentation; augmented data include the
+    original examples.
     """
 
     Options = TinyBertOptions
     version = 2
 
     def variants(self) -> Sequence[str]:
+        """Return the names of the variants."""
         return list(self.options.sizes)
 
     def check(self) -> None:
+        """Raise UserError for options that do not fit the backbone."""
         backbone, where = self.settings.backbone, f"contestants.{self.name}.options"
         shape = self.backbone
         for variant, size in self.options.sizes.items():
@@ -95,18 +101,21 @@ class TinyBert(Method):
             )
 
     def needs(self, variant: str) -> Sequence[Needed]:
+        """Return the models that training depends on."""
         return [Needed(self.options.teacher, "full")]
 
     def asked(self, variant: str) -> dict[str, Any]:
-        """Its own size alone: another one more retrains nothing."""
+        """Return the options with the size of this variant only, so that a new size does not retrain the others."""
         asked = super().asked(variant)
         return asked | {"sizes": {variant: asked["sizes"][variant]}}
 
     def checkpoints(self, variant: str) -> Sequence[str]:
+        """Return the pretrained checkpoints other than the backbone."""
         checkpoint = self.options.sizes[variant].checkpoint
         return [checkpoint] if checkpoint else []
 
     def label(self, variant: str) -> str:
+        """Return the name in tables and figures."""
         size = self.options.sizes[variant]
         notes = [] if size.checkpoint else ["from backbone"]
         if not self.options.augmentation:
@@ -116,6 +125,7 @@ class TinyBert(Method):
         return self.titled(title, "tinybert")
 
     def train(self, context: Context, variant: str) -> Encoder:
+        """Train a variant and return its model."""
         options = self.options
         teacher = context.model(options.teacher, "full")
         size = options.sizes[variant]
@@ -135,7 +145,7 @@ class TinyBert(Method):
         return student.encoder
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
-        """Return both phases; with augmentation an upper bound, since equal copies are dropped."""
+        """Return both phases; with augmentation their length is an upper bound, since equal copies are dropped."""
         size, sentences = self.options.sizes[variant], len(self.task.columns)
         text = examples * (1 + self.options.augmentation * sentences)
         head = self.backbone.head_size if size.checkpoint else size.hidden // size.heads
@@ -173,12 +183,12 @@ class TinyBert(Method):
 
 
 def _bert_adam(plan: Plan) -> Plan:
-    """Return the plan with the optimizer of the original BERT code, which the authors use."""
+    """Return the plan with BertAdam, the optimizer of the original BERT code, which the authors use."""
     return replace(plan, bias_correction=False, clip_each=True, epsilon=1e-6)
 
 
 def criterion(task: Task) -> Criterion:
-    """Return the authors' score of a checkpoint: the mean of the metrics in `CHOSEN_BY`, else the ranking metric."""
+    """Return the authors' criterion: the mean of the metrics in `CHOSEN_BY`, or the ranking metric."""
     metrics = CHOSEN_BY.get(task.name, task.metrics[:1])
 
     def chosen(trace: Trace) -> float:
@@ -189,11 +199,15 @@ def criterion(task: Task) -> Criterion:
 
 
 class Mapped(nn.Module):
-    """A student and the map from its hidden size to the teacher's, shared by all levels (section 3.1).
+    """A student with a linear map from its hidden size to the teacher's, shared by all layers (section 3.1).
 
-    The map is trained with the student and thrown away after phase A. For a student cut from the
-    backbone, `dimensions` says which of the teacher's dimensions its own ones were: the map starts by
-    putting each back in its place. Otherwise it starts random, as the authors'.
+    The map is trained with the student and removed after phase A.
+
+    Args:
+        encoder: Student.
+        teacher_hidden: Hidden size of the teacher.
+        dimensions: For a student cut from the backbone, the index in the teacher of each hidden dimension of the
+            student; the map is initialized to send each dimension to that index. None: random, as in the authors' code.
     """
 
     def __init__(self, encoder: Encoder, teacher_hidden: int, dimensions: Sequence[int] | None = None) -> None:
@@ -209,7 +223,7 @@ class Mapped(nn.Module):
         self.map.to(encoder.device)
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """Attention scores, M of [B, heads, n, n], and mapped hidden states, M+1 of [B, n, teacher's d]."""
+        """Return attention scores, M x [B, heads, n, n], and mapped hidden states, M + 1 x [B, n, teacher_hidden]."""
         output = self.encoder(
             batch["input_ids"],
             batch["attention_mask"],
@@ -221,11 +235,11 @@ class Mapped(nn.Module):
 
 
 def representation_loss(teacher: FrozenTeacher, length: int) -> Callable[[Mapped, dict[str, Tensor], float], Tensor]:
-    """Return the loss of phase A: `attention_loss` + `mapped_loss` against the teacher's layers that teach.
+    """Return the loss of phase A: `attention_loss` + `mapped_loss` against the selected layers of the teacher.
 
     Args:
-        teacher: Its kept hidden states and attention scores.
-        length: The padded length L over which the means run.
+        teacher: Teacher with kept hidden states and attention scores.
+        length: Padded length L over which the means are taken.
     """
 
     def loss(model: Mapped, batch: dict[str, Tensor], progress: float) -> Tensor:
@@ -238,9 +252,11 @@ def representation_loss(teacher: FrozenTeacher, length: int) -> Callable[[Mapped
 
 
 def prediction_loss(teacher: FrozenTeacher | None) -> Loss:
-    """Return the loss of phase B: soft cross-entropy at T = 1 against the teacher, averaged over rows and classes.
+    """Return the loss of phase B.
 
-    Without a teacher (regression): the task's own mean squared error.
+    Args:
+        teacher: With a teacher, the loss is soft cross-entropy at T = 1, averaged over examples and classes. With None
+            (regression), it is the mean squared error against the labels.
     """
 
     def loss(model: Any, batch: dict[str, Tensor], progress: float) -> Tensor:
@@ -253,17 +269,17 @@ def prediction_loss(teacher: FrozenTeacher | None) -> Loss:
 
 
 def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, length: int) -> Tensor:
-    """Return the sum over layers of the squared error of attention scores, mean over batch, heads and L x L (eq. 7).
+    """Return the squared error of attention scores, summed over layers, mean over batch, heads and L x L (eq. 7).
 
-    The scores are those before the softmax. The authors pad every text to a fixed length L, set the scores of masked
-    keys to 0 and average over all L x L. Here the terms of padded queries are left out too, and the divisor stays
-    L x L, so real tokens weigh against `mapped_loss` as in their code.
+    Scores are taken before the softmax. The authors pad every text to a fixed length L, set the scores of padded keys
+    to 0 and average over all L x L entries. Here padded queries are left out as well. The divisor is still L x L, so
+    the weight relative to `mapped_loss` is that of the authors.
 
     Args:
-        student: M of [B, heads, n, n].
-        teacher: The same.
-        mask: [B, n] 1 for real tokens.
-        length: L.
+        student: Scores of the M student layers, each [B, heads, n, n].
+        teacher: Scores of the corresponding teacher layers, each [B, heads, n, n].
+        mask: [B, n], 1 for real tokens.
+        length: Padded length L.
     """
     real = mask.bool()
     both = (real[:, None, :, None] & real[:, None, None, :]).float()
@@ -273,15 +289,15 @@ def attention_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: T
 
 
 def mapped_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tensor, length: int) -> Tensor:
-    """Return the sum over levels of the squared error of hidden states, mean over batch, L and d (eq. 8 and 9).
+    """Return the squared error of hidden states, summed over layers, mean over batch, L and d (eq. 8 and 9).
 
     Only real tokens are compared; the divisor is that of texts padded to L, as in the authors' code.
 
     Args:
-        student: M + 1 of [B, n, d], mapped to the teacher's size.
-        teacher: The same.
-        mask: [B, n] 1 for real tokens.
-        length: L.
+        student: Mapped states of the embeddings and the M student layers, each [B, n, d].
+        teacher: States of the corresponding teacher layers, each [B, n, d].
+        mask: [B, n], 1 for real tokens.
+        length: Padded length L.
     """
     real = mask.bool()
     errors = [(s[real].float() - t[real].float()).square().sum() for s, t in zip(student, teacher, strict=True)]
@@ -289,18 +305,27 @@ def mapped_loss(student: Sequence[Tensor], teacher: Sequence[Tensor], mask: Tens
 
 
 def taught_by(layers: int, teacher_layers: int) -> list[int]:
-    """The teacher's layer (1-based) of each student layer m = 1 .. M: m x N/M."""
+    """Return the teacher layer (1-based) that teaches each student layer m = 1 to M: m x N/M."""
     return [m * teacher_layers // layers for m in range(1, layers + 1)]
 
 
 def narrowed(model: Encoder, size: TinySize, examples: Examples, most: int = 256) -> tuple[Encoder, list[int]]:
-    """`model` cut to the student's widths, and the hidden dimensions that it keeps.
+    """Reduce the width of a model to that of the student.
 
-    Hidden: the dimensions with the largest variance over the real tokens of the first `most` examples,
-    mean over the embedding output and all layers; the residual stream joins all levels, so they are the
-    same everywhere. Heads: all stay, each with fewer rows, those with the largest product of norms (query
-    row x key row; value row x output column). FFN: the neurons with the largest product of norms (input
-    row x output column).
+    - Hidden dimensions: those with the largest variance over the real tokens of the first `most` examples, averaged
+      over the embeddings and all layers. They are the same in every layer because of the residual connections.
+    - Attention heads: all heads are kept, each with the dimensions that have the largest product of norms (query row x
+      key row; value row x output column).
+    - FFN: the neurons with the largest product of norms (input row x output column).
+
+    Args:
+        model: Model with the layers of the student.
+        size: Shape of the student.
+        examples: Training examples.
+        most: Number of examples from which the variance is computed.
+
+    Returns:
+        The reduced model, and the indices of the hidden dimensions that it keeps.
     """
     hidden = _top(_variance(model, examples.take(range(min(most, len(examples))))), size.hidden)
     matched, carried, neurons = [], [], []
@@ -318,7 +343,7 @@ def narrowed(model: Encoder, size: TinySize, examples: Examples, most: int = 256
 
 @torch.no_grad()
 def _variance(model: Encoder, examples: Examples) -> Tensor:
-    """[d] variance of each hidden dimension over all tokens of the examples, mean over the levels."""
+    """Return the variance [d] of each hidden dimension over all real tokens, averaged over embeddings and layers."""
     training = model.training
     model.eval()
     levels: list[Tensor] = []
@@ -347,7 +372,11 @@ def _check_checkpoint(size: TinySize, where: str) -> None:
 
 
 def _check(size: TinySize, teacher: Shape, where: str) -> None:
-    """Raises UserError for a student that this teacher cannot teach, or that cannot be cut from it."""
+    """Check the shape of a student.
+
+    Raises:
+        UserError: If it does not fit the teacher, or cannot be cut from the backbone.
+    """
     if size.heads != teacher.heads[0]:
         raise UserError(
             f"{where}.heads: {size.heads}, but attention scores are compared head by head with the teacher's "

@@ -1,4 +1,4 @@
-"""How many turns, and how many examples, a ratio on the clock needs: from task to task it should say the same.
+"""Measure how many rounds and examples a measured speed-up needs to be stable from task to task.
 
     python benchmarks/clock.py --config config/sketch.yaml --depth 1
 

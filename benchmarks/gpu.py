@@ -1,4 +1,4 @@
-"""What a GPU makes of the suite: training of BERT-base's shape, and one task of the sketch on CPU and GPU.
+"""Measure training throughput of BERT-base's shape on a GPU, and one task of the sketch profile on CPU and GPU.
 
     python benchmarks/gpu.py                            on a machine with a GPU: minutes
     python benchmarks/gpu.py --layers 2 --hidden 128 --heads 2 --steps 5 --task ""    where there is none: a rehearsal
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def training(arguments: argparse.Namespace, device: torch.device) -> pd.DataFrame:
-    """Examples a second of the training loop in each arithmetic that the device has, and the share of its peak."""
+    """Return the examples per second of the training loop in each arithmetic, and the fraction of peak FLOPs."""
     kinds = [("float32", False, False)]
     kinds += [("float32, TF32", False, True)] * (device.type == "cuda")
     kinds += [("bfloat16 products", True, False)] * native_bfloat16(device)
@@ -93,7 +93,7 @@ def shape(arguments: argparse.Namespace) -> Encoder:
 
 
 def epoch(model: Encoder, steps: int, machine: Machine, device: torch.device) -> float:
-    """Seconds of so many steps of the suite's loop, after as many as warm everything up."""
+    """Return the seconds of `steps` steps of the training loop, after the same number of warm-up steps."""
     generator = np.random.default_rng(0)
     words = generator.integers(1000, VOCABULARY, (BATCH * steps, LENGTH)).tolist()
     labels = generator.integers(0, 2, len(words))
@@ -109,7 +109,7 @@ def epoch(model: Encoder, steps: int, machine: Machine, device: torch.device) ->
 
 
 def peak_flops(device: torch.device) -> float:
-    """FLOPs a second of one large product, the best of six: in bfloat16, or in float32 where that is not native."""
+    """Return the FLOPs per second of a large matrix product, best of six: in bfloat16 if it is native, else float32."""
     size = 8192 if device.type == "cuda" else 1024
     kind = torch.bfloat16 if native_bfloat16(device) else torch.float32
     matrix = torch.randn(size, size, device=device, dtype=kind)
@@ -125,7 +125,7 @@ def peak_flops(device: torch.device) -> float:
 
 
 def both(task: str, threads: int) -> pd.DataFrame:
-    """The sketch's teacher and PABEE on one task, on the CPU and, where there is one, on the GPU."""
+    """Train the teacher and PABEE of the sketch profile on one task, on the CPU and, if there is one, the GPU."""
     profile = Path(__file__).parents[1] / "config" / "sketch.yaml"
     rows = []
     with tempfile.TemporaryDirectory() as results:

@@ -1,4 +1,4 @@
-"""How far calibration is held out: the share of its texts that stand inside texts that are trained on.
+"""Measure the fraction of calibration texts that are contained in training texts.
 
     python benchmarks/overlap.py /path/to/glue [--tasks sst2 mnli qnli qqp] [--rows 1000]
 
@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def line(task: Task, folder: Path, rows: int) -> str:
-    """A row of the table."""
+    """Return the row of a task in the table."""
     splits = load(task, Data(source="folder", path=folder)).splits
     train, validation = splits["train"], splits[task.validation_splits[0]]
     total = len(train["label"])
@@ -59,7 +59,7 @@ def line(task: Task, folder: Path, rows: int) -> str:
 
 
 def inside(task: Task, texts: Columns, chosen: np.ndarray, train: Columns, trained: np.ndarray) -> float:
-    """Share of the chosen rows with a text that stands inside one of the rows trained on."""
+    """Return the fraction of the chosen rows with a text that is contained in a training row."""
     wanted = {words(texts[column][i]) for column in task.columns for i in chosen} - {""}
     longest = max(text.count(" ") + 1 for text in wanted)
     found: set[str] = set()

@@ -1,4 +1,4 @@
-"""What the search for exit thresholds finds, and what of it is there on other examples.
+"""Measure what the threshold search gains on its own examples and on other examples.
 
     python benchmarks/thresholds.py --config config/sketch.yaml --splits 4
 

@@ -1,4 +1,4 @@
-"""Training throughput of the suite's loop beside a plain loop that pads every example to 128 tokens.
+"""Compare the throughput of the training loop with that of a loop that pads every example to 128 tokens.
 
 Same model, machine, precision and run: the two take turns over the same examples, and the ratio of each pair counts.
 Then the share of the machine's peak that the suite's steps reach: three times the multiply-adds of a forward pass over
@@ -62,12 +62,12 @@ def main() -> None:
 
 
 def macs_of(model: Encoder, examples: Examples) -> float:
-    """Multiply-adds of one forward pass over the examples at their true lengths."""
+    """Return the multiply-adds of one forward pass over the examples without padding."""
     return float(sum(model.exit_macs(int(length))[-1] for length in examples.lengths))
 
 
 def peak(bfloat16: bool, size: int = 1024, products: int = 12) -> float:
-    """Multiply-adds a second of large products on this machine, the best of some."""
+    """Return the multiply-adds per second of large matrix products on this machine, best of several."""
     left, right = torch.randn(2, size, size, dtype=torch.bfloat16 if bfloat16 else torch.float32)
     best = math.inf
     for _ in range(products):
@@ -89,7 +89,7 @@ def model_of(task: Task) -> Encoder:
 
 
 def suite(task: Task, train: Examples, machine: Machine) -> float:
-    """Seconds of one epoch in the suite's loop: batches of similar length."""
+    """Return the seconds of one epoch of the training loop, whose batches have examples of similar length."""
     model = model_of(task)
     with tempfile.TemporaryDirectory() as state:
         began = time.perf_counter()
@@ -98,7 +98,7 @@ def suite(task: Task, train: Examples, machine: Machine) -> float:
 
 
 def plain(task: Task, train: Examples, machine: Machine) -> float:
-    """Seconds of one epoch of AdamW steps over shuffled batches padded to 128 tokens."""
+    """Return the seconds of one epoch of AdamW steps over shuffled batches padded to 128 tokens."""
     model = model_of(task).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, fused=True)
     order = torch.randperm(len(train)).tolist()

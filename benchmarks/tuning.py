@@ -1,4 +1,4 @@
-"""Tunes the recipes of a profile, every method with as many tries of the same kind; prints the log and what to write.
+"""Tune learning rates and epochs of a profile, with the same number of trials for every method; print the result.
 
     GLUE_DIR=/path/to/glue python benchmarks/tuning.py --cores 2
 
@@ -53,7 +53,7 @@ IS_EPOCHS = {"epochs", "distil_epochs", "hidden_epochs", "representation_epochs"
 
 @dataclass(frozen=True)
 class Try:
-    """One recipe: the profile's with all its rates and all its epochs multiplied."""
+    """A recipe of the profile with all its learning rates and epochs multiplied by factors."""
 
     contestant: str
     rates: float
@@ -64,7 +64,7 @@ class Try:
         return f"{self.contestant}-{self.rates:g}-{self.epochs:g}"
 
     def changed(self, options: Mapping[str, Any]) -> dict[str, float]:
-        """The rates and epochs among a recipe's options, multiplied; two digits are enough."""
+        """Return the scaled learning rates and epochs of a recipe, rounded to two digits."""
         factors = dict.fromkeys(IS_RATE, self.rates) | dict.fromkeys(IS_EPOCHS, self.epochs)
         return {key: float(f"{options[key] * factors[key]:.2g}") for key in options if key in factors}
 
@@ -83,7 +83,7 @@ def main() -> None:
 
 
 class Tuning:
-    """The tries so far. All lie in one folder of results, under one profile that grows."""
+    """The trials so far, in one results folder under a profile that grows."""
 
     def __init__(self, settings: Settings, base: Path, tasks: list[str], cores: int) -> None:
         self.settings, self.base, self.tasks, self.cores = settings, base, tasks, cores
@@ -91,7 +91,7 @@ class Tuning:
         self.scores: dict[Try, dict[str, float]] = {}
 
     def run(self, tries: list[Try]) -> None:
-        """Trains what was not tried, and reads all scores anew."""
+        """Train new trials and read all scores."""
         tried = [*self.scores, *tries]
         file = self.settings.results / self.profile / "profile.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ class Tuning:
         self.scores = {each: self._scores(load(file), each) for each in tried}
 
     def train(self, file: Path) -> None:
-        """Makes all runs of a profile that are not there yet."""
+        """Make the missing runs of a profile."""
         subprocess.run(
             ["costeff", "workflow", str(file), "--cores", str(self.cores), "--until", "run", "--quiet", "all"],
             check=True,
@@ -110,11 +110,11 @@ class Tuning:
         return max((each for each in self.scores if each.contestant == contestant), key=self.mean)
 
     def mean(self, each: Try) -> float:
-        """Over the tasks; of a try that failed somewhere, less than of any other."""
+        """Return the mean score over tasks; a failed run gives less than any score."""
         return float(np.nan_to_num(np.mean([*self.scores[each].values()]), nan=-math.inf))
 
     def log(self) -> Iterator[str]:
-        """A table in Markdown, a line a try; the best of a recipe in bold."""
+        """Return a Markdown table with one row for each trial; the best of each recipe is in bold."""
         yield "| recipe | rates | epochs | " + " | ".join(self.tasks) + " | mean |"
         yield "| --- | --- | --- |" + " --- |" * (len(self.tasks) + 1)
         for each, scores in self.scores.items():
@@ -127,7 +127,7 @@ class Tuning:
             yield f"| {each.contestant} | {rates} | {epochs} | {found} | {mean} |"
 
     def tuned(self) -> dict[str, dict[str, Any]]:
-        """Contestant -> the options that its best try changes."""
+        """Return the options that the best trial changes, by contestant."""
         found: dict[str, dict[str, Any]] = {}
         for name, entry in self.settings.contestants.items():
             best = self.best(FOLLOWS.get(name, name))
@@ -164,7 +164,7 @@ class Tuning:
 
 
 def _mean_of_exits(settings: Settings, key: RunKey) -> float:
-    """The mean calibration score of a run over its exits; not a number where it failed."""
+    """Return the mean calibration score of a run over its exits; NaN if it failed."""
     folder = run_folder(settings, key)
     if read_json(folder / "run.json")["status"] != "ok":
         return math.nan

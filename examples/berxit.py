@@ -1,4 +1,4 @@
-"""A contestant with an exit rule of its own: BERxiT's head learns at which exit an answer can be trusted."""
+"""A method with its own exit policy: BERxiT learns at each exit whether its prediction is correct."""
 
 from collections.abc import Sequence
 
@@ -20,27 +20,29 @@ from bench.training.losses import over_exits, task_loss
 
 
 class Certainty(Policy):
-    """Leave when the learned certainty sigmoid(signal) > threshold; 1 is full depth."""
+    """Exit when the learned certainty sigmoid(signal) > threshold; a threshold of 1 is full depth."""
 
     name = "certainty"
 
     def statistic(
         self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
     ) -> NDArray[np.floating]:
+        """Return the certainty at each exit, [exits, examples]."""
         if signal is None:
             raise UserError("certainty is read from a signal, and this model gives none: make it with signal=True")
         return expit(signal.astype(np.float64))
 
     def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+        """Return whether each example exits."""
         return statistic > np.asarray(threshold)
 
     def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
-        """From 0 to 1, even on the scale of the signal: a certainty is close to an end more often than not."""
+        """Return thresholds from 0 to 1, evenly spaced on the scale of the signal: most certainties are near 0 or 1."""
         return np.concatenate([[0.0], expit(np.linspace(-8, 8, max(count - 2, 0))), [1.0]])
 
 
 class BerxitOptions(Options):
-    """How long and how fast."""
+    """Options of BERxiT."""
 
     epochs: float = Field(3, gt=0, description="Epochs.")
     learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate, linear decay after 10 % warm-up.")
@@ -48,29 +50,33 @@ class BerxitOptions(Options):
 
 
 class Berxit(Method):
-    """BERxiT (Xin et al., EACL 2021): alternating fine-tuning, and learning to exit.
+    """BERxiT (Xin et al., EACL 2021): alternating fine-tuning and a learned exit policy.
 
-    Every layer has an exit. Odd steps train the last exit alone, even ones all of them (section 3.2). One linear head,
-    shared by all exits, reads the hidden state that the exit reads and regresses how far the exit is to be trusted
-    (section 4). It also works where there are no classes whose probabilities could be read.
+    Every layer has an exit. Odd steps train the last exit only, even steps all exits (section 3.2). One linear head,
+    shared by all exits, predicts from the input of the exit whether its prediction is correct (section 4). This also
+    works on regression, where there are no class probabilities.
     """
 
     Options = BerxitOptions
     policy = Certainty
 
     def variants(self) -> Sequence[str]:
+        """Return the names of the variants."""
         return ["full"]
 
     def label(self, variant: str) -> str:
+        """Return the name in tables and figures."""
         return self.titled("BERxiT", "berxit")
 
     def train(self, context: Context, variant: str) -> Encoder:
+        """Train a variant and return its model."""
         model = context.backbone("pooler", exits="all", signal=True)
         steps = self._plan.step_count(len(context.train))
         context.fit(model, Alternating(steps), self._plan, "alternating", select=True)
         return model
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        """Return the training stages of a variant."""
         return [Stage(self._plan, examples, self.backbone, selects=True)]
 
     @property
@@ -80,12 +86,17 @@ class Berxit(Method):
 
 
 class Alternating:
-    """The loss of a step: the last exit's, or that of all exits and of the head that learns when to leave."""
+    """Loss of a step: that of the last exit, or that of all exits and of the certainty head.
+
+    Args:
+        steps: Number of steps of the stage.
+    """
 
     def __init__(self, steps: int) -> None:
         self.steps = steps
 
     def __call__(self, model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
+        """Return the loss of a batch; the first step trains the last exit only."""
         output = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
         if round(progress * self.steps) % 2 == 0:  # the first step, the third, ...
             return task_loss(output.logits, batch["labels"])
@@ -96,7 +107,7 @@ class Alternating:
 
 @torch.no_grad()
 def trust(logits: Tensor, labels: Tensor) -> Tensor:
-    """[B] 1 where an exit is right and 0 where it is wrong; of a score 1 - tanh of how far it is off."""
+    """Return the target of the certainty [B]: 1 for a correct prediction, else 0; on regression 1 - tanh(|error|)."""
     if logits.shape[-1] == 1:
         return 1 - torch.tanh((logits.float().squeeze(-1) - labels.float()).abs())
     return (logits.argmax(-1) == labels).float()

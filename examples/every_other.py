@@ -1,4 +1,4 @@
-"""A contestant of one's own, in one file: every other layer of the backbone, an exit after each, trained together."""
+"""A method in one file: every other layer of the backbone with an exit after each, trained together."""
 
 from collections.abc import Sequence
 
@@ -14,28 +14,31 @@ from bench.training.losses import over_exits, task_loss
 
 
 class EveryOtherOptions(Options):
-    """Each option has a sentence; a task may have values of its own in the profile."""
+    """Options, each with a description. A profile can set other values for single tasks."""
 
     epochs: float = Field(3, gt=0, description="Epochs.")
     learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate.")
 
 
 class EveryOther(Method):
-    """Layers 2, 4, ... of the backbone with the sum of all exits' losses; leaves when the entropy is low.
+    """Layers 2, 4, ... of the backbone, trained with the sum of the losses of all exits; entropy is the exit policy.
 
-    The exits are DeeBERT's (Xin et al., ACL 2020), trained jointly; dropping layers follows Sajjad et al. (2023).
+    The exits are those of DeeBERT (Xin et al., ACL 2020). Layers are dropped as by Sajjad et al. (2023).
     """
 
     Options = EveryOtherOptions
     policy = "entropy"
 
     def variants(self) -> Sequence[str]:
+        """Return the names of the variants."""
         return ["half"]
 
     def label(self, variant: str) -> str:
+        """Return the name in tables and figures."""
         return "Every other layer"
 
     def train(self, context: Context, variant: str) -> Encoder:
+        """Train a variant and return its model."""
         model = context.backbone("tanh", exits="all")
         kept = range(1, len(model.layers), 2)
         model = take_layers(model, kept, exits=range(1, len(kept) + 1))
@@ -43,7 +46,7 @@ class EveryOther(Method):
         return model
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
-        """For the forecast: one training, of half the layers."""
+        """Return one stage that trains half of the layers."""
         return [Stage(self._plan, examples, self.backbone.truncated(self.backbone.layers // 2), selects=True)]
 
     @property
@@ -52,6 +55,6 @@ class EveryOther(Method):
 
 
 def joint(model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
-    """Sum over exits of the task's loss."""
+    """Return the sum of the losses of all exits."""
     output = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
     return over_exits(task_loss, output.exit_logits, batch["labels"])

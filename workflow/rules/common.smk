@@ -1,4 +1,4 @@
-# What the rules share: the settings, and functions from wildcards to files. No logic of the benchmark's own.
+# Shared by all rules: the settings, and functions that map wildcards to files.
 import os
 import sys
 from pathlib import Path
@@ -7,8 +7,8 @@ import yaml
 from filelock import FileLock, Timeout
 from snakemake.exceptions import WorkflowError
 
-# A plain `snakemake` in a checkout finds the packages, and so do its jobs, from whichever folder it is started in;
-# and the commands are those of the environment that runs Snakemake, activated or not, here and on a cluster's nodes.
+# Jobs find the packages of a checkout from any working directory, and use the commands of the environment that runs
+# Snakemake, even if it is not activated.
 HOME = Path(workflow.basedir).resolve()
 for variable, folder, there in (
     ("PYTHONPATH", HOME, (HOME / "bench").is_dir()),
@@ -22,10 +22,10 @@ if (HOME / "bench").is_dir():
 from bench.cli import heavy_imports
 from bench.serve.client import start
 
-# Jobs run on this machine, not in a cluster's queue: while this file is read, Snakemake's own local_exec is always true.
+# Whether jobs run on this machine; Snakemake's local_exec is always true while this file is read.
 LOCAL = workflow.resource_settings.nodes is None
 if workflow.is_main_process and LOCAL:
-    start()  # a server of the jobs, which imports what they need while the plan is made
+    start()  # a server for the jobs, which imports packages while the plan is made
 
 with heavy_imports():
     from bench import settings as settings_file
@@ -42,14 +42,14 @@ with heavy_imports():
     from bench.training.lease import shares
 
 try:
-    # One loader for all: Snakemake only hands over which profile, and what is to be changed in it.
+    # The settings are loaded by the suite; Snakemake only passes the profile and the changes to it.
     named = [*workflow.config_settings.configfiles] or ["sketch"]
     SETTINGS = settings_file.load_several(named, dict(workflow.config_settings.config))
     METHODS = plan.methods(SETTINGS)
     PLANNED = plan.runs(SETTINGS)
     IDENTITIES = Identities(SETTINGS)
     OTHER_CODE = made_by_other_code(SETTINGS)
-    if workflow.is_main_process:  # all of them, before anything runs; a job on a node looks at its own
+    if workflow.is_main_process:  # check all runs before the first job; a job only checks its own
         for run in PLANNED:
             IDENTITIES.of(run.key)
         print(*OTHER_CODE, sep="\n", end="\n" * len(OTHER_CODE), file=sys.stderr)
@@ -57,11 +57,11 @@ except UserError as error:
     raise WorkflowError(str(error))
 
 ROOT = str(SETTINGS.root)
-GPU = int(wants_gpu(SETTINGS))  # what a job asks for: a GPU, or a share of one of this machine
+GPU = int(wants_gpu(SETTINGS))  # resource of a job: a GPU, or a share of one on this machine
 if LOCAL and "gpu" not in workflow.global_resources:
     workflow.register_resource("gpu", shares(SETTINGS.training.gpu_share))
-EFFECTIVE = f"{ROOT}/settings.yaml"  # what the jobs read: the profile with everything --config changed
-LOCK = FileLock(f"{ROOT}/.workflow.lock")  # held by this process, gone with it
+EFFECTIVE = f"{ROOT}/settings.yaml"  # read by the jobs: the profile with the changes of --config
+LOCK = FileLock(f"{ROOT}/.workflow.lock")  # released when this process ends
 SPLITS = sorted({SETTINGS.selection, "validation"})
 RUN = f"{ROOT}/runs/{{task}}/{{method}}/{{variant}}/seed{{seed}}"
 
@@ -92,7 +92,7 @@ onstart:
     if LOCAL:
         if len(to_come) and (
             SETTINGS.data.source == "sketch" or SETTINGS.data.max_train
-        ):  # other text takes long to read
+        ):  # other data take long to read
             shell(
                 "costeff forecast --cores {workflow.resource_settings.cores} -- {EFFECTIVE:q} >&2 || true"
             )
@@ -109,17 +109,17 @@ def facts_of(key):
 
 
 def key_of(wildcards):
-    """The run that a job's wildcards name."""
+    """Return the run of a job."""
     return RunKey(wildcards.task, wildcards.method, wildcards.variant, int(wildcards.seed))
 
 
 def needed_runs(wildcards):
-    """The models that must be there before this run: its teacher's, its assistant's."""
+    """Return the models that a run depends on, such as its teacher."""
     return [model_of(key) for key in plan.needs_of(METHODS, key_of(wildcards))]
 
 
 def asked(wildcards):
-    """What a run was asked, as a hash: a change of it, and of nothing else, reruns the run."""
+    """Return the identity of a run; Snakemake repeats the run only if it changes."""
     return IDENTITIES.of(key_of(wildcards)).hash
 
 
@@ -128,19 +128,19 @@ def model_of(key):
 
 
 def kept(key):
-    """What a run leaves, apart from its model: what is asked for is made again where it is gone."""
+    """Return the output files of a run except its model; a missing file repeats the run."""
     names = ["run.json", "costs.json", *(f"trace-{split}.parquet" for split in SPLITS)]
     return [str(run_folder(SETTINGS, key) / name) for name in names]
 
 
 def exit_rules(wildcards):
-    """The exit rule of each contestant on a task, with its version."""
+    """Return the exit policy of each contestant on a task, with its version."""
     rules = {name: method.rule() for (name, task), method in METHODS.items() if task == wildcards.task}
     return {name: f"{rule.name} {rule.version}" for name, rule in rules.items()}
 
 
 def task_runs(wildcards):
-    """All runs of a task and seed."""
+    """Return the output files of all runs of a task and seed."""
     return [
         file
         for run in PLANNED
@@ -155,7 +155,7 @@ def points_path(task, seed):
 
 all_points = [points_path(task, seed) for task in SETTINGS.tasks for seed in SETTINGS.seeds_of(task)]
 
-# Latency is a property of the machine and the model's shape: the first seed of each task is timed.
+# Latency depends on the machine and the shape of the model, so only the first seed of each task is timed.
 timed = {task: SETTINGS.seeds_of(task)[0] for task in SETTINGS.tasks}
 timed_points = [points_path(task, seed) for task, seed in timed.items()]
 timed_keys = [run.key for run in PLANNED if run.key.seed == timed[run.key.task]]
@@ -163,18 +163,18 @@ timed_models = [model_of(key) for key in timed_keys]
 
 
 def timed_runs(wildcards):
-    """What the timed runs were asked: other models are timed anew."""
+    """Return the identities of the timed runs; latency is measured again if one changes."""
     return [IDENTITIES.of(key).hash for key in timed_keys]
 
 
 def memory(wildcards, attempt):
-    """Megabytes for a run; where a cluster ended it for want of more, the next attempt asks for more."""
+    """Return the memory of a run in megabytes; it grows with each attempt after an out-of-memory failure."""
     key = key_of(wildcards)
     return attempt * memory_mb(SETTINGS, key, IDENTITIES.text(key.task, key.seed))
 
 
 def study_settings(wildcards):
-    """What a study's trials depend on; more generations go on from the ones that are there."""
+    """Return the settings that the trials of a study depend on; the number of generations is not one of them."""
     study = ratios.study_of(SETTINGS, wildcards.task, wildcards.method)
     own = study.model_dump(mode="json", exclude={"tasks", "generations"})
     some = RunKey(wildcards.task, wildcards.method, "any", SETTINGS.seeds_of(wildcards.task)[0])
@@ -207,7 +207,7 @@ def last_history(wildcards):
 
 
 def trial_runs(wildcards):
-    """The runs of the trials that a generation asked for, known once it has."""
+    """Return the output files of the trials of a generation, after the checkpoint `sweep_ask`."""
     checkpoints.sweep_ask.get(**wildcards)
     keys = ratios.trial_keys(SETTINGS, wildcards.task, wildcards.method, int(wildcards.generation))
     return [file for key in keys for file in kept(key)]

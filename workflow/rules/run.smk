@@ -1,4 +1,4 @@
-# A run trains and traces one (task, method, variant, seed); what follows from its traces is replayed, a task at a time.
+# Train and trace runs, replay their traces for each task and seed, and measure latency.
 
 
 rule run:
@@ -17,7 +17,7 @@ rule run:
     resources:
         gpu=GPU,
         mem_mb=memory,
-        runtime=720,  # minutes; a run that took longer goes on in the next attempt
+        runtime=720,  # minutes; a longer run resumes in the next attempt
     params:
         asked=asked,
         config=EFFECTIVE,
@@ -47,8 +47,8 @@ rule replay:
 
 
 rule latency:
-    # All cores, on a cluster a node, so that nothing else runs beside a clock. Other thresholds of the same models are
-    # not timed anew.
+    # The job takes all cores, or a whole node of a cluster, so that no other job disturbs the measurement. New thresholds
+    # of the same models do not repeat it.
     input:
         timed_models,
         ancient(timed_points),

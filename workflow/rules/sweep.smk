@@ -1,4 +1,4 @@
-# The studies over pruning ratios: each generation's trials are asked for, run by the rule `run`, and told.
+# Ratio studies: draw the trials of a generation, make their runs with the rule `run`, and record the results.
 
 
 checkpoint sweep_ask:
