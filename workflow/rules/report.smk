@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-# From the runs to one points table, then to tables, figures and the results page.
-=======
 # Merge the operating points of all runs, and make tables, figures and the results page.
->>>>>>> l3
 
 
 rule collect:
@@ -44,11 +40,7 @@ rule report:
 
 
 rule complete:
-<<<<<<< HEAD
-    # Failed runs are rows of every table. Here, after all of them, they also give a non-zero exit code.
-=======
     # Fail if any run has failed, after the report is written.
->>>>>>> l3
     input:
         f"{ROOT}/index.html",
         f"{ROOT}/all-points.parquet",
