@@ -69,7 +69,7 @@ def test_any_folder_is_compared_from_anywhere(costeff, published, tasks, shown):
         (("costeff", "--results", "{}", "--speedup", "nan"), "--speedup nan: a number above 0"),
         (("costeff", "--results", "nowhere"), "nowhere has no runs"),
         (("costeff", "--results", "."), "has no runs"),
-        (("costeff",), "is not there yet"),
+        (("costeff",), "does not exist; run the workflow"),
     ],
 )
 def test_what_cannot_be_compared_is_said_in_one_line(costeff, published, words, said):

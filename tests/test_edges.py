@@ -97,7 +97,7 @@ def test_a_link_to_another_disk_is_written_through(linked, small, tmp_path):
     ]
     link.parent.mkdir(parents=True)
     link.symlink_to(there)
-    with pytest.raises(UserError, match=r"is a link to .*other disk, which is not there"):
+    with pytest.raises(UserError, match=r"is a link to .*other disk, which does not exist"):
         produce(settings, KEY)
     there.mkdir()
     (there / "old").write_text("of an earlier run")

@@ -228,7 +228,7 @@ def test_what_cannot_be_taken_is_one_line(settings, tmp_path, asked, line):
 
 
 def test_what_is_there_or_was_made_anew_or_has_no_weights_is_not_taken(settings, points, tmp_path):
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         take(settings, "sst2", "assistant", tmp_path)
     row = at_budget(points.query("task == 'sst2' and method == 'assistant'"), 1).iloc[0]
     another = row.copy()

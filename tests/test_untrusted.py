@@ -97,10 +97,10 @@ def run_file(folder: Path, name: str = "run.json") -> Path:
 ALIASES = "a: &a [x, x]\n" + "\n".join(f"{b}: &{b} [*{a}, *{a}]" for a, b in pairwise("abcdefghij"))
 
 HOSTILE = {
-    "absolute task": (lambda folder: change(folder, **key(task="/tmp/outside")), "not its place"),
-    "parent in variant": (lambda folder: change(folder, **key(variant="../../..")), "not its place"),
-    "seed as text": (lambda folder: change(folder, **key(seed="0")), "not its place"),
-    "huge seed in the key": (lambda folder: change(folder, **key(seed=10**40)), "not its place"),
+    "absolute task": (lambda folder: change(folder, **key(task="/tmp/outside")), "does not match its path"),
+    "parent in variant": (lambda folder: change(folder, **key(variant="../../..")), "does not match its path"),
+    "seed as text": (lambda folder: change(folder, **key(seed="0")), "does not match its path"),
+    "huge seed in the key": (lambda folder: change(folder, **key(seed=10**40)), "does not match its path"),
     "huge seed": (
         lambda folder: move(folder, "wnli/pabee/full/seed0", "wnli/pabee/full/seed" + "9" * 40),
         "a seed from",
@@ -159,7 +159,7 @@ HOSTILE = {
     "no thresholds": (lambda folder: points(folder, thresholds=None), "without thresholds"),
     "nested column": (lambda folder: points(folder, more=[{"a": 1}] * _length(folder)), "column more holds"),
     "no methods": (lambda folder: pd.DataFrame({"task": []}).to_parquet(folder / "all-points.parquet"), "no column"),
-    "no points": (lambda folder: (folder / "all-points.parquet").unlink(), "is not there"),
+    "no points": (lambda folder: (folder / "all-points.parquet").unlink(), "does not exist"),
     "broken points": (
         lambda folder: (folder / "all-points.parquet").write_bytes(b"PAR1"),
         "not a readable Parquet file",
@@ -169,7 +169,7 @@ HOSTILE = {
         "not a readable trace",
     ),
     "broken settings": (lambda folder: (folder / "settings.yaml").write_text("a: [1"), "cannot be read"),
-    "no settings": (lambda folder: (folder / "settings.yaml").unlink(), "is not there"),
+    "no settings": (lambda folder: (folder / "settings.yaml").unlink(), "does not exist"),
     "swollen settings": (lambda folder: (folder / "settings.yaml").write_text(ALIASES), "aliases"),
     "other settings": (lambda folder: (folder / "settings.yaml").write_text("tasks: 1"), "tasks: Input should be"),
     "code in settings": (
@@ -248,7 +248,7 @@ def test_a_key_other_than_the_place_is_always_refused(other, part, text):
     change(other, **key(**{part: text}))
     if text == RUNS[1].facts[part]:
         return
-    with pytest.raises(UserError, match="not its place"):
+    with pytest.raises(UserError, match="does not match its path"):
         open_folder(other)
 
 

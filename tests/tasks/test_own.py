@@ -272,7 +272,7 @@ WRONG = [
     ({"labels": ["a", " "]}, "labels: ' ' is blank or not printable"),
     ({"labels": ["a", "b\n"]}, r"labels: 'b\n' is blank or not printable"),
     ({"labels": None, "range": [0, float("inf")], "metrics": ["pearson"]}, "should be a finite number"),
-    ({"labels": [True, False]}, "quote them"),
+    ({"labels": [True, False]}, "put them in quotes"),
     ({"files": {}}, "exactly one of files and hub is required"),
     ({"hub": "a/b"}, "exactly one of files and hub is required"),
     ({"files": {"validation": "a.csv"}}, "files: train is missing"),
