@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from bench.analysis.budgets import at_budget, control_rows, static_rows, teacher_rows
 from bench.analysis.comparing.resampling import records, resamples_of
 from bench.errors import UserError
+from bench.exit_policies.policies import Patience
 from bench.settings import Settings
 from bench.store import read_parquet_if_there
 from bench.tasks.catalogue import SCALE, Task
@@ -24,6 +25,7 @@ _WHEN = {
     "entropy": "the entropy of its prediction (nats) is below {}",
     "confidence": "the highest probability is above {}",
     "patience": "its prediction and those of the exits before it have agreed {} times in a row",
+    "divergence": "the Jensen-Shannon divergence (nats) from the probabilities of the exit before is below {}",
     "agreement": "its score differs from the exit before by less than {}",
 }
 
@@ -119,8 +121,8 @@ def _rule(row: pd.Series, task: Task, costs: Costs) -> str:
     if row["kind"] == "fixed_exit":
         return f"{where}; every example exits at exit {int(row['exit'])}."
     thresholds = [float(each) for each in row["thresholds"]][:-1] or [float(row["threshold"])]
-    if row["policy"] == "agreement":  # the threshold is a tolerance on the scale of 0 to 5
-        unit = (task.range[1] - task.range[0]) / (SCALE[1] - SCALE[0])
+    unit = (task.range[1] - task.range[0]) / (SCALE[1] - SCALE[0])  # tolerances are on the scale of 0 to 5
+    if row["policy"] == "agreement":
         thresholds = [unit * each for each in thresholds]
     several = f" from exit {int(row['exit_start'])} on" if int(row["exit_start"]) > 1 else ""
     bound = (
@@ -129,6 +131,9 @@ def _rule(row: pd.Series, task: Task, costs: Costs) -> str:
         else f"[{', '.join(f'{each:.6g}' for each in thresholds)}], one for each exit"
     )
     when = _WHEN.get(row["policy"], f"its {row['policy']} meets {{}}").format(bound)
+    if row["policy"] == "patience" and task.regression:
+        tolerance = row["tolerance"] if row.get("tolerance", np.nan) > 0 else Patience.tolerance
+        when += f" (predictions agree when they differ by less than {unit * tolerance:.6g})"
     return f"{where}; an example exits at the first{several} where {when}, and at the last otherwise."
 
 

@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,12 @@ from bench.runs.plan import runs
 from bench.runs.produce import produce
 from bench.runs.replay import replay
 from bench.settings import Settings, check
+from bench.sharing.card import _rule
 from bench.sharing.models import write_model
 from bench.store import RunKey, run_folder, write_parquet
 from bench.tasks.catalogue import SCALE, TASKS, from_scale, to_scale
 from bench.tasks.sketch.generator import generate
-from bench.trace import Trace
+from bench.trace import Costs, Trace
 
 UNITS = {"plain": (0.0, 5.0), "hundred": (0.0, 500.0), "ten-thousand": (0.0, 50_000.0), "signed": (-1.0, 1.0)}
 ENDS = st.floats(-1e6, 1e6)
@@ -144,3 +147,12 @@ def test_what_is_taken_speaks_in_the_units_of_the_files(found: dict[str, Setting
     key = RunKey("near", "assistant", str(row["variant"]), 0)
     facts = json.loads((run_folder(settings, key) / "run.json").read_text())
     assert facts["data"]["range"] == list(units) and facts["asked"]["own"]["range"] == list(units)
+
+
+@pytest.mark.parametrize(("tolerance", "said"), [(0.1, 10), (0.5, 50), (None, 10)])
+def test_a_card_gives_the_tolerance_of_patience_in_units(tolerance, said) -> None:
+    row = {"kind": "uniform", "policy": "patience", "threshold": 2.0, "thresholds": [], "exit": 0, "exit_start": 1}
+    row |= {} if tolerance is None else {"tolerance": tolerance}
+    costs = Costs(parameters=1, parameters_encoder=1, layers=(1, 2, 3), coefficients=((Fraction(1),) * 3,) * 3)
+    words = _rule(pd.Series(row), replace(TASKS["stsb"], range=(0.0, 500.0)), costs)
+    assert f"agreed 2 times in a row (predictions agree when they differ by less than {said})" in words
