@@ -32,6 +32,7 @@ TURNS, EXAMPLES, DRAWS = 15, 32, 100
 
 
 def main() -> None:
+    """Parse the command line and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("config/sketch.yaml"))
     parser.add_argument("--depth", type=int, default=1)

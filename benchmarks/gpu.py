@@ -33,6 +33,7 @@ VOCABULARY = 30_522
 
 
 def main() -> None:
+    """Parse the command line and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--hidden", type=int, default=768)
@@ -83,6 +84,7 @@ def training(arguments: argparse.Namespace, device: torch.device) -> pd.DataFram
 
 
 def shape(arguments: argparse.Namespace) -> Encoder:
+    """Return an encoder of the given shape with random weights."""
     torch.manual_seed(0)
     layers, hidden, heads = arguments.layers, arguments.hidden, arguments.heads
     config = EncoderConfig(

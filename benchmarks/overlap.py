@@ -20,6 +20,7 @@ from bench.tasks.sources import Columns, load
 
 
 def main() -> None:
+    """Parse the command line and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("glue", type=Path, help="a folder of GLUE, in either layout")
     parser.add_argument("--tasks", nargs="+", default=["sst2", "mnli", "qnli", "qqp"], choices=list(TASKS))

