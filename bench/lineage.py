@@ -57,7 +57,7 @@ def within_budget(method: Method, variant: str, examples: int) -> Method:
         examples: Number of training examples.
 
     Raises:
-        UserError: If no factor brings the steps within 5 % of the budget.
+        UserError: If no factor brings the steps within 5 % of the budget, or a stage has another batch size.
     """
     budget = method.settings.training.budget
     if budget is None:
@@ -96,6 +96,11 @@ def _fitted(method: Method, variant: str, examples: int) -> Method:
         raise UserError(
             f"{where}: {variant} cannot be trained for {wanted:g} steps on {method.task.name} (nearest: {best_steps}); "
             "change training.budget.steps or the share, and see that its epochs are declared as `bench.method.Epochs`"
+        )
+    if other := {stage.plan.batch_size for stage in best.stages(variant, examples)} - {budget.batch_size}:
+        raise UserError(
+            f"{where}: {variant} trains with batches of {min(other)}, not {budget.batch_size}; "
+            "declare its batch size as `bench.method.BatchSize`"
         )
     return best
 

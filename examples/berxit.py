@@ -14,7 +14,7 @@ from bench.context import Context
 from bench.encoder import Encoder
 from bench.errors import UserError
 from bench.exit_policies.policies import Policy
-from bench.method import Method, Options, Stage
+from bench.method import BatchSize, Epochs, Method, Options, Stage
 from bench.training.loop import Plan
 from bench.training.losses import over_exits, task_loss
 
@@ -44,9 +44,9 @@ class Certainty(Policy):
 class BerxitOptions(Options):
     """Options of BERxiT."""
 
-    epochs: float = Field(3, gt=0, description="Epochs.")
+    epochs: Epochs = Field(3, description="Epochs.")
     learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate, linear decay after 10 % warm-up.")
-    batch_size: int = Field(32, ge=1, description="Batch size.")
+    batch_size: BatchSize = Field(32, description="Batch size.")
 
 
 class Berxit(Method):

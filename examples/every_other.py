@@ -8,7 +8,7 @@ from torch import Tensor
 from bench.context import Context
 from bench.encoder import Encoder
 from bench.encoder.cut import take_layers
-from bench.method import Method, Options, Stage
+from bench.method import BatchSize, Epochs, Method, Options, Stage
 from bench.training.loop import Plan
 from bench.training.losses import over_exits, task_loss
 
@@ -16,7 +16,8 @@ from bench.training.losses import over_exits, task_loss
 class EveryOtherOptions(Options):
     """Options, each with a description. A profile can set other values for single tasks."""
 
-    epochs: float = Field(3, gt=0, description="Epochs.")
+    epochs: Epochs = Field(3, description="Epochs.")
+    batch_size: BatchSize = Field(32, description="Batch size.")
     learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate.")
 
 
@@ -51,7 +52,7 @@ class EveryOther(Method):
 
     @property
     def _plan(self) -> Plan:
-        return Plan(self.options.epochs, self.options.learning_rate)
+        return Plan(self.options.epochs, self.options.learning_rate, self.options.batch_size)
 
 
 def joint(model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:

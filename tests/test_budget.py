@@ -6,10 +6,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from pydantic import Field
 
+from baselines.finetuned import Finetuned
 from bench.errors import UserError
 from bench.lineage import stages_of, steps_in_all, within_budget
-from bench.method import BatchSize, Epochs, OptionalEpochs, Options, contestant
-from bench.settings import load
+from bench.method import BatchSize, Epochs, OptionalEpochs, Options, Stage, contestant
+from bench.runs.planning.checks import report
+from bench.settings import check, load
+from bench.training.loop import Plan
 
 
 class Inner(Options):
@@ -70,3 +73,42 @@ def test_without_a_budget_nothing_changes():
     settings = load("conform")
     method = contestant(settings, "teacher", "sst2")
     assert within_budget(method, "full", 500) is method
+
+
+class Fixed(Options):
+    epochs: Epochs = Field(1)
+    batch_size: int = 8
+
+
+class Stubborn(Finetuned):
+    """Has a batch size that a training budget cannot change."""
+
+    Options = Fixed
+
+    def stages(self, variant, examples):
+        return [Stage(Plan(self.options.epochs, 1e-3, self.options.batch_size), examples, self.backbone)]
+
+    def check(self):
+        pass
+
+    def variants(self):
+        return ["full"]
+
+
+def test_a_stage_with_another_batch_size_is_refused(tiny_backbone):
+    settings = with_budget(tiny_backbone, 100)
+    method = Stubborn("teacher", contestant(settings, "teacher", "sst2").task, Fixed(), settings)
+    with pytest.raises(UserError, match="trains with batches of 8, not 16; declare its batch size as"):
+        within_budget(method, "full", 500)
+
+
+def test_check_gives_the_steps_and_refuses_a_budget_that_cannot_be_met(tiny_settings, tmp_path):
+    values = tiny_settings(tmp_path).model_dump()
+    values["contestants"]["assistant"]["share"] = 0.3
+    values["data"]["max_length"] = (32, 32)
+    training = {name: value for name, value in values["training"].items() if value is not None}
+    known = check(values | {"training": training | {"budget": {"steps": 60, "batch_size": 16}}}, "test")
+    lines = [line for line in report(known, 1) if line.startswith("training budget: ")]
+    assert "training budget: teacher full 60 steps" in lines and len(lines) >= len(known.contestants)
+    with pytest.raises(UserError, match="cannot be trained for"):
+        list(report(check(values | {"training": training | {"budget": {"steps": 5, "batch_size": 16}}}, "test"), 1))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from bench.context import pick_device, task_data
 from bench.encoder import Encoder, EncoderConfig, backbones
 from bench.errors import DataError, UserError
+from bench.lineage import steps_in_all
 from bench.method import contestant
 from bench.runs.collect import made_by_other_code
 from bench.runs.identity import Identities
@@ -56,6 +58,8 @@ def report(settings: Settings, cores: int) -> Iterator[str]:
     if problems:
         many = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
         raise UserError(f"the data cannot be used as it is: {many}, listed above as `problem`")
+    if settings.training.budget:
+        yield from _check_budget(settings, planned, texts)
     found = coming(settings, Identities(settings))
     yield from found.lines()
     yield from made_by_other_code(settings)
@@ -64,6 +68,22 @@ def report(settings: Settings, cores: int) -> Iterator[str]:
     yield "nothing is missing"
     if _device(settings) in ("cpu", "cuda"):
         yield from forecast(settings, [*found.runs, *found.trials], texts, cores).lines()
+
+
+def _check_budget(settings: Settings, planned: Sequence[Planned], texts: Mapping[str, TaskData]) -> Iterator[str]:
+    """Yield the optimizer steps of each variant, over the tasks.
+
+    Raises:
+        UserError: If a variant cannot be fitted to the training budget on a task.
+    """
+    steps: dict[str, list[int]] = {}
+    for key in dict.fromkeys(replace(run.key, seed=0) for run in planned):
+        method = contestant(settings, key.method, key.task)
+        count = steps_in_all(method, key.variant, len(texts[key.task].splits["train"]))
+        steps.setdefault(f"{key.method} {key.variant}", []).append(count)
+    for name, found in steps.items():
+        few, many = min(found), max(found)
+        yield f"training budget: {name} {few if few == many else f'{few} to {many}'} steps"
 
 
 def _check_data(
