@@ -210,3 +210,13 @@ def test_only_paths_are_expanded(monkeypatch):
     assert contestant(settings, "teacher", "cola").options.checkpoint == "/place/c"
     again = check(settings.model_dump(mode="json"), "as a job reads them")
     assert again == settings
+
+
+def test_a_profile_that_removes_the_primary_contestant_has_no_primary_rivals(tmp_path):
+    removed = "{costeff: null, search: null, finetuned-long: null}"
+    (tmp_path / "mine.yaml").write_text(f"extends: tiny\ncontestants: {removed}\nstudies: []\n")
+    assert load(tmp_path / "mine.yaml").comparison.primary.contestant is None
+    assert load("tiny").comparison.primary.contestant == "costeff"
+    (tmp_path / "mine.yaml").write_text("extends: tiny\ncomparison: {primary: {contestant: costef}}\n")
+    with pytest.raises(UserError, match=r"comparison\.primary\.contestant: 'costef' is not a contestant"):
+        load(tmp_path / "mine.yaml")

@@ -196,7 +196,7 @@ def test_the_trials_of_a_published_study_are_taken_too(study, tmp_path):
     settings = with_newcomer(study[0], tmp_path, study[1])
     found = coming(settings, Identities(settings))
     assert not found.trials and {key.method for key in found.runs} == {"every-other"}
-    assert set(study[2]) <= set(found.taken) and "made here: every-other (1)" in "".join(found.lines())
+    assert set(study[2]) <= set(found.taken) and "trained here: every-other (1)" in "".join(found.lines())
     assert studied(made(settings)) == study[2]
     assert all("taken_from" in read_json(run_folder(settings, key) / "run.json") for key in study[2])
     assert len(coming(settings, Identities(settings))) == 0

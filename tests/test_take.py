@@ -251,7 +251,7 @@ def test_other_padding_and_other_arithmetic_are_refused(answers):
     ids, mask = torch.tensor([[2, 5, 6, 3], [2, 5, 3, 0]]), torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]])
     with pytest.raises(UserError, match="on the right"):
         model(ids, mask)
-    with pytest.raises(UserError, match="70 tokens, and the model has 64 positions"):
+    with pytest.raises(UserError, match="70 tokens, but the model has 64 positions"):
         model(torch.full((1, 70), 5))
     with pytest.raises(UserError, match="float32"):
         model.to(torch.bfloat16)(ids)

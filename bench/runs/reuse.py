@@ -53,7 +53,7 @@ def _kept(folder: Path, key: RunKey | None) -> list[tuple[str, Path]]:
     """Return (identity, folder) of the successful runs of a results folder; with `key` those of its task and seed."""
     found = runs_of(folder, key.task, key.seed) if key else runs_of(folder)
     if not found and not any(folder.glob("runs/*/*/*/*/run.json")):
-        raise UserError(f"reuse: {folder} holds no runs; name a results folder, or a published one")
+        raise UserError(f"reuse: {folder} has no runs; name a results folder, or a published one")
     return [(facts["identity"], folder / "runs" / run.path) for run, facts in found.items() if facts["status"] == "ok"]
 
 

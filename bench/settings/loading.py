@@ -122,9 +122,14 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 def _over(below: dict[str, Any], values: dict[str, Any], name: str) -> dict[str, Any]:
     """Return the values of the profile `name` merged over `below`.
 
-    The source of an option that it changes, without stating a source, becomes the profile itself.
+    The source of an option that it changes, without stating a source, becomes the profile itself. Where it removes the
+    contestant of the primary comparisons, those against its rivals go too.
     """
     merged = merge(below, values)
+    primary = _mapping(_mapping(merged.get("comparison")).get("primary"))
+    removed = [each for each, entry in _mapping(values.get("contestants")).items() if entry is None]
+    if primary.get("contestant") in removed:
+        merged["comparison"] = merge(merged["comparison"], {"primary": {"contestant": None}})
     entries = merged.get("contestants")
     for contestant, own in _mapping(values.get("contestants")).items():
         entry = _mapping(_mapping(entries).get(contestant))

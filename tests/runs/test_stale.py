@@ -117,7 +117,7 @@ def test_a_run_that_now_fails_leaves_no_trace_of_the_tests(old, tmp_path, profil
     record_failure(failing, KEY, "why", again=False)
     files = {file.name for file in run_folder(failing, KEY).iterdir() if file.is_file() and file.stat().st_size}
     assert files == {"run.json"}
-    with pytest.raises(UserError, match="was made anew"):
+    with pytest.raises(UserError, match="was trained again"):
         read_points(failing)
 
 
