@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 from bench import settings as settings_file
 from bench.errors import UserError, is_disk_full
+from bench.names import LARGEST_SEED
 from bench.settings import Settings
 
 
@@ -66,8 +67,10 @@ Profile = Annotated[Path | None, typer.Argument(help=_SETTINGS)]
 Config = Annotated[Path | None, typer.Option("--config", help=_SETTINGS)]
 Task = Annotated[str, typer.Argument(help="Task of the profile, such as sst2.")]
 Contestant = Annotated[str, typer.Argument(help="Contestant of the profile.")]
-Seed = Annotated[int, typer.Option(help="Seed of the run.")]
-ChosenSeed = Annotated[int | None, typer.Option(help="Seed of the run. Default: the first seed of the task.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the run.")]
+ChosenSeed = Annotated[
+    int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the run. Default: the first seed of the task.")
+]
 Generation = Annotated[int, typer.Option(help="Generation of the study, from 0.")]
 File = Annotated[Path, typer.Argument(help="Parquet file to write.")]
 Folder = Annotated[Path, typer.Argument(help="Folder to write.")]
@@ -418,6 +421,8 @@ def compare(
     from bench.store import read_points
     from bench.tasks.catalogue import tasks_of
 
+    if results and config:
+        raise UserError(f"both --results {results} and --config {config}; give one of them")
     if results:
         folder = open_folder(results)
         settings, points = folder.settings, folder.points()

@@ -88,6 +88,8 @@ class Trace:
         """
         try:
             table = pq.read_table(path)
+            if not table.num_rows:
+                raise ValueError("no examples")
             shape = json.loads(table.schema.metadata[_METADATA])
             exits, outputs, weights = shape["exits"], shape["outputs"], shape.get("weights", "")
             logits = np.empty((exits, table.num_rows, outputs), dtype=np.float32)

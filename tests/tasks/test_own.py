@@ -279,6 +279,8 @@ WRONG = [
     ({"files": {"train": "a.xlsx"}}, "files.train: a.xlsx: its name must end in .csv, .tsv, .jsonl, .json or .parquet"),
     ({"columns": ["a", "b", "c"]}, "columns: List should have at most 2 items"),
     ({"columns": ["label"]}, "columns, label and group must be different columns"),
+    ({"columns": ["idx"]}, "columns: 'idx' is a name that the suite uses"),
+    ({"columns": ["label"], "label": "y"}, "columns: 'label' is a name that the suite uses"),
     ({"validation": 0}, "validation = 0"),
     ({"validation": 1.5}, "validation = 1.5"),
     ({"colour": 1}, "colour: no such key; there are columns, labels"),
