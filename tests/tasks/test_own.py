@@ -346,3 +346,13 @@ def test_what_joins_all_rows_is_told(tickets: Callable[..., Task]) -> None:
     rows = {"text": ["thanks", "hello"] * 20, "label": ["praise", "bug"] * 20, "customer": [i // 3 for i in range(40)]}
     with pytest.raises(UserError, match="40 rows in 1 groups; rows of one customer or of one text stay together"):
         survey(tickets(train=rows, group="customer"), Data(calibration=8))
+
+
+@pytest.mark.parametrize(
+    "declared", [{"labels": ["0", "1"]}, {"labels": None, "range": (0.0, 5.0), "metrics": ["pearson"]}]
+)
+def test_a_label_of_minus_one_in_train_is_named_as_it_is(tickets, declared):
+    rows = [{"text": f"text {i}", "label": str(i % 2)} for i in range(40)]
+    task_of = tickets(train=[*rows, {"text": "last", "label": "-1"}], validation=rows, **declared)
+    with pytest.raises(UserError, match=r"column 'label' is '?-1"):
+        survey(task_of, Data(calibration=8))

@@ -93,7 +93,7 @@ def test_test_labels_may_be_hidden_or_public(write: Callable[..., Path]) -> None
     ("bad", "message"),
     [
         ({"sentence": ["a", "b"], "label": [0, None]}, "row 1: column 'label' is missing"),
-        ({"sentence": ["a", "b"], "label": [0, -1]}, "row 1: column 'label' is missing"),
+        ({"sentence": ["a", "b"], "label": [0, -1]}, "row 1: column 'label' is -1"),
         (
             {"sentence": ["a", "b"], "label": [2, 0]},
             "'label' is 2, none of unacceptable, acceptable or 0 to 1",

@@ -193,8 +193,13 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
+def _absent(value: Any) -> bool:
+    """Return whether a cell has no value."""
+    return value is None or (isinstance(value, float) and value != value) or str(value).strip() == ""
+
+
 def _hidden(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and value != value) or str(value).strip() in ("", "-1", "-1.0")
+    return _absent(value) or str(value).strip() in ("-1", "-1.0")
 
 
 def _group(value: Any) -> str | None:
@@ -217,7 +222,7 @@ def _index(piece: Piece, row: int, value: Any) -> int:
 
 
 def _complaint(value: Any, allowed: str) -> str:
-    return "is missing" if _hidden(value) else f"is {_short(value)}, {allowed}"
+    return "is missing" if _absent(value) else f"is {_short(value)}, {allowed}"
 
 
 Found = list[tuple[float, str]]
