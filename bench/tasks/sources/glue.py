@@ -7,9 +7,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.tasks.catalogue import Task
-from bench.tasks.sources.rows import Columns, Piece, Read, first_line
+from bench.tasks.sources.rows import Columns, Piece, Read
 from bench.tasks.sources.text import decoded
 
 __all__ = ["folder_reader", "hub_reader", "parquet"]

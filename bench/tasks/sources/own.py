@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.settings import OwnTask
 from bench.tasks.sources.glue import hub_reader, parquet
-from bench.tasks.sources.rows import Columns, Piece, Read, first_line
+from bench.tasks.sources.rows import Columns, Piece, Read
 from bench.tasks.sources.text import delimited, json_rows
 
 __all__ = ["own_reader"]

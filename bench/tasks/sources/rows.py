@@ -10,7 +10,7 @@ from bench.errors import UserError
 from bench.settings import lookalike
 from bench.tasks.catalogue import ALIASES, Task
 
-__all__ = ["Columns", "Joined", "Piece", "Read", "first_line", "join"]
+__all__ = ["Columns", "Joined", "Piece", "Read", "join"]
 
 Columns = dict[str, list[Any]]
 _NAMED = 5
@@ -67,11 +67,6 @@ class Joined:
     dropped: int
     """Number of rows left out because a text is empty, where the task allows it."""
     notes: tuple[str, ...]
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its class."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def join(task: Task, split: str, pieces: Sequence[Piece]) -> Joined:
