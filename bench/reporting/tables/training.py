@@ -49,8 +49,8 @@ def training(points: pd.DataFrame, notes: Sequence[str]) -> Table | None:
             "and traces; with sources: also those of every run that it needs, such as its teacher. Seconds and memory "
             "depend on the machine.",
             "Restarts: trainings that were repeated with another seed because the model gave the same answer for every "
-            "example of the selection split. Collapsed: runs where this is still the case after the last attempt; they "
-            "are included in all results.",
+            "example of the selection split; seconds include them, steps and TFLOP count one training. "
+            "Collapsed: runs where this is still the case after the last attempt; they are included in all results.",
             *_collapsed(rows),
         ],
     )
