@@ -22,7 +22,7 @@ from bench.encoder.early.deployed import deploy
 from bench.encoder.saved import load_model
 from bench.measuring.latency import Operated, measure
 from bench.runs.clock import spread
-from bench.runs.produce import prepare
+from bench.runs.train_run import prepare
 from bench.settings import load
 from bench.store import RunKey, run_folder
 from bench.tasks.catalogue import task as task_named

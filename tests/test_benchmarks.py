@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from bench.runs.plan import runs
-from bench.runs.produce import produce
+from bench.runs.train_run import produce
 from bench.settings import check
 
 ROOT = Path(__file__).parents[1]

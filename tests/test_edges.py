@@ -17,8 +17,8 @@ from bench.reporting.tables.main import common_notes
 from bench.runs import plan
 from bench.runs.collect import collect, made_by_other_code
 from bench.runs.planning.checks import check_room
-from bench.runs.produce import produce
 from bench.runs.replay import replay
+from bench.runs.train_run import produce
 from bench.settings import check
 from bench.store import RunKey, read_json, run_folder, state_folder, write_json
 

@@ -16,8 +16,8 @@ from bench.reporting.everything import write_everything
 from bench.runs.clock import measure_latency, spread
 from bench.runs.collect import collect, operated
 from bench.runs.plan import runs
-from bench.runs.produce import produce
 from bench.runs.replay import points_of, replay
+from bench.runs.train_run import produce
 from bench.settings import Settings, check
 from bench.store import RunKey, read_json, run_folder, write_parquet
 from bench.tasks.catalogue import TASKS

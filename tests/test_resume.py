@@ -18,7 +18,7 @@ import yaml
 from safetensors.torch import load_file
 
 from bench.method import contestant
-from bench.runs.produce import produce
+from bench.runs.train_run import produce
 from bench.settings import Settings
 from bench.store import RunKey, run_folder, state_folder
 from bench.training import saving

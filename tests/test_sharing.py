@@ -14,8 +14,8 @@ from bench.runs.collect import collect, operated
 from bench.runs.identity import Identities
 from bench.runs.plan import runs
 from bench.runs.planning.coming import coming
-from bench.runs.produce import produce
 from bench.runs.replay import replay
+from bench.runs.train_run import produce
 from bench.settings import Settings, check, load
 from bench.sharing.results import _united, merge, placeless, publish
 from bench.store import RunKey, read_json, run_folder, write_parquet

@@ -10,7 +10,7 @@ from bench.encoder.backbones import tokenizer
 from bench.errors import UserError
 from bench.lineage import steps_in_all
 from bench.method import contestant
-from bench.runs.produce import produce
+from bench.runs.train_run import produce
 from bench.settings import load
 from bench.store import RunKey
 

@@ -17,8 +17,8 @@ from bench.errors import UserError
 from bench.exit_policies.operating import left
 from bench.runs.collect import collect
 from bench.runs.plan import runs
-from bench.runs.produce import produce
 from bench.runs.replay import replay
+from bench.runs.train_run import produce
 from bench.settings import Settings, check
 from bench.sharing.models import take, write_model
 from bench.store import RunKey, run_folder, write_parquet

@@ -15,8 +15,8 @@ from bench.encoder import Cascade, Encoder
 from bench.encoder.backbones import tokenizer
 from bench.exit_policies.policies import Policy
 from bench.method import Method, contestant
-from bench.runs.produce import produce
 from bench.runs.replay import points_of
+from bench.runs.train_run import produce
 from bench.settings import Settings
 from bench.store import RunKey, read_json, run_folder
 from bench.tasks.examples import Examples

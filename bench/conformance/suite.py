@@ -13,7 +13,7 @@ from bench.conformance.checks import CHECKS, Check
 from bench.conformance.runs import Fault, Runs
 from bench.errors import UserError
 from bench.method import contestant
-from bench.runs.produce import prepare
+from bench.runs.train_run import prepare
 from bench.settings import Settings, check, load
 from bench.store import RunKey
 

@@ -26,7 +26,7 @@ from bench.measuring.latency import Operated, Timing, measure
 from bench.method import contestant
 from bench.runs.collect import collect_task
 from bench.runs.plan import reference_run
-from bench.runs.produce import hardware, prepare
+from bench.runs.train_run import hardware, prepare
 from bench.settings import Settings
 from bench.store import RunKey, read_json, run_folder, write_parquet
 from bench.tasks.catalogue import task as task_named

@@ -36,7 +36,7 @@ PRELOADED = (
     "bench.reporting.everything",
     "bench.runs.planning.checks",
     "bench.runs.collect",
-    "bench.runs.produce",
+    "bench.runs.train_run",
     "bench.runs.ratios",
     "bench.training.lease",
     "pyarrow.dataset",  # pandas imports it for its first table

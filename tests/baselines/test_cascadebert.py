@@ -13,7 +13,7 @@ from bench.analysis.points import evaluate
 from bench.context import Context
 from bench.encoder import Cascade, CascadeConfig, Encoder, EncoderConfig
 from bench.errors import UserError
-from bench.runs.produce import produce
+from bench.runs.train_run import produce
 from bench.store import RunKey
 from bench.tasks.catalogue import TASKS
 from bench.trace import Costs, Trace

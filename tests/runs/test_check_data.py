@@ -11,7 +11,7 @@ from bench.errors import UserError
 from bench.reporting.page import data_findings, facts
 from bench.runs.identity import Identities
 from bench.runs.planning.checks import report
-from bench.runs.produce import produce
+from bench.runs.train_run import produce
 from bench.settings import Settings, check
 from bench.sharing.card import _data
 from bench.store import RunKey, read_json, run_folder

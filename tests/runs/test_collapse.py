@@ -11,8 +11,8 @@ from bench.context import Context
 from bench.method import Method, Options, contestant
 from bench.reporting.tables.training import training
 from bench.runs.collect import collect
-from bench.runs.produce import produce
 from bench.runs.replay import replay
+from bench.runs.train_run import produce
 from bench.runs.training.collapse import collapsed
 from bench.settings import check
 from bench.store import RunKey, read_json, run_folder, write_parquet

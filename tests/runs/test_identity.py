@@ -15,8 +15,8 @@ from bench.errors import UserError
 from bench.runs.collect import collect
 from bench.runs.identity import Identities
 from bench.runs.plan import runs
-from bench.runs.produce import produce
 from bench.runs.replay import replay
+from bench.runs.train_run import produce
 from bench.settings import Settings, check
 from bench.store import RunKey, read_json, run_folder, state_folder, write_json
 from bench.tasks.catalogue import TASKS

@@ -15,7 +15,7 @@ from bench.runs.plan import runs
 from bench.runs.planning import forecast as told
 from bench.runs.planning.forecast import Pace, Work, forecast, spoken, work_of
 from bench.runs.planning.progress import ahead, line
-from bench.runs.produce import produce
+from bench.runs.train_run import produce
 from bench.settings import load
 from bench.store import RunKey, state_folder
 

@@ -10,8 +10,8 @@ from toys import trace
 from bench.errors import UserError
 from bench.runs.clock import measure_latency
 from bench.runs.collect import bring_up_to_date, collect
-from bench.runs.produce import produce, trace_tests
 from bench.runs.replay import replay
+from bench.runs.train_run import produce, trace_tests
 from bench.settings import Settings, check
 from bench.store import RunKey, read_points, record_failure, run_folder, weights_of, write_json, write_parquet
 from bench.trace import Costs, Trace, is_current

@@ -21,8 +21,8 @@ from bench.analysis.budgets import operating_points, predicted
 from bench.encoder import EarlyExitClassifier
 from bench.runs.collect import collect
 from bench.runs.plan import runs
-from bench.runs.produce import produce
 from bench.runs.replay import replay
+from bench.runs.train_run import produce
 from bench.settings import Settings, check
 from bench.sharing.card import _rule
 from bench.sharing.models import write_model

@@ -6,7 +6,7 @@ import torch
 from bench.context import machine_of
 from bench.errors import UserError
 from bench.runs.identity import where
-from bench.runs.produce import produce, tf32, trace_tests
+from bench.runs.train_run import produce, tf32, trace_tests
 from bench.store import RunKey, run_folder
 from bench.trace import Trace
 

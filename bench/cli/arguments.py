@@ -1,0 +1,64 @@
+"""The application, its help panels, and the arguments that several commands share."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bench import settings as settings_file
+from bench.errors import UserError
+from bench.names import LARGEST_SEED
+from bench.settings import Settings
+
+app = typer.Typer(
+    name="costeff",
+    help="Benchmark and ablation suite for compressing and accelerating text encoders.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+EVERYDAY, STAGES = "Everyday", "Stages of the workflow"
+
+SETTINGS = "Profile: a YAML file, or the name of a packaged profile. Default: sketch."
+Profile = Annotated[Path | None, typer.Argument(help=SETTINGS)]
+Config = Annotated[Path | None, typer.Option("--config", help=SETTINGS)]
+Task = Annotated[str, typer.Argument(help="Task of the profile, such as sst2.")]
+Contestant = Annotated[str, typer.Argument(help="Contestant of the profile.")]
+Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the run.")]
+ChosenSeed = Annotated[
+    int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the run. Default: the first seed of the task.")
+]
+Generation = Annotated[int, typer.Option(help="Generation of the study, from 0.")]
+File = Annotated[Path, typer.Argument(help="Parquet file to write.")]
+Folder = Annotated[Path, typer.Argument(help="Folder to write.")]
+
+
+def settings_of(profile: Path | None, config: Path | None) -> Settings:
+    """Return the settings of the profile that is given as an argument or with `--config`.
+
+    Raises:
+        UserError: If both are given.
+    """
+    if profile and config:
+        raise UserError(f"two profiles, {profile} and --config {config}; name one")
+    return settings_file.load(profile or config or "sketch")
+
+
+def positive(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:
+    """Return the value of an option.
+
+    Raises:
+        UserError: If a number is not above 0, infinite or NaN.
+    """
+    for each in value if isinstance(value, list | tuple) else [value]:
+        if each is not None and not 0 < each < math.inf:
+            raise UserError(f"--{parameter.name} {each}: a number above 0 is needed")
+    return value
+
+
+Cores = Annotated[
+    int | None, typer.Option(callback=positive, help="Number of cores in the forecast. Default: all usable cores.")
+]
+Speedup = Annotated[float, typer.Option(callback=positive, help="Budget, as a FLOPs speed-up: its best point is used.")]

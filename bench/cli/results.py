@@ -1,0 +1,179 @@
+"""Everyday commands on results: compare, publish, merge, export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.cli.arguments import (
+    EVERYDAY,
+    ChosenSeed,
+    Config,
+    Contestant,
+    Folder,
+    Profile,
+    Speedup,
+    Task,
+    app,
+    positive,
+    settings_of,
+)
+from bench.cli.process import heavy_imports
+from bench.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.exit_policies.policies import Policy
+    from bench.settings import Settings
+
+
+@app.command(rich_help_panel=EVERYDAY)
+def compare(
+    a: Annotated[str, typer.Argument(help="Contestant A, as named in the results.")],
+    others: Annotated[
+        list[str] | None, typer.Argument(help="Contestants to compare with. Default: all others.")
+    ] = None,
+    config: Config = None,
+    speedup: Annotated[
+        list[float] | None,
+        typer.Option(callback=positive, help="Budget, as a FLOPs speed-up; can be given several times."),
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Results folder or published folder. Default: the results of the profile.")
+    ] = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(help="Names of tasks, or pairs, single or learned, separated by commas. Default: all."),
+    ] = None,
+) -> None:
+    """Print the verdict on contestant A against others: better, worse, equal or not decided, at equal budgets.
+
+    A method that has only points at full depth, such as the teacher, is compared at 1x.
+    """
+    from bench.analysis.budgets import succeeded
+    from bench.analysis.comparing.pairings import pairings
+    from bench.analysis.comparing.resampling import resamples_of
+    from bench.analysis.comparing.verdicts import BUDGETS
+    from bench.analysis.comparing.verdicts import compare as verdicts
+    from bench.analysis.statistics import learned_tasks
+    from bench.analysis.task_groups import select_tasks
+    from bench.reporting.tables.comparisons import FORMATS, how, printed
+    from bench.reporting.tables.table import Table, display_names
+    from bench.sharing.folders import open_folder
+    from bench.store import read_points
+    from bench.tasks.catalogue import tasks_of
+
+    if results and config:
+        raise UserError(f"both --results {results} and --config {config}; give one of them")
+    if results:
+        folder = open_folder(results)
+        settings, points = folder.settings, folder.points()
+    else:
+        settings = settings_of(None, config)
+        points = read_points(settings)
+    if succeeded(points).empty:
+        raise UserError(f"{settings.root}: no run has finished, so there is nothing to compare")
+    if tasks is not None:
+        known = tasks_of(settings.own_tasks)
+        points = points[points["task"].isin(select_tasks(tasks, points, known, reference=settings.reference))]
+    if a in (others or ()):
+        raise UserError(f"{a} cannot be compared with itself; name another contestant")
+    rivals = others or [method for method in dict.fromkeys(points["method"]) if method != a]
+    comparison, reference = settings.comparison, settings.reference
+    resamples = resamples_of(points, settings.root / "runs", comparison)
+    asked = pairings(
+        points, [(a, rival) for rival in rivals], comparison, reference=reference, budgets=speedup or BUDGETS
+    )
+    found = verdicts(points, asked, resamples, comparison, learned=learned_tasks(points, reference=reference))
+    names = display_names(points)
+    values = printed(found, names).drop(columns="A")
+    said = f"{names[a]} (A) minus B on validation, both at least so many times cheaper than the teacher"
+    typer.echo(
+        Table("compare", said, values, FORMATS, notes=[how(settings.comparison, found.attrs["comparisons"])]).markdown()
+    )
+
+
+@app.command(rich_help_panel=EVERYDAY)
+def publish(out: Folder, profile: Profile = None, config: Config = None) -> None:
+    """Write a published folder: points, traces, costs and the results page, without weights and text."""
+    from bench.sharing.results import publish as copied
+
+    size = copied(settings_of(profile, config), out)
+    typer.echo(f"wrote {out}, {size / 1e6:.1f} MB")
+
+
+@app.command(rich_help_panel=EVERYDAY)
+def merge(
+    folders: Annotated[list[Path], typer.Argument(help="Results folders or published folders.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+) -> None:
+    """Merge results folders into one, with its own results page, tables and figures."""
+    from bench.reporting.everything import write_everything
+    from bench.sharing.results import merge as united
+
+    def report_lines(settings: Settings) -> None:
+        for line in write_everything(settings):
+            typer.echo(line.replace(str(settings.root), str(out)))
+
+    united(folders, out, report_lines)
+    typer.echo(f"united {len(folders)} folders in {out}")
+
+
+@app.command(rich_help_panel=EVERYDAY)
+def take(
+    task: Task,
+    method: Contestant,
+    out: Folder,
+    profile: Profile = None,
+    config: Config = None,
+    speedup: Speedup = 1.0,
+    seed: ChosenSeed = None,
+) -> None:
+    """Export a trained model with its exit policy, tokenizer and model card."""
+    with heavy_imports():
+        from bench.sharing.models import take as taken
+
+    typer.echo(taken(settings_of(profile, config), task, method, out, speedup=speedup, seed=seed))
+    typer.echo(f"wrote {out}; its README.md says how to use it")
+
+
+@app.command(rich_help_panel=EVERYDAY)
+def submit(
+    method: Contestant,
+    out: Annotated[Path, typer.Argument(help="Zip file to write.")],
+    profile: Profile = None,
+    config: Config = None,
+    speedup: Speedup = 1.0,
+    seed: ChosenSeed = None,
+) -> None:
+    """Write a zip file for the GLUE server; runs that have no traces of the test splits are traced first."""
+    from bench.reporting.submit import write_submission
+    from bench.store import RunKey, read_points
+
+    settings = settings_of(profile, config)
+
+    def rule_on(task: str) -> Policy:
+        from bench.method import contestant
+
+        return contestant(settings, method, task).rule()
+
+    def trace(key: RunKey) -> None:
+        from bench.runs.train_run import trace_tests  # slow to import, and rarely needed
+
+        trace_tests(settings, key)
+
+    points, runs = read_points(settings), settings.root / "runs"
+    used = write_submission(
+        points,
+        runs,
+        out,
+        method,
+        glue=settings.glue_caps,
+        speedup=speedup,
+        seed=seed,
+        rule_on=rule_on,
+        make_traces=trace,
+    )
+    typer.echo(used[["task", "variant", "kind", "threshold", "score", "speedup"]].to_markdown(index=False))
+    typer.echo(f"\nwrote {out}; the scores above are those on validation")
