@@ -70,10 +70,11 @@ def _fitted(method: Method, variant: str, examples: int) -> Method:
     budget = settings.training.budget
     assert budget is not None
     share = settings.contestants[method.name].share
-    wanted = share * budget.steps - _inherited(method, variant, examples)
+    whole = share * budget.of(method.task.name)
+    wanted = whole - _inherited(method, variant, examples)
     if wanted < 1:
         raise UserError(
-            f"{where}: the models that {variant} continues use its whole training budget of {share * budget.steps:g} "
+            f"{where}: the models that {variant} continues use its whole training budget of {whole:g} "
             "steps; give them a smaller `share`"
         )
 
@@ -92,7 +93,7 @@ def _fitted(method: Method, variant: str, examples: int) -> Method:
         if steps == round(wanted):
             break
         low, high = (factor, high) if steps < wanted else (low, factor)
-    if abs(best_steps - wanted) > TOLERANCE * share * budget.steps:
+    if abs(best_steps - wanted) > TOLERANCE * whole:
         raise UserError(
             f"{where}: {variant} cannot be trained for {wanted:g} steps on {method.task.name} (nearest: {best_steps}); "
             "change training.budget.steps or the share, and see that its epochs are declared as `bench.method.Epochs`"

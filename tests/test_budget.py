@@ -53,6 +53,20 @@ def test_all_contestants_have_the_steps_of_the_budget(tiny_backbone, steps, exam
             assert all(stage.plan.batch_size == 16 for stage in stages_of(method, variant, examples))
 
 
+def test_a_task_can_have_a_budget_of_its_own(tiny_backbone):
+    overrides = {"training": {"budget": {"steps": 900, "batch_size": 16, "tasks": {"cola": 300}}}}
+    overrides["contestants"] = {"assistant": {"share": 0.3}}
+    settings = load("conform", overrides | {"backbone": {"name": str(tiny_backbone), "pooling": "mean"}})
+    for name, entry in settings.contestants.items():
+        for task, steps in (("cola", 300), ("sst2", 900)):
+            method = contestant(settings, name, task)
+            for variant in method.variants():
+                wanted = pytest.approx(entry.share * steps, rel=0.05)
+                assert steps_in_all(method, variant, 1000) == wanted, (name, task)
+    with pytest.raises(UserError, match=r"training\.budget\.tasks: unknown task 'colla'"):
+        load("conform", {"training": {"budget": {"steps": 900, "tasks": {"colla": 300}}}})
+
+
 def test_stages_keep_their_proportions(tiny_backbone):
     settings = with_budget(tiny_backbone, 3000, assistant=0.3)
     method = contestant(settings, "tinybert", "sst2")

@@ -106,8 +106,9 @@ class Identities:
                 own["range"] = list(method.task.range)
             asked["own"] = own
         asked["restarts"] = settings.training.restarts
-        if settings.training.budget:
-            asked["budget"] = settings.training.budget.model_dump() | {"share": entry.share}
+        if budget := settings.training.budget:
+            steps = budget.of(key.task)
+            asked["budget"] = {"steps": steps, "batch_size": budget.batch_size, "share": entry.share}
         if settings.training.precision != "auto":  # "auto" depends on the machine, see `where`
             asked["precision"] = settings.training.precision
         return asked

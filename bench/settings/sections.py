@@ -187,6 +187,11 @@ class TrainingBudget(Section):
 
     steps: int = Field(ge=1, description="Optimizer steps, summed over all models whose weights are continued.")
     batch_size: int = Field(32, ge=1, description="Batch size of all stages.")
+    tasks: dict[str, Annotated[int, Field(ge=1)]] = Field({}, description="Task -> steps, where they differ.")
+
+    def of(self, task: str) -> int:
+        """Return the optimizer steps of a task."""
+        return self.tasks.get(task, self.steps)
 
 
 class Training(Section):
@@ -329,6 +334,8 @@ class Settings(Section):
                 raise ValueError(f"{key} = {seeds}: a seed is named twice")
         named: dict[str, Iterable[str]] = {"tasks": self.tasks, "more_seeds": self.more_seeds}
         named |= {"data.tasks": self.data.tasks}
+        if self.training.budget:
+            named |= {"training.budget.tasks": self.training.budget.tasks}
         named |= {f"contestants.{name}.tasks": each.tasks for name, each in self.contestants.items()}
         named |= {f"studies.{number}.tasks": study.tasks for number, study in enumerate(self.studies)}
         for key, tasks in named.items():
