@@ -220,3 +220,17 @@ def test_a_profile_that_removes_the_primary_contestant_has_no_primary_rivals(tmp
     (tmp_path / "mine.yaml").write_text("extends: tiny\ncomparison: {primary: {contestant: costef}}\n")
     with pytest.raises(UserError, match=r"comparison\.primary\.contestant: 'costef' is not a contestant"):
         load(tmp_path / "mine.yaml")
+
+
+def test_a_contestant_can_be_like_another_with_changes():
+    settings = load("conform", {"contestants": {
+        "half": {"like": "costeff", "share": 0.5, "options": {"epochs": 7}}, "quarter": {"like": "half", "share": 0.25},
+    }})  # fmt: skip
+    whole, half, quarter = (settings.contestants[name] for name in ("costeff", "half", "quarter"))
+    assert half.options == whole.options | {"epochs": 7} == quarter.options
+    assert (half.method, half.tasks, half.share, quarter.share) == (whole.method, whole.tasks, 0.5, 0.25)
+    assert load("conform", settings.model_dump(mode="json")) == settings, "resolving twice changes nothing"
+    for wrong, why in (({"a": {"like": "none"}}, "'none' is not a contestant"),
+                       ({"a": {"like": "b"}, "b": {"like": "a"}}, "a -> b -> a is a circle")):  # fmt: skip
+        with pytest.raises(UserError, match=why):
+            load("conform", {"contestants": wrong})

@@ -14,11 +14,14 @@ class Roles:
         reference: The method whose cost at full depth counts as 1x, by default the teacher.
         depth_reference: The fine-tuned backbone cut to fewer layers, or None.
         ablations: Map from each ablation to the full method that it modifies.
+        likes: Map from each contestant that is another one with some changes, such as a smaller training budget, to
+            that one (`like` in the profile).
     """
 
     reference: str = "teacher"
     depth_reference: str | None = "cut"
     ablations: Mapping[str, str] = field(default_factory=dict)
+    likes: Mapping[str, str] = field(default_factory=dict)
 
     def contestants(self, points: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of all methods that are not ablations."""

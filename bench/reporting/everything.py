@@ -35,7 +35,8 @@ def write_everything(settings: Settings) -> Iterator[str]:
 
 def _written(settings: Settings) -> Iterator[str]:
     points, missing = complete(read_points(settings)), _missing_splits(settings)
-    roles = Roles(settings.reference, settings.depth_reference, settings.ablations)
+    likes = {name: entry.like for name, entry in settings.contestants.items() if entry.like}
+    roles = Roles(settings.reference, settings.depth_reference, settings.ablations, likes)
     # Published points are shown with measured ones only if text and backbone are those of the papers.
     papers = settings.data.source != "sketch" and "bert-base-uncased" in settings.backbone.name
     folders = {name: settings.root / name for name in ("sweeps", "runs")}

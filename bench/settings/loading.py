@@ -81,9 +81,31 @@ def check(values: dict[str, Any], where: str) -> Settings:
         UserError: The settings are not valid.
     """
     try:
-        return Settings.model_validate(values)
+        return Settings.model_validate(_with_likes(values, where))
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error, Settings)}") from None
+
+
+def _with_likes(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the settings in which each contestant has the values of the one it is `like`, where it states none.
+
+    Raises:
+        UserError: The other contestant does not exist, or is like this one.
+    """
+    entries = _mapping(values.get("contestants"))
+
+    def full(name: str, before: tuple[str, ...]) -> Any:
+        entry = entries[name]
+        if not isinstance(other := _mapping(entry).get("like"), str):
+            return entry
+        key = f"{where}: contestants.{name}.like"
+        if other not in entries:
+            raise UserError(f"{key}: {other!r} is not a contestant; the contestants are {', '.join(map(str, entries))}")
+        if other in before:
+            raise UserError(f"{key}: {' -> '.join((*before, other))} is a circle; state `method` in one of them")
+        return merge(_mapping(full(other, (*before, other))), entry)
+
+    return values | {"contestants": {name: full(name, (name,)) for name in entries}} if entries else values
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:

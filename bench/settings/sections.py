@@ -277,6 +277,7 @@ class RatioStudy(Section):
 class Contestant(Section):
     """Method with options, under the name used in tables, folders and by other contestants."""
 
+    like: Name | None = Field(None, description="Contestant whose values hold where this one states none.")
     method: str = Field(
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="Import path of its class, package.module:Class."
     )

@@ -64,7 +64,7 @@ def folder_with_runs(path: Path, results: Path) -> Path:
 def drawn(some: pd.DataFrame, results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = folder_with_runs(tmp_path_factory.mktemp("figures") / "sketch", results)
     skipped = figures.begin(some, folder, ROLES, published=read_published())()
-    assert skipped == [figures.Skipped("milliseconds", "no latency was measured")]
+    assert [each.name for each in skipped] == ["milliseconds", "training", "memory"]
     return folder / "figures"
 
 
@@ -117,7 +117,7 @@ def test_nothing_leaves_the_canvas(points: pd.DataFrame, results: Path, study: o
         "average": figures.frontier_average(one_seed, ROLES, resamples=resamples),
         "differences": figures.difference_from_teacher(one_seed, ROLES, resamples=resamples),
         "tasks": figures.tasks_at_budget(one_seed, ROLES),
-        "parameters": figures.score_against_parameters(one_seed, ROLES),
+        "parameters": figures.score_against_cost(one_seed, ROLES, cost=figures.COSTS["parameters"]),
         "latency": figures.promised_against_measured(one_seed, ROLES),
         "exits": figures.score_per_exit(one_seed, ROLES, resamples=resamples),
         "histogram": figures.exit_histogram(one_seed, ROLES),
@@ -128,6 +128,21 @@ def test_nothing_leaves_the_canvas(points: pd.DataFrame, results: Path, study: o
     }
     for name, figure in all_drawn.items():
         assert outside(figure) < 0.02, f"{name} is cut off by {outside(figure):.2f} inches"
+
+
+def test_contestants_that_are_like_another_form_its_learning_curve(some: pd.DataFrame) -> None:
+    whole = some[some["method"].isin(["teacher", "costeff"])].assign(training_flops_in_all=4e12)
+    half = whole[whole["method"] == "costeff"].assign(method="costeff-half", training_flops_in_all=2e12)
+    roles = Roles(likes={"costeff-half": "costeff"})
+    cost = figures.COSTS["training"]
+    axes = figures.score_against_cost(pd.concat([whole, half]), roles, cost=cost).axes[0]
+    curves = [sorted(set(line.get_xdata())) for line in axes.lines]
+    assert [2e12, 4e12] in curves
+    entries = [text.get_text() for text in axes.figure.legends[0].get_texts()]
+    assert len(entries) == 2
+    missing = whole.assign(training_flops_in_all=np.where(whole["task"] == "cola", np.nan, 4e12))
+    with pytest.raises(Absent, match="every task"):
+        figures.score_against_cost(missing, roles, cost=cost)
 
 
 def outside(figure: Figure) -> float:
@@ -146,7 +161,7 @@ def test_what_has_no_data_is_skipped_with_its_reason(some: pd.DataFrame, results
     static = static.assign(latency_1=np.nan, latency_32=np.nan)
     skipped = dict(figures.begin(static, folder, ROLES)())
     exits = {"exits-score", "exits-histogram", "exits-difficulty"}
-    assert set(skipped) == {"frontier-average", "milliseconds", "latency", "ablations", *exits}
+    assert set(skipped) == {"frontier-average", "milliseconds", "training", "memory", "latency", "ablations", *exits}
     assert skipped["latency"] == "no latency was measured"
     assert all(skipped.values())
     assert {path.stem for path in (folder / "figures").iterdir()} == {

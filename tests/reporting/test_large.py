@@ -44,7 +44,7 @@ def drawn(points: pd.DataFrame, large: Path) -> dict[str, Figure]:
         "frontier": figures.frontier(points, "cola", ROLES, resamples=resamples),
         "frontier of one seed": figures.frontier(points[points["seed"] == 1], "cola", ROLES, resamples=resamples),
         "average": figures.frontier_average(points, ROLES, resamples=resamples),
-        "parameters": figures.score_against_parameters(points, ROLES),
+        "parameters": figures.score_against_cost(points, ROLES, cost=figures.COSTS["parameters"]),
         "latency": figures.promised_against_measured(points, ROLES),
         "score": figures.score_per_exit(points, ROLES, resamples=resamples),
         "histogram": figures.exit_histogram(points, ROLES),

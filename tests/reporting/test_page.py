@@ -62,7 +62,7 @@ def folder(some: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path
     """A results folder with two drawn figures, one run's record, and the page."""
     folder = tmp_path_factory.mktemp("page") / "sketch"
     for name, figure in (
-        ("parameters", figures.score_against_parameters(some, ROLES)),
+        ("parameters", figures.score_against_cost(some, ROLES, cost=figures.COSTS["parameters"])),
         ("frontier-rte", figures.frontier(some, "rte", ROLES)),
     ):
         figures.drawing.save(figure, folder / "figures", name)

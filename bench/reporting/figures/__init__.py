@@ -20,13 +20,13 @@ from bench.reporting.figures.comparisons import (
     promised_against_measured,
     tasks_at_budget,
 )
+from bench.reporting.figures.costs import COSTS, score_against_cost
 from bench.reporting.figures.drawing import Absent, save, task_order
 from bench.reporting.figures.exits import exit_against_difficulty, exit_histogram, score_per_exit
 from bench.reporting.figures.frontiers import (
     frontier,
     frontier_average,
     score_against_milliseconds,
-    score_against_parameters,
 )
 from bench.reporting.figures.sweeps import importances, kept_studies, landscape
 from bench.settings import Comparison
@@ -34,6 +34,7 @@ from bench.tasks.catalogue import TASKS
 from bench.tasks.catalogue import title as task_title
 
 __all__ = [
+    "COSTS",
     "Skipped",
     "ablation_intervals",
     "begin",
@@ -47,8 +48,8 @@ __all__ = [
     "importances",
     "landscape",
     "promised_against_measured",
+    "score_against_cost",
     "score_against_milliseconds",
-    "score_against_parameters",
     "score_per_exit",
     "tasks_at_budget",
 ]
@@ -56,6 +57,10 @@ __all__ = [
 
 _LEVEL = "at the profile's confidence (95 % by default), as in the tables"
 _BAND = f"Bands are intervals over seeds and examples (over examples only with one seed) {_LEVEL}."
+_COST = (
+    "Full-depth score of each variant that has one on every task, averaged over tasks; bars are one standard deviation "
+    "over seeds."
+)
 # Title and caption of each figure by the beginning of its file name, in reading order. {rest}: the rest of the name.
 _CAPTIONS = {
     "frontier-average": (
@@ -88,11 +93,13 @@ _CAPTIONS = {
         "Score of every timed point (first seed) against its median time per example at batch size 1. A line joins the "
         "points that no faster point of the method beats. Dashed: teacher; dashed grey: constant baseline.",
     ),
-    "parameters": (
-        "Score against parameters",
-        "Full-depth score of each variant that has one on every task, averaged over tasks; bars are one standard "
-        "deviation over seeds.",
+    "parameters": ("Score against parameters", _COST),
+    "training": (
+        "Score against training cost",
+        f"{_COST} Training FLOPs include passes of teachers and of checkpoint selection. A contestant that differs "
+        "from another one by its training budget has the same mark, so the line is a learning curve.",
     ),
+    "memory": ("Score against memory of training", f"{_COST} Memory depends on the machine."),
     "latency": (
         "Measured and calculated speed-up",
         "Measured speed-up (median; bar: quartiles) against speed-up in FLOPs, both over the teacher. On the dashed "
@@ -221,7 +228,7 @@ def _plan(
     for task in task_order(points):
         plan[f"frontier-{task}"] = partial(frontier, points, task, roles, resamples=resamples, published=published)
     plan["milliseconds"] = partial(score_against_milliseconds, points, roles, results=results)
-    plan["parameters"] = partial(score_against_parameters, points, roles)
+    plan |= {name: partial(score_against_cost, points, roles, cost=cost) for name, cost in COSTS.items()}
     plan["latency"] = partial(promised_against_measured, points, roles)
     plan["exits-score"] = partial(score_per_exit, points, roles, resamples=resamples)
     plan["exits-histogram"] = partial(exit_histogram, points, roles)

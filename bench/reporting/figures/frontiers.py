@@ -39,7 +39,7 @@ from bench.reporting.figures.labels import Label, place
 from bench.tasks.catalogue import title as task_title
 
 # Up to this many methods a figure is a column and a half wide, else a page.
-_FEW = 6
+FEW = 6
 
 
 @styled
@@ -73,13 +73,13 @@ def frontier(
     if not drawn:
         raise Absent("no method beside the teacher on this task")
     full, top_score = float(teacher["flops"].mean()), 100 * float(teacher["score"].mean())
-    figure, axes = _canvas(len(drawn))
+    figure, axes = canvas(len(drawn))
     scores, names = [top_score], []
     for method in drawn:
         rows = front[front["method"] == method]
         curve = task_curve(rows, resamples)
         _curve(axes, curve, looks[method])
-        _own_points(axes, rows, looks[method], several=rows["seed"].nunique() > 1, many=len(drawn) > _FEW)
+        _own_points(axes, rows, looks[method], several=rows["seed"].nunique() > 1, many=len(drawn) > FEW)
         names += _names(rows, looks[method], variants)
         scores += [*(100 * rows["score"]), *(100 * curve.low), *(100 * curve.high)]
     axes.plot(full, top_score, **looks[roles.reference].dots, markersize=8, zorder=6)
@@ -95,18 +95,19 @@ def frontier(
     top = axes.secondary_xaxis("top", functions=(lambda x: full / np.maximum(x, 1e-9),) * 2)
     ratio_axis(top.xaxis, full / (high * 1.12), full / (low / 1.12))
     _head(axes, top, task_title(task))
-    handles = [_handle(looks[roles.reference]), *(_handle(looks[method]) for method in drawn)]
+    handles = [handle(looks[roles.reference]), *(handle(looks[method]) for method in drawn)]
     if reported:
         handles.append(_hollow("hollow: as reported", INK, 1.0))
     if is_constant(front).any():
         handles.append(_hollow("faint: same answer for all examples", GREY, 0.5))
-    legend_below(figure, handles, columns=5 if len(drawn) > _FEW else 3)
+    legend_below(figure, handles, columns=5 if len(drawn) > FEW else 3)
     place(axes, names, np.column_stack([front["flops"], 100 * front["score"]]))
     return figure
 
 
-def _canvas(methods: int) -> tuple[Figure, Axes]:
-    figure = new_figure(*((PAGE, 3.7) if methods > _FEW else (COLUMN * 1.5, 2.8)))
+def canvas(methods: int) -> tuple[Figure, Axes]:
+    """Return a figure with one panel; it is wider for many methods, whose legend needs the room."""
+    figure = new_figure(*((PAGE, 3.7) if methods > FEW else (COLUMN * 1.5, 2.8)))
     return figure, figure.add_subplot()
 
 
@@ -118,7 +119,8 @@ def _head(axes: Axes, top: Any, title: str) -> None:
     top.tick_params(pad=2, length=3)
 
 
-def _handle(mark: Mark) -> Line2D:
+def handle(mark: Mark) -> Line2D:
+    """Return the legend entry of a method: its marker and line; the reference has no line."""
     line: Any = "none" if mark.marker == "*" else mark.line
     return Line2D([], [], color=mark.colour, marker=mark.marker, linestyle=line, label=mark.name)
 
@@ -246,7 +248,7 @@ def frontier_average(points: pd.DataFrame, roles: Roles, *, resamples: Resamples
     drawn = [method for method in looks if method in set(curves["method"]) and method != roles.reference]
     if not drawn:
         raise Absent("no method beside the teacher has a point on every task")
-    figure, axes = _canvas(len(drawn))
+    figure, axes = canvas(len(drawn))
     scores: list[float] = []
     for method in drawn:
         rows = curves[curves["method"] == method].sort_values("budget", ascending=False)
@@ -268,8 +270,8 @@ def frontier_average(points: pd.DataFrame, roles: Roles, *, resamples: Resamples
     top = axes.secondary_xaxis("top", functions=(lambda x: 1 / np.maximum(x, 1e-9),) * 2)
     ratio_axis(top.xaxis, 1.0, 1 / left)
     _head(axes, top, f"Mean of {points['task'].nunique()} tasks")
-    handles = [_handle(looks[roles.reference]), *(_handle(looks[method]) for method in drawn)]
-    legend_below(figure, handles, columns=5 if len(drawn) > _FEW else 3)
+    handles = [handle(looks[roles.reference]), *(handle(looks[method]) for method in drawn)]
+    legend_below(figure, handles, columns=5 if len(drawn) > FEW else 3)
     return figure
 
 
@@ -326,61 +328,5 @@ def score_against_milliseconds(points: pd.DataFrame, roles: Roles, *, results: P
         axes.set_title(task_title(task), loc="left")
     label_outer(grid, "milliseconds per example", "score × 100")
     present = [method for method in looks if method in set(rows["method"]) | {roles.reference}]
-    legend_below(figure, [_handle(looks[method]) for method in present], columns=5)
-    return figure
-
-
-@styled
-def score_against_parameters(points: pd.DataFrame, roles: Roles) -> Figure:
-    """Draw the full-depth score of every variant against its parameters, averaged over tasks.
-
-    Only seeds with a score on every task count. Bars are one sample deviation over seeds.
-    """
-    rows = succeeded(roles.contestants(points))
-    rows = rows[(rows["kind"] == "static") & (rows["split"] == "validation") & rows["score"].notna()]
-    if rows.empty:
-        raise Absent("no full-depth prediction on validation")
-    looks, names = marks(points, roles), variant_names(points)
-    tasks = rows["task"].nunique()
-    seeds = rows.groupby(["method", "variant", "seed"]).agg(
-        score=("score", "mean"), parameters=("parameters", "mean"), tasks=("task", "nunique")
-    )
-    seeds = seeds[seeds["tasks"] == tasks]
-    table = seeds.groupby(["method", "variant"]).agg(
-        score=("score", "mean"), spread=("score", "std"), parameters=("parameters", "mean")
-    )
-    if table.empty:
-        raise Absent("no variant has a score on every task")
-    present = [method for method in looks if method in table.index.get_level_values("method")]
-    figure, axes = _canvas(len(present))
-    labels: list[Label] = []
-    for method, mark in looks.items():
-        group = table[table.index.get_level_values("method") == method].sort_values("parameters")
-        if group.empty:
-            continue
-        axes.plot(
-            group["parameters"],
-            100 * group["score"],
-            color=mark.colour,
-            linestyle=mark.line,
-            alpha=0.5,
-            linewidth=0.9,
-        )
-        axes.errorbar(
-            group["parameters"], 100 * group["score"], yerr=100 * group["spread"].fillna(0), **mark.dots,
-            markersize=8 if mark.marker == "*" else 5, elinewidth=0.8, capsize=1.5, zorder=4,
-        )  # fmt: skip
-        labels += [
-            Label(row["parameters"], 100 * row["score"], names[(method, variant)], mark.colour)
-            for (_, variant), row in group.iterrows()
-        ]
-    axes.set_xscale("log")
-    axes.set_xlim(table["parameters"].min() / 1.12, table["parameters"].max() * 1.12)
-    count_axis(axes.xaxis)
-    axes.set_xlabel("parameters, embeddings included")
-    axes.set_ylabel("mean score × 100")
-    axes.set_title(f"Full depth, mean of {tasks} task{'s' * (tasks > 1)}", loc="left")
-    legend_below(figure, [_handle(looks[method]) for method in present], columns=5 if len(present) > _FEW else 3)
-    edges = [table["score"] + sign * table["spread"].fillna(0) for sign in (-1, 0, 1)]
-    place(axes, labels, np.vstack([np.column_stack([table["parameters"], 100 * edge]) for edge in edges]))
+    legend_below(figure, [handle(looks[method]) for method in present], columns=5)
     return figure

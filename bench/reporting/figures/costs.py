@@ -1,0 +1,100 @@
+"""Full-depth scores against what a model costs beside inference: parameters, training FLOPs, memory of training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from bench.analysis.budgets import succeeded
+from bench.analysis.roles import Roles
+from bench.reporting.figures.drawing import Absent, count_axis, legend_below, marks, styled, variant_names
+from bench.reporting.figures.frontiers import FEW, canvas, handle
+from bench.reporting.figures.labels import Label, place
+
+
+class Cost(NamedTuple):
+    """A cost of a model: its column in the points table, the title of its axis, and the unit of the column."""
+
+    column: str
+    title: str
+    unit: float = 1.0
+
+
+COSTS = {
+    "parameters": Cost("parameters", "parameters, embeddings included"),
+    "training": Cost("training_flops_in_all", "training FLOPs, with those of every model that is needed"),
+    "memory": Cost("peak_memory_bytes", "peak memory of training in bytes"),
+}
+"""Costs of the figures, by file name."""
+
+
+@styled
+def score_against_cost(points: pd.DataFrame, roles: Roles, *, cost: Cost) -> Figure:
+    """Draw the full-depth score of every variant against a cost, averaged over tasks.
+
+    Only seeds with a score and a cost on every task of the variant's contestant group count. Bars are one sample
+    standard deviation over seeds. A line joins the variants of a method; a contestant that is `like` another one has
+    its mark, so a training budget and its parts form a learning curve.
+
+    Args:
+        points: all-points.parquet.
+        roles: the roles of the profile's methods.
+        cost: the horizontal axis.
+
+    Raises:
+        Absent: where no variant has a score and a cost on every task.
+    """
+    rows = succeeded(roles.contestants(points))
+    rows = rows[(rows["kind"] == "static") & (rows["split"] == "validation") & rows["score"].notna()]
+    if rows.empty:
+        raise Absent("no full-depth prediction on validation")
+    if cost.column not in rows or rows[cost.column].isna().all():
+        raise Absent(f"no {cost.title} is recorded")
+    names, tasks = variant_names(points), rows["task"].nunique()
+    looks = marks(points, roles)
+    seeds = rows.groupby(["method", "variant", "seed"]).agg(
+        score=("score", "mean"), cost=(cost.column, "mean"), priced=(cost.column, "count"), tasks=("task", "nunique")
+    )
+    seeds = seeds[(seeds["tasks"] == tasks) & (seeds["priced"] == tasks)]
+    table = seeds.groupby(["method", "variant"]).agg(
+        score=("score", "mean"), deviation=("score", "std"), cost=("cost", "mean")
+    )
+    if table.empty:
+        raise Absent("no variant has a score on every task")
+    table = table.reset_index()
+    table["drawn"] = [_drawn_as(method, roles, looks) for method in table["method"]]
+    present = [method for method in looks if method in set(table["drawn"])]
+    figure, axes = canvas(len(present))
+    labels: list[Label] = []
+    for method in present:
+        mark, group = looks[method], table[table["drawn"] == method].sort_values("cost")
+        axes.plot(group["cost"], 100 * group["score"], color=mark.colour, linestyle=mark.line, alpha=0.5, linewidth=0.9)
+        axes.errorbar(
+            group["cost"], 100 * group["score"], yerr=100 * group["deviation"].fillna(0), **mark.dots,
+            markersize=8 if mark.marker == "*" else 5, elinewidth=0.8, capsize=1.5, zorder=4,
+        )  # fmt: skip
+        labels += [
+            Label(row.cost, 100 * row.score, names[(row.method, row.variant)], mark.colour)
+            for row in group.itertuples()
+            if row.method == method
+        ]
+    axes.set_xscale("log")
+    axes.set_xlim(table["cost"].min() / 1.12, table["cost"].max() * 1.12)
+    count_axis(axes.xaxis)
+    axes.set_xlabel(cost.title)
+    axes.set_ylabel("mean score × 100")
+    axes.set_title(f"Full depth, mean of {tasks} task{'s' * (tasks > 1)}", loc="left")
+    legend_below(figure, [handle(looks[method]) for method in present], columns=5 if len(present) > FEW else 3)
+    edges = [table["score"] + sign * table["deviation"].fillna(0) for sign in (-1, 0, 1)]
+    place(axes, labels, np.vstack([np.column_stack([table["cost"], 100 * edge]) for edge in edges]))
+    return figure
+
+
+def _drawn_as(method: str, roles: Roles, looks: Mapping[str, object]) -> str:
+    """Return the contestant whose mark a contestant has: the one that it is like, if that one is in the figure."""
+    other = roles.likes.get(method)
+    return _drawn_as(other, roles, looks) if other and other in looks else method
