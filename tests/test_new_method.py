@@ -78,6 +78,8 @@ def test_its_points_have_speedups_and_measured_latencies(settings):
 
 def test_time_and_promise_are_of_the_same_examples(settings):
     timed = pd.read_parquet(settings.root / "latency.parquet")
+    assert (timed["noise_low"] <= timed["noise_high"]).all() and (timed["noise_low"] > 0).all()
+    assert timed.groupby(["task", "batch_size"])["noise_low"].nunique().eq(1).all()
     assert timed["hardware"].nunique() == 1 and timed["hardware"].str.contains("thread").all()
     assert set(timed["method"]) == {"teacher", "every-other"}  # and not the one that failed
     lengths = validation(settings).lengths

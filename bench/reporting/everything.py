@@ -39,7 +39,11 @@ def _written(settings: Settings) -> Iterator[str]:
     roles = Roles(settings.reference, settings.depth_reference, settings.ablations, likes)
     # Published points are shown with measured ones only if text and backbone are those of the papers.
     papers = settings.data.source != "sketch" and "bert-base-uncased" in settings.backbone.name
-    folders = {name: settings.root / name for name in ("sweeps", "runs")}
+    folders = {
+        "sweeps": settings.root / "sweeps",
+        "runs": settings.root / "runs",
+        "clock": settings.root / "latency.parquet",
+    }
     published = for_figures(read_published()) if papers else None
     # Figures are drawn while the tables are made.
     drawing = figures.begin(points, settings.root, roles, published=published, comparison=settings.comparison)

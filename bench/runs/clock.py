@@ -37,7 +37,8 @@ log = logging.getLogger(__name__)
 
 COLUMNS = [
     *RUN, "operated", "weights", "batch_size", "examples", "promised", "speedup", "speedup_low", "speedup_high",
-    "seconds", "reference_seconds", "trained", "p95_seconds", "reference_p95_seconds", "hardware", "torch",
+    "seconds", "reference_seconds", "noise_low", "noise_high", "trained", "p95_seconds", "reference_p95_seconds",
+    "hardware", "torch",
 ]  # fmt: skip
 
 
@@ -50,6 +51,8 @@ def measure_latency(settings: Settings, out: Path) -> None:
     - `speedup`, `speedup_low`, `speedup_high`: median and quartiles over rounds of the ratio of the reference's time
       to the time of the point.
     - `seconds`, `reference_seconds`: median time for all examples.
+    - `noise_low`, `noise_high`: quartiles over rounds of the ratio of the reference's times to those of the reference
+      itself, timed as another contestant. A speed-up between them cannot be told from 1.
     - `p95_seconds`, `reference_p95_seconds`: 95th percentile of the time of one example at batch size 1.
     - `trained`: whether the weights are those of the run. A run from a published folder has no weights, so it is timed
       with random weights of its shape, and its examples exit where its trace says.
@@ -128,7 +131,7 @@ def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Ite
     ):
         chosen = spread(examples.lengths, count)
         lengths = examples.lengths[chosen]
-        found = _measure(timed, full, examples, chosen, batch_size, rounds)
+        found, noise = _measure(timed, full, examples, chosen, batch_size, rounds)
         promise = full.costs.flops(lengths)[-1].sum()
         for (point, run), (own_time, reference_time) in zip(timed, found, strict=True):
             exits = left(point, run.trace)[chosen]
@@ -143,6 +146,8 @@ def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Ite
                 "speedup_high": high,
                 "seconds": np.median(own_time.seconds),
                 "reference_seconds": np.median(reference_time.seconds),
+                "noise_low": noise[0],
+                "noise_high": noise[1],
                 "trained": run.trained,
                 "p95_seconds": own_time.slow if batch_size == 1 else np.nan,
                 "reference_p95_seconds": reference_time.slow if batch_size == 1 else np.nan,
@@ -156,9 +161,13 @@ def _measure(
     chosen: NDArray[np.int64],
     batch_size: int,
     rounds: int,
-) -> list[tuple[Timing, Timing]]:
-    """Return the timings of each point and of the reference; points with the same policy and exits are timed once."""
-    contestants = {(id(full), "none", b""): Operated(full.model)}
+) -> tuple[list[tuple[Timing, Timing]], tuple[float, float]]:
+    """Time the points and the reference; points with the same policy and exits are timed once.
+
+    Returns:
+        The timings of each point and of the reference, and the quartiles of the ratio of the reference to itself.
+    """
+    contestants = {(id(full), "none", b""): Operated(full.model), (0, "again", b""): Operated(full.model)}
     kinds = []
     for point, run in timed:
         exits = left(point, run.trace)[chosen]
@@ -170,7 +179,8 @@ def _measure(
         list(contestants.values()), examples.take(chosen), batch_size=batch_size, rounds=rounds, seed=len(chosen)
     )
     times = dict(zip(contestants, found, strict=True))
-    return [(times[kind], found[0]) for kind in kinds]
+    low, high = np.percentile(found[0].seconds / found[1].seconds, [25, 75])
+    return [(times[kind], found[0]) for kind in kinds], (float(low), float(high))
 
 
 def _load(settings: Settings, key: RunKey, examples: Examples, device: torch.device) -> _Run:

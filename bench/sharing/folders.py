@@ -71,12 +71,15 @@ _KINDS = {
         ),
         "number",
     ),
+    **dict.fromkeys(("promised", "seconds", "p95_seconds", "noise_low", "noise_high"), "number"),
     **dict.fromkeys(("mean_layers", "parameters", "parameters_encoder", "examples", "constant"), "number"),
     **dict.fromkeys(("accuracy", "f1", "matthews", "pearson", "spearman", "on_frontier"), "number"),
     **dict.fromkeys(("thresholds", "exits"), "numbers"),
     "left": "bytes",
 }
 """Columns of `all-points.parquet` and `latency.parquet`."""
+_TIMED = ("operated", "batch_size", "examples", "promised", "speedup", "seconds", "p95_seconds", "hardware", "torch")
+"""Columns that a `latency.parquet` has beside those of the run."""
 _VALUES = {
     "kind": {*SIMPLICITY, "control"},
     "metric": {*METRICS},
@@ -179,7 +182,7 @@ class ResultsFolder:
         """
         if not (self.path / "latency.parquet").is_file():
             return pd.DataFrame()
-        return self._of_runs("latency.parquet", ("operated", "batch_size", "hardware"))
+        return self._of_runs("latency.parquet", _TIMED)
 
     def run_files(self, key: RunKey) -> Iterator[Path]:
         """Yield the files of a run that are published, as paths relative to its folder."""

@@ -2,23 +2,27 @@ import io
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import hypothesis.strategies as st
+import numpy as np
 import pandas as pd
 import pytest
 import synthetic
 from hypothesis import given, settings
 from synthetic import REASON, ROLES
 
-from bench.analysis.budgets import at_budget
+from bench.analysis.budgets import RUN, at_budget, operated
 from bench.analysis.roles import Roles
 from bench.reporting.tables import tables
 from bench.reporting.tables.comparisons import ablations
+from bench.reporting.tables.costs import latency
 from bench.reporting.tables.latex import escape
 from bench.reporting.tables.main import common_notes, main
 from bench.reporting.tables.paper import paper
 from bench.reporting.tables.table import Table, amount, score
 from bench.settings import Comparison
+from bench.sharing.folders import open_folder
 from bench.tasks.catalogue import title
 
 NAMES = ("main", "verdicts", "paper", "frontier", "quality", "per-exit", "thresholds", "ablations", "ratios")
@@ -353,3 +357,22 @@ def test_text_is_escaped_where_its_format_needs_it():
     table = Table("t", "T", values, {"X": score})
     assert r"a\|b_c & 5%" in table.markdown()
     assert r"a|b\_c \& 5\%" in table.latex()
+
+
+def test_calculated_and_measured_speedups_are_of_the_same_examples(tmp_path):
+    folder = open_folder(Path(__file__).parents[2] / "results" / "reference" / "glue-laptop")
+    points, times = folder.points(), folder.latencies()
+    some = times[times["task"].isin(["cola", "rte"])].assign(noise_low=0.97, noise_high=1.04)
+    some.to_parquet(tmp_path / "latency.parquet")
+    table = latency(points, ["shared note"], Roles(), tmp_path / "latency.parquet")
+    teacher = table.values[table.values["Speed-up asked"] == "teacher"].squeeze()
+    assert teacher["Measured, batch 1"] == pytest.approx(1) and teacher["Tasks"] == 2
+    at_4 = table.values.query("`Speed-up asked` == 'at least 4x' and Method == 'COST-EFF'").squeeze()
+    chosen = at_budget(points[points["method"] == "costeff"], speedup=4.0)
+    own = chosen.assign(operated=operated(chosen)).merge(some[some["batch_size"] == 1], on=[*RUN, "operated"])
+    assert len(own) == 2
+    for column, kind in (("promised", "Calculated"), ("speedup_y", "Measured")):
+        assert at_4[f"{kind}, batch 1"] == pytest.approx(np.exp(np.log(own[column]).mean()))
+    assert any("0.97 to 1.04 at batch 1" in note for note in table.notes) and "shared note" in table.notes
+    assert any("Measured on AMD EPYC" in note and "1 thread" in note for note in table.notes)
+    assert latency(points, [], Roles(), tmp_path / "none.parquet") is None

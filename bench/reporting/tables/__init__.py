@@ -8,13 +8,13 @@ import pandas as pd
 from bench.analysis.comparing.resampling import resamples_of
 from bench.analysis.roles import Roles
 from bench.reporting.tables.comparisons import ablations, verdicts
+from bench.reporting.tables.costs import latency, training
 from bench.reporting.tables.details import per_exit, ratios, thresholds
 from bench.reporting.tables.main import MISMATCHED, Evidence, common_notes, main
 from bench.reporting.tables.paper import paper
 from bench.reporting.tables.replayed import policies, portfolio
 from bench.reporting.tables.summaries import frontier, quality, rankings
 from bench.reporting.tables.table import Table
-from bench.reporting.tables.training import training
 from bench.settings import Comparison
 from bench.tasks.catalogue import TASKS
 
@@ -28,6 +28,7 @@ def tables(
     missing: Mapping[str, Sequence[str]] | None = None,
     sweeps: Path | None = None,
     runs: Path | None = None,
+    clock: Path | None = None,
     comparison: Comparison | None = None,
     glue_caps: Mapping[str, str] | None = None,
 ) -> list[Table]:
@@ -39,6 +40,7 @@ def tables(
         missing: Map from task to the splits that its source does not have.
         sweeps: results/<profile>/sweeps.
         runs: results/<profile>/runs. Without traces differences have no intervals.
+        clock: results/<profile>/latency.parquet.
         comparison: Settings of comparisons.
         glue_caps: `Settings.glue_caps`. The text of tasks that are not in it is not that of GLUE.
     """
@@ -55,6 +57,7 @@ def tables(
         per_exit(points, notes),
         thresholds(points, notes),
         *([cost] if (cost := training(points, notes)) else []),
+        *([times] if clock and (times := latency(points, notes, roles, clock)) else []),
     ]
     if evidence and runs:
         made += [policies(points, notes, roles, runs), portfolio(points, notes, roles, evidence)]

@@ -1,0 +1,145 @@
+"""The tables of training cost and of measured latency."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from bench.analysis.budgets import RUN, at_budget, operated, succeeded, teacher_rows
+from bench.analysis.comparing.seeds import geometric
+from bench.analysis.roles import Roles
+from bench.reporting.tables.main import BUDGETS, title_of
+from bench.reporting.tables.table import Format, Table, display_names, plain, speedup
+
+_COLUMNS = {
+    "Steps": "training_steps",
+    "TFLOP": "training_flops",
+    "TFLOP with sources": "training_flops_in_all",
+    "Seconds": "training_seconds",
+    "Peak memory, MB": "peak_memory_bytes",
+}
+_SIZES = (1, 32)
+"""Batch sizes of the latency."""
+_UNITS = {"TFLOP": 1e12, "TFLOP with sources": 1e12, "Peak memory, MB": 1e6}
+
+
+def training(points: pd.DataFrame, notes: Sequence[str]) -> Table | None:
+    """Return the table of training costs, averaged over tasks and seeds, or None if no cost is known.
+
+    Args:
+        points: All operating points.
+        notes: Notes that all tables share.
+    """
+    rows = succeeded(points).drop_duplicates(RUN)
+    if not rows.get("training_steps", pd.Series(dtype=float)).notna().any():
+        return None
+    lines = []
+    for (_, _, label), runs in rows.groupby(["method", "variant", "label"], sort=False):
+        line: dict[str, object] = {"Model": label}
+        for title, column in _COLUMNS.items():
+            line[title] = runs[column].mean() / _UNITS.get(title, 1)
+        again = int(runs["restarts"].sum())
+        line |= {"Restarts": again, "Collapsed": int(runs["collapsed"].sum()), "Runs": len(runs)}
+        lines.append(line)
+    formats: dict[str, Format] = dict.fromkeys([*_COLUMNS, "Restarts", "Collapsed", "Runs"], plain)
+    return Table(
+        "training",
+        "Training behind each model, mean over tasks and seeds",
+        pd.DataFrame(lines),
+        formats,
+        notes=[
+            *notes,
+            "Steps: optimizer steps of the model's own stages and of the models whose weights it continues. TFLOP: "
+            "floating-point operations (10^12) of its own training, with the passes of teachers, checkpoint selection "
+            "and traces; with sources: also those of every run that it needs, such as its teacher. Seconds and memory "
+            "depend on the machine.",
+            "Restarts: trainings that were repeated with another seed because the model gave the same answer for every "
+            "example of the selection split; seconds include them, steps and TFLOP count one training. "
+            "Collapsed: runs where this is still the case after the last attempt; they are included in all results.",
+            *_collapsed(rows),
+        ],
+    )
+
+
+def _collapsed(rows: pd.DataFrame) -> list[str]:
+    """Return a note that names the runs that collapsed."""
+    found = rows[rows["collapsed"].eq(True)]
+    named = [f"{label} on {title_of(task)}, seed {seed}" for label, task, seed in
+             zip(found["label"], found["task"], found["seed"], strict=True)]  # fmt: skip
+    return [f"Collapsed: {'; '.join(named)}."] if named else []
+
+
+def latency(points: pd.DataFrame, notes: Sequence[str], roles: Roles, file: Path) -> Table | None:
+    """Return the table of measured latency, or None if nothing was measured.
+
+    Args:
+        points: All operating points.
+        notes: Notes that all tables share.
+        roles: The roles of the methods.
+        file: latency.parquet.
+    """
+    timed = pd.read_parquet(file) if file.is_file() else pd.DataFrame()
+    if timed.empty:
+        return None
+    names = display_names(points)
+    blocks = {"at least 1x": teacher_rows(points, reference=roles.reference)}
+    others = points[~points["method"].isin([*roles.ablations, roles.reference])]
+    chosen = [(roles.reference, "teacher", blocks["at least 1x"])]
+    for budget in BUDGETS:
+        found = at_budget(others, speedup=budget)
+        chosen += [(str(name), f"at least {budget:g}x", rows) for name, rows in found.groupby("method", sort=False)]
+    lines = []
+    for method, block, rows in chosen:
+        rows = rows[rows["score"].notna()]
+        line: dict[str, object] = {"Speed-up asked": block, "Method": names.get(method, method)}
+        for size in _SIZES:
+            own = timed[timed["batch_size"] == size]
+            keys = [*RUN, "operated"]
+            joined = rows.assign(operated=operated(rows))[keys].merge(own, on=keys)
+            if joined.empty:
+                continue
+            line |= {
+                f"Calculated, batch {size}": geometric(joined["promised"]),
+                f"Measured, batch {size}": geometric(joined["speedup"]),
+                f"ms, batch {size}": 1000 * (joined["seconds"] / joined["examples"]).mean(),
+            }
+            if size == 1:
+                line |= {"p95 ms, batch 1": 1000 * joined["p95_seconds"].mean(), "Tasks": joined["task"].nunique()}
+        if len(line) > 2:
+            lines.append(line)
+    if not lines:
+        return None
+    formats: dict[str, Format] = {}
+    for size in _SIZES:
+        formats |= {
+            f"Calculated, batch {size}": speedup,
+            f"Measured, batch {size}": speedup,
+            f"ms, batch {size}": plain,
+        }
+    formats |= {"p95 ms, batch 1": plain, "Tasks": plain}
+    values = pd.DataFrame(lines).reindex(columns=["Speed-up asked", "Method", *formats])
+    return Table(
+        "latency", "Calculated and measured speed-ups", values, formats, notes=[*notes, *_latency_notes(timed)]
+    )
+
+
+def _latency_notes(timed: pd.DataFrame) -> list[str]:
+    machine = "; ".join(
+        f"{place}, torch {torch}" for place, torch in timed[["hardware", "torch"]].drop_duplicates().values
+    )
+    said = [
+        f"Measured on {machine}.",
+        "Both speed-ups are over the teacher, on the same examples: calculated from FLOPs, and measured as the median "
+        "over rounds in which all models are timed in turn. Geometric means over the tasks that were timed (first "
+        "seed); ms: median time of one example, mean over these tasks; p95: the 95th percentile over examples.",
+    ]
+    if "noise_low" in timed and timed["noise_low"].notna().any():
+        parts = [
+            f"{of_size['noise_low'].min():.2f} to {of_size['noise_high'].max():.2f} at batch {size}"
+            for size, of_size in timed.groupby("batch_size")
+        ]
+        said.append(
+            f"Noise floor: the teacher timed against itself is {' and '.join(parts)} times as fast (widest quartiles "
+            "of any task); speed-ups that differ by less are not distinguishable."
+        )
+    return said
