@@ -79,7 +79,10 @@ class Finetuned(Method):
 
     def label(self, variant: str) -> str:
         """Return the name in tables and figures."""
-        return f"{self.name} at depth {self._depth(variant)}" if self.options.depths else self.name
+        if self.options.depths:
+            return f"{self.titled('first k layers', 'first-layers')}: {self._depth(variant)}"
+        longer = self.options.as_long_as or self.settings.contestants[self.name].share > 1
+        return self.titled("teacher, long training", "teacher-long") if longer else self.name
 
     def train(self, context: Context, variant: str) -> Encoder:
         """Train a variant and return its model."""

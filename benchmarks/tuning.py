@@ -1,12 +1,12 @@
-"""Tune learning rates and epochs of a profile, with the same number of trials for every method; print the result.
+"""Tune the learning rates of a profile under its training budget, with the same number of trials for every method.
 
     GLUE_DIR=/path/to/glue python benchmarks/tuning.py --cores 2
 
-A try multiplies every learning rate of a recipe by one of RATES and every count of epochs by one of EPOCHS: a full grid
-for each. What counts is the calibration part alone, with a seed that no profile reports: the mean over the tasks, over
-a recipe's variants, and over the exits of each, so that no exit rule and no threshold takes part. Students learn from
-the best try of their teacher. Cuts and the longer control take the teacher's recipe, the smaller cascade the larger
-one's, the ratio study COST-EFF's. What has been tried is kept in results/<name>/ and not trained again.
+A trial multiplies every learning rate of a pipeline by one factor of `--factors`. A pipeline is a method with the
+models that only it continues: COST-EFF and its assistant are one. The criterion is computed on the calibration part
+alone, with a seed that no profile reports: the mean over the tasks, over the variants of a method, and over the exits
+of each, so that no exit policy and no threshold takes part. Students learn from the best trial of the teacher. Finished
+trials are kept in results/<profile>-tuning/ and not trained again, so the grid can be widened by a second call.
 """
 
 from __future__ import annotations
@@ -31,64 +31,74 @@ from bench.tasks.catalogue import TASKS
 from bench.trace import Costs, Trace
 
 SEED = 100
-RATES = (0.5, 1.0, 2.0)
-EPOCHS = (0.67, 1.0)
-TEACHERS: dict[str, dict[str, str]] = {
-    "teacher": {},
-    "pabee": {},
-    "distilbert": {},
-    "assistant": {"teacher": "teacher"},
-    "tinybert": {"teacher": "teacher"},
-    "cascadebert": {"big": "teacher"},
-    "costeff": {"teacher": "teacher", "assistant": "assistant"},
+FACTORS = (0.5, 1.0, 2.0, 4.0)
+STUDENTS = {
+    "distilbert": "teacher",
+    "assistant": "teacher",
+    "tinybert": "teacher",
+    "cascadebert": "big",
+    "costeff": "teacher",
 }
-"""Contestant -> option -> the contestant that it names, in an order in which each comes after its teachers."""
-FOLLOWS = {"cut": "teacher", "finetuned-long": "teacher", "cascadebert-1-layer": "cascadebert", "search": "costeff"}
-"""Contestants that take another one's factors."""
-LEVELS = (("teacher", "pabee", "distilbert"), ("assistant", "tinybert", "cascadebert"), ("costeff",))
+"""Contestant -> its option that names the teacher."""
+PIPELINES = {
+    "teacher": ["teacher"],
+    "pabee": ["pabee"],
+    "distilbert": ["distilbert"],
+    "tinybert": ["tinybert"],
+    "cascadebert": ["cascadebert"],
+    "costeff": ["assistant", "costeff"],
+}
+"""Pipeline -> the contestants whose rates are multiplied together; the last one is scored."""
+FOLLOWS = {
+    "first-layers": "teacher",
+    "teacher-long": "teacher",
+    "assistant": "costeff",
+    "search": "costeff",
+    "cascadebert-1-layer": "cascadebert",
+}
+"""Contestants that take the factor of another pipeline."""
 IS_RATE = {"learning_rate", "distil_rate", "hidden_rate", "representation_rate", "slenderise_rate"}
-IS_EPOCHS = {"epochs", "distil_epochs", "hidden_epochs", "representation_epochs", "fold_epochs", "rate"}
-"""COST-EFF's `rate` is the epochs of a slenderising period."""
 
 
 @dataclass(frozen=True)
 class Try:
-    """A recipe of the profile with all its learning rates and epochs multiplied by factors."""
+    """A pipeline of the profile with all its learning rates multiplied by a factor."""
 
-    contestant: str
-    rates: float
-    epochs: float
+    pipeline: str
+    factor: float
 
-    @property
-    def name(self) -> str:
-        """Name of the contestant in the tuning profile."""
-        return f"{self.contestant}-{self.rates:g}-{self.epochs:g}"
+    def name(self, contestant: str) -> str:
+        """Return the name of a contestant of the pipeline in the tuning profile."""
+        return f"{contestant}-x{self.factor:g}"
 
-    def changed(self, options: Mapping[str, Any]) -> dict[str, float]:
-        """Return the scaled learning rates and epochs of a recipe, rounded to two digits."""
-        factors = dict.fromkeys(IS_RATE, self.rates) | dict.fromkeys(IS_EPOCHS, self.epochs)
-        return {key: float(f"{options[key] * factors[key]:.2g}") for key in options if key in factors}
+    def rates(self, options: Mapping[str, Any]) -> dict[str, float]:
+        """Return the scaled learning rates of a recipe, rounded to two digits."""
+        return {key: float(f"{options[key] * self.factor:.2g}") for key in options if key in IS_RATE}
 
 
 def main() -> None:
     """Parse the command line and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=Path("config/glue-laptop.yaml"))
-    parser.add_argument("--tasks", nargs="+", default=["mnli", "stsb"], choices=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", default=["sst2", "stsb"], choices=list(TASKS))
+    parser.add_argument("--steps", nargs="+", type=int, default=[300, 150], help="Training budget of each task.")
+    parser.add_argument("--factors", nargs="+", type=float, default=FACTORS)
+    parser.add_argument("--pipelines", nargs="+", default=list(PIPELINES), choices=list(PIPELINES))
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
-    tuning = Tuning(load(arguments.config), arguments.config.resolve(), arguments.tasks, arguments.cores)
-    for contestants in LEVELS:
-        tuning.run([Try(name, rates, epochs) for name in contestants for rates in RATES for epochs in EPOCHS])
-    print("\n".join(tuning.log()))
+    budget = dict(zip(arguments.tasks, arguments.steps, strict=True))
+    tuning = Tuning(load(arguments.config), arguments.config.resolve(), budget, arguments.cores)
+    for pipelines in (["teacher"], [each for each in arguments.pipelines if each != "teacher"]):
+        tuning.run([Try(name, factor) for name in pipelines for factor in arguments.factors])
+        print("\n".join(tuning.log()), flush=True)
     print(yaml.safe_dump({"contestants": tuning.tuned()}, sort_keys=False))
 
 
 class Tuning:
     """The trials so far, in one results folder under a profile that grows."""
 
-    def __init__(self, settings: Settings, base: Path, tasks: list[str], cores: int) -> None:
-        self.settings, self.base, self.tasks, self.cores = settings, base, tasks, cores
+    def __init__(self, settings: Settings, base: Path, budget: dict[str, int], cores: int) -> None:
+        self.settings, self.base, self.budget, self.cores = settings, base, budget, cores
         self.profile = f"{settings.profile}-tuning"
         self.scores: dict[Try, dict[str, float]] = {}
 
@@ -98,70 +108,66 @@ class Tuning:
         file = self.settings.results / self.profile / "profile.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(yaml.safe_dump(self._profile(tried)), encoding="utf-8")
-        self.train(file)
+        command = ["costeff", "workflow", str(file), "--cores", str(self.cores), "--until", "run", "--quiet", "all"]
+        subprocess.run(command, check=True)
         self.scores = {each: self._scores(load(file), each) for each in tried}
 
-    def train(self, file: Path) -> None:
-        """Make the missing runs of a profile."""
-        subprocess.run(
-            ["costeff", "workflow", str(file), "--cores", str(self.cores), "--until", "run", "--quiet", "all"],
-            check=True,
-        )
-
-    def best(self, contestant: str) -> Try:
-        """Return the try with the highest mean score."""
-        return max((each for each in self.scores if each.contestant == contestant), key=self.mean)
+    def best(self, pipeline: str) -> Try:
+        """Return the trial with the highest mean score."""
+        return max((each for each in self.scores if each.pipeline == pipeline), key=self.mean)
 
     def mean(self, each: Try) -> float:
         """Return the mean score over tasks; a failed run gives less than any score."""
         return float(np.nan_to_num(np.mean([*self.scores[each].values()]), nan=-math.inf))
 
     def log(self) -> Iterator[str]:
-        """Return a Markdown table with one row for each trial; the best of each recipe is in bold."""
-        yield "| recipe | rates | epochs | " + " | ".join(self.tasks) + " | mean |"
-        yield "| --- | --- | --- |" + " --- |" * (len(self.tasks) + 1)
+        """Return a Markdown table with one row for each trial; the best of each pipeline is in bold."""
+        yield "| pipeline | factor | rates | " + " | ".join(self.budget) + " | mean |"
+        yield "| --- | --- | --- |" + " --- |" * (len(self.budget) + 1)
         for each, scores in self.scores.items():
-            options = self._options(each)
-            rates = ", ".join(f"{key} {options[key]:.2g}" for key in options if key in IS_RATE)
-            epochs = ", ".join(f"{key} {options[key]:.2g}" for key in options if key in IS_EPOCHS)
+            recipe = [self.settings.contestants[name].options for name in PIPELINES[each.pipeline]]
+            rates = "; ".join(", ".join(f"{key} {rate:.2g}" for key, rate in each.rates(one).items()) for one in recipe)
             mean = f"{100 * self.mean(each):.1f}"
-            mean = f"**{mean}**" if each == self.best(each.contestant) else mean
+            mean = f"**{mean}**" if each == self.best(each.pipeline) else mean
             found = " | ".join(f"{100 * score:.1f}" for score in scores.values())
-            yield f"| {each.contestant} | {rates} | {epochs} | {found} | {mean} |"
+            yield f"| {each.pipeline} | {each.factor:g} | {rates} | {found} | {mean} |"
 
     def tuned(self) -> dict[str, dict[str, Any]]:
-        """Return the options that the best trial changes, by contestant."""
-        found: dict[str, dict[str, Any]] = {}
+        """Return the learning rates of the best trials, by contestant."""
+        tried, found = {each.pipeline for each in self.scores}, {}
         for name, entry in self.settings.contestants.items():
-            best = self.best(FOLLOWS.get(name, name))
-            found[name] = {"options": best.changed(entry.options)}
+            if FOLLOWS.get(name, name) in tried:
+                found[name] = {"options": self.best(FOLLOWS.get(name, name)).rates(entry.options)}
         return found
 
     def _profile(self, tries: list[Try]) -> dict[str, Any]:
         contestants: dict[str, Any] = dict.fromkeys(self.settings.contestants)  # null: taken out
         for each in tries:
-            method = self.settings.contestants[each.contestant].method
-            contestants[each.name] = {"method": method, "options": self._options(each)}
+            for name in PIPELINES[each.pipeline]:
+                entry = self.settings.contestants[name]
+                options = entry.options | each.rates(entry.options)
+                if name in STUDENTS:
+                    options |= {STUDENTS[name]: self.best("teacher").name("teacher")}
+                if name == "costeff":
+                    options |= {"assistant": each.name("assistant")}
+                contestants[each.name(name)] = {"method": entry.method, "share": entry.share, "options": options}
         return {
             "extends": str(self.base),
             "profile": self.profile,
-            "tasks": self.tasks,
+            "tasks": list(self.budget),
             "seeds": [SEED],
+            "training": {"budget": {"tasks": self.budget}},
             "contestants": contestants,
-            "reference": next(each.name for each in tries if each.contestant == "teacher"),
+            "reference": next(each.name("teacher") for each in tries if each.pipeline == "teacher"),
+            "comparison": {"primary": {"contestant": None}},
             "depth_reference": None,
             "studies": [],
         }
 
-    def _options(self, each: Try) -> dict[str, Any]:
-        options = self.settings.contestants[each.contestant].options
-        teachers = {key: self.best(name).name for key, name in TEACHERS[each.contestant].items()}
-        return options | each.changed(options) | teachers
-
     def _scores(self, settings: Settings, each: Try) -> dict[str, float]:
-        found: dict[str, list[float]] = {task: [] for task in self.tasks}
+        found: dict[str, list[float]] = {task: [] for task in self.budget}
         for planned in runs(settings):
-            if planned.key.method == each.name:
+            if planned.key.method == each.name(PIPELINES[each.pipeline][-1]):
                 found[planned.key.task].append(_mean_of_exits(settings, planned.key))
         return {task: float(np.mean(scores)) for task, scores in found.items()}
 

@@ -68,7 +68,7 @@ class Assistant(Method):
 
     def label(self, variant: str) -> str:
         """Return the name in tables."""
-        return self.titled("COST-EFF's assistant", "assistant")
+        return self.titled("COST-EFF assistant (full width)", "assistant")
 
     def train(self, context: Context, variant: str) -> Encoder:
         """Distil hidden states, then predictions."""

@@ -68,7 +68,7 @@ _KNOWN: dict[str, tuple[str, str, Any]] = {
     "tinybert": ("#0072B2", "D", (0, (6, 2))),
     "pabee": ("#542788", ">", (0, (5, 1, 1, 1, 1, 1))),
     "cascadebert": ("#56B4E9", "v", (0, (8, 2, 2, 2))),
-    "finetuned-long": ("#7F3B08", "X", (0, (3, 1))),
+    "teacher-long": ("#7F3B08", "X", (0, (3, 1))),
     "search": ("#E69F00", "<", (0, (6, 2))),
 }
 # How the labels of these methods begin, the longest first: contestants may have any name.
@@ -79,7 +79,7 @@ _LABELS = {
     "TinyBERT": "tinybert",
     "PABEE": "pabee",
     "CascadeBERT": "cascadebert",
-    "teacher, long training": "finetuned-long",
+    "teacher, long training": "teacher-long",
 }
 _OTHERS = ("#882255", "#999933", "#0B4F3C", "#3C3C8C", "#B2182B", "#35978F", "#8C6BB1", "#4D4D4D")
 _MARKERS = ("o", "D", "^", "v", "P", "X", "<", ">")
