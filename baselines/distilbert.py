@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -20,10 +20,12 @@ from bench.encoder import Encoder, backbones
 from bench.encoder.cut import take_layers
 from bench.encoder.masked_lm import MaskedLM, has_head, with_head
 from bench.errors import UserError
-from bench.method import BatchSize, Epochs, Method, Options, Stage
+from bench.method import BatchSize, Epochs, Method, Needed, Options, Stage, contestant
 from bench.settings import Checkpoint
 from bench.tasks.examples import Examples
-from bench.training.loop import Plan
+from bench.training.loop import Loss, Plan
+from bench.training.losses import task_loss
+from bench.training.targets import FrozenTeacher
 
 TEMPERATURE = 2.0
 WEIGHTS = (5.0, 2.0, 1.0)
@@ -46,6 +48,12 @@ class DistilBertOptions(Options):
     depths: list[int] = Field(
         [], description="Layers of the students that are made from the backbone, one variant each."
     )
+    distil: Literal["text", "fine-tuning"] = Field(
+        "text",
+        description="Distillation of these students: text: three losses on the task's text before fine-tuning, with "
+        "the backbone as the teacher; fine-tuning: soft targets of a fine-tuned teacher while fine-tuning.",
+    )
+    teacher: str = Field("teacher", description="Contestant that is the fine-tuned teacher.")
     soft_targets: Literal["masked", "all"] = Field(
         "all", description="Tokens whose word distribution is distilled (authors: all; masked costs a sixth)."
     )
@@ -81,6 +89,13 @@ class DistilBert(Method):
     If the checkpoint of the backbone has no masked-language-modeling head (for example MiniLM as a sentence encoder),
     the logits of teacher and student are hidden @ E^T + bias, each with its own word embedding E and a bias that is
     initialized to 0.
+
+    With `distil: fine-tuning` the student is not distilled on text. It is fine-tuned with the loss
+    1/2 T^2 KL(teacher, student) + 1/2 task loss, T = 2, where the teacher is fine-tuned on the task. This is the
+    authors' second distillation (section 3, "DistilBERT (D)", and the defaults of their run_squad_w_distillation.py:
+    alpha_ce = alpha_squad = 0.5, temperature 2). On regression the first term is 1/2 the mean squared error from the
+    teacher's predictions. It is the better stand-in for a backbone without a masked-language-modeling head
+    (docs/tuning.md); its label is "DistilBERT-style (distilled while fine-tuned)".
     """
 
     Options = DistilBertOptions
@@ -96,7 +111,8 @@ class DistilBert(Method):
             backbones.shape_of(self.options.checkpoint)
         if self.options.depths:
             backbone, layers = self.settings.backbone, self.backbone.layers
-            has_head(backbone.name, backbone.revision)  # raises for an incomplete head
+            if not self._task_distillation:
+                has_head(backbone.name, backbone.revision)  # raises for an incomplete head
             for depth in self.options.depths:
                 if not 1 <= depth <= layers:
                     raise UserError(
@@ -109,6 +125,10 @@ class DistilBert(Method):
         asked = super().asked(variant)
         return asked | {"depths": bool(asked["depths"])}
 
+    def needs(self, variant: str) -> Sequence[Needed]:
+        """Return the models that training depends on."""
+        return [Needed(self.options.teacher, "full")] if self._task_distillation else []
+
     def checkpoints(self, variant: str) -> Sequence[str]:
         """Return the pretrained checkpoints other than the backbone."""
         return [self.options.checkpoint] if self.options.checkpoint else []
@@ -119,17 +139,21 @@ class DistilBert(Method):
             title = "DistilBERT"
         else:
             depth = _depth(variant)
-            title = f"DistilBERT-style (task text), {depth} layer{'s' * (depth > 1)}"
+            how = "distilled while fine-tuned" if self._task_distillation else "task text"
+            title = f"DistilBERT-style ({how}), {depth} layer{'s' * (depth > 1)}"
         return self.titled(title, "distilbert")
 
     def train(self, context: Context, variant: str) -> Encoder:
         """Train a variant and return its model."""
-        options = self.options
+        options, loss = self.options, cast(Loss, supervised)
         if options.checkpoint:
             student = context.backbone("distilbert", name=options.checkpoint)
+        elif self._task_distillation:
+            student = self._start(context.backbone("distilbert"), _depth(variant))
+            loss = SoftTargets(context.teacher(context.model(options.teacher, "full")))
         else:
             student = self._distilled(context, _depth(variant))
-        context.fit(student, supervised, self._plans[-1], "finetune", select=True)
+        context.fit(student, loss, self._plans[-1], "finetune", select=True)
         return student
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
@@ -137,7 +161,11 @@ class DistilBert(Method):
         options, whole = self.options, self.backbone
         if options.checkpoint:
             return [Stage(self._plans[-1], examples, backbones.shape_of(options.checkpoint), selects=True)]
-        student, (distil, finetune) = whole.truncated(_depth(variant)), self._plans
+        student, finetune = whole.truncated(_depth(variant)), self._plans[-1]
+        if self._task_distillation:
+            taught = contestant(self.settings, options.teacher, self.task.name).backbone
+            return [Stage(finetune, examples, student, selects=True, kept=taught)]
+        distil = self._plans[0]
         heard = 1.0 if options.soft_targets == "all" else MASKED
         return [
             Stage(distil, examples, student, beside=whole, words=heard),
@@ -145,11 +173,16 @@ class DistilBert(Method):
         ]
 
     @property
+    def _task_distillation(self) -> bool:
+        """Whether students learn from a fine-tuned teacher instead of from text."""
+        return not self.options.checkpoint and self.options.distil == "fine-tuning"
+
+    @property
     def _plans(self) -> list[Plan]:
-        """Plans of the stages: distillation, unless there is a checkpoint, and fine-tuning."""
+        """Plans of the stages: distillation on text, if there is one, and fine-tuning."""
         options = self.options
         finetune = Plan(options.epochs, options.learning_rate, options.batch_size)
-        if options.checkpoint:
+        if options.checkpoint or self._task_distillation:
             return [finetune]
         distil = Plan(
             options.distil_epochs, options.distil_rate, options.distil_batch_size, rows_at_once=AT_ONCE,
@@ -157,16 +190,40 @@ class DistilBert(Method):
         )  # fmt: skip
         return [distil, finetune]
 
+    @staticmethod
+    def _start(whole: Encoder, depth: int) -> Encoder:
+        """Return a student of evenly spaced layers, without segment embeddings."""
+        return without_segments(take_layers(whole, spread(len(whole.layers), depth)))
+
     def _distilled(self, context: Context, depth: int) -> Encoder:
         options, backbone = self.options, self.settings.backbone
         whole = context.backbone("distilbert")
         teacher = with_head(whole, backbone.name, backbone.revision)
-        start = without_segments(take_layers(whole, spread(len(whole.layers), depth)))
-        student = teacher.around(start)
+        student = teacher.around(self._start(whole, depth))
         odds = masking_odds(context.train, len(teacher.bias), context.tokenizer.all_special_ids).to(context.device)
         loss = ThreeLosses(teacher, odds, context.tokenizer.mask_token_id, options.soft_targets)
         context.fit(student, loss, self._plans[0], "distil", whole_vocabulary=True)
         return student.encoder
+
+
+@dataclass(frozen=True)
+class SoftTargets:
+    """The loss of fine-tuning with a fine-tuned teacher (section 3 and the authors' run_squad_w_distillation.py).
+
+    Attributes:
+        teacher: The fine-tuned teacher.
+    """
+
+    teacher: FrozenTeacher
+
+    def __call__(self, model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
+        """Return 1/2 T^2 KL(teacher, student) + 1/2 task loss; on regression 1/2 MSE(teacher) + 1/2 MSE(gold)."""
+        output = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        target = self.teacher(batch).logits[-1]
+        soft = F.mse_loss(output.logits.float(), target.float()) if target.shape[-1] == 1 else (
+            soft_target_loss(output.logits.float(), target.float())
+        )  # fmt: skip
+        return 0.5 * soft + 0.5 * task_loss(output.logits, batch["labels"])
 
 
 @dataclass(frozen=True)
@@ -208,7 +265,7 @@ class ThreeLosses:
 
 
 def soft_target_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Return T^2 KL(softmax(target / T) || softmax(logits / T)), T = 2, averaged over k tokens; 0 if k = 0.
+    """Return T^2 KL(softmax(target / T) || softmax(logits / T)), T = 2, averaged over k rows; 0 if k = 0.
 
     Args:
         logits: Logits of the student [k, V].

@@ -1,5 +1,7 @@
 """DistilBERT: where the student starts, its three losses, and what comes out of training."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -9,14 +11,15 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import DistilBertConfig, DistilBertModel
 
-from baselines.distilbert import ThreeLosses, corrupt, masking_odds, spread, without_segments
+from baselines.distilbert import SoftTargets, ThreeLosses, corrupt, masking_odds, spread, without_segments
 from bench.context import Context
 from bench.encoder import Encoder, EncoderConfig
 from bench.encoder.cut import take_layers
 from bench.encoder.masked_lm import MaskedLM, with_head
 from bench.errors import UserError
 from bench.measuring.recording import record
-from bench.method import contestant
+from bench.method import Needed, contestant
+from bench.runs.train_run import produce
 from bench.store import RunKey
 from bench.tasks.batches import collate, length_batches
 from bench.tasks.examples import Examples
@@ -212,6 +215,42 @@ def mean_loss(loss, learner, examples) -> float:
     batches = [collate([examples[i] for i in rows]) for rows in length_batches(examples.lengths, 32, None)]
     with torch.no_grad():
         return float(np.mean([loss(learner, each, 0.0) for each in batches]))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_the_loss_of_fine_tuning_is_its_formula(classes):
+    student, inputs = model(2, 1, num_labels=classes), batch()
+    labels = torch.tensor([0.5, 2.0, -1.0]) if classes == 1 else torch.tensor([0, 2, 1])
+    target = torch.randn(1, 3, classes, generator=torch.Generator().manual_seed(0))
+    loss = SoftTargets(lambda given: SimpleNamespace(logits=target))
+    value = loss(student, inputs | {"labels": labels}, 0.0)
+    logits = student(**inputs).logits[-1] if student(**inputs).logits.dim() == 3 else student(**inputs).logits
+    if classes == 1:
+        expected = ((logits - target[0]) ** 2).mean() / 2 + ((logits.squeeze() - labels) ** 2).mean() / 2
+    else:
+        p, q = F.softmax(target[0] / 2, -1), F.softmax(logits / 2, -1)
+        hard = -F.log_softmax(logits, -1)[torch.arange(3), labels].mean()
+        expected = 4 * (p * (p / q).log()).sum(-1).mean() / 2 + hard / 2
+    torch.testing.assert_close(value, expected)
+
+
+def test_a_student_can_learn_from_a_teacher_of_the_task(tiny_settings, tmp_path):
+    settings = tiny_settings(tmp_path)
+    produce(settings, RunKey("sst2", "teacher", "full", 0))
+    made = method(settings, depths=[2], distil="fine-tuning", epochs=1, learning_rate=3e-3)
+    made.check()
+    assert made.needs("depth2") == [Needed("teacher", "full")]
+    assert made.label("depth2") == "DistilBERT-style (distilled while fine-tuned), 2 layers"
+    context = Context(settings, made.task, RunKey("sst2", "distilbert", "depth2", 0), tmp_path / "state")
+    student = made.train(context, "depth2")
+    assert len(student.layers) == 2 and student.config.type_vocab_size == 0
+    (stage,) = made.stages("depth2", len(context.train))
+    assert stage.plan.epochs == 1 and stage.kept == settings_shape(settings)
+    assert contestant(settings, "distilbert", "sst2").needs("depth3") == []
+
+
+def settings_shape(settings):
+    return contestant(settings, "teacher", "sst2").backbone
 
 
 def test_a_checkpoint_is_only_fine_tuned(tiny_settings, tmp_path):
