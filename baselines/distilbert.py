@@ -53,6 +53,10 @@ class DistilBertOptions(Options):
         description="Distillation of these students: text: three losses on the task's text before fine-tuning, with "
         "the backbone as the teacher; fine-tuning: soft targets of a fine-tuned teacher while fine-tuning.",
     )
+    start: Literal["spread", "first"] = Field(
+        "spread",
+        description="Layers of the backbone that the student starts from: evenly spaced (authors), or the first.",
+    )
     teacher: str = Field("teacher", description="Contestant that is the fine-tuned teacher.")
     soft_targets: Literal["masked", "all"] = Field(
         "all", description="Tokens whose word distribution is distilled (authors: all; masked costs a sixth)."
@@ -76,10 +80,10 @@ class DistilBert(Method):
 
     With `checkpoint`, the authors' pretrained student is fine-tuned, as in their experiments on GLUE. Otherwise a
     student is made from the backbone as in the paper, but on the text of the task; its label is "DistilBERT-style (task
-    text)". The student has evenly spaced layers of the backbone (`spread`) and no segment embeddings: the embedding of
-    segment 0 is added to the positions, so the output for single sentences does not change. The loss is
-    5 T^2 KL(teacher, student) + 2 masked-language modeling + 1 (1 - cosine of the last hidden states), with T = 2 and
-    the whole pretrained backbone as the teacher.
+    text)". The student has evenly spaced layers of the backbone (`spread`), or its first ones, and no segment
+    embeddings: the embedding of segment 0 is added to the positions, so the output for single sentences does not
+    change. The loss is 5 T^2 KL(teacher, student) + 2 masked-language modeling + 1 (1 - cosine of the last hidden
+    states), with T = 2 and the whole pretrained backbone as the teacher.
 
     Masking and optimizer of the distillation are those of the authors' script (transformers,
     examples/research_projects/distillation): 15 % of all tokens are masked, with probability ~ count^-0.7; soft targets
@@ -140,6 +144,7 @@ class DistilBert(Method):
         else:
             depth = _depth(variant)
             how = "distilled while fine-tuned" if self._task_distillation else "task text"
+            how += ", first layers" * (self.options.start == "first")
             title = f"DistilBERT-style ({how}), {depth} layer{'s' * (depth > 1)}"
         return self.titled(title, "distilbert")
 
@@ -190,10 +195,10 @@ class DistilBert(Method):
         )  # fmt: skip
         return [distil, finetune]
 
-    @staticmethod
-    def _start(whole: Encoder, depth: int) -> Encoder:
-        """Return a student of evenly spaced layers, without segment embeddings."""
-        return without_segments(take_layers(whole, spread(len(whole.layers), depth)))
+    def _start(self, whole: Encoder, depth: int) -> Encoder:
+        """Return a student with layers of the backbone, without segment embeddings."""
+        first = self.options.start == "first"
+        return without_segments(take_layers(whole, range(depth) if first else spread(len(whole.layers), depth)))
 
     def _distilled(self, context: Context, depth: int) -> Encoder:
         options, backbone = self.options, self.settings.backbone

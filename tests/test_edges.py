@@ -13,7 +13,7 @@ from bench.context import usable_cores
 from bench.errors import UserError
 from bench.provenance import fingerprint
 from bench.reporting.everything import complete
-from bench.reporting.tables.main import common_notes
+from bench.reporting.tables.notes import common_notes
 from bench.runs import plan
 from bench.runs.collect import collect, made_by_other_code
 from bench.runs.planning.checks import check_room

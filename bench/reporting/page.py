@@ -25,7 +25,7 @@ from bench.reporting.figures import Skipped, describe, drawn
 from bench.reporting.figures.drawing import Absent, marks, task_order
 from bench.reporting.figures.frontiers import average_curves
 from bench.reporting.tables import Table
-from bench.reporting.tables.main import common_notes
+from bench.reporting.tables.notes import common_notes
 from bench.store import read_json
 from bench.tasks.catalogue import title as task_title
 from bench.tasks.quality import findings

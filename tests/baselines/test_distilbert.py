@@ -241,6 +241,8 @@ def test_a_student_can_learn_from_a_teacher_of_the_task(tiny_settings, tmp_path)
     made.check()
     assert made.needs("depth2") == [Needed("teacher", "full")]
     assert made.label("depth2") == "DistilBERT-style (distilled while fine-tuned), 2 layers"
+    first = method(settings, depths=[2], distil="fine-tuning", start="first")
+    assert first.label("depth2") == "DistilBERT-style (distilled while fine-tuned, first layers), 2 layers"
     context = Context(settings, made.task, RunKey("sst2", "distilbert", "depth2", 0), tmp_path / "state")
     student = made.train(context, "depth2")
     assert len(student.layers) == 2 and student.config.type_vocab_size == 0

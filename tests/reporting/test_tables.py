@@ -18,7 +18,8 @@ from bench.reporting.tables import tables
 from bench.reporting.tables.comparisons import ablations
 from bench.reporting.tables.costs import latency
 from bench.reporting.tables.latex import escape
-from bench.reporting.tables.main import common_notes, main
+from bench.reporting.tables.main import main
+from bench.reporting.tables.notes import common_notes
 from bench.reporting.tables.paper import paper
 from bench.reporting.tables.table import Table, amount, score
 from bench.settings import Comparison

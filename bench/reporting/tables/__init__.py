@@ -10,7 +10,8 @@ from bench.analysis.roles import Roles
 from bench.reporting.tables.comparisons import ablations, verdicts
 from bench.reporting.tables.costs import latency, training
 from bench.reporting.tables.details import per_exit, ratios, thresholds
-from bench.reporting.tables.main import MISMATCHED, Evidence, common_notes, main
+from bench.reporting.tables.main import MISMATCHED, Evidence, main
+from bench.reporting.tables.notes import common_notes
 from bench.reporting.tables.paper import paper
 from bench.reporting.tables.replayed import policies, portfolio
 from bench.reporting.tables.summaries import frontier, quality, rankings

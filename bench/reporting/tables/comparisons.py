@@ -12,9 +12,10 @@ from bench.analysis.comparing.pairings import every_pair, pairings
 from bench.analysis.comparing.resampling import records
 from bench.analysis.comparing.verdicts import ALL, ONE_SEED, PRIMARY, compare, estimate
 from bench.analysis.roles import Roles
-from bench.analysis.statistics import LEARNED_GAIN, learned_tasks
+from bench.analysis.statistics import learned_tasks
 from bench.errors import UserError
-from bench.reporting.tables.main import Evidence, tasks_of, title_of
+from bench.reporting.tables.main import Evidence, title_of
+from bench.reporting.tables.notes import learned_note, tasks_of
 from bench.reporting.tables.table import Format, Table, difference, display_names, percent, plain, score, speedup
 from bench.settings import Comparison
 
@@ -103,15 +104,6 @@ def verdicts(
             BESIDE,
         ]
     return Table("verdicts", "Better, worse, equal or not decided", table, FORMATS, notes=[*notes, *said])
-
-
-def learned_note(learned: Sequence[str]) -> str:
-    """Return a note that names the learned tasks and states the criterion."""
-    named = ", ".join(title_of(task) for task in learned) or "none"
-    return (
-        f"Learned tasks ({named}): with every seed the reference gains at least {100 * LEARNED_GAIN:g} points over the "
-        "best constant answer on the selection split."
-    )
 
 
 def printed(found: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:

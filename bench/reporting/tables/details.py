@@ -7,7 +7,8 @@ from typing import Any
 import pandas as pd
 
 from bench.analysis.budgets import RUN, at_budget, failures, succeeded
-from bench.reporting.tables.main import tasks_of, title_of
+from bench.reporting.tables.main import title_of
+from bench.reporting.tables.notes import tasks_of
 from bench.reporting.tables.table import Format, Table, amount, difference, plain, score
 
 

@@ -14,21 +14,20 @@ from bench.analysis.budgets import (
     at_budget,
     control_rows,
     failures,
-    selection_split,
     teacher_rows,
 )
 from bench.analysis.comparing.equivalence import judged
 from bench.analysis.comparing.estimates import Estimate, average
 from bench.analysis.comparing.resampling import Point, Resamples, records
 from bench.analysis.comparing.seeds import over_seeds, over_tasks
-from bench.analysis.comparing.verdicts import estimate
+from bench.analysis.comparing.verdicts import LEARNED, estimate
 from bench.analysis.roles import Roles
+from bench.analysis.statistics import learned_tasks
 from bench.errors import UserError
+from bench.reporting.tables.notes import learned_note, tasks_of
 from bench.reporting.tables.table import Format, Table, amount, display_names, score, shown, speedup
 from bench.settings import Comparison
-from bench.tasks.catalogue import TASKS, in_order
 from bench.tasks.catalogue import title as title_of
-from bench.tasks.scores import TITLES
 
 log = logging.getLogger(__name__)
 
@@ -39,11 +38,6 @@ MISMATCHED = "validation_mismatched"
 OTHER_HALF = "MNLI-mm"
 COSTS = {"Parameters": "parameters", "FLOPs": "flops", "FLOPs at 128": "flops_128"}
 SPEEDUPS = {"Speed-up": "speedup", "Measured, batch 1": "latency_1", "Measured, batch 32": "latency_32"}
-
-
-def tasks_of(points: pd.DataFrame) -> list[str]:
-    """Return the tasks of the points in the catalogue's order, followed by tasks of the user's own."""
-    return in_order(points["task"])
 
 
 @dataclass(frozen=True)
@@ -106,16 +100,22 @@ def main(
     planned = points[["task", "seed"]].drop_duplicates()
     halves = "mnli" in tasks and points["split"].eq(MISMATCHED).any()
     compared = points[~points["method"].isin([*roles.ablations, roles.reference])]
-    control = _line("control", "Best constant", _both_halves(control_rows, points, halves), planned, tasks)
+    means = {"Average": tasks}
+    if WITHOUT in tasks and len(tasks) > 1:
+        means["w/o WNLI"] = [task for task in tasks if task != WITHOUT]
+    learned = [task for task in tasks if task in learned_tasks(points, reference=roles.reference)]
+    if 0 < len(learned) < len(tasks):
+        means[LEARNED.capitalize()] = learned
+    control = _line("control", "Best constant", _both_halves(control_rows, points, halves), planned, means)
     teacher = _both_halves(teacher_rows, points, halves, reference=roles.reference)
-    lines = [control, _line("control", names.get(roles.reference, roles.reference), teacher, planned, tasks)]
+    lines = [control, _line("control", names.get(roles.reference, roles.reference), teacher, planned, means)]
     control.cells = {name: value for name, value in control.cells.items() if name not in {*COSTS, *SPEEDUPS}}
     before: dict[str, _Line] = {}
     for budget in budgets:
         reported = _both_halves(at_budget, compared, halves, speedup=budget)
         for method in dict.fromkeys(compared["method"]):
             rows = reported[reported["method"] == method]
-            line = _line(f"at least {budget:g}x", names.get(method, method), rows, planned, tasks)
+            line = _line(f"at least {budget:g}x", names.get(method, method), rows, planned, means)
             if method in before and _same(before[method].rows, line.rows):
                 line.repeats = before[method].repeats or before[method].block.removeprefix("at least ")
             before[method] = line
@@ -123,9 +123,7 @@ def main(
     scored = [title_of(name) for name in tasks]
     if halves:
         scored.insert(scored.index("MNLI") + 1, OTHER_HALF)
-    averages = {"Average": [title_of(name) for name in tasks]}
-    if WITHOUT in tasks and len(tasks) > 1:
-        averages["w/o WNLI"] = [title_of(name) for name in tasks if name != WITHOUT]
+    averages = {name: [title_of(task) for task in of_name] for name, of_name in means.items()}
     strong = _bold(lines, scored, averages, control, evidence)
     printed = [_printed(line) for line in lines]
     for run in failures(points).to_dict("records"):
@@ -139,7 +137,7 @@ def main(
         "Scores on validation at the given minimum speed-ups over the teacher",
         values,
         formats,
-        notes=[*notes, *_notes(values, evidence, tasks)],
+        notes=[*notes, *_notes(values, evidence, tasks), *([learned_note(learned)] if learned else [])],
         bold=strong.reindex(values.index, fill_value=False),
     )
 
@@ -193,7 +191,9 @@ def _both_halves(choose: Callable[..., pd.DataFrame], points: pd.DataFrame, halv
     return rows.merge(other.rename(columns={"score": "mismatched"}), on=keys, how="left")
 
 
-def _line(block: str, name: str, rows: pd.DataFrame, planned: pd.DataFrame, tasks: Sequence[str]) -> _Line:
+def _line(
+    block: str, name: str, rows: pd.DataFrame, planned: pd.DataFrame, averages: Mapping[str, Sequence[str]]
+) -> _Line:
     """Return one row of the main table from the reported points of a method, one per planned task and seed."""
     rows = rows.assign(score=rows["score"].astype(float) * 100, mismatched=rows["mismatched"].astype(float) * 100)
     rows = rows.reindex(columns=list(dict.fromkeys([*rows, *COSTS.values(), *SPEEDUPS.values(), "constant"])))
@@ -214,7 +214,7 @@ def _line(block: str, name: str, rows: pd.DataFrame, planned: pd.DataFrame, task
         ):
             cells |= {title: of_task[column], f"{title} std": of_task[f"{column}_std"], f"{title} mark": _mark(its)}
             found[title] = [{**row, "score": row[column] / 100} for row in its]
-    for title, counted in (("Average", tasks), ("w/o WNLI", [task for task in tasks if task != WITHOUT])):
+    for title, counted in averages.items():
         means = over_tasks(by_task, ["method"], ["score"], counted)
         marks = {mark for task in counted for mark in str(cells.get(f"{title_of(task)} mark", ""))}
         cells |= {title: means["score"].squeeze(), f"{title} std": means["score_std"].squeeze()} if len(means) else {}
@@ -332,57 +332,3 @@ def ordered(values: pd.DataFrame, columns: Iterable[str]) -> pd.DataFrame:
         if f"{name} mark" in values and values[f"{name} mark"].fillna("").ne("").any():
             keep.append(f"{name} mark")
     return values.reindex(columns=keep)
-
-
-def common_notes(points: pd.DataFrame, missing: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the notes that all tables share: data, selection, seeds, FLOPs convention and missing splits.
-
-    Args:
-        points: All operating points.
-        missing: Map from task to the splits that its source does not have.
-    """
-    sources: dict[str, list[str]] = {}
-    for task in tasks_of(points):
-        of_task = points.loc[points["task"] == task, "source"].dropna().unique()
-        sources.setdefault(" and ".join(map(str, of_task)) or "not known", []).append(title_of(task))
-    several = "; ".join(f"{source}: {', '.join(titles)}" for source, titles in sources.items())
-    split = selection_split(points)
-    same = " (the papers' protocol: chosen and reported on the same examples)" if split == "validation" else ""
-    notes = [
-        f"Data: {several if len(sources) > 1 else next(iter(sources), 'none')}. "
-        f"Profile: {', '.join(map(str, points['profile'].dropna().unique()))}.",
-        f"Chosen on {split}, reported on validation{same}.",
-        _seeds(points),
-        *_metrics(points),
-        "FLOPs are 2 x the multiply-adds of matrix products, mean over the examples' true lengths; "
-        '"at 128" means at a length of 128 tokens. Scores are x 100.',
-    ]
-    if "other_code" in points and (other := points[points["other_code"].eq(True)])["label"].any():
-        labels = ", ".join(sorted(set(other["label"])))
-        notes += [f"Made by other code than the current one, at the same version: {labels}."]
-    if missing:
-        named = {title_of(task): ", ".join(splits) for task, splits in missing.items() if splits}
-        lost = "; ".join(f"{title}: {splits}" for title, splits in named.items())
-        notes += [f"Splits that the source does not have: {lost}."] if lost else []
-    return notes
-
-
-def _metrics(points: pd.DataFrame) -> list[str]:
-    """Return a note with the ranking metrics of tasks outside GLUE."""
-    own = points[~points["task"].isin(list(TASKS)) & points["metric"].notna()].drop_duplicates("task")
-    named = [f"{task} {TITLES.get(metric, metric)}" for task, metric in zip(own["task"], own["metric"], strict=True)]
-    return [f"Scores are: {', '.join(named)}."] if named else []
-
-
-def _seeds(points: pd.DataFrame) -> str:
-    by_task: dict[tuple[int, ...], list[str]] = {}
-    for task in tasks_of(points):
-        seeds = sorted(int(seed) for seed in points.loc[points["task"] == task, "seed"].unique())
-        by_task.setdefault(tuple(seeds), []).append(title_of(task))
-    groups = [", ".join(map(str, seeds)) for seeds in by_task]
-    if len(by_task) > 1:
-        groups = [f"{group} ({', '.join(titles)})" for group, titles in zip(groups, by_task.values(), strict=True)]
-    if all(len(seeds) < 2 for seeds in by_task):
-        return f"One seed ({'; '.join(groups)}): no deviation can be given."
-    counts = ", ".join(f"{title} {len(seeds)}" for seeds, titles in by_task.items() for title in titles)
-    return f"Seeds: {'; '.join(groups)}; ± is the sample deviation over seeds. Seeds of each task: {counts}."

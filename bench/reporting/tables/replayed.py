@@ -13,8 +13,8 @@ from bench.analysis.comparing.seeds import geometric, over_seeds, over_tasks
 from bench.analysis.comparing.verdicts import ALL, LEARNED
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import learned_tasks
-from bench.reporting.tables.comparisons import learned_note
 from bench.reporting.tables.main import Evidence
+from bench.reporting.tables.notes import learned_note
 from bench.reporting.tables.table import Format, Table, difference, display_names, score, speedup, variant_names
 from bench.tasks.catalogue import in_order
 

@@ -1,6 +1,6 @@
 """Summary tables of methods: frontiers, the gain kept at a cost, the cost at a gain, and rankings."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,12 +9,12 @@ import pandas as pd
 from bench.analysis.budgets import at_quality, failures
 from bench.analysis.comparing.ranking import ranking
 from bench.analysis.comparing.seeds import over_seeds, over_tasks
-from bench.analysis.comparing.verdicts import ALL
+from bench.analysis.comparing.verdicts import ALL, LEARNED
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import BUDGETS, frontier_summary, gains, kept, learned_tasks
-from bench.reporting.tables.comparisons import learned_note
 from bench.reporting.tables.details import with_failures
-from bench.reporting.tables.main import Evidence, tasks_of, title_of
+from bench.reporting.tables.main import Evidence, title_of
+from bench.reporting.tables.notes import learned_note, tasks_of
 from bench.reporting.tables.replayed import scopes_of
 from bench.reporting.tables.table import (
     Format,
@@ -55,9 +55,9 @@ def frontier(
     names, tasks = display_names(points), tasks_of(points)
     scores = {f"score_{budget:g}x": f"Score at {budget:g}x" for budget in budgets}
     gained = [f"{kind}_{budget:g}x" for budget in budgets for kind in ("gain", "teacher_gain")]
-    means = _with_average(
-        summary, ["points", "hypervolume", "elue", *scores, *gained], tasks, list(dict.fromkeys(points["method"]))
-    )
+    learned = learned_tasks(points, reference=roles.reference)
+    values_of = ["points", "hypervolume", "elue", *scores, *gained]
+    means = _with_averages(summary, values_of, scopes_of(tasks, learned), list(dict.fromkeys(points["method"])))
     formats: dict[str, Format] = {"Points": whole, "Hypervolume": fraction, "ELUE": difference}
     lines = []
     for row in means.to_dict("records"):
@@ -86,6 +86,7 @@ def frontier(
             f"({names.get(roles.depth_reference or '', 'not in this profile')}, the teacher as its full depth) at "
             "the same FLOPs, linear in log FLOPs, constant outside its range.",
             f"Score and gain kept at a budget: those of the best point with at least this speed-up. {KEPT}",
+            learned_note(learned),
             *_no_gain(summary, tasks, [f"teacher_gain_{budget:g}x" for budget in budgets]),
         ],
     )
@@ -101,6 +102,8 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares:
         shares: Shares of the gain to keep.
     """
     names, tasks = display_names(points), tasks_of(points)
+    learned = learned_tasks(points, reference=roles.reference)
+    scopes = scopes_of(tasks, learned)
     formats: dict[str, Format] = {}
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     unkept: dict[tuple[str, str], dict[str, list[float]]] = {}
@@ -116,9 +119,8 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares:
         # A method keeps a share only if every seed does; a mean over the other seeds would be too optimistic.
         cells = pd.MultiIndex.from_frame(rows[["task", "method"]])
         reached = rows.assign(speedup=rows["speedup"].where(~cells.isin(pd.MultiIndex.from_frame(lost[SEED[:2]]))))
-        means = _with_average(
-            reached, ["gain", "teacher_gain"], tasks, list(dict.fromkeys(points["method"])), ratios=["speedup"]
-        )
+        methods = list(dict.fromkeys(points["method"]))
+        means = _with_averages(reached, ["gain", "teacher_gain"], scopes, methods, ratios=["speedup"])
         for row in means.to_dict("records"):
             head = {"Task": row["shown"], "Method": names.get(row["method"], row["method"])}
             line = lines.setdefault((row["shown"], row["method"]), head)
@@ -126,14 +128,16 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares:
                 line |= {fast: row["speedup"], really: 100 * kept(row["gain"], row["teacher_gain"])}
                 continue
             its = lost[lost["method"] == row["method"]]
-            if row["shown"] == ALL:
+            average = row["shown"] in scopes
+            if average:
+                its = its[its["task"].isin(scopes[row["shown"]])]
                 where = ", ".join(title_of(task) for task in dict.fromkeys(its["task"]))
             else:
                 seeds = its.loc[its["task"] == row["task"], "seed"]
                 every_seed = len(seeds) == ((rows["method"] == row["method"]) & (rows["task"] == row["task"])).sum()
                 where = "" if seeds.empty else "any seed" if every_seed else f"seed {', '.join(map(str, seeds))}"
             if where:
-                reason = f"not kept {'on' if row['shown'] == ALL else 'by'} {where}"
+                reason = f"not kept {'on' if average else 'by'} {where}"
                 unkept.setdefault((row["shown"], row["method"]), {}).setdefault(reason, []).append(share)
     for cell, reasons in unkept.items():
         lines[cell]["Note"] = "; ".join(f"{_listed(those)} {reason}" for reason, those in reasons.items())
@@ -151,6 +155,7 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares:
             "kept are reported on validation. A value is given if every seed has such a point, an average if every "
             "task has one.",
             KEPT,
+            learned_note(learned),
             *_no_gain(pd.concat(every), tasks, ["teacher_gain"]),
         ],
     )
@@ -212,21 +217,28 @@ def _listed(shares: Sequence[float]) -> str:
     return ", ".join(f"{100 * share:g}" for share in shares) + " %"
 
 
-def _with_average(
+def _with_averages(
     rows: pd.DataFrame,
     values: Sequence[str],
-    tasks: Sequence[str],
+    scopes: Mapping[str, Sequence[str]],
     methods: Sequence[str],
     *,
     ratios: Sequence[str] = (),
 ) -> pd.DataFrame:
-    """Return means over seeds and, if there are several tasks, over tasks; `shown` is the printed name of a task."""
+    """Return means over seeds and, if there are several tasks, over the tasks of each scope.
+
+    The column `shown` is the printed name of a task or scope.
+    """
     means = over_seeds(rows, ["task", "method"], list(values), ratios=ratios)
     means["shown"] = means["task"].map(title_of)
+    tasks = scopes[ALL]
     if len(tasks) > 1:
-        average = over_tasks(means, ["method"], list(values), tasks, ratios=ratios)
-        means = pd.concat([means, average.assign(task=ALL, shown=ALL)], ignore_index=True)
-    places = {name: at for at, name in enumerate([*tasks, ALL])}
+        averages = [
+            over_tasks(means, ["method"], list(values), some, ratios=ratios).assign(task=name, shown=name)
+            for name, some in scopes.items()
+        ]
+        means = pd.concat([means, *averages], ignore_index=True)
+    places = {name: at for at, name in enumerate([*tasks, ALL, LEARNED])}
     ranks = {method: at for at, method in enumerate(methods)}
     return means.sort_values(["task", "method"], key=lambda c: c.map(places | ranks), ignore_index=True)
 
