@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,7 +36,10 @@ class CascadeBertOptions(Options):
     big: str = Field("teacher", description="The contestant that is the big member.")
     small: Checkpoint | None = Field(None, description="Checkpoint of the small member; null: the first layers.")
     small_layers: int = Field(2, ge=1, description="How many of the backbone's first layers those are.")
-    distil_epochs: Epochs = Field(3, description="Epochs in which those learn the backbone's output.")
+    distil: Literal["hidden", "none"] = Field(
+        "hidden", description="Whether those first learn the backbone's last hidden states on the task's text."
+    )
+    distil_epochs: Epochs = Field(3, description="Epochs of that.")
     distil_rate: float = Field(5e-5, gt=0, description="Peak learning rate of that.")
     folds: int = Field(5, ge=2, description="Parts of train, each predicted by a model of the others.")
     fold_epochs: Epochs = Field(5, description="Epochs of each such model.")
@@ -61,8 +65,8 @@ class CascadeBert(Method):
     that it classifies; on small tasks nearly all of them would be easy.
 
     Without a pretrained small checkpoint, the small member consists of the first layers of the backbone, which are
-    first trained to reproduce the backbone's last hidden states on the text of the task. This uses no labels, so the
-    folds remain valid. The label of the contestant mentions it. On regression there is no confidence, so there is no
+    first trained to reproduce the backbone's last hidden states on the text of the task (`distil: hidden`), or not
+    (`distil: none`, the better one for MiniLM, docs/tuning.md). This uses no labels, so the folds remain valid. The label of the contestant mentions it. On regression there is no confidence, so there is no
     exit policy and both members are static points.
     """
 
@@ -120,7 +124,7 @@ class CascadeBert(Method):
         options, whole = self.options, self.backbone
         small = shape_of(options.small) if options.small else whole.truncated(options.small_layers)
         found = [Stage(self._plan(options.epochs), examples, small)]
-        if not options.small:
+        if self._completes:
             found += [Stage(self._distil, examples, small, kept=whole)]
         if self._difficulty:  # the folds differ by one example
             parts = [len(part) for part in np.array_split(np.arange(examples), options.folds)]
@@ -131,6 +135,11 @@ class CascadeBert(Method):
     def _difficulty(self) -> bool:
         """Whether the difficulty-aware loss is used; on regression it is not, since there is no confidence."""
         return self.options.difficulty_weight > 0 and not self.task.regression
+
+    @property
+    def _completes(self) -> bool:
+        """Whether the small member learns the backbone's output on the task's text."""
+        return not self.options.small and self.options.distil == "hidden"
 
     @property
     def _distil(self) -> Plan:
@@ -147,7 +156,8 @@ class CascadeBert(Method):
             return context.backbone("pooler", name=options.small)
         whole = context.backbone("pooler")
         small = take_layers(whole, range(options.small_layers))
-        context.fit(small, last_hidden(context.teacher(whole, hidden=True)), self._distil, "complete")
+        if self._completes:
+            context.fit(small, last_hidden(context.teacher(whole, hidden=True)), self._distil, "complete")
         return small
 
     def _easy(self, context: Context, start: Encoder) -> NDArray[np.bool_]:

@@ -155,6 +155,15 @@ def test_the_big_member_is_the_teacher_and_each_keeps_its_configuration(tiny_set
     assert all(torch.equal(big.state_dict()[name], weight) for name, weight in teacher.state_dict().items())
 
 
+def test_the_small_member_may_start_from_the_layers_as_they_are(tiny_settings, tmp_path):
+    settings = tiny_settings(tmp_path)
+    method, context = method_and_context(settings, tmp_path, distil="none", epochs=0.05, learning_rate=1e-9)
+    small, backbone = method._start(context), context.backbone("pooler")
+    for name, weight in small.layers[0].named_parameters():
+        assert torch.equal(weight, backbone.layers[0].get_parameter(name))
+    assert len(method.stages("full", 100)) == len(method_and_context(settings, tmp_path)[0].stages("full", 100)) - 1
+
+
 def test_labels_say_what_is_unusual(tiny_settings, tmp_path):
     settings = tiny_settings(tmp_path)
     truncated, _ = method_and_context(settings, tmp_path)
