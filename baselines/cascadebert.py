@@ -66,8 +66,9 @@ class CascadeBert(Method):
 
     Without a pretrained small checkpoint, the small member consists of the first layers of the backbone, which are
     first trained to reproduce the backbone's last hidden states on the text of the task (`distil: hidden`), or not
-    (`distil: none`, the better one for MiniLM, docs/tuning.md). This uses no labels, so the folds remain valid. The label of the contestant mentions it. On regression there is no confidence, so there is no
-    exit policy and both members are static points.
+    (`distil: none`, the better one for MiniLM, docs/tuning.md). This uses no labels, so the folds remain valid. The
+    label of the contestant mentions it. On regression there is no confidence, so there is no exit policy and both
+    members are static points.
     """
 
     Options = CascadeBertOptions
