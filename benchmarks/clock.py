@@ -2,7 +2,7 @@
 
     python benchmarks/clock.py --config config/sketch.yaml --depth 1
 
-Times the teacher and a model cut at some depth at batch 1, on every task of a finished profile, many turns of 32
+Times the teacher and the first layers of the backbone at batch 1, on every task of a finished profile, many turns of 32
 examples, and draws from these how far the share of the promise that is there on the clock lies apart between tasks,
 for fewer turns and fewer examples: its deviation over tasks, and how often every task is within 10 % of their median.
 """
@@ -47,7 +47,7 @@ def main() -> None:
         few = examples.take(spread(examples.lengths, EXAMPLES))
         folders = [
             run_folder(settings, RunKey(task, method, variant, settings.seeds_of(task)[0]))
-            for method, variant in ((settings.reference, "full"), ("cut", f"depth{arguments.depth}"))
+            for method, variant in ((settings.reference, "full"), (settings.depth_reference, f"depth{arguments.depth}"))
         ]
         models = [Operated(deploy(load_model(folder, device))) for folder in folders]
         promised = [Costs.load(folder / "costs.json").flops(few.lengths)[-1] for folder in folders]
