@@ -68,7 +68,7 @@ def compare(
         raise UserError(f"both --results {results} and --config {config}; give one of them")
     if results:
         folder = open_folder(results)
-        settings, points = folder.settings, folder.points()
+        settings, points = folder.settings, folder.points(splits=("validation",))
     else:
         settings = settings_of(None, config)
         points = read_points(settings)
