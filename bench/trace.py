@@ -230,7 +230,8 @@ class Costs:
                 if not re.fullmatch(r"-?[0-9]{1,30}(/[0-9]{1,30})?", written):  # a power of ten may not fit in memory
                     raise ValueError(f"{written!r:.60} is not a fraction")
             quadratics = [tuple(Fraction(c) for c in each["multiply_adds"]) for each in content["exits"]]
-            counts = [content["parameters"], content["parameters_encoder"], *(each["layers"] for each in content["exits"])]
+            counts = [content[name] for name in ("parameters", "parameters_encoder")]
+            counts += [each["layers"] for each in content["exits"]]
             if not quadratics or any(type(count) is not int or not 0 <= count <= 10**18 for count in counts):
                 raise ValueError("a count of parameters or layers is not a whole number")
             costs = cls(

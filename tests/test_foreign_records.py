@@ -1,4 +1,4 @@
-"""Traces and costs of others: what contradicts the points, the task or another run is refused by name, never dropped."""
+"""Traces and costs of others: what contradicts points, task or another run is refused by name, never left out."""
 
 import dataclasses
 import json
@@ -222,7 +222,7 @@ def test_points_and_runs_agree_on_what_has_finished(folder, status):
         open_folder(folder).points()
 
 
-@hypothesis_settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(key=st.sampled_from(KEYS), name=st.sampled_from(NAMES), data=st.data())
 def test_bytes_of_a_record_are_used_as_they_are_or_refused_by_name(folder, key, name, data):
     """Any part of any record lost or overwritten: no row of the points is ever left out."""
@@ -230,7 +230,8 @@ def test_bytes_of_a_record_are_used_as_they_are_or_refused_by_name(folder, key, 
     whole = file.read_bytes()
     at = data.draw(st.integers(0, len(whole) - 1))
     lost = data.draw(st.booleans())
-    file.write_bytes(whole[:at] if lost else whole[:at] + bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :])
+    changed = b"" if lost else bytes([whole[at] ^ data.draw(st.integers(1, 255))]) + whole[at + 1 :]
+    file.write_bytes(whole[:at] + changed)
     try:
         rows = len(open_folder(folder).points())
         assert not lost or at == len(whole) - 1  # the newline at the end of costs.json

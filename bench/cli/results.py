@@ -149,9 +149,11 @@ def submit(
 ) -> None:
     """Write a zip file for the GLUE server; runs that have no traces of the test splits are traced first."""
     from bench.reporting.submit import write_submission
-    from bench.store import RunKey, read_points
+    from bench.store import RunKey, read_points, seed_of
 
     settings = settings_of(profile, config)
+    for task in settings.tasks:
+        seed_of(settings, task, seed)
 
     def rule_on(task: str) -> Policy:
         from bench.method import contestant

@@ -168,6 +168,6 @@ def _mismatch(trace: Trace, task: Task, costs: Costs, rows: pd.DataFrame | None)
     if trace.lengths.min() < 1 or trace.lengths.max() > _MOST_TOKENS:
         return "an example with an impossible number of tokens"
     ends = [[c0 + n * (c1 + n * c2) for c0, c1, c2 in costs.coefficients] for n in map(int, set(trace.lengths))]
-    if any(not 0 < each[0] or each != sorted(each) or each[-1] > _MOST_MACS for each in ends):
+    if any(not each[0] > 0 or each != sorted(each) or each[-1] > _MOST_MACS for each in ends):
         return "costs.json has impossible costs at its lengths"
     return ""

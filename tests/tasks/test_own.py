@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
 from bench.errors import UserError
-from bench.settings import CLASS_METRICS, SCORE_METRICS, Data, OwnTask, check, explain
+from bench.settings import CLASS_METRICS, SCORE_METRICS, Data, OwnTask, blank, check, explain
 from bench.tasks.catalogue import Task, task
 from bench.tasks.prepare import prepare, survey
 from bench.tasks.scores import METRICS, hidden, scores
@@ -74,14 +74,14 @@ def test_every_format_gives_the_same_rows(tickets: Callable[..., Task], suffix: 
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
-@given(texts=st.lists(st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda t: t.strip()), min_size=2))
+@given(texts=st.lists(st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda t: not blank(t)), min_size=2))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_survives_any_format(tickets: Callable[..., Task], suffix: str, texts: list[str]) -> None:
     if suffix in (".csv", ".tsv"):
         texts = [text.replace("\r", "").replace("\x00", "") or "x" for text in texts]
     if suffix == ".tsv":
         texts = [text.replace("\t", " ").replace("\n", " ") for text in texts]
-    texts = [text if text.strip() else "x" for text in texts]
+    texts = ["x" if blank(text) else text for text in texts]
     rows = {"text": texts, "label": ["bug"] * len(texts)}
     assert read(tickets(suffix, rows, rows)).splits["train"]["text"] == [text.strip() for text in texts]
 

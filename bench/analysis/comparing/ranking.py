@@ -83,8 +83,7 @@ def _ranked(
 ) -> list[dict[str, Any]]:
     """Return the rows of one ranking."""
     means = {
-        method: average([mean_estimate(rows, resamples) for rows in tasks.values()])
-        for method, tasks in rivals.items()
+        method: average([mean_estimate(rows, resamples) for rows in tasks.values()]) for method, tasks in rivals.items()
     }
     pairs: list[tuple[str, str]] = []
     differences: list[Estimate | None] = []
