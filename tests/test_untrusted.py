@@ -231,10 +231,13 @@ def test_links_are_not_published_and_an_interrupted_publishing_leaves_nothing(go
     with pytest.raises(UserError, match=r"not published: runs/wnli/.*/trace-validation\.parquet"):
         publish(settings, tmp_path / "published")
     trace.unlink()
+    with pytest.raises(UserError, match=r"/good/? is refused: runs/wnli/.*/trace-validation\.parquet: no trace"):
+        publish(settings, tmp_path / "published")
+    shutil.move(tmp_path / "elsewhere", trace)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("bench.sharing.results.placeless", interrupted)
         publish(settings, tmp_path / "published")
-    assert {path.name for path in tmp_path.iterdir()} == {"good", "elsewhere"}
+    assert {path.name for path in tmp_path.iterdir()} == {"good"}
     assert publish(settings, tmp_path / "published") > 0
     assert open_folder(tmp_path / "published").runs == open_folder(good).runs
 

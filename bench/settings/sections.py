@@ -39,9 +39,9 @@ Length = Annotated[int, Field(ge=8, le=2**15)]
 class SketchSizes(Values):
     """Number of examples generated for each task."""
 
-    train: Count = Field(600, ge=32, le=10**6, description="Training examples, including the calibration split.")
-    validation: Count = Field(300, ge=16, le=10**6, description="Number of validation examples.")
-    test: Count = Field(0, ge=0, le=10**6, description="Number of test examples; their labels are hidden, as in GLUE.")
+    train: int = Field(600, ge=32, le=10**6, description="Training examples, including the calibration split.")
+    validation: int = Field(300, ge=16, le=10**6, description="Number of validation examples.")
+    test: int = Field(0, ge=0, le=10**6, description="Number of test examples; their labels are hidden, as in GLUE.")
 
 
 class Data(Values):
@@ -200,8 +200,8 @@ class Training(Values):
         "auto", description="Arithmetic of products; auto: bfloat16 if the device supports it natively, else float32."
     )
     tf32: bool = Field(False, description="Whether float32 products on a GPU use TF32, except for traces.")
-    gpu_share: Count = Field(1, ge=1, le=1024, description="Number of jobs that share a GPU.")
-    threads: Count = Field(1, ge=1, le=1024, description="CPU threads of a job; numbers depend on this count.")
+    gpu_share: int = Field(1, ge=1, le=1024, description="Number of jobs that share a GPU.")
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads of a job; numbers depend on this count.")
     restarts: int = Field(2, ge=0, le=10, description="Most retrainings, with other seeds, of a constant model.")
     save_seconds: float = Field(120, gt=0, le=10**6, description="Seconds between two checkpoints of a running stage.")
     eval_batch_size: BatchCount = Field(64, description="Batch size of evaluation.")
@@ -211,21 +211,21 @@ class Training(Values):
 class Thresholds(Values):
     """Choice of exit thresholds, by replay of traces."""
 
-    grid: Count = Field(200, ge=2, le=10**4, description="Number of uniform thresholds over the policy's range.")
-    trials: Count = Field(150, ge=0, le=10**4, description="Trials of the threshold search; 0: no search.")
+    grid: int = Field(200, ge=2, le=10**4, description="Number of uniform thresholds over the policy's range.")
+    trials: int = Field(150, ge=0, le=10**4, description="Trials of the threshold search; 0: no search.")
 
 
 class Latency(Values):
     """Measurement of the latency of early-exit models relative to the reference, for the first seed of each task."""
 
-    examples: Count = Field(
+    examples: int = Field(
         64,
         ge=1,
         le=10**6,
         description="Validation examples at batch size 32, spaced by length; a quarter at 1.",
     )
     # A machine's pace drifts over seconds, so turns make a ratio steady and more examples do not (benchmarks/clock.py).
-    rounds: Count = Field(
+    rounds: int = Field(
         3, ge=1, le=1000, description="Rounds at batch size 32, four times as many at 1; the median is reported."
     )
     speedups: list[SpeedUp] = Field(
@@ -247,7 +247,7 @@ class Comparison(Values):
 
     margin: float = Field(1.0, ge=0, le=100, description="Margin, in points of 100.")
     level: float = Field(0.95, gt=0.5, lt=1, description="Confidence level of intervals, and of a family of verdicts.")
-    resamples: Count = Field(2_000, ge=100, le=20_000, description="Bootstrap resamples, for standard deviations only.")
+    resamples: int = Field(2_000, ge=100, le=20_000, description="Bootstrap resamples, for standard deviations only.")
     primary: Primary = Field(Primary(), description="Primary comparisons; all others are exploratory.")
 
 
@@ -256,10 +256,10 @@ class RatioStudy(Values):
 
     method: Name = Field(description="Contestant with a search space.")
     tasks: list[str] = Field(description="Tasks of the study.")
-    generations: Count = Field(2, ge=1, le=100, description="Generations; trials of one generation run in parallel.")
-    population: Count = Field(4, ge=1, le=1000, description="Trials per generation.")
+    generations: int = Field(2, ge=1, le=100, description="Generations; trials of one generation run in parallel.")
+    population: int = Field(4, ge=1, le=1000, description="Trials per generation.")
     sampler: Literal["nsgaii", "tpe", "random"] = Field("nsgaii", description="Optuna's sampler.")
-    seed: Seed = Field(0, le=2**31, description="Seed of the sampler in the first generation; increases by 1.")
+    seed: int = Field(0, ge=0, le=2**31, description="Seed of the sampler in the first generation; increases by 1.")
 
     @model_validator(mode="after")
     def _parents(self) -> RatioStudy:

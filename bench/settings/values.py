@@ -141,7 +141,10 @@ class Values(BaseModel):
 Name = Annotated[str, AfterValidator(_name)]
 """Name of a task, contestant or variant; see `bench.store.valid_name`."""
 Count = Annotated[int, Field(le=10**9)]
-"""Whole number, or its digits: `--config` of Snakemake passes the numbers in a mapping as text."""
+"""Whole number, or its digits: `--config` of Snakemake passes the numbers in a mapping as text.
+
+A range in the `Field` of a default does not narrow that of an annotated type; fields with a range of their own are int.
+"""
 Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 """Seed that torch, NumPy and Python accept."""
 BatchCount = Annotated[int, Field(ge=1, le=2**14)]
