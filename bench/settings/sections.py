@@ -355,9 +355,9 @@ class Settings(Values):
         named |= {"studies": [study.method for study in self.studies]}
         declared, known = self.comparison.primary.contestant, ", ".join(self.contestants)
         named |= {"comparison.primary.contestant": [declared] * bool(declared)}
-        for name, entry in self.contestants.items():
+        for contestant, entry in self.contestants.items():
             if entry.share != 1 and not self.training.budget:
-                raise ValueError(f"contestants.{name}.share = {entry.share}: requires training.budget")
+                raise ValueError(f"contestants.{contestant}.share = {entry.share}: requires training.budget")
         for key, names in named.items():
             for name in names:
                 if name not in self.contestants:
