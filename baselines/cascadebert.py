@@ -22,7 +22,7 @@ from bench.encoder.cut import take_layers
 from bench.errors import UserError
 from bench.measuring.recording import record
 from bench.method import BatchSize, Epochs, Method, Needed, Options, Stage
-from bench.settings import Checkpoint, Settings
+from bench.settings import Checkpoint, Layers, LearningRate, Settings
 from bench.tasks.catalogue import Task
 from bench.tasks.groups import folds
 from bench.training.loop import Loss, Plan
@@ -35,21 +35,21 @@ class CascadeBertOptions(Options):
 
     big: str = Field("teacher", description="The contestant that is the big member.")
     small: Checkpoint | None = Field(None, description="Checkpoint of the small member; null: the first layers.")
-    small_layers: int = Field(2, ge=1, description="How many of the backbone's first layers those are.")
+    small_layers: Layers = Field(2, description="How many of the backbone's first layers those are.")
     distil: Literal["hidden", "none"] = Field(
         "hidden", description="Whether those first learn the backbone's last hidden states on the task's text."
     )
     distil_epochs: Epochs = Field(3, description="Epochs of that.")
-    distil_rate: float = Field(5e-5, gt=0, description="Peak learning rate of that.")
-    folds: int = Field(5, ge=2, description="Parts of train, each predicted by a model of the others.")
+    distil_rate: LearningRate = Field(5e-5, description="Peak learning rate of that.")
+    folds: int = Field(5, ge=2, le=100, description="Parts of train, each predicted by a model of the others.")
     fold_epochs: Epochs = Field(5, description="Epochs of each such model.")
     epochs: Epochs = Field(5, description="Epochs of the small member.")
-    learning_rate: float = Field(
-        2e-5, gt=0, description="Rate of the first step of it and of the folds; decays linearly to 0 (authors' code)."
+    learning_rate: LearningRate = Field(
+        2e-5, description="Rate of the first step of it and of the folds; decays linearly to 0 (authors' code)."
     )
     batch_size: BatchSize = Field(16, description="Batch size.")
     margin: float = Field(0.5, ge=0, le=1, description="How much surer of easy than of hard examples.")
-    difficulty_weight: float = Field(0.5, ge=0, description="Lambda of the difficulty-aware loss; 0: none.")
+    difficulty_weight: float = Field(0.5, ge=0, le=1000, description="Lambda of the difficulty-aware loss; 0: none.")
 
 
 class CascadeBert(Method):

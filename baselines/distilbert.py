@@ -21,7 +21,7 @@ from bench.encoder.cut import take_layers
 from bench.encoder.masked_lm import MaskedLM, has_head, with_head
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Needed, Options, Stage, contestant
-from bench.settings import Checkpoint
+from bench.settings import Checkpoint, Layers, LearningRate
 from bench.tasks.examples import Examples
 from bench.training.loop import Loss, Plan
 from bench.training.losses import task_loss
@@ -45,8 +45,8 @@ class DistilBertOptions(Options):
         None,
         description="A DistilBERT to fine-tune (distilbert/distilbert-base-uncased); null: make one.",
     )
-    depths: list[int] = Field(
-        [], description="Layers of the students that are made from the backbone, one variant each."
+    depths: list[Layers] | None = Field(
+        None, min_length=1, description="Layers of the students that are made from the backbone, one variant each."
     )
     distil: Literal["text", "fine-tuning"] = Field(
         "text",
@@ -62,10 +62,10 @@ class DistilBertOptions(Options):
         "all", description="Tokens whose word distribution is distilled (authors: all; masked costs a sixth)."
     )
     distil_epochs: Epochs = Field(3, description="Epochs of distillation on the task's text (authors' code: 3).")
-    distil_rate: float = Field(5e-4, gt=0, description="Its peak learning rate (authors' code: 5e-4).")
+    distil_rate: LearningRate = Field(5e-4, description="Its peak learning rate (authors' code: 5e-4).")
     distil_batch_size: BatchSize = Field(250, description="Its batch size (authors' code: 250, as 50 batches of 5).")
     epochs: Epochs = Field(3, description="Epochs of fine-tuning.")
-    learning_rate: float = Field(2e-5, gt=0, description="Its peak learning rate; the authors publish none for GLUE.")
+    learning_rate: LearningRate = Field(2e-5, description="Its peak learning rate; the authors publish none for GLUE.")
     batch_size: BatchSize = Field(32, description="Its batch size.")
 
     @model_validator(mode="after")
@@ -107,7 +107,7 @@ class DistilBert(Method):
 
     def variants(self) -> Sequence[str]:
         """Return the names of the variants."""
-        return [f"depth{depth}" for depth in self.options.depths] or ["full"]
+        return [f"depth{depth}" for depth in self.options.depths or ()] or ["full"]
 
     def check(self) -> None:
         """Raise UserError for options that do not fit the backbone."""

@@ -14,6 +14,7 @@ from bench.encoder.cut import take_layers
 from bench.errors import UserError
 from bench.lineage import lineage, steps_in_all
 from bench.method import BatchSize, Epochs, Method, Options, Stage, contestant
+from bench.settings import Layers, LearningRate
 from bench.training.loop import Plan
 from bench.training.losses import task_loss
 
@@ -30,14 +31,16 @@ class FinetunedOptions(Options):
 
     head: Literal["tanh", "pooler", "tinybert", "distilbert"] = Field("pooler", description="The classifier's form.")
     epochs: Epochs = Field(3, description="Epochs.")
-    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate, linear decay after 10 % warm-up.")
+    learning_rate: LearningRate = Field(2e-5, description="Peak learning rate, linear decay after 10 % warm-up.")
     batch_size: BatchSize = Field(32, description="Batch size.")
     as_long_as: AsLongAs | None = Field(
         None,
         description="Train for as many optimizer steps as this variant has behind its weights "
         "(`bench.lineage.steps_in_all`); `epochs` is then ignored.",
     )
-    depths: list[int] = Field([], description="Layers kept, one variant each; empty: all, the teacher.")
+    depths: list[Layers] | None = Field(
+        None, min_length=1, description="Layers kept, one variant each; null: all, the teacher."
+    )
 
 
 class Finetuned(Method):
@@ -51,12 +54,12 @@ class Finetuned(Method):
 
     def variants(self) -> Sequence[str]:
         """Return the names of the variants."""
-        return [f"depth{depth}" for depth in self.options.depths] or ["full"]
+        return [f"depth{depth}" for depth in self.options.depths or ()] or ["full"]
 
     def check(self) -> None:
         """Raise UserError for options that do not fit the backbone."""
         layers = self.backbone.layers
-        for depth in self.options.depths:
+        for depth in self.options.depths or ():
             if not 1 <= depth <= layers:
                 raise UserError(f"contestants.{self.name}.options.depths: {depth} of a backbone with {layers} layers")
         if self.options.as_long_as:

@@ -14,6 +14,7 @@ from bench.context import Context, Criterion
 from bench.encoder import Encoder
 from bench.exit_policies.policies import Patience, replay_many
 from bench.method import BatchSize, Epochs, Method, Options, Stage
+from bench.settings import LearningRate
 from bench.tasks.catalogue import Task
 from bench.tasks.scores import scores
 from bench.trace import Trace
@@ -25,10 +26,13 @@ class PabeeOptions(Options):
     """Options of PABEE; defaults are those of the authors' release."""
 
     epochs: Epochs = Field(5, description="Epochs (authors' script: 5).")
-    learning_rate: float = Field(2e-5, gt=0, description="Learning rate of the first step; it decays linearly to 0.")
+    learning_rate: LearningRate = Field(2e-5, description="Learning rate of the first step; it decays linearly to 0.")
     batch_size: BatchSize = Field(32, description="Batch size (authors' script: 32).")
     tolerance: float = Field(
-        0.1, gt=0, description="Regression: predictions closer than this agree, on a scale of 0 to 5 (authors: 0.1)."
+        0.1,
+        gt=0,
+        le=5,
+        description="Regression: predictions closer than this agree, on a scale of 0 to 5 (authors: 0.1).",
     )
 
 

@@ -20,7 +20,7 @@ from bench.encoder.masked_lm import has_head, with_head
 from bench.encoder.model import Layer
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Needed, Options, Stage
-from bench.settings import Checkpoint
+from bench.settings import Checkpoint, Layers, LearningRate, Width
 from bench.tasks.batches import collate, length_batches
 from bench.tasks.catalogue import Task
 from bench.tasks.examples import Examples
@@ -37,10 +37,10 @@ CHOSEN_BY = {"mrpc": ("accuracy",), "qqp": ("accuracy",), "stsb": ("pearson", "s
 class TinySize(Options):
     """Shape of a student."""
 
-    layers: int = Field(ge=1, description="Layers; a divisor of the teacher's.")
-    hidden: int = Field(ge=1, description="Hidden size; a multiple of the heads.")
-    ffn: int = Field(ge=1, description="FFN neurons of every layer.")
-    heads: int = Field(12, ge=1, description="Attention heads of every layer; as many as the teacher's.")
+    layers: Layers = Field(description="Layers; a divisor of the teacher's.")
+    hidden: Width = Field(description="Hidden size; a multiple of the heads.")
+    ffn: Width = Field(description="FFN neurons of every layer.")
+    heads: Width = Field(12, description="Attention heads of every layer; as many as the teacher's.")
     checkpoint: Checkpoint | None = Field(
         None, description="A general TinyBERT of this shape; null: cut from the backbone."
     )
@@ -52,12 +52,15 @@ class TinyBertOptions(Options):
     sizes: dict[str, TinySize] = Field(description="Variant name -> the student's shape.")
     teacher: str = Field("teacher", description="The contestant that is the teacher.")
     augmentation: int = Field(
-        0, ge=0, description="Altered copies tried of each training sentence (authors: 10 to 30, by task); 0: none."
+        0,
+        ge=0,
+        le=1000,
+        description="Altered copies tried of each training sentence (authors: 10 to 30, by task); 0: none.",
     )
     representation_epochs: Epochs = Field(20, description="Epochs of phase A, attention and hidden states.")
-    representation_rate: float = Field(5e-5, gt=0, description="Its learning rate, constant.")
+    representation_rate: LearningRate = Field(5e-5, description="Its learning rate, constant.")
     epochs: Epochs = Field(3, description="Epochs of phase B, predictions.")
-    learning_rate: float = Field(2e-5, gt=0, description="Its peak learning rate (authors: 1e-5, 2e-5 or 3e-5).")
+    learning_rate: LearningRate = Field(2e-5, description="Its peak learning rate (authors: 1e-5, 2e-5 or 3e-5).")
     batch_size: BatchSize = Field(32, description="Batch size of both phases (authors: 16 or 32).")
 
 

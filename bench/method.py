@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from bench.errors import UserError
 from bench.exit_policies.policies import Policy, policy_for
 from bench.names import valid_name
-from bench.settings import Settings, explain, twins
+from bench.settings import BatchCount, Settings, Values, explain, twins
 from bench.store import RunKey
 from bench.tasks.catalogue import Task
 from bench.tasks.catalogue import task as task_named
@@ -33,22 +33,20 @@ class _Mark:
 
 
 EPOCHS, BATCH_SIZE = _Mark(), _Mark()
-Epochs = Annotated[float, Field(gt=0), EPOCHS]
+Epochs = Annotated[float, Field(gt=0, le=10_000), EPOCHS]
 """A positive number of epochs; a training budget multiplies it (`bench.lineage.within_budget`)."""
-OptionalEpochs = Annotated[float | None, Field(gt=0), EPOCHS]
+OptionalEpochs = Annotated[float | None, Field(gt=0, le=10_000), EPOCHS]
 """A number of epochs like `Epochs`, or None."""
-BatchSize = Annotated[int, Field(ge=1), BATCH_SIZE]
+BatchSize = Annotated[BatchCount, BATCH_SIZE]
 """Number of examples in a training batch; a training budget replaces it."""
 
 
-class Options(BaseModel):
+class Options(Values):
     """Base class of the options of a method. A subclass adds fields, each with a description.
 
     Declare a checkpoint that may be a folder as `bench.settings.Checkpoint`, which expands `~` and environment
-    variables.
+    variables. Give each number a range, or a type that has one, such as `bench.settings.LearningRate`.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def scaled(self, factor: float, batch_size: int) -> Self:
         """Return a copy with all `Epochs` multiplied by `factor` and every `BatchSize` set to `batch_size`.

@@ -1,10 +1,11 @@
-"""The one rule for names and seeds, for settings, the workflow, and results of others."""
+"""The one rule for names, seeds and written numbers, for settings, the workflow, data, and results of others."""
 
 import re
 
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?"
 """Pattern of a valid name."""
 LARGEST_SEED = 2**32 - 1
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def valid_name(name: object) -> bool:
@@ -15,3 +16,11 @@ def valid_name(name: object) -> bool:
     20 times, which Snakemake takes for an endless recursion.
     """
     return isinstance(name, str) and bool(re.fullmatch(NAME, name)) and not re.search(r"(.+)\1{19}$", name)
+
+
+def plain_number(text: str) -> bool:
+    """Return whether `text` is a decimal number in ASCII digits, such as -1.5 or 1e-3.
+
+    Python also reads 1_0, digits of other scripts, blanks and words such as `infinity` as numbers; these are none here.
+    """
+    return _NUMBER.fullmatch(text) is not None

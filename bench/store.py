@@ -122,6 +122,25 @@ def clear_run(folder: Path) -> None:
             path.unlink()
 
 
+def seed_of(settings: Settings, task: str, seed: int | None) -> int:
+    """Return the seed of a run of a task, after checking that the profile has this task and seed.
+
+    Args:
+        settings: The settings of the profile.
+        task: Name of the task.
+        seed: The seed; None for the first one of the task.
+
+    Raises:
+        UserError: If the profile does not run the task, or not with this seed; the message lists what it has.
+    """
+    if task not in settings.tasks:
+        raise UserError(f"no task {task!r} in this profile; choose from {', '.join(settings.tasks)}")
+    seeds = settings.seeds_of(task)
+    if seed is not None and seed not in seeds:
+        raise UserError(f"{task} has no seed {seed} in this profile; its seeds are {', '.join(map(str, seeds))}")
+    return seeds[0] if seed is None else seed
+
+
 def finished_settings(settings: Settings, task: str = "*", seed: int | None = None) -> Settings:
     """Return `settings` if at least one run has a result, a failure included.
 

@@ -7,6 +7,7 @@ are evaluated on it by replay.
 import json
 import math
 import os
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -92,6 +93,13 @@ class Trace:
                 raise ValueError("no examples")
             shape = json.loads(table.schema.metadata[_METADATA])
             exits, outputs, weights = shape["exits"], shape["outputs"], shape.get("weights", "")
+            for kind, least in (("exit", 1), ("signal", 0)):
+                count = sum(name.startswith(f"{kind}_") for name in table.column_names)
+                if count != exits and not least <= count < 1:
+                    raise ValueError(f"{count} columns {kind}_ of {exits} exits")
+            for name in ("idx", "label", "length"):
+                if table.column(name).null_count:
+                    raise ValueError(f"column {name} has empty cells")
             logits = np.empty((exits, table.num_rows, outputs), dtype=np.float32)
             for e in range(exits):
                 column = table.column(f"exit_{e + 1}").combine_chunks()
@@ -99,9 +107,9 @@ class Trace:
             signal = [table.column(name).to_numpy() for name in table.column_names if name.startswith("signal_")]
             difficulty = table.column("difficulty")
             trace = cls(
-                idx=table.column("idx").to_numpy(),
+                idx=table.column("idx").cast(pa.int64()).to_numpy(),
                 labels=table.column("label").to_numpy(),
-                lengths=table.column("length").to_numpy(),
+                lengths=table.column("length").cast(pa.int64()).to_numpy(),
                 difficulty=None if difficulty.null_count else difficulty.to_numpy(),
                 logits=logits,
                 signal=np.stack(signal) if signal else None,
@@ -218,11 +226,18 @@ class Costs:
             content = json.loads(path.read_text())
             if content["convention"] != CONVENTION:
                 raise ValueError("another counting convention")
+            for written in (c for each in content["exits"] for c in each["multiply_adds"]):
+                if not re.fullmatch(r"-?[0-9]{1,30}(/[0-9]{1,30})?", written):  # a power of ten may not fit in memory
+                    raise ValueError(f"{written!r:.60} is not a fraction")
             quadratics = [tuple(Fraction(c) for c in each["multiply_adds"]) for each in content["exits"]]
+            counts = [content[name] for name in ("parameters", "parameters_encoder")]
+            counts += [each["layers"] for each in content["exits"]]
+            if not quadratics or any(type(count) is not int or not 0 <= count <= 10**18 for count in counts):
+                raise ValueError("a count of parameters or layers is not a whole number")
             costs = cls(
-                parameters=content["parameters"],
-                parameters_encoder=content["parameters_encoder"],
-                layers=tuple(each["layers"] for each in content["exits"]),
+                parameters=counts[0],
+                parameters_encoder=counts[1],
+                layers=tuple(counts[2:]),
                 coefficients=tuple((c0, c1, c2) for c0, c1, c2 in quadratics),
             )
         except (OSError, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:

@@ -15,6 +15,7 @@ from bench.context import Context
 from bench.encoder import Encoder, Width, ratio_width
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Needed, OptionalEpochs, Options, Stage
+from bench.settings import Count, Layers, LearningRate
 from bench.training.loop import Plan
 from costeff.distillation import Distillation, assistant_loss
 from costeff.importance import Importance, random, taylor
@@ -23,7 +24,14 @@ from costeff.slenderise import Schedule, periods_of, slenderise, squat, squatted
 if TYPE_CHECKING:
     from optuna import Trial
 
-Ratio = Annotated[float, BeforeValidator(lambda value: float(Fraction(value)) if isinstance(value, str) else value)]
+
+def _quotient(value: Any) -> Any:
+    """Return the value of a text such as 1/6, and other values unchanged."""
+    written = isinstance(value, str) and re.fullmatch(r"([0-9]{1,9})/([1-9][0-9]{0,8})", value)
+    return float(Fraction(int(written[1]), int(written[2]))) if written else value
+
+
+Ratio = Annotated[float, BeforeValidator(_quotient)]
 
 
 class Size(Options):
@@ -44,7 +52,7 @@ class AssistantOptions(Options):
     teacher: str = Field("teacher", description="The contestant that is its teacher.")
     hidden_epochs: Epochs = Field(1, description="Epochs of hidden-state distillation (the authors': a third).")
     epochs: Epochs = Field(3, description="Epochs of prediction distillation.")
-    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate.")
+    learning_rate: LearningRate = Field(2e-5, description="Peak learning rate.")
     batch_size: BatchSize = Field(32, description="Batch size.")
     equilibrium: bool = Field(True, description="Gradient equilibrium (an ablation switch).")
 
@@ -104,15 +112,17 @@ class CostEffOptions(Options):
     teacher: str = Field("teacher", description="The single-exit teacher, used where distil_from is teacher.")
     batch_size: BatchSize = Field(32, description="Batch size of every stage.")
     rate: Epochs = Field(0.5, description="Epochs of a slenderising period.")
-    slenderise_rate: float = Field(1e-5, gt=0, description="Learning rate of the first period.")
-    growth: float = Field(0.12, ge=0, description="The learning rate grows by this a step (authors: 0.15 at batch 64).")
+    slenderise_rate: LearningRate = Field(1e-5, description="Learning rate of the first period.")
+    growth: float = Field(
+        0.12, ge=0, le=10, description="The learning rate grows by this a step (authors: 0.15 at batch 64)."
+    )
     first: float = Field(0.7, ge=0, le=1, description="Part of a period on hidden states alone (MRPC, CoLA: 0.5).")
-    importance_examples: int | None = Field(None, ge=1, description="Examples importance is read from; null: all.")
+    importance_examples: Count | None = Field(None, ge=1, description="Examples importance is read from; null: all.")
     hidden_epochs: Epochs = Field(8, description="Epochs of recovering representations (step 4).")
-    hidden_rate: float = Field(3e-5, gt=0, description="Its learning rate.")
+    hidden_rate: LearningRate = Field(3e-5, description="Its learning rate.")
     epochs: Epochs = Field(5, description="Epochs of recovering predictions (step 5).")
-    learning_rate: float = Field(2e-5, gt=0, description="Its learning rate.")
-    exit_start: int = Field(1, ge=1, description="The first exit that may be taken.")
+    learning_rate: LearningRate = Field(2e-5, description="Its learning rate.")
+    exit_start: Layers = Field(1, description="The first exit that may be taken.")
     # Ablations, of the paper and others.
     distil_from: Literal["assistant", "teacher"] = Field("assistant", description="teacher: no teaching assistant.")
     importance: Literal["taylor", "last_exit", "random"] = Field(

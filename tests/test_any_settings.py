@@ -17,7 +17,7 @@ from bench.runs.planning.checks import report
 from bench.settings import load
 
 ROOT = Path(__file__).parent.parent
-CASES = 120
+CASES = 150
 
 VALID_NAMES = st.one_of(
     st.from_regex(NAME, fullmatch=True), st.sampled_from(["Notes.v2", "0123456789" * 6 + "long", "0", "con", "x-_"])
@@ -53,8 +53,12 @@ FOLDERS = st.one_of(
     st.text(st.characters(exclude_characters="/.{}\x00", exclude_categories=["Cc", "Cs"]), min_size=1, max_size=6),
     st.sampled_from(["{task}", "a}", "~/x", "~nobody/x", "$UNSET_ONE", "a\nb", "x" * 256, "../up", "./x//y", ""]),
 )
-COUNTS = st.one_of(st.integers(1, 200), st.integers(1, 10**7), st.sampled_from([-1, 0, 10**30, 1.0, "8", True]))
-REALS = st.one_of(st.floats(0.01, 100), st.floats(), st.integers(-1, 3))
+ODD = st.sampled_from([True, "1_0", "\uff11", " 8", "0x8", "", 10**9, 10**12, 1e300, 1e308, -1, 0, [], None])
+COUNTS = st.one_of(st.integers(1, 200), st.integers(1, 10**7), st.sampled_from([-1, 0, 10**30, 1.0, "8", True]), ODD)
+REALS = st.one_of(st.floats(0.01, 100), st.floats(), st.integers(-1, 3), ODD)
+RATES = st.one_of(st.floats(1e-6, 1), st.sampled_from([2e-5, "3e-4", "1/2", 1]), ODD)
+SIZES = st.one_of(st.integers(1, 64), ODD)
+DEPTHS = st.one_of(st.lists(st.one_of(st.integers(0, 5), ODD), max_size=2), ODD)
 ANYTHING = st.recursive(
     st.none() | st.booleans() | REALS | st.text(max_size=4),
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
@@ -111,17 +115,44 @@ PLACES: dict[str, st.SearchStrategy] = {
     "backbone.pooling": st.sampled_from(["cls", "mean", "max"]),
     "backbone.revision": st.one_of(st.none(), st.text(max_size=3)),
     "contestants.teacher.options.epochs": REALS,
-    "contestants.teacher.options.learning_rate": REALS,
+    "contestants.teacher.options.learning_rate": RATES,
+    "contestants.teacher.options.batch_size": SIZES,
+    "contestants.teacher.share": REALS,
+    "contestants.pabee": st.fixed_dictionaries(
+        {"method": st.just("baselines.pabee:Pabee")},
+        optional={"options": st.fixed_dictionaries({}, optional={"tolerance": REALS, "batch_size": SIZES})},
+    ),
+    "contestants.tiny": st.fixed_dictionaries(
+        {
+            "method": st.just("baselines.tinybert:TinyBert"),
+            "options": st.fixed_dictionaries(
+                {"sizes": st.fixed_dictionaries({"a": st.fixed_dictionaries(dict.fromkeys(("layers", "ffn"), SIZES))})},
+                optional={"augmentation": COUNTS, "representation_rate": RATES},
+            ),
+        }
+    ),
+    "training.budget.steps": COUNTS,
+    "training.budget.batch_size": SIZES,
+    "training.restarts": COUNTS,
+    "comparison.primary.speedups": st.lists(REALS, max_size=2),
+    "own_tasks.OWN.validation": st.one_of(st.integers(8, 30), st.floats(0.05, 0.5), ODD),
+    "own_tasks.OWN.drop_empty": st.one_of(st.booleans(), st.sampled_from(["yes", 1, "maybe"])),
+    "own_tasks.OWN.labels": st.sampled_from(
+        [["a", "b"], ["a", "\u200b"], ["a", "\u3164"], ["a", True], ["a", "\u0001"]]
+    ),
     "contestants.teacher.tasks": st.dictionaries(st.sampled_from(["rte", "x"]), st.just({"epochs": 2}), max_size=1),
-    "contestants.cut.options.depths": st.lists(st.integers(0, 5), max_size=2),
+    "contestants.cut.options.depths": DEPTHS,
     "contestants.cut.method": st.sampled_from(["baselines.finetuned:Finetuned", "nowhere:It", "x", "pathlib:Path"]),
 }
 """Keys of the settings -> values that are right, nearly right, or of the right type and wrong."""
 
 
-def change(values: dict, place: str, value: object) -> None:
-    """Set the value of a dotted key, unless what was drawn for a section above it is no mapping."""
-    *sections, key = place.split(".")
+def change(values: dict, place: str, value: object, own: str) -> None:
+    """Set the value of a dotted key, unless what was drawn for a section above it is no mapping.
+
+    OWN in the key stands for the name of the own task.
+    """
+    *sections, key = (own if part == "OWN" else part for part in place.split("."))
     for name in sections:
         values = values.setdefault(name, {})
         if not isinstance(values, dict):
@@ -144,7 +175,7 @@ def profiles(draw: st.DrawFn) -> dict:
         "contestants": {"teacher": {"method": finetuned}, other: {"method": finetuned, "options": {"depths": [1, 2]}}},
     }
     for place in draw(st.lists(st.sampled_from(sorted(PLACES)), max_size=3)):
-        change(values, place, draw(ANYTHING if draw(st.integers(0, 7)) == 0 else PLACES[place]))
+        change(values, place, draw(ANYTHING if draw(st.integers(0, 7)) == 0 else PLACES[place]), own)
     return values
 
 

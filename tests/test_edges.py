@@ -62,12 +62,54 @@ def test_a_command_without_results_says_so_and_writes_nothing(command, tmp_path)
 @pytest.mark.parametrize(
     "command",
     ["check --cores 0", "forecast --cores -1", "take sst2 teacher out --speedup -1", "compare teacher --speedup nan",
-     "submit teacher out --speedup inf", "progress --every 0", "check sketch --config tiny"],
+     "submit teacher out --speedup inf", "progress --every 0", "check sketch --config tiny", "progress --every 9000000",
+     "forecast --cores 100000000", "size --layers 100000000", "size --hidden 100000000", "size --heads 100000000",
+     "size --ffn 1000000000", "size --classes 1000000000", "size --vocabulary 100000000000", "size --length 0",
+     "size --head-size 99999999", "size --positions 10000000000", "size --rank 1000"],
 )  # fmt: skip
 def test_a_number_that_cannot_be_is_one_line(command, tmp_path):
     done = costeff(*command.split(), folder=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert command.split()[-1].lower() in done.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["run sst2 teacher full", "replay sst2", "take sst2 teacher out", "submit teacher out.zip"],
+)
+@pytest.mark.parametrize(("seed", "said"), [(99, "no seed 99 in this profile; its seeds are 3, 5"), (None, "")])
+def test_a_seed_that_the_profile_does_not_have_is_refused(command, seed, said, small, tmp_path):
+    """Nothing is trained or written; without a seed it is the first one of the task, not 0."""
+    settings = small(tmp_path / "results", seeds=[3], more_seeds={"sst2": [5]})
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    asked = command.split() + ([] if seed is None else ["--seed", str(seed)])
+    done = costeff(*asked, "--config", "p.yaml", folder=tmp_path)
+    if seed is None and command.startswith("run"):
+        assert done.returncode == 0 and (settings.root / "runs/sst2/teacher/full/seed3/run.json").is_file(), done.stderr
+        return
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert said in done.stderr and {path.name for path in tmp_path.iterdir()} == {"p.yaml"}
+
+
+@pytest.mark.parametrize("command", ["run rte teacher full", "replay rte", "take rte teacher out"])
+def test_a_task_that_the_profile_does_not_run_is_refused(command, small, tmp_path):
+    settings = small(tmp_path / "results")
+    (tmp_path / "p.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    done = costeff(*command.split(), "--config", "p.yaml", folder=tmp_path)
+    assert done.returncode == 2 and "no task 'rte' in this profile; choose from sst2" in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == {"p.yaml"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["--config foo", "-C foo", "--config=foo", "--config", "--config =1", "--config 1x=3", "--config seeds=[0",
+     "--config seeds=[0] foo", "--config a-=1", "--config thresholds={trials:"],
+)  # fmt: skip
+def test_a_change_of_another_form_is_one_line(change, tmp_path):
+    """Snakemake alone ends with a traceback."""
+    done = costeff("workflow", "tiny", "-n", *change.split(" "), folder=tmp_path)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("costeff: --config") and not list(tmp_path.iterdir())
 
 
 def test_only_the_cores_that_may_be_used_count():

@@ -42,7 +42,7 @@ def values(**changes) -> dict:
         ({"seeds": [20261128123456]}, "seeds.0: Input should be less than or equal to 4294967295, not 20261128123456"),
         ({"seeds": [-1]}, "seeds.0: Input should be greater than or equal to 0, not -1"),
         ({"seeds": [1, 1]}, "seeds = [1, 1]: a seed is named twice"),
-        ({"seeds": [True]}, "seeds.0: a number is needed, not yes"),
+        ({"seeds": [True]}, "seeds: a number is needed, not yes"),
         ({"results": "a{b}"}, "results: 'a{b}' holds {, which Snakemake reads as a wildcard"),
         ({"results": "a\nb"}, "results: 'a\\nb': a path cannot hold line breaks"),
         ({"results": "x" * 256}, "results: the path is too long"),

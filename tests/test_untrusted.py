@@ -10,7 +10,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -22,7 +21,6 @@ from bench.runs.ratios import _told
 from bench.sharing.folders import open_folder, runs_of, settings_of
 from bench.sharing.results import merge, publish
 from bench.store import RunKey
-from bench.trace import Trace
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "glue-laptop"
 RUNS = [RunKey("wnli", "teacher", "full", 0), RunKey("wnli", "pabee", "full", 0)]
@@ -233,10 +231,13 @@ def test_links_are_not_published_and_an_interrupted_publishing_leaves_nothing(go
     with pytest.raises(UserError, match=r"not published: runs/wnli/.*/trace-validation\.parquet"):
         publish(settings, tmp_path / "published")
     trace.unlink()
+    with pytest.raises(UserError, match=r"/good/? is refused: runs/wnli/.*/trace-validation\.parquet: no trace"):
+        publish(settings, tmp_path / "published")
+    shutil.move(tmp_path / "elsewhere", trace)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("bench.sharing.results.placeless", interrupted)
         publish(settings, tmp_path / "published")
-    assert {path.name for path in tmp_path.iterdir()} == {"good", "elsewhere"}
+    assert {path.name for path in tmp_path.iterdir()} == {"good"}
     assert publish(settings, tmp_path / "published") > 0
     assert open_folder(tmp_path / "published").runs == open_folder(good).runs
 
@@ -265,6 +266,8 @@ def test_a_finished_run_is_kept_rather_than_a_failed_one(good, tmp_path):
     failed = tmp_path / "failed"
     shutil.copytree(good, failed)
     change(failed, status="failed", reason="out of memory")
+    row = {**RUNS[0].facts, "label": "Teacher", "status": "failed", "reason": "?", "selection": "calibration"}
+    pd.DataFrame([row]).to_parquet(failed / "all-points.parquet")
     for folders in ([good, failed], [failed, good]):
         out = tmp_path / f"out-{folders[0].name}"
         merge(folders, out)
@@ -353,11 +356,3 @@ def test_settings_of_others_are_never_expanded(good, text):
     with pytest.raises(UserError, match=r"name: .* names a variable or a home folder") as refusal:
         settings_of(good)
     assert str(Path.home()) not in str(refusal.value).replace(str(good), "")
-
-
-def test_a_trace_without_examples_is_refused(good):
-    file = next(good.glob("runs/*/*/*/*/trace-validation.parquet"))
-    table = pq.read_table(file)
-    pq.write_table(table[:0].replace_schema_metadata(table.schema.metadata), file)
-    with pytest.raises(UserError, match="no examples"):
-        Trace.load(file)

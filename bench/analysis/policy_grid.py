@@ -16,7 +16,6 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.analysis.budgets import TOLERANCE, at_budget, full_depth_runs, run_folder, selection_split, succeeded
-from bench.errors import UserError
 from bench.exit_policies.policies import Divergence, Policy, policy_for, replay_many
 from bench.tasks.scores import score
 from bench.trace import Costs, Trace
@@ -53,8 +52,10 @@ def policy_grid(
     Returns:
         One row per run, policy and budget, with task, method, variant, seed, policy, budget, score and speedup (NaN
         where no threshold meets the budget). `policy` is one of `POLICIES`, "fixed exit" (one exit for all examples) or
-        "as in the main table" (the best of all kinds of points with the model's own policy). Runs without traces are
-        left out.
+        "as in the main table" (the best of all kinds of points with the model's own policy).
+
+    Raises:
+        UserError: The trace or the costs of a run are missing or broken.
     """
     chosen_on = selection_split(points)
     reference = reference_flops(points)
@@ -63,13 +64,10 @@ def policy_grid(
         if run["metric"] in ("pearson", "spearman") or (run["task"], run["seed"], split) not in reference:
             continue
         folder = run_folder(run, runs)
-        try:
-            costs = Costs.load(folder / "costs.json")
-            if len(costs.layers) < 2:
-                continue
-            traces = {name: Trace.load(folder / f"trace-{name}.parquet") for name in (chosen_on, split)}
-        except UserError:
+        costs = Costs.load(folder / "costs.json")
+        if len(costs.layers) < 2:
             continue
+        traces = {name: Trace.load(folder / f"trace-{name}.parquet") for name in (chosen_on, split)}
         full = {name: reference[run["task"], run["seed"], name] for name in traces}
         for name, choices in _choices(traces[chosen_on], costs, run["metric"], int(run["exit_start"])).items():
             for budget in budgets:

@@ -28,7 +28,6 @@ from bench.analysis.budgets import (
 from bench.analysis.comparing.estimates import Estimate, bounds, spread
 from bench.analysis.comparing.resampling import Resamples, resampled
 from bench.analysis.policy_grid import reference_flops
-from bench.errors import UserError
 from bench.exit_policies.policies import Confidence
 from bench.tasks.scores import score
 from bench.trace import Costs, Trace
@@ -99,13 +98,16 @@ def portfolios(
 ) -> list[Portfolio]:
     """Choose the best portfolio and the best single contestant of each classification task and seed, at each budget.
 
-    Tasks and seeds without traces, or without a point within the budget, are left out.
+    Tasks and seeds without a point within the budget are left out.
 
     Args:
         points: Operating points of the contestants.
         runs: results/<profile>/runs, with the traces.
         budgets: Speed-ups over the reference.
         split: The split on which scores and speed-ups are reported.
+
+    Raises:
+        UserError: The trace or the costs of a run are missing or broken.
     """
     chosen_on, reference = selection_split(points), reference_flops(points)
     singles = pd.concat([at_budget(points, budget, by=(*GROUP, "variant"), split=split) for budget in budgets])
@@ -116,11 +118,8 @@ def portfolios(
     made: list[Portfolio] = []
     for (task, seed), rows in best.groupby(["task", "seed"], sort=False):
         own = of_runs[(of_runs["task"] == task) & (of_runs["seed"] == seed)]
-        try:
-            models = {name: _models(own, runs, name) for name in (chosen_on, split)}
-            traces = {at: Trace.load(run_folder(row, runs) / f"trace-{split}.parquet") for at, row in rows.iterrows()}
-        except UserError:
-            continue
+        models = {name: _models(own, runs, name) for name in (chosen_on, split)}
+        traces = {at: Trace.load(run_folder(row, runs) / f"trace-{split}.parquet") for at, row in rows.iterrows()}
         metric = str(rows["metric"].iloc[0])
         pairs = _cascades(*models[chosen_on], metric)
         full = {name: reference[str(task), int(seed), name] for name in models}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +18,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+_MOST = 10**6
+"""Largest number of cores, speed-up, and seconds between two lines of `costeff progress`."""
 EVERYDAY, STAGES = "Everyday", "Stages of the workflow"
 
 SETTINGS = "Profile: a YAML file, or the name of a packaged profile. Default: sketch."
@@ -26,7 +27,6 @@ Profile = Annotated[Path | None, typer.Argument(help=SETTINGS)]
 Config = Annotated[Path | None, typer.Option("--config", help=SETTINGS)]
 Task = Annotated[str, typer.Argument(help="Task of the profile, such as sst2.")]
 Contestant = Annotated[str, typer.Argument(help="Contestant of the profile.")]
-Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the run.")]
 ChosenSeed = Annotated[
     int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the run. Default: the first seed of the task.")
 ]
@@ -50,11 +50,11 @@ def positive(context: typer.Context, parameter: typer.CallbackParam, value: Any)
     """Return the value of an option.
 
     Raises:
-        UserError: If a number is not above 0, infinite or NaN.
+        UserError: If a number is not above 0, too large or NaN.
     """
     for each in value if isinstance(value, list | tuple) else [value]:
-        if each is not None and not 0 < each < math.inf:
-            raise UserError(f"--{parameter.name} {each}: a number above 0 is needed")
+        if each is not None and not 0 < each <= _MOST:
+            raise UserError(f"--{parameter.name} {each}: a number above 0, and at most {_MOST:,}, is needed")
     return value
 
 

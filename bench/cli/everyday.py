@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
+import re
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 import yaml
@@ -26,9 +29,6 @@ from bench.cli.arguments import (
 )
 from bench.cli.process import heavy_imports
 from bench.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command(rich_help_panel=EVERYDAY)
@@ -56,6 +56,28 @@ def _can_cache() -> bool:
     return os.access(folder, os.W_OK)
 
 
+def _check_changes(options: Sequence[str]) -> None:
+    """Check the values that Snakemake's option --config (-C) is given, each of which is NAME=VALUE.
+
+    Raises:
+        UserError: A value has another form, for which Snakemake prints a traceback; or there is none.
+    """
+    form = "such as --config 'seeds=[0,1]' or --config 'thresholds={trials: 9}'"
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", "-C", nargs="*", action="append", default=[])
+    for values in parser.parse_known_args(list(options))[0].config:
+        if not values:
+            raise UserError(f"--config: no value; write NAME=VALUE, {form}")
+        for value in values:
+            name, equals, text = value.partition("=")
+            if not (equals and re.fullmatch(r"[A-Za-z_][\w-]*\w", name, re.ASCII)):
+                raise UserError(f"--config {value}: not of the form NAME=VALUE, {form}")
+            try:
+                yaml.safe_load(text)
+            except (yaml.YAMLError, ValueError, RecursionError) as error:
+                raise UserError(f"--config {value}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
 @app.command(
     rich_help_panel=EVERYDAY,
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
@@ -71,6 +93,7 @@ def workflow(
 
     Results are written to `results/` in the current folder. The exit code is that of Snakemake.
     """
+    _check_changes(options or [])
     if str(config).startswith("-"):
         raise UserError(f"the profile comes first, then Snakemake's options: costeff workflow mine.yaml {config} ...")
     file = settings_file.profile_file(settings_file.expand(str(config), "settings"), Path(), "settings").absolute()

@@ -68,7 +68,7 @@ def compare(
         raise UserError(f"both --results {results} and --config {config}; give one of them")
     if results:
         folder = open_folder(results)
-        settings, points = folder.settings, folder.points()
+        settings, points = folder.settings, folder.points(splits=("validation",))
     else:
         settings = settings_of(None, config)
         points = read_points(settings)
@@ -149,9 +149,11 @@ def submit(
 ) -> None:
     """Write a zip file for the GLUE server; runs that have no traces of the test splits are traced first."""
     from bench.reporting.submit import write_submission
-    from bench.store import RunKey, read_points
+    from bench.store import RunKey, read_points, seed_of
 
     settings = settings_of(profile, config)
+    for task in settings.tasks:
+        seed_of(settings, task, seed)
 
     def rule_on(task: str) -> Policy:
         from bench.method import contestant

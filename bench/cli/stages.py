@@ -10,12 +10,12 @@ import typer
 
 from bench.cli.arguments import (
     STAGES,
+    ChosenSeed,
     Config,
     Contestant,
     File,
     Generation,
     Profile,
-    Seed,
     Task,
     app,
     settings_of,
@@ -35,7 +35,7 @@ def run(
     task: Task,
     method: Contestant,
     variant: Annotated[str, typer.Argument(help="Variant of the contestant.")],
-    seed: Seed = 0,
+    seed: ChosenSeed = None,
     profile: Profile = None,
     config: Config = None,
     as_job: Annotated[
@@ -45,25 +45,28 @@ def run(
     """Train and trace one variant of a contestant; an interrupted run resumes."""
     with heavy_imports():
         from bench.runs.train_run import produce
-        from bench.store import RunKey
+        from bench.store import RunKey, seed_of
         from bench.training.lease import gpu_lease
 
     settings = settings_of(profile, config)
+    key = RunKey(task, method, variant, seed_of(settings, task, seed))
     with gpu_lease(settings.training.device, settings.training.gpu_share):
-        reason = produce(settings, RunKey(task, method, variant, seed))
+        reason = produce(settings, key)
     if reason and not as_job:
         typer.echo(f"costeff: {task} {method} {variant} failed: {reason}", err=True)
         sys.exit(1)
 
 
 @app.command(rich_help_panel=STAGES)
-def replay(task: Task, seed: Seed = 0, profile: Profile = None, config: Config = None) -> None:
+def replay(task: Task, seed: ChosenSeed = None, profile: Profile = None, config: Config = None) -> None:
     """Compute the operating points of all runs of a task and seed from their traces. Trains nothing."""
     with heavy_imports():
         from bench.runs.replay import replay as replay_all
-        from bench.store import finished_settings
+        from bench.store import finished_settings, seed_of
 
-    replay_all(finished_settings(settings_of(profile, config), task, seed), task, seed)
+    settings = settings_of(profile, config)
+    seed = seed_of(settings, task, seed)
+    replay_all(finished_settings(settings, task, seed), task, seed)
 
 
 @app.command(rich_help_panel=STAGES)

@@ -32,6 +32,7 @@ from bench.runs.reuse import taken
 from bench.runs.training.collapse import collapsed
 from bench.runs.training.cost import training_cost
 from bench.settings import Settings
+from bench.sharing.records import check_run
 from bench.store import (
     RunKey,
     check_folders,
@@ -44,6 +45,7 @@ from bench.store import (
     weights_of,
     write_json,
 )
+from bench.tasks.catalogue import Task
 from bench.trace import Trace
 
 log = logging.getLogger(__name__)
@@ -88,7 +90,7 @@ def produce(settings: Settings, key: RunKey) -> str:
         _fresh_state(state, identity, where(settings), code_of(type(method)).get("fingerprint"))
         context = Context(settings, method.task, key, state)
         if kept := taken(settings, identities, key).get(key):
-            _take(kept, folder)
+            _take(kept, folder, method.task)
             remove_folder(state)
             return ""
         failed = _failed_need(settings, method, key, identities)
@@ -212,8 +214,9 @@ def _failed_need(settings: Settings, method: Method, key: RunKey, identities: Id
     return None
 
 
-def _take(kept: Path, folder: Path) -> None:
+def _take(kept: Path, folder: Path, task: Task) -> None:
     """Copy a run from another results folder. A published folder has the configuration of the model but no weights."""
+    check_run(kept, task, read_json(kept / "run.json"))
     clear_run(folder)
     (folder / "model").mkdir(parents=True, exist_ok=True)
     for file in sorted([*kept.glob("*.parquet"), *kept.glob("costs.json"), *kept.glob("model/*")]):

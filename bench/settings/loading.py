@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,30 @@ import yaml
 from pydantic import ValidationError
 
 from bench.errors import UserError
+from bench.names import plain_number
 from bench.settings.sections import Settings
 from bench.settings.values import expand, explain, merge
 
 PACKAGED = Path(__file__).parents[1] / "packaged"
 """Folder with links to the Snakefile, the workflow, and the profiles of the suite and of Snakemake; files in a
 wheel."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Loader that reads only decimal numbers as numbers: 1_0, 0x1F, 010 and 1:30 stay texts, as they are written."""
+
+
+def _number(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    text = loader.construct_scalar(node)
+    special = text.lower().lstrip("+-") in (".inf", ".nan")
+    if not special and (not plain_number(text) or re.match(r"[+-]?0[0-9]", text)):
+        return text
+    read = loader.construct_yaml_int if node.tag.endswith("int") else loader.construct_yaml_float
+    return read(node)
+
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _number)
 
 
 def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
@@ -111,7 +130,7 @@ def _with_likes(values: dict[str, Any], where: str) -> dict[str, Any]:
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     """Return the values of a profile merged over those of the profiles that it extends."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)  # a safe loader
         values = {} if values is None else values
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -8,37 +8,43 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
-from bench.settings.values import Checkpoint, Count, Name, PathSetting, Results, Seed, explain, lookalike, merge, twins
+from bench.settings.values import (
+    BatchCount,
+    Checkpoint,
+    Count,
+    Name,
+    PathSetting,
+    Results,
+    Seed,
+    SpeedUp,
+    Values,
+    blank,
+    check_part,
+    explain,
+    lookalike,
+    merge,
+    quoted,
+    twins,
+)
 
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
 
 
-class Section(BaseModel):
-    """Section of the settings. Unknown keys, infinity and NaN are errors."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-def _part(key: str, value: int | float) -> None:
-    if value < 0 or (isinstance(value, float) and not 0 < value < 1):
-        raise ValueError(f"{key} = {value}: must be a count, or a fraction between 0 and 1")
-
-
-Length = Annotated[Count, Field(ge=8)]
+Length = Annotated[int, Field(ge=8, le=2**15)]
 """Number of tokens. A pair needs three special tokens and some words."""
 
 
-class SketchSizes(Section):
+class SketchSizes(Values):
     """Number of examples generated for each task."""
 
-    train: Count = Field(600, ge=32, le=10**6, description="Training examples, including the calibration split.")
-    validation: Count = Field(300, ge=16, le=10**6, description="Number of validation examples.")
-    test: Count = Field(0, ge=0, le=10**6, description="Number of test examples; their labels are hidden, as in GLUE.")
+    train: int = Field(600, ge=32, le=10**6, description="Training examples, including the calibration split.")
+    validation: int = Field(300, ge=16, le=10**6, description="Number of validation examples.")
+    test: int = Field(0, ge=0, le=10**6, description="Number of test examples; their labels are hidden, as in GLUE.")
 
 
-class Data(Section):
+class Data(Values):
     """Source of the text, and the number of examples used."""
 
     source: Literal["sketch", "folder", "hub"] = Field("sketch", description="Generated text, a folder, or the Hub.")
@@ -64,7 +70,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Data:
-        _part("calibration", self.calibration)
+        check_part("calibration", self.calibration)
         if self.source == "folder" and self.path is None:
             raise ValueError("path is missing: source: folder needs the folder's name")
         if self.source != "folder" and self.path is not None:
@@ -87,17 +93,12 @@ SCORE_METRICS = ("pearson", "spearman")
 """Metrics for regression that an own task may use."""
 
 
-def _shown(label: str) -> str:
-    """Return the label in quotes, with escapes where other characters look the same."""
-    return repr(label) if label.isascii() else ascii(label)
-
-
-class OwnTask(Section):
+class OwnTask(Values):
     """Task declared in a profile, with text in files or on the Hub."""
 
     columns: list[str] = Field(min_length=1, max_length=2, description="The text column, or two text columns.")
     labels: list[str | int] | None = Field(
-        None, min_length=2, description="The classes, in the order of class ids, each exactly as in the label column."
+        None, min_length=2, max_length=10_000, description="The classes in the order of class ids, as in the files."
     )
     range: tuple[float, float] | None = Field(None, description="Least and greatest label of a regression.")
     metrics: list[str] = Field(min_length=1, description="Metrics; the first one ranks.")
@@ -132,11 +133,11 @@ class OwnTask(Section):
                 raise ValueError(f"{key} = {values}: a value is named twice")
         seen: dict[str, str] = {}
         for label in map(str, self.labels or []):
-            if not lookalike(label) or re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", label):
+            if blank(label) or re.search(r"[\x00-\x1f\x7f\ud800-\udfff]", label):
                 raise ValueError(f"labels: {label!r} is blank or not printable; give that class a label to read")
             if (other := seen.setdefault(lookalike(label), label)) != label:
                 raise ValueError(
-                    f"labels: {_shown(other)} and {_shown(label)} differ only in case, blanks, decimal zeros or "
+                    f"labels: {quoted(other)} and {quoted(label)} differ only in case, blanks, decimal zeros or "
                     "Unicode form, so tables would confuse them; rename one, here and in the files"
                 )
         allowed = SCORE_METRICS if self.range else CLASS_METRICS
@@ -159,7 +160,7 @@ class OwnTask(Section):
         for column in self.columns:
             if column in ("label", "group", "idx", "row", "difficulty"):
                 raise ValueError(f"columns: {column!r} is a name that the suite uses; rename that column in the files")
-        _part("validation", self.validation)
+        check_part("validation", self.validation)
         if not self.validation:
             raise ValueError("validation = 0: the split is needed to report results")
         return self
@@ -174,7 +175,7 @@ class OwnTask(Section):
         return f"{self.hub} (Hub)" if self.hub else "own files"
 
 
-class Backbone(Section):
+class Backbone(Values):
     """Pretrained encoder from which contestants start."""
 
     name: Checkpoint = Field(description="A Hub id, a folder, or package:<module>/<folder> of an installed package.")
@@ -182,19 +183,19 @@ class Backbone(Section):
     pooling: Literal["cls", "mean"] = Field("cls", description="Input of exit heads: CLS token, or mean over tokens.")
 
 
-class TrainingBudget(Section):
+class TrainingBudget(Values):
     """Training budget: number of optimizer steps behind a model's weights, at a fixed batch size."""
 
-    steps: int = Field(ge=1, description="Optimizer steps, summed over all models whose weights are continued.")
-    batch_size: int = Field(32, ge=1, description="Batch size of all stages.")
-    tasks: dict[str, Annotated[int, Field(ge=1)]] = Field({}, description="Task -> steps, where they differ.")
+    steps: int = Field(ge=1, le=10**8, description="Optimizer steps, summed over models whose weights are continued.")
+    batch_size: BatchCount = Field(32, description="Batch size of all stages.")
+    tasks: dict[str, Annotated[int, Field(ge=1, le=10**8)]] = Field({}, description="Task -> steps, where they differ.")
 
     def of(self, task: str) -> int:
         """Return the optimizer steps of a task."""
         return self.tasks.get(task, self.steps)
 
 
-class Training(Section):
+class Training(Values):
     """Training settings that are the same for all contestants."""
 
     budget: TrainingBudget | None = Field(None, description="Training budget; null: each recipe's own epochs.")
@@ -204,68 +205,66 @@ class Training(Section):
         "auto", description="Arithmetic of products; auto: bfloat16 if the device supports it natively, else float32."
     )
     tf32: bool = Field(False, description="Whether float32 products on a GPU use TF32, except for traces.")
-    gpu_share: Count = Field(1, ge=1, le=1024, description="Number of jobs that share a GPU.")
-    threads: Count = Field(1, ge=1, le=1024, description="CPU threads of a job; numbers depend on this count.")
+    gpu_share: int = Field(1, ge=1, le=1024, description="Number of jobs that share a GPU.")
+    threads: int = Field(1, ge=1, le=1024, description="CPU threads of a job; numbers depend on this count.")
     restarts: int = Field(2, ge=0, le=10, description="Most retrainings, with other seeds, of a constant model.")
-    save_seconds: float = Field(120, gt=0, description="Seconds between two checkpoints of a running stage.")
-    eval_batch_size: Count = Field(64, ge=1, description="Batch size of evaluation.")
-    kept_gigabytes: float = Field(2.0, ge=0, description="Memory in GB for the cached targets of a teacher.")
+    save_seconds: float = Field(120, gt=0, le=10**6, description="Seconds between two checkpoints of a running stage.")
+    eval_batch_size: BatchCount = Field(64, description="Batch size of evaluation.")
+    kept_gigabytes: float = Field(2.0, ge=0, le=10**5, description="Memory in GB for the cached targets of a teacher.")
 
 
-class Thresholds(Section):
+class Thresholds(Values):
     """Choice of exit thresholds, by replay of traces."""
 
-    grid: Count = Field(200, ge=2, le=10**6, description="Number of uniform thresholds over the policy's range.")
-    trials: Count = Field(150, ge=0, le=10**6, description="Trials of the threshold search; 0: no search.")
+    grid: int = Field(200, ge=2, le=10**4, description="Number of uniform thresholds over the policy's range.")
+    trials: int = Field(150, ge=0, le=10**4, description="Trials of the threshold search; 0: no search.")
 
 
-class Latency(Section):
+class Latency(Values):
     """Measurement of the latency of early-exit models relative to the reference, for the first seed of each task."""
 
-    examples: Count = Field(
+    examples: int = Field(
         64,
         ge=1,
-        description="Validation examples at batch size 32, evenly spaced by length; a quarter of them at batch size 1.",
+        le=10**6,
+        description="Validation examples at batch size 32, spaced by length; a quarter at 1.",
     )
     # A machine's pace drifts over seconds, so turns make a ratio steady and more examples do not (benchmarks/clock.py).
-    rounds: Count = Field(
-        3,
-        ge=1,
-        le=10**6,
-        description="Rounds at batch size 32; four times as many at 1. The median and quartiles are reported.",
+    rounds: int = Field(
+        3, ge=1, le=1000, description="Rounds at batch size 32, four times as many at 1; the median is reported."
     )
-    speedups: list[Annotated[float, Field(gt=0)]] = Field(
-        [1, 2, 4, 8], description="Speed-ups at which the best point is measured."
+    speedups: list[SpeedUp] = Field(
+        [1, 2, 4, 8], max_length=32, description="Speed-ups at which the best point is measured."
     )
 
 
-class Primary(Section):
+class Primary(Values):
     """Comparisons declared before results are known, with their own correction for multiplicity."""
 
     contestant: Name | None = Field(None, description="Contestant compared with each rival; null: the reference.")
-    speedups: list[Annotated[float, Field(ge=1)]] = Field(
-        [2, 4, 8], description="Speed-ups of primary comparisons, besides 1."
+    speedups: list[Annotated[SpeedUp, Field(ge=1)]] = Field(
+        [2, 4, 8], max_length=32, description="Speed-ups of primary comparisons, besides 1."
     )
 
 
-class Comparison(Section):
+class Comparison(Values):
     """Comparison of contestants over seeds and examples, corrected for the number of comparisons."""
 
-    margin: float = Field(1.0, ge=0, description="Margin, in points of 100.")
+    margin: float = Field(1.0, ge=0, le=100, description="Margin, in points of 100.")
     level: float = Field(0.95, gt=0.5, lt=1, description="Confidence level of intervals, and of a family of verdicts.")
-    resamples: Count = Field(2_000, ge=100, le=10**6, description="Bootstrap resamples, for standard deviations only.")
+    resamples: int = Field(2_000, ge=100, le=20_000, description="Bootstrap resamples, for standard deviations only.")
     primary: Primary = Field(Primary(), description="Primary comparisons; all others are exploratory.")
 
 
-class RatioStudy(Section):
+class RatioStudy(Values):
     """Ratio study: an Optuna search over the pruning ratios of one method."""
 
     method: Name = Field(description="Contestant with a search space.")
     tasks: list[str] = Field(description="Tasks of the study.")
-    generations: Count = Field(2, ge=1, le=100, description="Generations; trials of one generation run in parallel.")
-    population: Count = Field(4, ge=1, le=1000, description="Trials per generation.")
+    generations: int = Field(2, ge=1, le=100, description="Generations; trials of one generation run in parallel.")
+    population: int = Field(4, ge=1, le=1000, description="Trials per generation.")
     sampler: Literal["nsgaii", "tpe", "random"] = Field("nsgaii", description="Optuna's sampler.")
-    seed: Seed = Field(0, le=2**31, description="Seed of the sampler in the first generation; increases by 1.")
+    seed: int = Field(0, ge=0, le=2**31, description="Seed of the sampler in the first generation; increases by 1.")
 
     @model_validator(mode="after")
     def _parents(self) -> RatioStudy:
@@ -274,7 +273,7 @@ class RatioStudy(Section):
         return self
 
 
-class Contestant(Section):
+class Contestant(Values):
     """Method with options, under the name used in tables, folders and by other contestants."""
 
     like: Name | None = Field(None, description="Contestant whose values hold where this one states none.")
@@ -282,7 +281,9 @@ class Contestant(Section):
         pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="Import path of its class, package.module:Class."
     )
     options: dict[str, Any] = Field({}, description="Options of the method.")
-    share: float = Field(1.0, gt=0, description="Fraction of training.budget; below 1 if others continue the model.")
+    share: float = Field(
+        1.0, gt=0, le=2, description="Fraction of training.budget; below 1 if others continue the model."
+    )
     tasks: dict[str, dict[str, Any]] = Field({}, description="Task -> options with other values for that task.")
     sources: dict[str, Annotated[str, Field(pattern=r"^(paper|code|here)\b")]] = Field(
         {}, description="Option -> source of its value: paper, code or here, and details."
@@ -293,7 +294,7 @@ class Contestant(Section):
         return merge(self.options, self.tasks.get(task, {}))
 
 
-class Settings(Section):
+class Settings(Values):
     """Settings of a benchmark: contestants, tasks, seeds, data and backbone."""
 
     profile: Name = Field(description="Name of the profile; results go to <results>/<profile>.")
@@ -302,7 +303,7 @@ class Settings(Section):
     reuse: list[PathSetting] = Field([], description="Results folders from which runs with equal inputs are copied.")
     strict: bool = Field(False, description="Whether differing device, precision or threads are an error, not a note.")
     tasks: list[str] = Field(list(GLUE), min_length=1, description="Tasks to run.")
-    seeds: list[Seed] = Field([0], min_length=1, description="Seeds of training; each is a separate run.")
+    seeds: list[Seed] = Field([0], min_length=1, max_length=1000, description="Seeds; each is a separate run.")
     more_seeds: dict[str, list[Seed]] = Field({}, description="Task -> further seeds for that task, for small tasks.")
     selection: Literal["calibration", "validation"] = Field(
         "calibration", description="Selection split for checkpoints and thresholds; validation is the papers' protocol."
@@ -362,6 +363,9 @@ class Settings(Section):
         named |= {"studies": [study.method for study in self.studies]}
         declared, known = self.comparison.primary.contestant, ", ".join(self.contestants)
         named |= {"comparison.primary.contestant": [declared] * bool(declared)}
+        for contestant, entry in self.contestants.items():
+            if entry.share != 1 and not self.training.budget:
+                raise ValueError(f"contestants.{contestant}.share = {entry.share}: requires training.budget")
         for key, names in named.items():
             for name in names:
                 if name not in self.contestants:

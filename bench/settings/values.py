@@ -9,12 +9,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+)
 
 from bench.errors import UserError
-from bench.names import LARGEST_SEED, valid_name
+from bench.names import LARGEST_SEED, plain_number, valid_name
 
 _VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
+_FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and symbols without ink."""
 _LONGEST_PATH = 3000
 """Largest number of bytes of the results folder. Linux allows paths of 4,095; the files of a run need about 350
 more."""
@@ -66,6 +77,12 @@ def _path(value: Any) -> Any:
     return text
 
 
+def check_part(key: str, value: int | float) -> None:
+    """Raise ValueError if the size of a part is neither a count nor a fraction."""
+    if value < 0 or (isinstance(value, float) and not 0 < value < 1):
+        raise ValueError(f"{key} = {value}: must be a count, or a fraction between 0 and 1")
+
+
 def _results(path: Path) -> Path:
     """Refuse a folder that Snakemake cannot match, or whose files would have paths that are too long."""
     if found := {"{", "}"} & set(str(path)):
@@ -85,19 +102,61 @@ def _name(value: str) -> str:
     return value
 
 
-def _number(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError(f"a number is needed, not {'yes' if value else 'no'}")
-    return value
+def _misread(given: Any, read: Any) -> str:
+    """Return what is wrong with a value that pydantic has read as a number or as yes or no; "" if nothing is."""
+    if isinstance(read, bool):
+        number = isinstance(given, int | float) and not isinstance(given, bool)
+        return f"yes or no is needed, not {given}" if number else ""
+    if isinstance(read, int | float):
+        if isinstance(given, bool):
+            return f"a number is needed, not {'yes' if given else 'no'}"
+        if isinstance(given, str) and not all(map(plain_number, given.split("/", 1))):
+            return f"a number in decimal digits is needed, such as 10 or 1.0e-3, not {_short(given)}"
+    pairs: Iterable[tuple[Any, Any]] = ()
+    if isinstance(read, list | tuple) and isinstance(given, list | tuple):
+        pairs = zip(given, read, strict=False)
+    elif isinstance(read, dict) and isinstance(given, dict):
+        pairs = ((given.get(key), value) for key, value in read.items())
+    return next(filter(None, (_misread(*pair) for pair in pairs)), "")
+
+
+class Values(BaseModel):
+    """Base class of sections of the settings and of options of methods.
+
+    Unknown keys, infinity and NaN are errors, and so are booleans as numbers, numbers as booleans, and texts such as
+    1_0 as numbers.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _as_written(cls, given: Any, read: ValidatorFunctionWrapHandler) -> Any:
+        value = read(given)
+        if wrong := _misread(given, value):
+            raise ValueError(wrong)
+        return value
 
 
 Name = Annotated[str, AfterValidator(_name)]
 """Name of a task, contestant or variant; see `bench.store.valid_name`."""
-Whole = Annotated[int, BeforeValidator(_number)]
-Count = Annotated[Whole, Field(le=10**9)]
-"""Whole number, or its digits: `--config` of Snakemake passes the numbers in a mapping as text."""
-Seed = Annotated[Whole, Field(ge=0, le=LARGEST_SEED)]
+Count = Annotated[int, Field(le=10**9)]
+"""Whole number, or its digits: `--config` of Snakemake passes the numbers in a mapping as text.
+
+A range in the `Field` of a default does not narrow that of an annotated type; fields with a range of their own are int.
+"""
+Seed = Annotated[int, Field(ge=0, le=LARGEST_SEED)]
 """Seed that torch, NumPy and Python accept."""
+BatchCount = Annotated[int, Field(ge=1, le=2**14)]
+"""Number of examples in a batch."""
+Layers = Annotated[int, Field(ge=1, le=1000)]
+"""Number of layers, or of an exit."""
+Width = Annotated[int, Field(ge=1, le=2**16)]
+"""Hidden size, number of neurons or of attention heads."""
+LearningRate = Annotated[float, Field(gt=0, le=1)]
+"""Learning rate. Also for options of methods, as are the types above."""
+SpeedUp = Annotated[float, Field(gt=0, le=10_000)]
+"""Speed-up over the reference."""
 PathSetting = Annotated[Path, BeforeValidator(_path)]
 """Path in which `~` and variables are expanded. Settings of other types are not expanded."""
 Results = Annotated[PathSetting, AfterValidator(_results)]
@@ -130,6 +189,21 @@ def merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
         else:
             merged[key] = value
     return merged
+
+
+def blank(text: str) -> bool:
+    """Return whether `text` has no visible character.
+
+    Blanks, control and format characters (such as U+200B), fillers and combining marks without a letter are invisible.
+    """
+    return all(
+        letter in _FILLERS or unicodedata.category(letter) in ("Cc", "Cf", "Mn", "Zl", "Zp", "Zs") for letter in text
+    )
+
+
+def quoted(label: str) -> str:
+    """Return the label in quotes, with escapes where other characters look the same."""
+    return repr(label) if label.isascii() else ascii(label)
 
 
 def lookalike(label: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -21,8 +21,10 @@ from bench.analysis.budgets import SIMPLICITY
 from bench.compat import FIELDS
 from bench.errors import UserError
 from bench.settings import Settings, explain
+from bench.sharing.records import SPLITS, Records
 from bench.sharing.untrusted import irregular, printable, read_mapping, read_table
 from bench.store import RunKey
+from bench.tasks.catalogue import tasks_of
 from bench.tasks.scores import METRICS
 
 RUN_FILES = (
@@ -163,15 +165,22 @@ class ResultsFolder:
     settings: Settings
     runs: Mapping[RunKey, dict[str, Any]]
 
-    def points(self) -> pd.DataFrame:
-        """Return `all-points.parquet`.
+    def points(self, records: Records | None = None, splits: Collection[str] = SPLITS) -> pd.DataFrame:
+        """Return `all-points.parquet`, after checking the traces and costs of its runs.
+
+        Args:
+            records: Checks that remember the examples of other folders, for folders to be merged.
+            splits: The splits whose traces are checked.
 
         Raises:
-            UserError: The file is missing, broken, or has points of runs that are not in the folder.
+            UserError: The file is missing, broken, or has points of runs that are not in the folder; or a trace or
+                costs file is missing, broken, or contradicts the points, the task or another run.
         """
         table = self._of_runs("all-points.parquet", ("label", "status", "reason", "selection"))
         if problem := _problem(table):
             raise UserError(f"{self.path / 'all-points.parquet'}: {problem}")
+        tasks = tasks_of(self.settings.own_tasks)
+        _refuse(self.path, (records or Records()).problems(self.path, self.runs, table, tasks, splits))
         return table
 
     def latencies(self) -> pd.DataFrame:
@@ -336,11 +345,16 @@ def _runs(folder: Path, files: Sequence[Path], refused: list[str]) -> dict[RunKe
                 runs[key] = _facts(file, key)
         except UserError as error:
             refused.append(f"{file.relative_to(folder)}: {error}")
+    _refuse(folder, refused)
+    return runs
+
+
+def _refuse(folder: Path, refused: Sequence[str]) -> None:
+    """Raise UserError that lists the refused entries, if there are any."""
     if refused:
         more = f"; and {len(refused) - MAX_SHOWN} more" if len(refused) > MAX_SHOWN else ""
         shown = "; ".join(printable(each) for each in refused[:MAX_SHOWN])
         raise UserError(f"{folder} is refused: {shown}{more}")
-    return runs
 
 
 def _facts(file: Path, key: RunKey) -> dict[str, Any]:

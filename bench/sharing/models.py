@@ -17,7 +17,7 @@ from bench.errors import UserError
 from bench.exit_policies.operating import plain
 from bench.settings import Settings
 from bench.sharing.card import write_card
-from bench.store import RunKey, read_json, read_points, run_folder
+from bench.store import RunKey, read_json, read_points, run_folder, seed_of
 from bench.tasks.catalogue import task as task_named
 from bench.tasks.scores import score
 from bench.trace import Costs, Trace
@@ -102,13 +102,9 @@ def chosen(
     Raises:
         UserError: There is no such point.
     """
-    for what, name, there in (("task", task, settings.tasks), ("contestant", method, list(settings.contestants))):
-        if name not in there:
-            raise UserError(f"no {what} {name!r} in this profile; choose from {', '.join(there)}")
-    seeds = settings.seeds_of(task)
-    if seed is not None and seed not in seeds:
-        raise UserError(f"{task} was not run with seed {seed}; its seeds are {', '.join(map(str, seeds))}")
-    seed = seeds[0] if seed is None else seed
+    seed = seed_of(settings, task, seed)
+    if method not in settings.contestants:
+        raise UserError(f"no contestant {method!r} in this profile; choose from {', '.join(settings.contestants)}")
     own = points[(points["task"] == task) & (points["method"] == method) & (points["seed"] == seed)]
     if own.empty:
         raise UserError(f"{method} has no run of its own on {task}, seed {seed}; take another contestant")

@@ -20,9 +20,9 @@ from bench.errors import UserError
 from bench.names import valid_name
 from bench.settings import Settings
 from bench.sharing.folders import FILES, ResultsFolder, open_folder
+from bench.sharing.records import Records
 from bench.sharing.untrusted import printable
 from bench.store import RunKey, write_parquet
-from bench.trace import Trace
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,8 @@ def publish(settings: Settings, out: Path) -> int:
         Size of `out` in bytes.
 
     Raises:
-        UserError: There are no results, they contain links or special files, or `out` is not empty.
+        UserError: There are no results, they contain links or special files, `out` is not empty, or others would refuse
+            the folder (`ResultsFolder.points`).
     """
     root = settings.root
     if not (root / "all-points.parquet").is_file():
@@ -54,6 +55,10 @@ def publish(settings: Settings, out: Path) -> int:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, target)
         (part / "settings.yaml").write_text(yaml.safe_dump(placeless(settings), sort_keys=False))
+        try:
+            open_folder(part).points()
+        except UserError as error:
+            raise UserError(str(error).replace(str(part), str(root))) from None
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
 
 
@@ -132,17 +137,17 @@ def merge(folders: Sequence[Path], out: Path, finish: Callable[[Settings], None]
 
 def _written(opened: Sequence[ResultsFolder], united: Mapping[RunKey, ResultsFolder], out: Path) -> Settings:
     """Write runs, points, latencies and settings of the merged folders into `out`, and return the settings."""
+    records = Records()
+    every = [folder.points(records) for folder in opened]
     for key, folder in united.items():
         for file in folder.run_files(key):
             source, target = (place / "runs" / key.path / file for place in (folder.path, out))
-            if folder.runs[key]["status"] == "ok" and file.suffix == ".parquet":
-                Trace.load(source)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, target, follow_symlinks=False)
     timed = _of_one_machine(opened, out)
     tables = []
-    for folder in opened:
-        points = folder.points() if folder in timed else _untimed(folder.points())
+    for folder, points in zip(opened, every, strict=True):
+        points = points if folder in timed else _untimed(points)
         own = {key for key, of in united.items() if of is folder}
         rows = [RunKey(*key) in own for key in points[["task", "method", "variant", "seed"]].itertuples(index=False)]
         tables.append(points[rows])

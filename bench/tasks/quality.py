@@ -30,9 +30,13 @@ _APART = 0.1
 
 
 def untrained(task: Task, columns: Mapping[str, Columns]) -> list[str]:
-    """Return one line for each class of an own task that has no training row."""
-    if task.is_glue or task.regression:
+    """Return what an own task cannot be trained on: a class without training rows, or equal scores of a regression."""
+    if task.is_glue:
         return []
+    if task.regression:
+        scores = np.asarray(columns["train"]["label"], dtype=np.float64)
+        alike = len(scores) and scores.min() == scores.max()
+        return [f"{task.name}: all {len(scores)} training rows have the label {scores[0]:.6g}"] if alike else []
     counts = {name: np.bincount(_shown(split), minlength=task.outputs) for name, split in columns.items()}
     lines = []
     for number, label in enumerate(task.labels):
@@ -123,6 +127,9 @@ def findings(quality: Mapping[str, Any]) -> list[str]:
             f"{_many(contradictions['alike_rows'], 'row')} of other text but with the same tokens as a row of another "
             "label (after lower-casing, unknown words and cutting)"
         )
+    for split, measured in quality.get("scores", {}).items():
+        if measured["rows"] > 0 and measured.get("least", 0.0) == measured.get("greatest", 1.0):
+            lines.append(f"all {split} rows have the label {measured['least']:.6g}: no correlation is defined there")
     for split, count in quality.get("in_train", {}).items():
         lines.append(f"{_many(count, f'{split} row')} with a text that is also in train")
     for split, count in quality.get("dropped", {}).items():

@@ -1,5 +1,7 @@
 """Averages over seeds and tasks, and the verdicts on pairs of methods."""
 
+import dataclasses
+
 import hypothesis.strategies as st
 import numpy as np
 import pandas as pd
@@ -154,16 +156,32 @@ def test_a_failed_seed_is_left_out_on_both_sides_and_one_seed_says_so(points, re
     assert table.loc["mnli", "seeds"] == 2 and table.loc[ALL, "note"] == f"{ONE_SEED} (rte)"
 
 
-def test_traces_of_other_examples_and_missing_ones_are_not_compared(tmp_path):
+def shifted(trace: Trace) -> Trace:
+    return dataclasses.replace(trace, idx=trace.idx + 1)
+
+
+def relabelled(trace: Trace) -> Trace:
+    return dataclasses.replace(trace, labels=1 - trace.labels)
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (lambda file: shifted(Trace.load(file)).save(file), "different examples"),
+        (lambda file: relabelled(Trace.load(file)).save(file), "different examples"),
+        (lambda file: file.unlink(), "no trace"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-9]), "not a readable trace"),
+    ],
+)
+def test_a_comparison_with_an_unusable_trace_is_refused_by_name(tmp_path, damage, reason):
+    """Without its row the family would be smaller, and other verdicts would change."""
     results = synthetic.write_results(tmp_path, tasks=("rte",), seeds=(2,), examples=60)
-    path = results / "runs" / "rte" / "pabee" / "base" / "seed2" / "trace-validation.parquet"
-    trace = Trace.load(path)
-    Trace(trace.idx + 1, trace.labels, trace.lengths, trace.difficulty, trace.logits).save(path)
+    file = results / "runs" / "rte" / "pabee" / "base" / "seed2" / "trace-validation.parquet"
+    damage(file)
     points = synthetic.read_points(results)
-    for reason in ("different examples", "no trace"):
-        table = compared(points, results, [("teacher", "pabee")], budgets=[1.0], resamples=100)
-        assert reason in table["note"].item() and table["verdict"].item() == ""
-        path.unlink(missing_ok=True)
+    with pytest.raises(UserError, match=reason) as refusal:
+        compared(points, results, [("teacher", "pabee"), ("teacher", "costeff")], budgets=[1.0], resamples=100)
+    assert str(file) in str(refusal.value) and "\n" not in str(refusal.value)
 
 
 @settings(max_examples=20, deadline=None)

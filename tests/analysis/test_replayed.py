@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+import synthetic
 
 from bench.analysis.budgets import TOLERANCE, at_budget
 from bench.analysis.comparing.resampling import Resamples
 from bench.analysis.policy_grid import FIXED, OWN, POLICIES, policy_grid
 from bench.analysis.portfolios import gains, portfolios
 from bench.analysis.statistics import learned_tasks
+from bench.errors import UserError
 from bench.tasks.scores import score
 from bench.trace import Costs, Trace
 
@@ -107,7 +109,18 @@ def test_a_task_is_learned_where_every_seed_gains_enough(points):
     assert task not in learned_tasks(lost)
 
 
-def test_without_traces_nothing_is_replayed(points, tmp_path):
-    assert policy_grid(points, tmp_path).empty and portfolios(points, tmp_path) == []
+@pytest.mark.parametrize("table", [policy_grid, portfolios])
+@pytest.mark.parametrize("name", ["trace-validation.parquet", "trace-calibration.parquet", "costs.json"])
+def test_a_damaged_record_is_refused_by_name(tmp_path, table, name):
+    """A table without its rows would look complete."""
+    results = synthetic.write_results(tmp_path, tasks=("mrpc",), seeds=(1,), examples=60)
+    few = synthetic.read_points(results)
+    file = results / "runs" / "mrpc" / "pabee" / "base" / "seed1" / name
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UserError, match=f"{name}: not a readable"):
+        table(few, results / "runs")
+
+
+def test_nothing_is_replayed_on_a_regression(points, tmp_path):
     regression = points[points["task"] == "stsb"]
     assert policy_grid(regression, tmp_path).empty and portfolios(regression, tmp_path) == []

@@ -13,6 +13,7 @@ from bench.analysis.budgets import chosen_frontier
 from bench.analysis.comparing.estimates import seed_noise
 from bench.analysis.comparing.ranking import ranking
 from bench.analysis.comparing.resampling import Resamples, records
+from bench.errors import UserError
 from bench.reporting.figures.bands import means
 from bench.reporting.figures.curves import average_curves, task_curve
 from bench.settings import Comparison
@@ -58,7 +59,8 @@ def test_line_and_band_have_the_chosen_points(points: pd.DataFrame, results: Pat
         assert set(curve.cost) == set(rows["flops"])
         assert (curve.low < curve.score).all() and (curve.score < curve.high).all(), method
         assert (curve.low >= 0).all() and (curve.high <= 1).all()
-    assert np.isnan(task_curve(front[front["method"] == "pabee"], Resamples(results / "no", resamples=200)).low).all()
+    with pytest.raises(UserError, match="no trace"):
+        task_curve(front[front["method"] == "pabee"], Resamples(results / "no", resamples=200))
 
 
 def test_a_band_is_the_interval_that_tables_print(points: pd.DataFrame, results: Path) -> None:
@@ -91,7 +93,8 @@ def test_a_band_contains_its_mean_and_widens_with_the_seeds_disagreement(points:
     assert curves[["low", "high"]].notna().all(axis=None)
     assert (curves["low"] <= curves["score"]).all() and (curves["score"] <= curves["high"]).all()
     pd.testing.assert_series_equal(curves["score"], bare["score"])
-    assert average_curves(some, ROLES, resamples=Resamples(results / "nowhere", resamples=9))["low"].isna().all()
+    with pytest.raises(UserError, match="no trace"):
+        average_curves(some, ROLES, resamples=Resamples(results / "nowhere", resamples=9))
 
 
 def test_the_averages_band_is_the_average_of_the_tasks_estimates(points: pd.DataFrame, results: Path) -> None:

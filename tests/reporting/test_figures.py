@@ -17,6 +17,7 @@ from bench.analysis.comparing.pairings import Pairing
 from bench.analysis.comparing.resampling import Resamples, records, resamples_of
 from bench.analysis.comparing.verdicts import ALL, compare
 from bench.analysis.roles import Roles
+from bench.errors import UserError
 from bench.reporting import figures
 from bench.reporting.figures import drawing, sweeps
 from bench.reporting.figures.bands import differences, means
@@ -178,8 +179,8 @@ def test_a_task_whose_teacher_failed_is_skipped(some: pd.DataFrame) -> None:
         figures.frontier(orphaned, "cola", ROLES)
 
 
-def test_without_traces_the_difficulty_is_not_known(some: pd.DataFrame, tmp_path: Path) -> None:
-    with pytest.raises(Absent, match="no trace"):
+def test_a_missing_trace_is_named(some: pd.DataFrame, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"trace-validation\.parquet: no trace"):
         mean_exit_by_difficulty(some, ROLES, tmp_path)
 
 

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
-from bench.errors import UserError
-from bench.settings import CLASS_METRICS, SCORE_METRICS, Data, OwnTask, check, explain
+from bench.errors import DataError, UserError
+from bench.settings import CLASS_METRICS, SCORE_METRICS, Data, OwnTask, blank, check, explain
 from bench.tasks.catalogue import Task, task
 from bench.tasks.prepare import prepare, survey
 from bench.tasks.scores import METRICS, hidden, scores
@@ -74,14 +74,14 @@ def test_every_format_gives_the_same_rows(tickets: Callable[..., Task], suffix: 
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
-@given(texts=st.lists(st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda t: t.strip()), min_size=2))
+@given(texts=st.lists(st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda t: not blank(t)), min_size=2))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_text_survives_any_format(tickets: Callable[..., Task], suffix: str, texts: list[str]) -> None:
     if suffix in (".csv", ".tsv"):
         texts = [text.replace("\r", "").replace("\x00", "") or "x" for text in texts]
     if suffix == ".tsv":
         texts = [text.replace("\t", " ").replace("\n", " ") for text in texts]
-    texts = [text if text.strip() else "x" for text in texts]
+    texts = ["x" if blank(text) else text for text in texts]
     rows = {"text": texts, "label": ["bug"] * len(texts)}
     assert read(tickets(suffix, rows, rows)).splits["train"]["text"] == [text.strip() for text in texts]
 
@@ -356,3 +356,38 @@ def test_a_label_of_minus_one_in_train_is_named_as_it_is(tickets, declared):
     task_of = tickets(train=[*rows, {"text": "last", "label": "-1"}], validation=rows, **declared)
     with pytest.raises(UserError, match=r"column 'label' is '?-1"):
         survey(task_of, Data(calibration=8))
+
+
+INVISIBLE = st.text(
+    st.sampled_from("\u200b\u0001\u00ad\u2060\ufeff\u3164\u2800\u115f\u0301\ufe0f\u00a0\u3000\u2028 \t"), max_size=4
+)
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=INVISIBLE, drops=st.booleans())
+def test_a_text_without_a_visible_character_is_empty(tickets, text, drops):
+    rows = {"text": ["one", text, "two", "three"], "label": ["bug", "bug", "question", "praise"]}
+    each = tickets(".jsonl", train=rows, drop_empty=drops)
+    if drops:
+        raw = read(each)
+        assert raw.splits["train"]["text"] == ["one", "two", "three"] and raw.dropped["train"] == 1
+        return
+    with pytest.raises(DataError, match=r"column 'text' is empty.*drop_empty: true"):
+        read(each)
+
+
+WRITTEN = st.sampled_from(["1_0", "\uff13", "\u0663", "0x3", "three", "True", "1e", "3,5"]) | st.just(True)
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=WRITTEN)
+def test_only_decimal_digits_are_numbers_in_files(tickets, suffix, value):
+    rows = {"text": ["one", "two", "three"], "label": ["3", value if suffix == ".jsonl" else str(value), " 2.5e0"]}
+    good = {"text": ["four", "five"], "label": [1, 2]}
+    each = tickets(suffix, train=rows, validation=good, labels=None, range=[0, 20], metrics=["pearson"])
+    with pytest.raises(DataError, match=r"not a number from 0 to 20"):
+        read(each)
+    fine = rows | {"label": ["3", "+4.", " 2.5e0"]}
+    each = tickets(suffix, train=fine, validation=good, labels=None, range=[0, 20], metrics=["pearson"])
+    assert read(each).splits["train"]["label"] == [3.0, 4.0, 2.5]

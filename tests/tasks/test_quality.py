@@ -94,6 +94,21 @@ def test_a_class_that_nothing_trains_is_an_error(made: Callable[..., TaskData]) 
     assert problems == [str(caught.value)] and data.quality["rows"]["validation"]["spam"] == 2
 
 
+def test_equal_scores_are_an_error_in_train_and_a_note_elsewhere(made: Callable[..., TaskData]) -> None:
+    """A model cannot learn from one score; a correlation with one score is not defined."""
+    regression = {"labels": None, "range": [0, 10], "metrics": ["pearson"]}
+    spread = [(f"text {number}", number % 7) for number in range(40)]
+    alike = [(f"other {number}", 4) for number in range(40)]
+    with pytest.raises(DataError, match=r"mine: all \d+ training rows have the label 4"):
+        made(alike, spread, **regression)
+    problems: list[str] = []
+    made(alike, spread, problems, **regression)
+    assert len(problems) == 1
+    notes = findings(made(spread, alike, **regression).quality)
+    assert "all validation rows have the label 4: no correlation is defined there" in notes
+    assert not any("all " in note for note in findings(made(spread, spread[1:], **regression).quality))
+
+
 def test_scores_of_one_text_may_differ_by_a_tenth_of_the_range(made: Callable[..., TaskData]) -> None:
     def contradictions(unit: float, gap: float) -> int:
         train = [(f"row {i}", unit * (i % 5)) for i in range(40)] + [("same", unit * 1), ("same", unit * (1 + gap))]

@@ -62,7 +62,7 @@ def ranking(
         One row per budget, scope and method, best first. Columns: budget, scope, method, score (mean over seeds, then
         tasks), low and high (interval of the score), iqm (interquartile mean over tasks and seeds), speedup (geometric
         mean), wins (share of other methods, tasks and seeds with a lower score; ties count half), rank (by score), best
-        and worst (interval of the rank), tied (with the best). Methods without traces are left out.
+        and worst (interval of the rank), tied (with the best).
     """
     lines: list[dict[str, Any]] = []
     for budget in budgets:
@@ -82,12 +82,9 @@ def _ranked(
     rivals: Mapping[str, Mapping[str, Sequence[Point]]], resamples: Resamples, comparison: Comparison
 ) -> list[dict[str, Any]]:
     """Return the rows of one ranking."""
-    means = {}
-    for method, tasks in rivals.items():
-        try:
-            means[method] = average([mean_estimate(rows, resamples) for rows in tasks.values()])
-        except UserError:  # a trace is missing
-            continue
+    means = {
+        method: average([mean_estimate(rows, resamples) for rows in tasks.values()]) for method, tasks in rivals.items()
+    }
     pairs: list[tuple[str, str]] = []
     differences: list[Estimate | None] = []
     wins: dict[str, list[float]] = {method: [] for method in means}

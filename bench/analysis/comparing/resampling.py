@@ -52,23 +52,24 @@ class Resamples:
         self.runs, self.resamples, self.seed, self.split = runs, resamples, seed, split
         self.level, self.noise = level, dict(noise or {})
         self._scores: dict[tuple[Any, ...], Floats] = {}
-        self._examples: dict[str, tuple[NDArray[np.int64], Path]] = {}
-        self._problems: dict[Path, str] = {}
+        self._examples: dict[str, tuple[NDArray[np.int64], NDArray[Any], Path]] = {}
 
     def of(self, rows: Sequence[Point]) -> Floats:
         """Return the scores [R, P] of P points of one task on R resamples, in the metric that each row names.
 
         Raises:
-            UserError: If a trace is missing or was recorded on other examples than the first trace of the task.
+            UserError: As in `prepare`.
         """
         self.prepare(rows)
-        for row in rows:
-            if (problem := self._problems.get(run_folder(row, self.runs))) is not None:
-                raise UserError(problem)
         return np.column_stack([self._scores[_key(row)] for row in rows])
 
     def prepare(self, rows: Iterable[Point]) -> None:
-        """Resample many points together, which is much faster than one at a time."""
+        """Resample many points together, which is much faster than one at a time.
+
+        Raises:
+            UserError: If a trace is missing or broken, or was recorded on other examples than the first trace of the
+                task. A comparison without it would be left out of its family, which changes the other verdicts.
+        """
         fresh = {_key(row): row for row in rows if _key(row) not in self._scores}
         for task, metric in dict.fromkeys((key[0], key[-1]) for key in fresh):
             of_task = {key: row for key, row in fresh.items() if (key[0], key[-1]) == (task, metric)}
@@ -76,10 +77,9 @@ class Resamples:
             trace, at = None, None
             for key, row in sorted(of_task.items(), key=lambda item: str(item[0])):
                 folder = run_folder(row, self.runs)
-                if folder != at:
+                if trace is None or folder != at:
                     trace, at = self._trace(folder, task), folder
-                if trace is not None:
-                    labels, answers[key] = trace.labels, predicted(pd.Series(row), trace)
+                labels, answers[key] = trace.labels, predicted(pd.Series(row), trace)
             keys = list(answers)
             block = max(1, 2 * _BLOCK // max(len(labels), 1))
             for few in (keys[start : start + block] for start in range(0, len(keys), block)):
@@ -87,22 +87,16 @@ class Resamples:
                 scores = resampled(metric, predictions, labels, resamples=self.resamples, seed=self.seed)
                 self._scores |= dict(zip(few, scores.T.copy(), strict=True))
 
-    def _trace(self, folder: Path, task: str) -> Trace | None:
-        """Return the trace of a run; on failure record the reason in `_problems` and return None."""
-        if folder in self._problems:
-            return None
-        try:
-            trace = Trace.load(folder / f"trace-{self.split}.parquet")
-        except UserError as error:
-            self._problems[folder] = str(error)
-            return None
-        idx, first = self._examples.setdefault(task, (trace.idx, folder))
-        if np.array_equal(idx, trace.idx):
-            return trace
-        self._problems[folder] = (
-            f"{first} and {folder} were traced on different examples: run both with the same data settings"
-        )
-        return None
+    def _trace(self, folder: Path, task: str) -> Trace:
+        """Return the trace of a run, after checking that its examples are those of the other runs on the task."""
+        file = folder / f"trace-{self.split}.parquet"
+        trace = Trace.load(file)
+        idx, labels, first = self._examples.setdefault(task, (trace.idx, trace.labels, file))
+        if not (np.array_equal(idx, trace.idx) and np.array_equal(labels, trace.labels)):
+            raise UserError(
+                f"{first} and {file} were traced on different examples: run both with the same data settings"
+            )
+        return trace
 
 
 def resamples_of(points: pd.DataFrame, runs: Path, comparison: Comparison, *, split: str = "validation") -> Resamples:

@@ -1,7 +1,6 @@
 """Intervals of many means and differences at once: those of the tables, or none where traces are missing."""
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -9,7 +8,6 @@ import numpy as np
 from bench.analysis.comparing.estimates import Estimate, average
 from bench.analysis.comparing.resampling import Point, Resamples
 from bench.analysis.comparing.verdicts import estimate, gaps, mean_estimate
-from bench.errors import UserError
 
 Side = Sequence[Point]
 T = TypeVar("T")
@@ -60,7 +58,6 @@ def _intervals(
     for value, tasks in zip(values, sets, strict=True):
         low = high = np.nan
         if resamples is not None:
-            with suppress(UserError):  # a trace is missing
-                low, high = average([of_task(task, resamples) for task in tasks]).interval(resamples.level)
+            low, high = average([of_task(task, resamples) for task in tasks]).interval(resamples.level)
         found.append(Interval(value, low, high))
     return found

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from bench.analysis.budgets import RUN, control_rows, operating_points, run_folder, selection_split, succeeded
 from bench.analysis.comparing.resampling import Resamples, records
 from bench.analysis.roles import Roles
-from bench.errors import UserError
 from bench.exit_policies.operating import left
 from bench.reporting.figures.bands import means
 from bench.reporting.figures.drawing import (
@@ -243,17 +242,14 @@ def mean_exit_by_difficulty(points: pd.DataFrame, roles: Roles, runs: Path) -> p
         model's exits), examples, and the point's speed-up over the teacher on validation.
 
     Raises:
-        Absent: where no trace was kept, or none knows difficulties.
+        Absent: No trace has difficulties.
+        UserError: A trace is missing or broken.
     """
     chosen = at_half_cost(points, roles)
-    rows, reason = [], "no trace was kept"
+    rows = []
     for _, row in chosen.iterrows():
-        try:
-            trace = Trace.load(run_folder(row, runs) / "trace-validation.parquet")
-        except UserError:
-            continue
+        trace = Trace.load(run_folder(row, runs) / "trace-validation.parquet")
         if trace.difficulty is None:
-            reason = "the data source has no difficulties"
             continue
         taken = exits_taken(row, trace)
         depth = pd.Series(taken / len(trace.logits)).groupby(trace.difficulty)
@@ -262,7 +258,7 @@ def mean_exit_by_difficulty(points: pd.DataFrame, roles: Roles, runs: Path) -> p
             known = {"depth": mean, "examples": size, "speedup": row["speedup"]}
             rows.append({**row[RUN], "difficulty": int(str(difficulty)), **known})
     if not rows:
-        raise Absent(reason)
+        raise Absent("the data source has no difficulties")
     return pd.DataFrame(rows)
 
 

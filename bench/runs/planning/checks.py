@@ -200,17 +200,20 @@ def size_of(
     Raises:
         UserError: If the shape is not valid.
     """
-    numbers = {
-        "layers": layers,
-        "hidden": hidden,
-        "heads": heads,
-        "ffn": ffn,
-        "classes": classes,
-        "length": length,
+    limits = {
+        "layers": (layers, 1000),
+        "hidden": (hidden, 2**16),
+        "heads": (heads, 1024),
+        "ffn": (ffn, 2**18),
+        "classes": (classes, 10**5),
+        "length": (length, 10**6),
+        "head-size": (head_size, 2**12),
+        "vocabulary": (vocabulary, 10**7),
+        "positions": (positions, 10**6),
     }
-    for name, value in (numbers | {"head-size": head_size, "vocabulary": vocabulary, "positions": positions}).items():
-        if value < 1:
-            raise UserError(f"--{name} {value}: must be at least 1")
+    for name, (value, most) in limits.items():
+        if not 1 <= value <= most:
+            raise UserError(f"--{name} {value}: must be between 1 and {most}")
     if rank is not None and not 1 <= rank <= hidden:
         raise UserError(f"--rank {rank}: must be between 1 and the hidden size, {hidden}")
     if length > positions:

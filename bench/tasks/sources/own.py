@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench.errors import UserError, first_line
+from bench.names import plain_number
 from bench.settings import OwnTask
 from bench.tasks.sources.glue import hub_reader, parquet
 from bench.tasks.sources.rows import Columns, Piece, Read
@@ -76,9 +77,7 @@ def _is_label(own: OwnTask) -> Callable[[str], bool]:
     def is_label(cell: str) -> bool:
         if labels:
             return cell.strip() in labels
-        try:
-            return own.range is not None and own.range[0] <= float(cell) <= own.range[1]
-        except ValueError:
-            return False
+        number = cell.strip()
+        return own.range is not None and plain_number(number) and own.range[0] <= float(number) <= own.range[1]
 
     return is_label

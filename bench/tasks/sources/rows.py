@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.errors import UserError
-from bench.settings import lookalike
+from bench.names import plain_number
+from bench.settings import blank, lookalike
 from bench.tasks.catalogue import ALIASES, Task
 
 __all__ = ["Columns", "Joined", "Piece", "Read", "join"]
@@ -107,7 +108,7 @@ def _checked(task: Task, piece: Piece, test: bool) -> Joined:
     dropped: set[int] = set()
     for name in task.columns:
         for row, text in enumerate(piece.columns[name]):
-            if text is None or text != text or (isinstance(text, str) and not text.strip()):
+            if text is None or text != text or (isinstance(text, str) and blank(text)):
                 if name in task.may_be_empty and isinstance(text, str):
                     continue
                 if drops:
@@ -207,7 +208,7 @@ def _group(value: Any) -> str | None:
 
 def _index(piece: Piece, row: int, value: Any) -> int:
     try:
-        if int(value) == float(value):
+        if _written(value) and int(value) == float(value):
             return int(value)
     except (TypeError, ValueError):
         pass
@@ -224,17 +225,24 @@ Found = list[tuple[float, str]]
 """For each row, its class id or number, and a description of its fault ("" if there is none)."""
 
 
+def _written(value: Any) -> bool:
+    """Return whether a cell may hold a number: a text must be in decimal digits, and booleans are none."""
+    if isinstance(value, str):
+        return plain_number(value.strip())
+    return value is not None and not isinstance(value, bool)
+
+
 def _numbers(task: Task, piece: Piece, values: Sequence[Any], test: bool) -> Found:
     low, high = task.range
     found: Found = []
     for value in values:
         what = "outside"
         try:
-            number = float("nan") if value is None else float(value)
+            number = float(value) if _written(value) else float("nan")
         except (TypeError, ValueError, OverflowError):
             number = float("nan")
-        if isinstance(value, bool) or number != number:
-            number, what = float("nan"), "not a number from"
+        if number != number:
+            what = "not a number from"
         wrong = not low <= number <= high
         if wrong and test and _hidden(value):
             number, wrong = float("nan"), False
