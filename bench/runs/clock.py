@@ -28,7 +28,7 @@ from bench.runs.collect import collect_task
 from bench.runs.plan import reference_run
 from bench.runs.train_run import hardware, prepare
 from bench.settings import Settings
-from bench.store import RunKey, read_json, run_folder, write_parquet
+from bench.store import RunKey, read_facts, run_folder, write_parquet
 from bench.tasks.catalogue import task as task_named
 from bench.tasks.examples import Examples
 from bench.trace import Costs, Trace
@@ -103,7 +103,7 @@ def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Ite
     """
     reference = reference_run(contestant(settings, settings.reference, task), seed)
     facts = run_folder(settings, reference) / "run.json"
-    if not facts.is_file() or read_json(facts)["status"] != "ok":
+    if not facts.is_file() or read_facts(facts)["status"] != "ok":
         raise UserError(f"its reference, {reference.path}, failed or is not there")
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
     examples = task_data(settings, task_named(task, settings.own_tasks), tokenizer, seed=seed).splits["validation"]
