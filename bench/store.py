@@ -155,7 +155,7 @@ def clear_run(folder: Path) -> None:
 
 
 def finished_settings(settings: Settings, task: str = "*", seed: int | None = None) -> Settings:
-    """Return `settings` if at least one run has a result, a failure included.
+    """Return `settings` if at least one run of its tasks and contestants has a result, a failure included.
 
     Args:
         settings: The settings of the profile.
@@ -165,9 +165,11 @@ def finished_settings(settings: Settings, task: str = "*", seed: int | None = No
     Raises:
         UserError: No such run has a result.
     """
-    pattern = f"runs/{task}/*/*/seed{'*' if seed is None else seed}"
-    if any(True for name in ("run.json", "failure.json") for _ in settings.root.glob(f"{pattern}/{name}")):
-        return settings
+    for name in ("run.json", "failure.json"):
+        for file in settings.root.glob(f"runs/{task}/*/*/seed{'*' if seed is None else seed}/{name}"):
+            of_task, contestant = file.parts[-5:-3]
+            if of_task in settings.tasks and contestant in settings.contestants:
+                return settings
     which = "" if task == "*" else f" of {task}" + ("" if seed is None else f", seed {seed},")
     raise UserError(f"no run{which} has a result in {settings.root} yet; run the workflow first: snakemake --cores all")
 

@@ -48,6 +48,11 @@ def collect(settings: Settings) -> pd.DataFrame:
     return table
 
 
+def latency_inputs(settings: Settings) -> dict[str, Any]:
+    """Return the settings that latencies depend on apart from the runs; the workflow repeats them if one changes."""
+    return {"latency": settings.latency.model_dump(mode="json"), "reference": settings.reference}
+
+
 def collect_inputs(settings: Settings) -> dict[str, Any]:
     """Return the settings that `collect` depends on apart from its files; the workflow repeats it if one changes."""
     return {

@@ -32,7 +32,7 @@ with heavy_imports():
     from bench.context import wants_gpu
     from bench.errors import UserError
     from bench.runs import plan, ratios, replay
-    from bench.runs.collect import collect_inputs, made_by_other_code, report_inputs
+    from bench.runs.collect import collect_inputs, latency_inputs, made_by_other_code, report_inputs
     from bench.runs.identity import Identities
     from bench.runs.planning.checks import check_room
     from bench.runs.planning.coming import coming

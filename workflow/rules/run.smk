@@ -63,8 +63,7 @@ rule latency:
         runtime=240,
         slurm_extra="--exclusive",
     params:
-        settings=SETTINGS.latency.model_dump(mode="json"),
-        reference=SETTINGS.reference,
+        inputs=latency_inputs(SETTINGS),
         asked=timed_runs,
         config=EFFECTIVE,
     shell:
