@@ -95,6 +95,8 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
             raise ValueError(f"a mapping is needed, not {type(values).__name__}")
         if missing := [key for key in keys if key not in values]:
             raise ValueError(f"no {missing[0]!r} in it")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run the workflow first: snakemake --cores all") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: {error}; delete it and run again") from None
     return values
@@ -126,6 +128,8 @@ def read_parquet(path: Path) -> pd.DataFrame:
     """
     try:
         return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run the workflow first: snakemake --cores all") from None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path}: not a readable table ({first_line(error)}); delete it and run again") from None
 
@@ -247,8 +251,6 @@ def read_points(settings: Settings) -> pd.DataFrame:
         UserError: The file does not exist, or a run was trained again after the file was written.
     """
     path = settings.root / "all-points.parquet"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; run the workflow first: snakemake --cores all")
     points = read_parquet(path).rename(columns=FIELDS)
     run = ["task", "method", "variant", "seed"]
     for *names, weights in points.reindex(columns=[*run, "weights"]).dropna().drop_duplicates().to_numpy():

@@ -72,7 +72,20 @@ def test_every_command_names_a_damaged_file_or_does_without_it(file, damage, int
         try:
             command(settings)
         except UserError as error:
-            assert "\n" not in str(error) and Path(file).parent.as_posix() in str(error), f"{name}: {error}"
+            said = str(error)
+            assert "\n" not in said and (Path(file).name in said or KEY.path.as_posix() in said), f"{name}: {said}"
+
+
+@pytest.mark.parametrize("file", FILES[1:6])
+def test_a_run_that_cannot_be_timed_is_an_error_and_keeps_the_old_times(file, intact: Settings, tmp_path: Path):
+    settings = intact.model_copy(update={"results": tmp_path})
+    shutil.copytree(intact.root, settings.root)
+    (settings.root / file).write_bytes(b"x")
+    times = settings.root / "latency.parquet"
+    before = times.read_bytes()
+    with pytest.raises(UserError, match=f"{KEY.path}|{Path(file).name}"):
+        measure_latency(settings, times)
+    assert times.read_bytes() == before
 
 
 @pytest.mark.parametrize("content", [b"", b"x", b"[]", b"{}"])

@@ -26,6 +26,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     for chatty in ("httpx", "fontTools"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings repeat the error that follows
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     keep_memory()
     sys.path.insert(0, str(Path.cwd()))  # the user's method may be a module in this folder

@@ -308,7 +308,9 @@ def _history_before(settings: Settings, task: str, method: str, generation: int)
         return pd.DataFrame()
     path = history_file(settings, task, method, generation - 1)
     if not path.is_file():
-        raise UserError(f"{path} is missing; run `costeff sweep tell {task} {method} {generation - 1}` first")
+        raise UserError(
+            f"{path} is missing; run `costeff sweep tell {task} {method} --generation {generation - 1}` first"
+        )
     return read_parquet(path)
 
 
