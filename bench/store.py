@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
+import pyarrow as pa
 
 from bench.compat import FIELDS
-from bench.errors import UserError
+from bench.errors import UserError, first_line
 from bench.names import LARGEST_SEED, valid_name
 
 if TYPE_CHECKING:
@@ -78,16 +79,37 @@ def write_json(path: Path, values: Any) -> None:
     part.replace(path)
 
 
-def read_json(path: Path) -> Any:
-    """Return the content of a JSON file of the results.
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """Return the content of a JSON file of the results, all of which contain a mapping.
+
+    Args:
+        path: The file.
+        *keys: Keys that the mapping must have.
 
     Raises:
-        UserError: The file is missing or broken.
+        UserError: The file is missing or broken, is not a mapping, or lacks a key.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(values, dict):
+            raise ValueError(f"a mapping is needed, not {type(values).__name__}")
+        if missing := [key for key in keys if key not in values]:
+            raise ValueError(f"no {missing[0]!r} in it")
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run the workflow first: snakemake --cores all") from None
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: {error}; delete it and run again") from None
+    return values
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return the content of a run.json or failure.json.
+
+    Raises:
+        UserError: The file is missing or broken, or not the facts of a run.
+    """
+    succeeded = read_json(path, "status")["status"] == "ok"
+    return {"again": True} | read_json(path, *(("identity", "asked", "where") if succeeded else ("reason",)))
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
@@ -98,9 +120,23 @@ def write_parquet(path: Path, table: pd.DataFrame) -> None:
     part.replace(path)
 
 
+def read_parquet(path: Path) -> pd.DataFrame:
+    """Return the table of a Parquet file of the results.
+
+    Raises:
+        UserError: The file is missing or broken.
+    """
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run the workflow first: snakemake --cores all") from None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{path}: not a readable table ({first_line(error)}); delete it and run again") from None
+
+
 def read_parquet_if_there(path: Path) -> pd.DataFrame:
-    """Return the table of a file, or an empty table if there is no such file."""
-    return pd.read_parquet(path) if path.is_file() else pd.DataFrame()
+    """Return the table of a file, or an empty table if there is no such file; see `read_parquet`."""
+    return read_parquet(path) if path.is_file() else pd.DataFrame()
 
 
 def weights_of(folder: Path) -> str | None:
@@ -142,7 +178,7 @@ def seed_of(settings: Settings, task: str, seed: int | None) -> int:
 
 
 def finished_settings(settings: Settings, task: str = "*", seed: int | None = None) -> Settings:
-    """Return `settings` if at least one run has a result, a failure included.
+    """Return `settings` if at least one run of its tasks and contestants has a result, a failure included.
 
     Args:
         settings: The settings of the profile.
@@ -152,9 +188,11 @@ def finished_settings(settings: Settings, task: str = "*", seed: int | None = No
     Raises:
         UserError: No such run has a result.
     """
-    pattern = f"runs/{task}/*/*/seed{'*' if seed is None else seed}"
-    if any(True for name in ("run.json", "failure.json") for _ in settings.root.glob(f"{pattern}/{name}")):
-        return settings
+    for name in ("run.json", "failure.json"):
+        for file in settings.root.glob(f"runs/{task}/*/*/seed{'*' if seed is None else seed}/{name}"):
+            of_task, contestant = file.parts[-5:-3]
+            if of_task in settings.tasks and contestant in settings.contestants:
+                return settings
     which = "" if task == "*" else f" of {task}" + ("" if seed is None else f", seed {seed},")
     raise UserError(f"no run{which} has a result in {settings.root} yet; run the workflow first: snakemake --cores all")
 
@@ -232,9 +270,7 @@ def read_points(settings: Settings) -> pd.DataFrame:
         UserError: The file does not exist, or a run was trained again after the file was written.
     """
     path = settings.root / "all-points.parquet"
-    if not path.is_file():
-        raise UserError(f"{path} does not exist; run the workflow first: snakemake --cores all")
-    points = pd.read_parquet(path).rename(columns=FIELDS)
+    points = read_parquet(path).rename(columns=FIELDS)
     run = ["task", "method", "variant", "seed"]
     for *names, weights in points.reindex(columns=[*run, "weights"]).dropna().drop_duplicates().to_numpy():
         key = RunKey(*names)

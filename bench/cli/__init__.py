@@ -18,10 +18,15 @@ __all__ = ["app", "heavy_imports", "keep_memory", "main"]
 
 
 def main() -> None:
-    """Run the command line. An error that the user can correct is printed in one line, with exit code 2."""
+    """Run the command line.
+
+    Errors that the user can correct, and files and folders that the system refuses to read or write, are printed in
+    one line, with exit code 2.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     for chatty in ("httpx", "fontTools"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # its warnings repeat the error that follows
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     keep_memory()
     sys.path.insert(0, str(Path.cwd()))  # the user's method may be a module in this folder
@@ -31,12 +36,15 @@ def main() -> None:
         typer.echo(f"costeff: {error}", err=True)
         sys.exit(2)
     except Exception as error:
-        if not is_disk_full(error):
-            raise
         why = " ".join(str(error).split())
-        typer.echo(
-            f"costeff: the disk is full ({why}); free some, or name a folder on a larger one as `results`, "
-            "and run again: it goes on from the last checkpoint",
-            err=True,
-        )
+        if is_disk_full(error):
+            typer.echo(
+                f"costeff: the disk is full ({why}); free some, or name a folder on a larger one as `results`, "
+                "and run again: it goes on from the last checkpoint",
+                err=True,
+            )
+        elif isinstance(error, OSError) and error.errno is not None:
+            typer.echo(f"costeff: {why}; allow access to that path, or name another one", err=True)
+        else:
+            raise
         sys.exit(2)

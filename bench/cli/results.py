@@ -88,7 +88,10 @@ def compare(
     found = verdicts(points, asked, resamples, comparison, learned=learned_tasks(points, reference=reference))
     names = display_names(points)
     values = printed(found, names).drop(columns="A")
-    said = f"{names[a]} (A) minus B on validation, both at least so many times cheaper than the teacher"
+    said = (
+        f"{names[a]} (A) minus B on validation, both at least so many times cheaper than the reference, "
+        f"{names.get(reference, reference)}"
+    )
     typer.echo(
         Table("compare", said, values, FORMATS, notes=[how(settings.comparison, found.attrs["comparisons"])]).markdown()
     )

@@ -26,9 +26,10 @@ from bench.measuring.latency import Operated, Timing, measure
 from bench.method import contestant
 from bench.runs.collect import collect_task
 from bench.runs.plan import reference_run
+from bench.runs.replay import succeeded
 from bench.runs.train_run import hardware, prepare
 from bench.settings import Settings
-from bench.store import RunKey, read_json, run_folder, write_parquet
+from bench.store import RunKey, run_folder, write_parquet
 from bench.tasks.catalogue import task as task_named
 from bench.tasks.examples import Examples
 from bench.trace import Costs, Trace
@@ -62,6 +63,9 @@ def measure_latency(settings: Settings, out: Path) -> None:
     Args:
         settings: Settings of the benchmark; `latency` gives speed-ups, examples and rounds.
         out: Parquet file to write.
+
+    Raises:
+        UserError: If the data are missing, or files of a run are missing or damaged. Nothing is written.
     """
     prepare()
     torch.set_num_threads(settings.training.threads)
@@ -70,10 +74,11 @@ def measure_latency(settings: Settings, out: Path) -> None:
     rows: list[dict[str, Any]] = []
     for task in settings.tasks:
         began, before = time.monotonic(), len(rows)
-        try:
-            rows += _task(settings, task, settings.seeds_of(task)[0], device)
-        except UserError as error:
-            log.warning("%s is not timed: %s", task, error)
+        reference = reference_run(contestant(settings, settings.reference, task), settings.seeds_of(task)[0])
+        if not succeeded(settings, reference):
+            log.warning("%s is not timed: its reference, %s, failed or is not there", task, reference.path)
+            continue
+        rows += _task(settings, reference, device)
         log.info("%s: %d times in %.1f s", task, len(rows) - before, time.monotonic() - began)
     machine = {"hardware": f"{place}, {torch.get_num_threads()} thread(s)", "torch": torch.__version__}
     write_parquet(out, pd.DataFrame(rows).assign(**machine).reindex(columns=COLUMNS))
@@ -98,16 +103,13 @@ class _Run:
     rule: Policy
 
 
-def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Iterator[dict[str, Any]]:
-    """Yield the rows of one task.
+def _task(settings: Settings, reference: RunKey, device: torch.device) -> Iterator[dict[str, Any]]:
+    """Yield the rows of the task of the reference's run.
 
     Raises:
-        UserError: If the run of the reference or the data are missing.
+        UserError: If the data are missing, or files of a run are missing or damaged.
     """
-    reference = reference_run(contestant(settings, settings.reference, task), seed)
-    facts = run_folder(settings, reference) / "run.json"
-    if not facts.is_file() or read_json(facts)["status"] != "ok":
-        raise UserError(f"its reference, {reference.path}, failed or is not there")
+    task, seed = reference.task, reference.seed
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
     examples = task_data(settings, task_named(task, settings.own_tasks), tokenizer, seed=seed).splits["validation"]
     runs = {reference: _load(settings, reference, examples, device)}
@@ -117,11 +119,7 @@ def _task(settings: Settings, task: str, seed: int, device: torch.device) -> Ite
     timed: list[tuple[dict[str, Any], _Run]] = []
     for name, variant in dict.fromkeys(zip(points["method"], points["variant"], strict=True)):
         key = RunKey(task, name, variant, seed)
-        try:
-            runs[key] = runs.get(key) or _load(settings, key, examples, device)
-        except UserError as error:
-            log.warning("%s is not timed: %s", key.path, error)
-            continue
+        runs[key] = runs.get(key) or _load(settings, key, examples, device)
         own = points[(points["method"] == name) & (points["variant"] == variant)]
         timed += [(point, runs[key]) for point in own.to_dict("records")]
     asked = settings.latency

@@ -15,7 +15,16 @@ from bench.runs.identity import Identities
 from bench.runs.plan import runs
 from bench.runs.replay import replay, stamp
 from bench.settings import Settings
-from bench.store import RunKey, log_file, points_file, read_json, run_folder, write_parquet
+from bench.store import (
+    RunKey,
+    log_file,
+    points_file,
+    read_facts,
+    read_parquet,
+    read_parquet_if_there,
+    run_folder,
+    write_parquet,
+)
 
 LOST = "it left no result (killed, or its time ran out)"
 
@@ -39,6 +48,31 @@ def collect(settings: Settings) -> pd.DataFrame:
     return table
 
 
+def latency_inputs(settings: Settings) -> dict[str, Any]:
+    """Return the settings that latencies depend on apart from the runs; the workflow repeats them if one changes."""
+    return {"latency": settings.latency.model_dump(mode="json"), "reference": settings.reference}
+
+
+def collect_inputs(settings: Settings) -> dict[str, Any]:
+    """Return the settings that `collect` depends on apart from its files; the workflow repeats it if one changes."""
+    return {
+        "contestants": list(settings.contestants),  # their order is that of the tables
+        "reference": settings.reference,
+        "sources": [settings.source_of(task) for task in settings.tasks],
+        "strict": settings.strict,
+    }
+
+
+def report_inputs(settings: Settings) -> dict[str, Any]:
+    """Return the settings that the report depends on apart from its files; the workflow repeats it if one changes."""
+    names = {"comparison", "reference", "depth_reference", "ablations"}
+    return settings.model_dump(mode="json", include=names) | {
+        "source": settings.data.source,
+        "backbone": settings.backbone.name,
+        "caps": sorted(settings.glue_caps.items()),
+    }
+
+
 def collect_task(settings: Settings, task: str, seed: int) -> pd.DataFrame:
     """Return the operating points of the existing runs of one task and seed, without latencies; see `collect`."""
     keys = [planned.key for planned in runs(settings) if planned.key.task == task and planned.key.seed == seed]
@@ -59,7 +93,7 @@ def made_by_other_code(settings: Settings) -> list[str]:
     found: Counter[str] = Counter()
     for key in (planned.key for planned in runs(settings)):
         file = run_folder(settings, key) / "run.json"
-        found[key.method] += file.is_file() and _other_code(settings, key, read_json(file))
+        found[key.method] += file.is_file() and _other_code(settings, key, read_facts(file))
     named = ", ".join(f"{name} ({count} runs)" for name, count in found.items() if count)
     if not named:
         return []
@@ -75,7 +109,7 @@ def facts_of(settings: Settings, key: RunKey) -> dict[str, Any]:
     folder = run_folder(settings, key)
     for name in ("run.json", "failure.json"):  # failure.json: a failed run that the next workflow repeats
         if (folder / name).is_file():
-            return read_json(folder / name)
+            return read_facts(folder / name)
     return {"status": "failed", "reason": f"{LOST}; see {log_file(settings, key)}", "again": True}
 
 
@@ -83,8 +117,7 @@ def _united(settings: Settings, keys: list[RunKey]) -> pd.DataFrame:
     identities, known = Identities(settings), dict[tuple, pd.DataFrame]()
     for task, seed in dict.fromkeys((key.task, key.seed) for key in keys):
         file = points_file(settings, task, seed)
-        table = pd.read_parquet(file) if file.is_file() else pd.DataFrame()
-        if len(table):
+        if len(table := read_parquet_if_there(file)):
             known |= {(task, *run, seed): rows for run, rows in table.groupby(["method", "variant"], sort=False)}
     table = pd.concat([_run(settings, key, identities, known) for key in keys], ignore_index=True)
     return _with_speedups(table, settings.reference).assign(selection=settings.selection)
@@ -149,7 +182,7 @@ def _with_latencies(table: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     names = {"speedup": "latency_{}", "speedup_low": "latency_{}_low", "speedup_high": "latency_{}_high"}
     names |= {"promised": "promised_{}", "p95_seconds": "p95_{}", "reference_p95_seconds": "reference_p95_{}"}
     file, keys = settings.root / "latency.parquet", [*RUN, "operated", "weights"]
-    timed = pd.read_parquet(file) if file.is_file() else pd.DataFrame(columns=[*keys, *names, "batch_size"])
+    timed = read_parquet(file) if file.is_file() else pd.DataFrame(columns=[*keys, *names, "batch_size"])
     if timed.get("hardware", pd.Series(dtype=str)).nunique() > 1:
         raise UserError(f"{file}: times of different machines cannot be compared; delete it and run again")
     timed = timed.reindex(columns=[*dict.fromkeys([*timed, "weights"])]).fillna({"weights": ""})
@@ -172,11 +205,11 @@ def bring_up_to_date(settings: Settings) -> bool:
             if (key.task, key.seed) == (task, seed) and facts[key]["status"] == "ok"
         }
         file = points_file(settings, task, seed)
-        there = set(pd.read_parquet(file).get("replayed", ())) if file.is_file() else set()
+        there = set(read_parquet_if_there(file).get("replayed", ()))
         if wanted != there:
             replay(settings, task, seed)
     table, file = collect(settings), settings.root / "all-points.parquet"
-    if file.is_file() and pd.read_parquet(file).equals(table) and (settings.root / "index.html").is_file():
+    if file.is_file() and read_parquet(file).equals(table) and (settings.root / "index.html").is_file():
         return False
     write_parquet(file, table)
     return True

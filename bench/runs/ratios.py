@@ -27,7 +27,7 @@ from bench.method import Method, contestant
 from bench.runs.replay import traces_of
 from bench.settings import RatioStudy, Settings
 from bench.sharing.untrusted import printable, read_table
-from bench.store import RunKey, read_json, run_folder, write_json, write_parquet
+from bench.store import RunKey, read_facts, read_json, read_parquet, run_folder, write_json, write_parquet
 from bench.trace import Costs
 
 VERSION = 1
@@ -281,7 +281,7 @@ def _outcome(settings: Settings, key: RunKey) -> dict[str, Any]:
     """Return the result of the run of a trial, with the keys of `_OUTCOME`."""
     nothing = dict.fromkeys((*OBJECTIVES, "validation_score"), float("nan"))
     folder = run_folder(settings, key)
-    facts = read_json(folder / "run.json")
+    facts = read_facts(folder / "run.json")
     if facts["status"] != "ok":
         return nothing | {"status": "failed", "reason": facts["reason"]}
     task, cost = contestant(settings, key.method, key.task).task, Costs.load(folder / "costs.json")
@@ -296,8 +296,11 @@ def _outcome(settings: Settings, key: RunKey) -> dict[str, Any]:
 
 
 def _asked(settings: Settings, task: str, method: str, generation: int) -> list[Asked]:
-    written = read_json(generation_file(settings, task, method, generation))
-    return [Asked(**trial) for trial in written["trials"]]
+    path = generation_file(settings, task, method, generation)
+    try:
+        return [Asked(**trial) for trial in read_json(path, "trials")["trials"]]
+    except TypeError as error:
+        raise UserError(f"{path}: not the trials of a study ({error}); delete it and run again") from None
 
 
 def _history_before(settings: Settings, task: str, method: str, generation: int) -> pd.DataFrame:
@@ -305,8 +308,10 @@ def _history_before(settings: Settings, task: str, method: str, generation: int)
         return pd.DataFrame()
     path = history_file(settings, task, method, generation - 1)
     if not path.is_file():
-        raise UserError(f"{path} is missing; run `costeff sweep tell {task} {method} {generation - 1}` first")
-    return pd.read_parquet(path)
+        raise UserError(
+            f"{path} is missing; run `costeff sweep tell {task} {method} --generation {generation - 1}` first"
+        )
+    return read_parquet(path)
 
 
 def _check_generation(study: RatioStudy, generation: int) -> None:

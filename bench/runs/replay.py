@@ -12,7 +12,7 @@ from bench.errors import UserError
 from bench.method import contestant
 from bench.runs.plan import runs
 from bench.settings import Settings
-from bench.store import RunKey, points_file, read_json, run_folder, trials_file, write_parquet
+from bench.store import RunKey, points_file, read_facts, run_folder, trials_file, write_parquet
 from bench.trace import Costs, Trace
 
 VERSION = 1
@@ -32,30 +32,44 @@ def replay(settings: Settings, task: str, seed: int) -> None:
         key = planned.key
         if (key.task, key.seed) == (task, seed) and succeeded(settings, key):
             table, tried = points_of(settings, key)
-            facts = read_json(run_folder(settings, key) / "run.json")
+            facts = read_facts(run_folder(settings, key) / "run.json")
             tables.append(table.assign(replayed=stamp(settings, key, facts)))
             trials.append(tried.assign(**key.facts))
     write_parquet(points_file(settings, task, seed), pd.concat(tables) if tables else pd.DataFrame())
     write_parquet(trials_file(settings, task, seed), pd.concat(trials) if trials else pd.DataFrame())
 
 
+def inputs(settings: Settings, task: str) -> dict[str, Any]:
+    """Return the inputs of the replays of a task apart from its runs; the workflow repeats them if one changes."""
+    methods = [contestant(settings, name, task) for name in sorted(settings.contestants)]
+    return {
+        "version": VERSION,
+        "thresholds": settings.thresholds.model_dump(mode="json"),
+        "policies": {method.name: f"{method.rule().name} {method.rule().version}" for method in methods},
+        "metrics": list(methods[0].task.metrics),
+        "reference": settings.reference,  # its points include the constant baseline
+    }
+
+
 def stamp(settings: Settings, key: RunKey, facts: dict[str, Any]) -> str:
-    """Return a key of the inputs of a replay: identity, weights, exit policy and threshold settings.
+    """Return a key of the inputs of the replay of a run: identity, weights, and the `inputs` that concern it.
 
     Args:
         settings: Settings of the benchmark.
         key: Key of the run.
         facts: Content of its run.json.
     """
-    rule = contestant(settings, key.method, key.task).rule()
+    method = contestant(settings, key.method, key.task)
+    rule, metrics = method.rule(), ",".join(method.task.metrics)
     made = " ".join(filter(None, (facts["identity"], facts.get("weights"))))
-    return f"{made} {rule.name} {rule.version} {VERSION} {settings.thresholds.model_dump_json()}"
+    control = " control" * (key.method == settings.reference)
+    return f"{made} {rule.name} {rule.version} {VERSION} {metrics}{control} {settings.thresholds.model_dump_json()}"
 
 
 def succeeded(settings: Settings, key: RunKey) -> bool:
     """Return whether a run exists and succeeded."""
     path = run_folder(settings, key) / "run.json"
-    return path.is_file() and read_json(path)["status"] == "ok"
+    return path.is_file() and read_facts(path)["status"] == "ok"
 
 
 def points_of(settings: Settings, key: RunKey) -> tuple[pd.DataFrame, pd.DataFrame]:

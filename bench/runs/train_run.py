@@ -37,6 +37,7 @@ from bench.store import (
     RunKey,
     check_folders,
     clear_run,
+    read_facts,
     read_json,
     record_failure,
     remove_folder,
@@ -205,7 +206,7 @@ def _failed_need(settings: Settings, method: Method, key: RunKey, identities: Id
         path = run_folder(settings, need) / "run.json"
         if not path.is_file():
             raise UserError(f"{key.path} needs {need.path}, which is not there yet; run that first")
-        facts = read_json(path)
+        facts = read_facts(path)
         if facts["status"] == "failed":
             return NeedFailed(f"its {need.method} failed: {facts['reason']}", again=facts["again"])
         if facts["identity"] != identities.of(need).hash:
@@ -243,11 +244,19 @@ def _fresh_state(state: Path, identity: Identity, here: dict[str, Any], code: st
     """Remove the checkpoints of an interrupted run unless identity, code and machine settings are the same."""
     stamp = {"identity": identity.hash, "asked": identity.asked, "where": here, "code": code}
     file = state / "identity.json"
-    if state.exists() and (not file.is_file() or read_json(file) != stamp):
+    if state.exists() and _read_if_readable(file) != stamp:
         log.info("what is left of an earlier run was asked or made otherwise: starting anew")
         remove_folder(state)
     if not file.is_file():
         write_json(file, stamp)
+
+
+def _read_if_readable(file: Path) -> Any:
+    """Return the content of a JSON file, or None if it is missing or broken."""
+    try:
+        return read_json(file)
+    except UserError:
+        return None
 
 
 def _save_model(model: PreTrainedModel, context: Context, folder: Path) -> str:

@@ -232,7 +232,7 @@ def test_a_small_space_with_a_conditional_parameter_is_tried_whole(tmp_path):
 
 def test_what_cannot_be_is_said_in_one_line(tmp_path):
     of = settings(tmp_path)
-    with pytest.raises(UserError, match="costeff sweep tell sst2 slender 0"):
+    with pytest.raises(UserError, match="costeff sweep tell sst2 slender --generation 0"):
         ratios.ask(of, TASK, METHOD, 1)
     with pytest.raises(UserError, match="ends with 2"):
         ratios.ask(of, TASK, METHOD, 3)

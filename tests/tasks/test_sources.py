@@ -165,7 +165,7 @@ def test_hub_failure_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         raise ConnectionError("no network\nlong trace")
 
     monkeypatch.setattr(datasets, "load_dataset", fake)
-    with pytest.raises(UserError, match=r"cannot load nyu-mll/glue rte at .*: no network$"):
+    with pytest.raises(UserError, match=r"cannot load nyu-mll/glue rte at .*: no network; .* run `costeff fetch`"):
         load(task("rte"), Data(source="hub"))
 
 

@@ -32,7 +32,7 @@ with heavy_imports():
     from bench.context import wants_gpu
     from bench.errors import UserError
     from bench.runs import plan, ratios, replay
-    from bench.runs.collect import made_by_other_code
+    from bench.runs.collect import collect_inputs, latency_inputs, made_by_other_code, report_inputs
     from bench.runs.identity import Identities
     from bench.runs.planning.checks import check_room
     from bench.runs.planning.coming import coming
@@ -133,10 +133,9 @@ def kept(key):
     return [str(run_folder(SETTINGS, key) / name) for name in names]
 
 
-def exit_rules(wildcards):
-    """Return the exit policy of each contestant on a task, with its version."""
-    rules = {name: method.rule() for (name, task), method in METHODS.items() if task == wildcards.task}
-    return {name: f"{rule.name} {rule.version}" for name, rule in rules.items()}
+def replay_inputs(wildcards):
+    """Return the settings that the replay of a task depends on."""
+    return replay.inputs(SETTINGS, wildcards.task)
 
 
 def task_runs(wildcards):

@@ -14,6 +14,7 @@ rule collect:
         f"{ROOT}/benchmarks/collect.jsonl"
     threads: 1
     params:
+        inputs=collect_inputs(SETTINGS),
         other_code=OTHER_CODE,
         config=EFFECTIVE,
     shell:
@@ -34,6 +35,7 @@ rule report:
         f"{ROOT}/benchmarks/report.jsonl"
     threads: workflow.resource_settings.cores if LOCAL else 1
     params:
+        inputs=report_inputs(SETTINGS),
         config=EFFECTIVE,
     shell:
         "costeff report --config {params.config:q} > {log:q} 2>&1"

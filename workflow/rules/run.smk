@@ -38,9 +38,7 @@ rule replay:
         f"{ROOT}/benchmarks/replay/{{task}}/seed{{seed}}.jsonl"
     threads: 1
     params:
-        settings=SETTINGS.thresholds.model_dump(mode="json"),
-        rules=exit_rules,
-        version=replay.VERSION,
+        inputs=replay_inputs,
         config=EFFECTIVE,
     shell:
         "costeff replay {wildcards.task} --seed {wildcards.seed} --config {params.config:q} > {log:q} 2>&1"
@@ -65,7 +63,7 @@ rule latency:
         runtime=240,
         slurm_extra="--exclusive",
     params:
-        settings=SETTINGS.latency.model_dump(mode="json"),
+        inputs=latency_inputs(SETTINGS),
         asked=timed_runs,
         config=EFFECTIVE,
     shell:

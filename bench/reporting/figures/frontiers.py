@@ -36,6 +36,7 @@ from bench.reporting.figures.drawing import (
     variant_names,
 )
 from bench.reporting.figures.labels import Label, place
+from bench.store import read_parquet
 from bench.tasks.catalogue import title as task_title
 
 # Up to this many methods a figure is a column and a half wide, else a page.
@@ -305,7 +306,7 @@ def score_against_milliseconds(points: pd.DataFrame, roles: Roles, *, results: P
         Absent: where `results` has no latency.parquet, or no time of a method beside the teacher.
     """
     file = results / "latency.parquet"
-    rows = timed_points(roles.contestants(points), pd.read_parquet(file)) if file.is_file() else points[:0]
+    rows = timed_points(roles.contestants(points), read_parquet(file)) if file.is_file() else points[:0]
     if not rows["method"].ne(roles.reference).any():
         raise Absent("no latency was measured")
     looks, tasks = marks(points, roles), task_order(points, rows)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-import pandas as pd
 from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
 
 from bench.analysis.frontier import nondominated
 from bench.reporting.figures.drawing import COLUMN, INK, Absent, count_axis, new_figure, panels, styled
 from bench.runs.ratios import replay
+from bench.store import read_parquet
 
 FEWEST_FOR_IMPORTANCE = 10
 """Finished trials per ratio. fANOVA fits a random forest, whose ranking is chance on few trials: with 8 trials over 3
@@ -26,7 +26,7 @@ def kept_studies(sweeps: Path) -> dict[str, optuna.Study]:
     for folder in sorted(path for path in sweeps.glob("*/*") if path.is_dir()):
         histories = sorted(folder.glob("history-*.parquet"), key=lambda path: int(path.stem.split("-")[1]))
         if histories:
-            studies[f"{folder.parent.name}-{folder.name}"] = replay(pd.read_parquet(histories[-1]))
+            studies[f"{folder.parent.name}-{folder.name}"] = replay(read_parquet(histories[-1]))
     return studies
 
 

@@ -10,6 +10,7 @@ from bench.analysis.budgets import RUN, at_budget, failures, succeeded
 from bench.reporting.tables.main import title_of
 from bench.reporting.tables.notes import tasks_of
 from bench.reporting.tables.table import Format, Table, amount, difference, plain, score
+from bench.store import read_parquet
 
 
 def per_exit(points: pd.DataFrame, notes: Sequence[str]) -> Table:
@@ -102,7 +103,7 @@ _TRIAL_FORMATS: dict[str, Format] = {
 def ratios(sweeps: Path, notes: Sequence[str]) -> Table | None:
     """Return the table of trials of the ratio studies (sweeps/<task>/<method>/trials.parquet), or None without one."""
     files = sorted(sweeps.glob("*/*/trials.parquet"))
-    frames = [pd.read_parquet(file).assign(Task=title_of(file.parts[-3]), Method=file.parts[-2]) for file in files]
+    frames = [read_parquet(file).assign(Task=title_of(file.parts[-3]), Method=file.parts[-2]) for file in files]
     if not frames:
         return None
     trials = pd.concat(frames, ignore_index=True).drop(columns="distributions", errors="ignore")

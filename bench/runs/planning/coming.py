@@ -16,7 +16,7 @@ from bench.runs.plan import runs
 from bench.runs.ratios import trials_so_far
 from bench.runs.reuse import taken
 from bench.settings import Settings
-from bench.store import RunKey, read_json, run_folder
+from bench.store import RunKey, read_facts, run_folder
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,6 @@ def _not_asked(
 def _exists(settings: Settings, key: RunKey, identities: Identities) -> bool:
     path = run_folder(settings, key) / "run.json"
     try:
-        return path.is_file() and read_json(path)["identity"] == identities.of(key).hash
+        return path.is_file() and read_facts(path)["identity"] == identities.of(key).hash
     except (UserError, KeyError):
         return False

@@ -15,7 +15,7 @@ from bench.runs.planning.coming import coming
 from bench.runs.planning.forecast import REPORT_SECONDS, Forecast, forecast, spoken
 from bench.runs.ratios import trials_so_far
 from bench.settings import Settings
-from bench.store import RunKey, log_file, read_json, run_folder, state_folder, write_json
+from bench.store import RunKey, log_file, read_facts, read_json, run_folder, state_folder, write_json
 from bench.tasks.catalogue import task as task_named
 
 FRESH = 600.0
@@ -43,7 +43,7 @@ def line(settings: Settings) -> str:
     trials, not_asked = trials_so_far(settings)
     later = sum(not_asked.values())
     known = dict.fromkeys([*(run.key for run in runs(settings)), *trials])
-    facts = {key: read_json(path) for key in known if (path := run_folder(settings, key) / "run.json").is_file()}
+    facts = {key: read_facts(path) for key in known if (path := run_folder(settings, key) / "run.json").is_file()}
     failed = sum(each["status"] == "failed" for each in facts.values())
     said = f"{len(facts)} of {len(known) + later} runs" + f", {failed} of them failed" * bool(failed)
     going = [text for key in known if key not in facts and (text := _going(settings, key))]
@@ -55,7 +55,7 @@ def _left(settings: Settings, facts: dict[RunKey, dict], trials: int) -> Sequenc
     """Return the time left in words: the forecast of the rest, scaled by how long finished runs really took."""
     if not _file(settings).is_file():
         return []
-    kept = read_json(_file(settings))
+    kept = read_json(_file(settings), "jobs", "clock", "runs", "trials")
     done = {key.path.as_posix(): each.get("wall_seconds", 0.0) for key, each in facts.items()}
     both = [path for path in kept["runs"] if done.get(path)]
     expected = sum(kept["runs"][path] for path in both)

@@ -54,7 +54,10 @@ def hub_reader(
     try:
         loaded = datasets.load_dataset(*place.split(), revision=revision)
     except Exception as error:  # the client raises OSError and classes of its own
-        raise UserError(f"cannot load {place} at {revision or 'its newest'}: {first_line(error)}") from error
+        raise UserError(
+            f"cannot load {place} at {revision or 'its newest'}: {first_line(error)}; without a network, use files, or "
+            "run `costeff fetch` on a machine with one and copy the Hub's cache"
+        ) from error
 
     def read(split: str) -> list[Piece]:
         if split not in loaded:
