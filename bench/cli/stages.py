@@ -45,12 +45,15 @@ def run(
     """Train and trace one variant of a contestant; an interrupted run resumes."""
     with heavy_imports():
         from bench.runs.train_run import produce
+        from bench.runs.training.models import release
         from bench.store import RunKey
         from bench.training.lease import gpu_lease
 
     settings = settings_of(profile, config)
     with gpu_lease(settings.training.device, settings.training.gpu_share):
         reason = produce(settings, RunKey(task, method, variant, seed))
+    if as_job:
+        release(settings, task, seed)
     if reason and not as_job:
         typer.echo(f"costeff: {task} {method} {variant} failed: {reason}", err=True)
         sys.exit(1)
@@ -142,8 +145,11 @@ def sweep_finish(task: Task, method: Contestant, profile: Profile = None, config
     """Write the table of all trials, in which those on the frontier are marked."""
     with heavy_imports():
         from bench.runs.ratios import finish
+        from bench.runs.training.models import release
 
-    finish(settings_of(profile, config), task, method)
+    settings = settings_of(profile, config)
+    finish(settings, task, method)
+    release(settings, task, settings.seeds_of(task)[0])
 
 
 @app.command(rich_help_panel=STAGES)

@@ -105,6 +105,8 @@ class Identities:
             if method.task.regression:  # training rescales labels from this range
                 own["range"] = list(method.task.range)
             asked["own"] = own
+        if backbone.layers:
+            asked["backbone"]["layers"] = backbone.layers
         asked["restarts"] = settings.training.restarts
         if settings.training.budget:
             asked["budget"] = settings.training.budget.model_dump() | {"share": entry.share}

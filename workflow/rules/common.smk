@@ -66,6 +66,10 @@ SPLITS = sorted({SETTINGS.selection, "validation"})
 RUN = f"{ROOT}/runs/{{task}}/{{method}}/{{variant}}/seed{{seed}}"
 
 
+# Weights are an output only if all are kept; otherwise jobs delete and restore them (bench/runs/training/models.py).
+MODEL = ["model/config.json", *["model/model.safetensors"] * SETTINGS.keep_models]
+
+
 wildcard_constraints:
     task=NAME,
     method=NAME,
@@ -115,7 +119,7 @@ def key_of(wildcards):
 
 def needed_runs(wildcards):
     """Return the models that a run depends on, such as its teacher."""
-    return [model_of(key) for key in plan.needs_of(METHODS, key_of(wildcards))]
+    return [file for key in plan.needs_of(METHODS, key_of(wildcards)) for file in model_of(key)]
 
 
 def asked(wildcards):
@@ -124,7 +128,7 @@ def asked(wildcards):
 
 
 def model_of(key):
-    return str(run_folder(SETTINGS, key) / "model")
+    return [str(run_folder(SETTINGS, key) / name) for name in MODEL]
 
 
 def kept(key):
@@ -159,7 +163,7 @@ all_points = [points_path(task, seed) for task in SETTINGS.tasks for seed in SET
 timed = {task: SETTINGS.seeds_of(task)[0] for task in SETTINGS.tasks}
 timed_points = [points_path(task, seed) for task, seed in timed.items()]
 timed_keys = [run.key for run in PLANNED if run.key.seed == timed[run.key.task]]
-timed_models = [model_of(key) for key in timed_keys]
+timed_shapes = [model_of(key)[0] for key in timed_keys]
 
 
 def timed_runs(wildcards):
