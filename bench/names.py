@@ -5,6 +5,10 @@ import re
 NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?"
 """Pattern of a valid name."""
 LARGEST_SEED = 2**32 - 1
+FINDINGS = "findings.txt"
+"""Name of the file of a results folder that holds the findings, a line each."""
+PROGRESS = "COSTEFF_PROGRESS"
+"""Environment variable with the file descriptor to which a workflow reports its progress."""
 
 
 def valid_name(name: object) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -21,10 +21,6 @@ from bench.cli.arguments import (
     settings_of,
 )
 from bench.cli.process import heavy_imports
-
-if TYPE_CHECKING:
-    pass
-
 
 sweep = typer.Typer(help="The stages of a ratio study.", no_args_is_help=True)
 app.add_typer(sweep, name="sweep", rich_help_panel=STAGES)

@@ -73,9 +73,10 @@ def write_model(settings: Settings, points: pd.DataFrame, row: pd.Series, out: P
     key = RunKey(str(row["task"]), str(row["method"]), str(row["variant"]), int(row["seed"]))
     folder = run_folder(settings, key)
     if not has_weights(folder):
+        alone = f"costeff run {key.task} {key.method} {key.variant} --seed {key.seed} --config PROFILE"
         raise UserError(
             f"{key.path} has no weights here ({_why_no_weights(folder)}); set keep_models: true and run again, or "
-            f"train this model alone: costeff run {key.task} {key.method} {key.variant} --seed {key.seed} --config PROFILE"
+            f"train this model alone: {alone}"
         )
     trace = Trace.load(folder / "trace-validation.parquet")
     now = float(score(str(row["metric"]), predicted(row, trace), trace.labels))

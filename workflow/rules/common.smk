@@ -19,8 +19,11 @@ for variable, folder, there in (
 if (HOME / "bench").is_dir():
     sys.path.insert(0, str(HOME))
 
+from bench.names import PROGRESS
 from bench.cli import heavy_imports
 from bench.serve.client import start
+
+PIPE = os.environ.pop(PROGRESS, None)  # to `costeff workflow`; jobs do not inherit it
 
 # Whether jobs run on this machine; Snakemake's local_exec is always true while this file is read.
 LOCAL = workflow.resource_settings.nodes is None
@@ -36,6 +39,7 @@ with heavy_imports():
     from bench.runs.identity import Identities
     from bench.runs.planning.checks import check_room
     from bench.runs.planning.coming import coming
+    from bench.runs.planning import progress
     from bench.runs.planning.memory import latency_mb, memory_mb
     from bench.names import NAME
     from bench.store import RunKey, log_file, points_file, run_folder
@@ -93,6 +97,8 @@ onstart:
     part = Path(f"{EFFECTIVE}.part")
     part.write_text(yaml.safe_dump(SETTINGS.model_dump(mode="json"), sort_keys=False))
     part.replace(EFFECTIVE)
+    if PIPE:
+        progress.report(SETTINGS, IDENTITIES, int(PIPE))
     if LOCAL:
         if len(to_come) and (
             SETTINGS.data.source == "sketch" or SETTINGS.data.max_train
