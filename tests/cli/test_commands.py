@@ -62,7 +62,7 @@ OPTIONS = st.lists(
 
 @given(OPTIONS, st.sampled_from(["sketch", "tiny", str(ROOT / "config" / "paper.yaml")]), st.integers(0, 4))
 def test_the_workflow_s_profile_may_stand_in_three_places(options, profile, place):
-    """First, as --config PROFILE or as --config=PROFILE: the same command, in which Snakemake's --config is untouched."""
+    """First, as --config PROFILE or as --config=PROFILE: the same command; Snakemake's --config is untouched."""
     flat = [each for option in options for each in option]
     expected = snakemake_command([profile, *flat])
     place = min(place, len(options))
