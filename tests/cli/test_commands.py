@@ -9,7 +9,8 @@ from pathlib import Path
 import click
 import pytest
 import typer
-from hypothesis import given
+from hypothesis import HealthCheck, given
+from hypothesis import settings as budget
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -60,6 +61,7 @@ OPTIONS = st.lists(
 )  # fmt: skip
 
 
+@budget(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(OPTIONS, st.sampled_from(["sketch", "tiny", str(ROOT / "config" / "paper.yaml")]), st.integers(0, 4))
 def test_the_workflow_s_profile_may_stand_in_three_places(options, profile, place):
     """First, as --config PROFILE or as --config=PROFILE: the same command; Snakemake's --config is untouched."""
@@ -94,6 +96,7 @@ def test_options_that_keep_snakemake_quiet_are_snakemake_s():
     assert known >= QUIET
 
 
+@budget(deadline=None)
 @given(st.sampled_from(["", "sk", "glue-", "x"]))
 def test_completion_offers_what_begins_so(begun):
     context = click.Context(click.Command("x"))

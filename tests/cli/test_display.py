@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import given
+from hypothesis import settings as budget
 from hypothesis import strategies as st
 
 from bench.cli import workflow
@@ -34,6 +35,7 @@ class Terminal(io.StringIO):
 LINES = st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1, max_size=60)
 
 
+@budget(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), LINES), min_size=1, max_size=12))
 def test_what_is_said_stays_and_progress_is_one_line(events):
     """On a terminal each said line ends in a newline, and of the progress only the last line is left."""
@@ -48,6 +50,7 @@ def test_what_is_said_stays_and_progress_is_one_line(events):
     assert rows[:-1] == [line for stays, line in events if stays] and rows[-1] in ("", *[events[-1][1]] * events[-1][0])
 
 
+@budget(deadline=None)
 @given(st.lists(LINES, min_size=1, max_size=20), st.lists(st.floats(0, 60), min_size=20, max_size=20))
 def test_without_a_terminal_progress_is_printed_every_half_minute_at_most(lines, pauses):
     out, now = io.StringIO(), [0.0]

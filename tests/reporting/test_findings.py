@@ -20,7 +20,7 @@ def test_the_best_method_at_the_budget_is_the_one_of_the_points(points):
     budget = float(re.findall(r"At least (\d+)x", line)[0])
     assert budget in BUDGETS
     chosen = at_budget(points[points["method"] != "teacher"], budget)
-    means = chosen.groupby(["method", "task"])["score"].mean().unstack()  # noqa: PD010
+    means = chosen.groupby(["method", "task"])["score"].mean().unstack()
     whole = means.dropna()[lambda table: table.index.isin(chosen["method"])].mean(axis=1)
     assert f"{100 * whole.max():.1f}" in line
 
