@@ -10,7 +10,8 @@ VENV := .venv
 BIN := $(CURDIR)/$(VENV)/bin
 READY := $(VENV)/.ready
 ARGS ?=
-CONFIG ?= config/sketch.yaml
+PROFILE ?= sketch
+CONFIG ?= config/sketch-full.yaml
 EXTRAS := minilm,slurm,dev
 
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -40,10 +41,8 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 	@echo "$(VENV) is ready."
 
-run: $(READY)  ## the whole benchmark; ARGS="--configfile config/paper.yaml" for another profile
-	@# Snakemake needs a folder for its cache, also where the home cannot be written to.
-	cache="$${XDG_CACHE_HOME:-$$HOME/.cache}"; mkdir -p "$$cache" 2>/dev/null && [ -w "$$cache" ] \
-		|| export XDG_CACHE_HOME="$(CURDIR)/.snakemake/cache"; PATH="$(BIN):$$PATH" snakemake --cores all $(ARGS)
+run: $(READY)  ## the whole benchmark; PROFILE=config/paper.yaml for another profile, ARGS="-n" for Snakemake's options
+	@PATH="$(BIN):$$PATH" costeff workflow $(PROFILE) $(ARGS)
 
 PYTEST := PATH="$(BIN):$$PATH" OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 python -m pytest -n 2 --dist worksteal
 
@@ -68,7 +67,7 @@ format: $(READY)  ## put code and rules into shape
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow
 
-bench: $(READY)  ## measure the suite itself, after a finished run; CONFIG=config/tiny.yaml for another profile
+bench: $(READY)  ## measure the suite itself, after a run with keep_models: true; CONFIG=config/tiny.yaml for another profile
 	$(BIN)/python benchmarks/throughput.py
 	$(BIN)/python benchmarks/clock.py --config $(CONFIG)
 	$(BIN)/python benchmarks/thresholds.py --config $(CONFIG) --splits 2

@@ -31,7 +31,7 @@ rule all:
     input:
         f"{ROOT}/complete",
         # List the inputs of the report explicitly, so that missing ones are made again.
-        [file for run in PLANNED for file in (*kept(run.key), model_of(run.key))],
+        [file for run in PLANNED for file in (*kept(run.key), *model_of(run.key))],
         all_points,
         f"{ROOT}/all-points.parquet",
         f"{ROOT}/index.html",

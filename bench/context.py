@@ -129,6 +129,7 @@ class Context:
             pooling=chosen.pooling,
             exits=exits,
             revision=None if name else chosen.revision,
+            depth=None if name else chosen.layers,
             device=self.device,
             signal=signal,
         )

@@ -217,7 +217,8 @@ class Method:
         """The shape of the backbone."""
         from bench.encoder.backbones import shape_of  # slow to import, and not needed for labels
 
-        return shape_of(self.settings.backbone.name, self.settings.backbone.revision)
+        backbone = self.settings.backbone
+        return shape_of(backbone.name, backbone.revision, backbone.layers)
 
     def starts_from(self, variant: str) -> Needed | None:
         """Return the model among `needs` from whose weights the training of this variant continues, if any."""

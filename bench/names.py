@@ -6,6 +6,10 @@ NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?"
 """Pattern of a valid name."""
 LARGEST_SEED = 2**32 - 1
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+FINDINGS = "findings.txt"
+"""Name of the file of a results folder that holds the findings, a line each."""
+PROGRESS = "COSTEFF_PROGRESS"
+"""Environment variable with the file descriptor to which a workflow reports its progress."""
 
 
 def valid_name(name: object) -> bool:

@@ -149,6 +149,11 @@ def weights_of(folder: Path) -> str | None:
     return str(read_json(path).get("weights", "")) if path.is_file() else None
 
 
+def weights_file(folder: Path) -> Path:
+    """Return the path of the weights of a run folder. The file may be missing or, in a failed run, empty."""
+    return folder / "model" / "model.safetensors"
+
+
 def clear_run(folder: Path) -> None:
     """Remove all files of an earlier training of a run, test traces included, except the reason of its last failure."""
     for path in folder.iterdir() if folder.is_dir() else ():
@@ -242,6 +247,14 @@ def check_folders(root: Path, *folders: Path) -> None:
                 raise UserError(f"{each} is a file, where a folder is needed; move it, or set another `results`")
 
 
+def mark_model(folder: Path) -> None:
+    """Write the files of a run's model that are missing, empty: the run has no model, or one without weights."""
+    weights = weights_file(folder)
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    for file in (weights, weights.with_name("config.json")):
+        file.touch()
+
+
 def record_failure(settings: Settings, key: RunKey, reason: str, *, again: bool) -> None:
     """Write the files of a failed run: its reason, and empty outputs, so that the workflow continues to the report.
 
@@ -254,7 +267,7 @@ def record_failure(settings: Settings, key: RunKey, reason: str, *, again: bool)
     """
     folder, stamp = run_folder(settings, key), state_folder(settings, key) / "identity.json"
     clear_run(folder)
-    (folder / "model").mkdir(parents=True, exist_ok=True)
+    mark_model(folder)
     for name in ("costs.json", *(f"trace-{split}.parquet" for split in {settings.selection, "validation"})):
         (folder / name).write_bytes(b"")
     asked = read_json(stamp) if stamp.is_file() else {}

@@ -1,6 +1,6 @@
 """Measure how many rounds and examples a measured speed-up needs to be stable from task to task.
 
-    python benchmarks/clock.py --config config/sketch.yaml --depth 1
+    python benchmarks/clock.py --config config/sketch-full.yaml --depth 1
 
 Times the teacher and the first layers of the backbone at batch 1, on every task of a finished profile, many turns of 32
 examples, and draws from these how far the share of the promise that is there on the clock lies apart between tasks,
@@ -34,7 +34,7 @@ TURNS, EXAMPLES, DRAWS = 15, 32, 100
 def main() -> None:
     """Parse the command line and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=Path("config/sketch.yaml"))
+    parser.add_argument("--config", type=Path, default=Path("config/sketch-full.yaml"))
     parser.add_argument("--depth", type=int, default=1)
     arguments = parser.parse_args()
     settings = load(arguments.config)

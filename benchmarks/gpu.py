@@ -127,8 +127,8 @@ def peak_flops(device: torch.device) -> float:
 
 
 def both(task: str, threads: int) -> pd.DataFrame:
-    """Train the teacher and PABEE of the sketch profile on one task, on the CPU and, if there is one, the GPU."""
-    profile = Path(__file__).parents[1] / "config" / "sketch.yaml"
+    """Train the teacher and PABEE of the profile sketch-full on one task, on the CPU and, if there is one, the GPU."""
+    profile = Path(__file__).parents[1] / "config" / "sketch-full.yaml"
     rows = []
     with tempfile.TemporaryDirectory() as results:
         for device in ("cpu", *["cuda"] * torch.cuda.is_available()):

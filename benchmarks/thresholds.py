@@ -1,6 +1,6 @@
 """Measure what the threshold search gains on its own examples and on other examples.
 
-    python benchmarks/thresholds.py --config config/sketch.yaml --splits 4
+    python benchmarks/thresholds.py --config config/sketch-full.yaml --splits 4
 
 Takes the kept traces of every run with an exit rule, deals their labelled examples into a selection and a validation
 part anew (of the sizes they have), and operates each model with growing sets of points. Prints a task, and in the mean:
@@ -42,7 +42,7 @@ SETS = {
 def main() -> None:
     """Parse the command line and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", type=Path, default=Path("config/sketch.yaml"))
+    parser.add_argument("--config", type=Path, default=Path("config/sketch-full.yaml"))
     parser.add_argument("--splits", type=int, default=4)
     arguments = parser.parse_args()
     settings = load(arguments.config)

@@ -240,7 +240,7 @@ def test_what_is_there_or_was_made_anew_or_has_no_weights_is_not_taken(settings,
     (folder / "model").mkdir(parents=True)
     with pytest.raises(UserError, match=r"has no weights here \(they are gone"):
         write_model(elsewhere, points, row, tmp_path / "out")
-    (folder / "model" / "config.json").write_text("{}")
+    (folder / "run.json").write_text('{"taken_from": "published"}')
     with pytest.raises(UserError, match=r"has no weights here \(it was published without"):
         write_model(elsewhere, points, row, tmp_path / "out")
 

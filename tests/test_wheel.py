@@ -88,7 +88,7 @@ def test_a_packaged_profile_is_reached_by_its_name(person: Person):
     assert wrong.returncode == 2
     assert (
         "skecth" in wrong.stderr
-        and "sketch, sketch-seeds, tiny" in wrong.stderr
+        and "sketch, sketch-full, sketch-seeds, tiny" in wrong.stderr
         and len(wrong.stderr.splitlines()) == 1
     )
 

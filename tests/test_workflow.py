@@ -1,12 +1,14 @@
 """The workflow as a person starts it: in any folder, with a contestant beside the profile, changed, broken, killed."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -20,6 +22,7 @@ from bench.store import read_json
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
+PIPED: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
 
 MINE = '''
 """A contestant in a folder of one's own."""
@@ -130,6 +133,12 @@ class Person:
         own = {"PATH": path, "MINI_RESULTS": str(self.home / "results"), "OMP_NUM_THREADS": "1"}
         return {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | own
 
+    def costeff(self, *options: str, **how: Any) -> subprocess.Popen[str]:
+        """`costeff workflow` on this profile, started."""
+        program = [str(Path(sys.executable).parent / "costeff"), "workflow", str(self.home / "own" / "mini.yaml")]
+        where = self.home / "elsewhere"
+        return subprocess.Popen([*program, *options], cwd=where, env=self.environment, text=True, **PIPED, **how)
+
     def snakemake(self, *arguments: str, config: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
         where = self.home / "elsewhere"
         return subprocess.run(
@@ -194,6 +203,68 @@ def test_what_is_deleted_is_made_again(finished, what):
     assert found["run"] == 2 and found["replay"] == 1
 
 
+COSTEFF = "{half: {heads: 1/2, ffn: 1/2, rank: 1/2}}"
+EXTRA = (
+    f"contestants={{extra: {{method: 'costeff.recipe:CostEff', options: {{epochs: 1, rate: 0.5, sizes: {COSTEFF}}}}}}}"
+)
+
+
+def test_weights_are_gone_and_come_back_where_they_are_needed(finished, tmp_path):
+    """A new contestant continues the assistant, which learned from the teacher: its job makes both weights again."""
+    runs = finished.results / "runs"
+    assert list(runs.glob("*/*/*/*/model/config.json")) and not list(runs.glob("*/*/*/*/model/model.safetensors"))
+    assert jobs(finished.snakemake("-n", config=("keep_models=true",)))["run"] == 6
+    shutil.copytree(finished.home, tmp_path / "copy")
+    copy = Person(tmp_path / "copy")
+    assert jobs(copy.snakemake("-n", config=(EXTRA,)))["run"] == 2  # on two tasks
+    done = copy.snakemake(config=(EXTRA,))
+    assert done.returncode == 0, done.stdout + done.stderr
+    for file in runs.glob("*/*/*/*/trace-*.parquet"):
+        assert (copy.results / "runs" / file.relative_to(runs)).read_bytes() == file.read_bytes()
+    assert not list(copy.results.glob("runs/*/*/*/*/model/model.safetensors"))
+    points = pd.read_parquet(copy.results / "all-points.parquet")
+    assert "extra" in set(points["method"]) and set(points["status"]) == {"ok"}
+
+
+def test_the_command_says_what_was_found_and_snakemake_s_text_is_in_a_file(finished):
+    again = finished.costeff("--cores", "2")
+    said = again.communicate()[0]
+    assert again.returncode == 0, said
+    assert "Nothing to be done" not in said
+    assert any(
+        "Nothing to be done" in log.read_text()
+        for log in (finished.home / "elsewhere").glob(".snakemake/log/costeff-*")
+    )
+    dry = finished.costeff("--cores", "2", "--forcerun", "report", "-n")
+    said = dry.communicate()[0]
+    assert dry.returncode == 0 and "rule report" in said and "dry-run" in said
+    redone = finished.costeff("--cores", "2", "--forcerun", "report")
+    lines = redone.communicate()[0].splitlines()
+    assert redone.returncode == 0 and "6 of 6 runs" in "".join(lines)
+    findings = (finished.results / "findings.txt").read_text().splitlines()
+    place = lines.index(findings[0])
+    assert lines[place : place + len(findings)] == findings and 0 < len(findings) <= 3
+    assert lines[place + len(findings)] == f"page:  {finished.results / 'index.html'}"
+
+
+def test_ctrl_c_stops_all_of_it_and_the_same_command_goes_on(finished, tiny_backbone, tmp_path):
+    somebody = person(tmp_path / "stopped", tiny_backbone)
+    process = somebody.costeff("--cores", "2", start_new_session=True)
+    until = time.monotonic() + 600
+    while not list(somebody.results.glob("runs/*/*/*/*/run.json")):
+        assert process.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    said = process.communicate(timeout=300)[0]
+    assert process.returncode not in (0, None) and "the same command goes on from here" in said
+    assert "Traceback" not in said
+    done = somebody.costeff("--cores", "2")
+    said = done.communicate()[0]
+    assert done.returncode == 0, said
+    for file in finished.results.glob("runs/*/*/*/*/trace-*.parquet"):
+        assert (somebody.results / file.relative_to(finished.results)).read_bytes() == file.read_bytes()
+
+
 def test_two_workflows_on_one_profile_do_not_meet(finished):
     with FileLock(finished.results / ".workflow.lock"):
         refused = finished.snakemake("--forcerun", "report")
@@ -205,8 +276,11 @@ def test_a_failure_is_a_row_and_an_exit_code(tiny_backbone, tmp_path):
     somebody = person(tmp_path / "unlucky", tiny_backbone)
     diverges, raises = "{tasks: {rte: {learning_rate: 1.0e+30, epochs: 4}}}", "{tasks: {sst2: {raises: true}}}"
     broken = f"contestants={{teacher: {diverges}, mine: {raises}}}"
-    done = somebody.snakemake(config=(broken,))
-    assert done.returncode == 1, done.stdout + done.stderr
+    done = somebody.costeff("--cores", "2", "--config", broken)
+    said = done.communicate()[0]
+    assert done.returncode == 1, said
+    failures = {line.split(":")[1].strip() for line in said.splitlines() if line.startswith("failed: ")}
+    assert failures >= {"rte/teacher/full/seed0", "rte/assistant/full/seed0", "sst2/mine/full/seed0"}, said
     assert not (somebody.results / "complete").exists()
     points = pd.read_parquet(somebody.results / "all-points.parquet")
     failed = points[points["status"] == "failed"].set_index(["task", "method"])["reason"].to_dict()

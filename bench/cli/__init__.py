@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from bench.cli import everyday, results, stages  # noqa: F401  (they add their commands to the application)
+from bench.cli import everyday, machine, results, stages  # noqa: F401  (they add their commands to the application)
 from bench.cli.arguments import app
 from bench.cli.process import heavy_imports, keep_memory
 from bench.errors import UserError, is_disk_full

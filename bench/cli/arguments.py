@@ -22,11 +22,39 @@ _MOST = 10**6
 """Largest number of cores, speed-up, and seconds between two lines of `costeff progress`."""
 EVERYDAY, STAGES = "Everyday", "Stages of the workflow"
 
+
+def profiles(incomplete: str = "") -> list[str]:
+    """Return the names of the packaged profiles and of YAML files here, for completion."""
+    own = [path.stem for path in (settings_file.PACKAGED / "config").glob("*.yaml")]
+    return sorted(name for name in (*own, *map(str, Path().glob("*.y*ml"))) if name.startswith(incomplete))
+
+
+def _named(context: typer.Context) -> Settings | None:
+    """Return the settings of the profile on an unfinished command line; None if it cannot be loaded."""
+    given = context.params.get("config") or context.params.get("profile") or "sketch"
+    try:
+        return settings_file.load(given)
+    except UserError:
+        return None
+
+
+def tasks(context: typer.Context, incomplete: str = "") -> list[str]:
+    """Return the tasks of the profile, for completion."""
+    found = _named(context)
+    return [name for name in (found.tasks if found else ()) if name.startswith(incomplete)]
+
+
+def contestants(context: typer.Context, incomplete: str = "") -> list[str]:
+    """Return the contestants of the profile, for completion."""
+    found = _named(context)
+    return [name for name in (found.contestants if found else ()) if name.startswith(incomplete)]
+
+
 SETTINGS = "Profile: a YAML file, or the name of a packaged profile. Default: sketch."
-Profile = Annotated[Path | None, typer.Argument(help=SETTINGS)]
-Config = Annotated[Path | None, typer.Option("--config", help=SETTINGS)]
-Task = Annotated[str, typer.Argument(help="Task of the profile, such as sst2.")]
-Contestant = Annotated[str, typer.Argument(help="Contestant of the profile.")]
+Profile = Annotated[Path | None, typer.Argument(help=SETTINGS, autocompletion=profiles)]
+Config = Annotated[Path | None, typer.Option("--config", help=SETTINGS, autocompletion=profiles)]
+Task = Annotated[str, typer.Argument(help="Task of the profile, such as sst2.", autocompletion=tasks)]
+Contestant = Annotated[str, typer.Argument(help="Contestant of the profile.", autocompletion=contestants)]
 ChosenSeed = Annotated[
     int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the run. Default: the first seed of the task.")
 ]
@@ -41,9 +69,18 @@ def settings_of(profile: Path | None, config: Path | None) -> Settings:
     Raises:
         UserError: If both are given.
     """
+    return settings_file.load(one_profile(profile, config) or "sketch")
+
+
+def one_profile(profile: Path | None, config: Path | None) -> Path | None:
+    """Return the profile that is given as an argument or with `--config`, if any.
+
+    Raises:
+        UserError: If both are given.
+    """
     if profile and config:
         raise UserError(f"two profiles, {profile} and --config {config}; name one")
-    return settings_file.load(profile or config or "sketch")
+    return profile or config
 
 
 def positive(context: typer.Context, parameter: typer.CallbackParam, value: Any) -> Any:

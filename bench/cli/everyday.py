@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
-import os
-import re
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import yaml
 
-from bench import settings as settings_file
+from bench.cli import workflow  # noqa: F401  (the first command of the list)
 from bench.cli.arguments import (
     EVERYDAY,
-    SETTINGS,
     Config,
     Cores,
     Profile,
     app,
+    one_profile,
     positive,
+    profiles,
     settings_of,
 )
 from bench.cli.process import heavy_imports
@@ -46,71 +43,15 @@ def check(
         typer.echo(line)
 
 
-def _can_cache() -> bool:
-    """Return whether the user's cache folder is writable."""
-    try:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-        folder.mkdir(parents=True, exist_ok=True)
-    except (OSError, RuntimeError):
-        return False
-    return os.access(folder, os.W_OK)
-
-
-def _check_changes(options: Sequence[str]) -> None:
-    """Check the values that Snakemake's option --config (-C) is given, each of which is NAME=VALUE.
-
-    Raises:
-        UserError: A value has another form, for which Snakemake prints a traceback; or there is none.
-    """
-    form = "such as --config 'seeds=[0,1]' or --config 'thresholds={trials: 9}'"
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", "-C", nargs="*", action="append", default=[])
-    for values in parser.parse_known_args(list(options))[0].config:
-        if not values:
-            raise UserError(f"--config: no value; write NAME=VALUE, {form}")
-        for value in values:
-            name, equals, text = value.partition("=")
-            if not (equals and re.fullmatch(r"[A-Za-z_][\w-]*\w", name, re.ASCII)):
-                raise UserError(f"--config {value}: not of the form NAME=VALUE, {form}")
-            try:
-                yaml.safe_load(text)
-            except (yaml.YAMLError, ValueError, RecursionError) as error:
-                raise UserError(f"--config {value}: not valid YAML: {' '.join(str(error).split())}") from None
-
-
-@app.command(
-    rich_help_panel=EVERYDAY,
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
-)
-def workflow(
-    config: Annotated[Path, typer.Argument(help=SETTINGS)],
-    options: Annotated[
-        list[str] | None,
-        typer.Argument(help="Options for Snakemake, such as --cores 8, -n or --config seeds=[0,1]."),
-    ] = None,
-) -> None:
-    """Run the whole benchmark of a profile with Snakemake; an interrupted benchmark resumes.
-
-    Results are written to `results/` in the current folder. The exit code is that of Snakemake.
-    """
-    _check_changes(options or [])
-    if str(config).startswith("-"):
-        raise UserError(f"the profile comes first, then Snakemake's options: costeff workflow mine.yaml {config} ...")
-    file = settings_file.profile_file(settings_file.expand(str(config), "settings"), Path(), "settings").absolute()
-    if not file.is_file():
-        raise UserError(f"settings {config}: No such file; name a YAML file, or a profile of the suite: sketch")
-    snakefile = (settings_file.PACKAGED / "Snakefile").resolve()
-    if not _can_cache():  # Snakemake fails with a traceback if it cannot write its cache
-        os.environ["XDG_CACHE_HOME"] = str(Path(".snakemake", "cache").absolute())
-    command = [sys.executable, "-m", "snakemake", f"--snakefile={snakefile}", f"--configfile={file}", *(options or [])]
-    os.execv(command[0], command)
+CONTAINS = "Profile that contains the method; its options are used."
 
 
 @app.command(rich_help_panel=EVERYDAY)
 def conform(
     method: Annotated[str, typer.Argument(help="Import path of the class of the method, such as my_method:Mine.")],
     options: Annotated[str, typer.Option(help="Options of the method, as JSON or YAML.")] = "{}",
-    config: Annotated[Path | None, typer.Option(help="Profile that contains the method; its options are used.")] = None,
+    profile: Annotated[Path | None, typer.Argument(help=f"{CONTAINS} Default: none.", autocompletion=profiles)] = None,
+    config: Annotated[Path | None, typer.Option("--config", help=CONTAINS, autocompletion=profiles)] = None,
 ) -> None:
     """Check that a method meets the requirements of the benchmark, on a tiny encoder and generated tasks.
 
@@ -119,6 +60,7 @@ def conform(
     with heavy_imports():
         from bench.conformance.suite import conform as verdicts
 
+    given_profile = one_profile(profile, config)
     logging.getLogger().setLevel(logging.ERROR)
     try:
         given = yaml.safe_load(options)
@@ -127,7 +69,7 @@ def conform(
     if not isinstance(given, dict):
         raise UserError(f"--options {options}: a mapping is needed, such as '{{epochs: 12, learning_rate: 3.0e-3}}'")
     failed = False
-    for verdict in verdicts(method, given, config):
+    for verdict in verdicts(method, given, given_profile):
         typer.echo(verdict.line)
         failed |= bool(verdict.faults)
     sys.exit(failed)
@@ -196,10 +138,11 @@ def say_progress(
 ) -> None:
     """Print the progress of the benchmark in one line: finished runs, current training steps, remaining time."""
     with heavy_imports():
-        from bench.runs.planning.progress import line
+        from bench.runs.planning.progress import Progress
 
     settings = settings_of(profile, config)
-    typer.echo(line(settings))
+    progress = Progress(settings)
+    typer.echo(progress.line())
     while every and not (settings.root / "complete").is_file():
         time.sleep(every)
-        typer.echo(line(settings))
+        typer.echo(progress.line())

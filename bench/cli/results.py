@@ -17,6 +17,8 @@ from bench.cli.arguments import (
     Speedup,
     Task,
     app,
+    contestants,
+    one_profile,
     positive,
     settings_of,
 )
@@ -30,9 +32,13 @@ if TYPE_CHECKING:
 
 @app.command(rich_help_panel=EVERYDAY)
 def compare(
-    a: Annotated[str, typer.Argument(help="Contestant A, as named in the results.")],
+    a: Annotated[str, typer.Argument(help="Contestant A, as named in the results.", autocompletion=contestants)],
     others: Annotated[
-        list[str] | None, typer.Argument(help="Contestants to compare with. Default: all others.")
+        list[str] | None,
+        typer.Argument(
+            help="Contestants to compare with, and a profile that ends in .yaml. Default: all others.",
+            autocompletion=contestants,
+        ),
     ] = None,
     config: Config = None,
     speedup: Annotated[
@@ -64,6 +70,11 @@ def compare(
     from bench.store import read_points
     from bench.tasks.catalogue import tasks_of
 
+    files = [Path(each) for each in others or () if each.endswith((".yaml", ".yml"))]
+    others = [each for each in others or () if not each.endswith((".yaml", ".yml"))]
+    if len(files) > 1:
+        raise UserError(f"two profiles, {files[0]} and {files[1]}; name one")
+    config = one_profile(files[0] if files else None, config)
     if results and config:
         raise UserError(f"both --results {results} and --config {config}; give one of them")
     if results:
@@ -77,7 +88,7 @@ def compare(
     if tasks is not None:
         known = tasks_of(settings.own_tasks)
         points = points[points["task"].isin(select_tasks(tasks, points, known, reference=settings.reference))]
-    if a in (others or ()):
+    if a in others:
         raise UserError(f"{a} cannot be compared with itself; name another contestant")
     rivals = others or [method for method in dict.fromkeys(points["method"]) if method != a]
     comparison, reference = settings.comparison, settings.reference

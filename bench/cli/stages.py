@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -21,10 +21,6 @@ from bench.cli.arguments import (
     settings_of,
 )
 from bench.cli.process import heavy_imports
-
-if TYPE_CHECKING:
-    pass
-
 
 sweep = typer.Typer(help="The stages of a ratio study.", no_args_is_help=True)
 app.add_typer(sweep, name="sweep", rich_help_panel=STAGES)
@@ -45,6 +41,7 @@ def run(
     """Train and trace one variant of a contestant; an interrupted run resumes."""
     with heavy_imports():
         from bench.runs.train_run import produce
+        from bench.runs.training.models import release
         from bench.store import RunKey, seed_of
         from bench.training.lease import gpu_lease
 
@@ -52,6 +49,8 @@ def run(
     key = RunKey(task, method, variant, seed_of(settings, task, seed))
     with gpu_lease(settings.training.device, settings.training.gpu_share):
         reason = produce(settings, key)
+    if as_job:
+        release(settings, task, key.seed)
     if reason and not as_job:
         typer.echo(f"costeff: {task} {method} {variant} failed: {reason}", err=True)
         sys.exit(1)
@@ -145,8 +144,11 @@ def sweep_finish(task: Task, method: Contestant, profile: Profile = None, config
     """Write the table of all trials, in which those on the frontier are marked."""
     with heavy_imports():
         from bench.runs.ratios import finish
+        from bench.runs.training.models import release
 
-    finish(settings_of(profile, config), task, method)
+    settings = settings_of(profile, config)
+    finish(settings, task, method)
+    release(settings, task, settings.seeds_of(task)[0])
 
 
 @app.command(rich_help_panel=STAGES)

@@ -45,13 +45,21 @@ def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase
     return found
 
 
-def shape_of(name: str, revision: str | None = None) -> Shape:
+def shape_of(name: str, revision: str | None = None, layers: int | None = None) -> Shape:
     """Return the shape of a checkpoint, which its configuration says.
 
+    Args:
+        name: Name of the checkpoint.
+        revision: Commit or branch of a Hub id.
+        layers: Number of first layers to use; None: all.
+
     Raises:
-        UserError: The checkpoint is not found, or its configuration is not understood.
+        UserError: The checkpoint is not found, its configuration is not understood, or it has fewer layers.
     """
-    return EncoderConfig(**layouts.read(name, find(name, revision)).shape).shape
+    shape = EncoderConfig(**layouts.read(name, find(name, revision)).shape).shape
+    if layers is not None and layers > shape.layers:
+        raise UserError(f"backbone.layers: {layers} of checkpoint {name}, which has {shape.layers} layers")
+    return shape if layers is None else shape.truncated(layers)
 
 
 def load(
@@ -62,6 +70,7 @@ def load(
     pooling: Pooling,
     exits: str | list[int] = "last",
     revision: str | None = None,
+    depth: int | None = None,
     device: torch.device | str = "cpu",
     signal: bool = False,
 ) -> Encoder:
@@ -77,6 +86,7 @@ def load(
         pooling: How exits read the hidden states.
         exits: "last", "all", or the layers (1-based) that are followed by an exit.
         revision: Commit or branch of a Hub id.
+        depth: Number of first layers to use; None: all.
         device: Where the encoder is placed.
         signal: Whether each exit gives one more number (`EncoderConfig`).
 
@@ -85,11 +95,14 @@ def load(
     """
     _, layout, stored = _opened(name, revision)
     matched = layouts.match(name, layout, stored)
-    depth = len(layout.shape["heads"])
+    depth = depth or len(layout.shape["heads"])
+    cut = {f"layers.{layer}" for layer in range(depth, len(layout.shape["heads"]))}
+    matched = {ours: theirs for ours, theirs in matched.items() if ".".join(ours.split(".")[:2]) not in cut}
+    shape = layout.shape | {key: layout.shape[key][:depth] for key in ("heads", "ffn")}
     layers = {"last": [depth], "all": list(range(1, depth + 1))}[exits] if isinstance(exits, str) else exits
     head_dropout = {"distilbert": 0.2, "tinybert": 0.0}.get(head, layout.shape["dropout"])
     own = {"exits": layers, "head": head, "pooling": pooling, "head_dropout": head_dropout, "signal": signal}
-    encoder = Encoder(EncoderConfig(**layout.shape, **own, num_labels=num_labels))
+    encoder = Encoder(EncoderConfig(**shape, **own, num_labels=num_labels))
     if not has_dense(head) or head == "distilbert":
         matched = {ours: theirs for ours, theirs in matched.items() if not ours.startswith("dense.")}
     missing, unexpected = encoder.load_state_dict(_values(name, stored, matched), strict=False)

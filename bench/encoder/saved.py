@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrai
 
 from bench.compat import WEIGHTS, weight_name
 from bench.errors import UserError, first_line
+from bench.store import weights_file
 
 
 class SavedModel(PreTrainedModel):
@@ -26,8 +27,12 @@ class SavedModel(PreTrainedModel):
 
 
 def has_weights(folder: Path) -> bool:
-    """Return whether a run folder holds the model's weights; a published folder holds its configuration only."""
-    return (folder / "model" / "model.safetensors").is_file()
+    """Return whether a run folder holds the model's weights.
+
+    A published folder holds the configuration only, and so does a run without `keep_models` that no other run needs.
+    """
+    file = weights_file(folder)
+    return file.is_file() and file.stat().st_size > 0
 
 
 def load_model(folder: Path, device: torch.device) -> Any:
@@ -38,6 +43,11 @@ def load_model(folder: Path, device: torch.device) -> Any:
             missing weights are never replaced by random ones.
     """
     path = _path(folder)
+    if not weights_file(folder).exists():
+        raise UserError(
+            f"{path} has no weights: they were deleted after the run was traced, or never published; set "
+            "keep_models: true and run again"
+        )
     try:
         model, found = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True)
     except Exception as error:  # a damaged file raises exceptions of several libraries

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 import pandas as pd
 
 from bench.analysis.roles import Roles
+from bench.names import FINDINGS
 from bench.reporting import figures, page
+from bench.reporting.findings import findings
 from bench.reporting.published import for_figures, read_published
 from bench.reporting.tables import tables
 from bench.settings import Settings
@@ -52,6 +54,8 @@ def _written(settings: Settings) -> Iterator[str]:
     )
     for table in made:
         table.write(settings.root / "tables")
+    found = findings(points, made, roles, contestant=settings.comparison.primary.contestant)
+    (settings.root / FINDINGS).write_text("\n".join(found) + "\n", encoding="utf-8")
     skipped = drawing()
     yield from (f"no figure {each.name}: {each.reason}" for each in skipped)
     written = page.write(points, settings.root, made, roles, missing=missing, skipped=skipped)

@@ -104,11 +104,11 @@ def facts(runs: Path) -> list[tuple[str, str]]:
         if run["status"] != "ok":
             continue
         seconds += run["wall_seconds"]
-        backbone, place = run["backbone"], run["where"]
+        place = run["where"]
         for what, value in (
             ("Hardware", ", ".join(run["hardware"].values())),
             ("Arithmetic", f"{place['precision']} on {place['device']}, {place['threads']} thread(s)"),
-            ("Backbone", f"{backbone['name']} (sha256 {backbone['sha256'][:12]})"),
+            ("Backbone", _backbone(run["backbone"])),
             ("Code", run["code"]),
             ("Versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())),
         ):
@@ -116,6 +116,11 @@ def facts(runs: Path) -> list[tuple[str, str]]:
     rows = [(what, "; ".join(sorted(values))) for what, values in found.items()]
     rows += [(f"Data of {task_title(task)}", "; ".join(lines)) for task, lines in data_findings(runs).items()]
     return [("Runs", f"{count}, {seconds / 3600:.1f} hours together"), *rows] if count else []
+
+
+def _backbone(facts: dict[str, Any]) -> str:
+    layers = f", first {facts['layers']} layers" if facts.get("layers") else ""
+    return f"{facts['name']}{layers} (sha256 {facts['sha256'][:12]})"
 
 
 def data_findings(runs: Path) -> dict[str, list[str]]:

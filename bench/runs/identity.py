@@ -96,6 +96,7 @@ class Identities:
                 "digest": backbones.digest(backbone.name, backbone.revision),
                 "tokenizer": backbones.tokenizer_digest(backbone.name, backbone.revision),
                 "pooling": backbone.pooling,
+                **({"layers": backbone.layers} if backbone.layers else {}),
             },
             "checkpoints": {name: backbones.digest(name) for name in method.checkpoints(key.variant)},
             "needs": {f"{need.method}/{need.variant}": self.of(need).hash for need in method.needed(key)},

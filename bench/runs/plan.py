@@ -88,7 +88,8 @@ def summary(settings: Settings) -> Iterator[str]:
     yield f"profile {settings.profile}: results go to {settings.root}"
     texts = dict.fromkeys(settings.source_of(task) for task in settings.tasks)
     yield f"text: {', '.join(texts)}; chosen on {settings.selection}, reported on validation"
-    yield f"backbone: {settings.backbone.name}, exits look at {settings.backbone.pooling}"
+    layers = f" (first {settings.backbone.layers} layers)" if settings.backbone.layers else ""
+    yield f"backbone: {settings.backbone.name}{layers}, exits look at {settings.backbone.pooling}"
     for name, entry in settings.contestants.items():
         variants = dict.fromkeys(run.key.variant for run in planned if run.key.method == name)
         yield f"contestant {name} ({entry.method}): {', '.join(variants) or 'no run of its own'}"

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_log
 
 from bench.context import Context, load_model
+from bench.encoder.saved import has_weights
 from bench.errors import NeedFailed, TrainingFailed, UserError, is_disk_full
 from bench.lineage import within_budget
 from bench.measuring import counting
@@ -37,12 +38,14 @@ from bench.store import (
     RunKey,
     check_folders,
     clear_run,
+    mark_model,
     read_facts,
     read_json,
     record_failure,
     remove_folder,
     run_folder,
     state_folder,
+    weights_file,
     weights_of,
     write_json,
 )
@@ -98,6 +101,7 @@ def produce(settings: Settings, key: RunKey) -> str:
         try:
             if failed:
                 raise failed
+            _restore(settings, method, key, identities)
             facts = _make(method, context, folder, began)
         except Exception as error:
             if is_disk_full(error):
@@ -162,25 +166,16 @@ def tf32(wanted: bool) -> Iterator[None]:
 
 def _make(method: Method, context: Context, folder: Path, began: float) -> dict[str, Any]:
     """Train, trace and count costs; return the facts for run.json."""
-    torch.set_num_threads(context.settings.training.threads)
-    settings, selection = context.settings, context.settings.selection
-    method = within_budget(method, context.key.variant, len(context.train))
-    while True:
-        with tf32(context.machine.tf32):
-            model = method.train(context, context.key.variant).eval().requires_grad_(False)
-        trained = time.monotonic()
-        traces: dict[str, Trace] = {selection: record(model, context.selection, settings.training.eval_batch_size)}
-        again = collapsed(model, traces[selection], context.task)
-        if not again or context.attempt == settings.training.restarts:
-            break
-        log.warning("%s: the same answer for all examples; training again with another seed", context.key.path)
-        context = context.again()
+    settings = context.settings
+    model, selection, again, context = _trained(method, context)
+    trained = time.monotonic()
     clear_run(folder)
     weights = _save_model(model, context, folder)
     for split, examples in context.data.splits.items():
-        if split != "train":
-            trace = traces.get(split) or record(model, examples, settings.training.eval_batch_size)
-            trace.save(folder / f"trace-{split}.parquet", weights)
+        if split == settings.selection:
+            selection.save(folder / f"trace-{split}.parquet", weights)
+        elif split != "train":
+            record(model, examples, settings.training.eval_batch_size).save(folder / f"trace-{split}.parquet", weights)
     traced = time.monotonic()
     counting.measure(model).save(folder / "costs.json", weights)
     counted = time.monotonic()
@@ -194,6 +189,58 @@ def _make(method: Method, context: Context, folder: Path, began: float) -> dict[
         "collapsed": again,
         "training": training_cost(settings, context.key, context.data),
     }
+
+
+def _trained(method: Method, context: Context) -> tuple[PreTrainedModel, Trace, bool, Context]:
+    """Train a run, again with another seed where it collapses.
+
+    Returns:
+        The model, its trace of the selection split, whether it collapsed, and the context of the last attempt.
+    """
+    settings = context.settings
+    torch.set_num_threads(settings.training.threads)
+    method = within_budget(method, context.key.variant, len(context.train))
+    while True:
+        with tf32(context.machine.tf32):
+            model = method.train(context, context.key.variant).eval().requires_grad_(False)
+        trace = record(model, context.selection, settings.training.eval_batch_size)
+        again = collapsed(model, trace, context.task)
+        if not again or context.attempt == settings.training.restarts:
+            return model, trace, again, context
+        log.warning("%s: the same answer for all examples; training again with another seed", context.key.path)
+        context = context.again()
+
+
+def _restore(settings: Settings, method: Method, key: RunKey, identities: Identities) -> None:
+    """Train the models that a run needs again where their weights were deleted; all other files stay.
+
+    Raises:
+        UserError: If the new weights are not those that the files of the run name.
+    """
+    for need in method.needed(key):
+        folder, state = run_folder(settings, need), state_folder(settings, need)
+        if has_weights(folder):
+            continue
+        with _alone(state, need, wait=True):
+            if has_weights(folder):
+                continue
+            needed = contestant(settings, need.method, need.task)
+            _restore(settings, needed, need, identities)
+            log.info("%s: its weights were deleted (keep_models: false); training them again", need.path)
+            code = code_of(type(needed)).get("fingerprint")
+            _fresh_state(state, identities.of(need), where(settings), code)
+            model, _, _, context = _trained(needed, Context(settings, needed.task, need, state))
+            again = folder / "again"
+            digest = _save_model(model, context, again)
+            if digest != weights_of(folder):
+                remove_folder(again)
+                raise UserError(
+                    f"{need.path}: training it again gives other weights than those of its results, which another "
+                    f"machine or other code made; delete {folder} and run again"
+                )
+            weights_file(again).replace(weights_file(folder))
+            remove_folder(again)
+            remove_folder(state)
 
 
 def _failed_need(settings: Settings, method: Method, key: RunKey, identities: Identities) -> NeedFailed | None:
@@ -222,12 +269,18 @@ def _take(kept: Path, folder: Path, task: Task) -> None:
     (folder / "model").mkdir(parents=True, exist_ok=True)
     for file in sorted([*kept.glob("*.parquet"), *kept.glob("costs.json"), *kept.glob("model/*")]):
         shutil.copyfile(file, folder / file.relative_to(kept))
+    mark_model(folder)
     write_json(folder / "run.json", read_json(kept / "run.json") | {"taken_from": kept.parents[4].name})
     log.info("taken from %s: it was asked the same", kept)
 
 
-def _alone(state: Path, key: RunKey) -> AcquireReturnProxy:
+def _alone(state: Path, key: RunKey, wait: bool = False) -> AcquireReturnProxy:
     """Lock a run for this process; the lock is released when the process ends.
+
+    Args:
+        state: Folder of the run's checkpoints.
+        key: The run.
+        wait: Whether to wait while another process holds the lock.
 
     Raises:
         UserError: If another process holds the lock.
@@ -235,7 +288,7 @@ def _alone(state: Path, key: RunKey) -> AcquireReturnProxy:
     path = state.with_name(state.name + ".lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return FileLock(path).acquire(timeout=0)
+        return FileLock(path).acquire(timeout=-1 if wait else 0)
     except Timeout:
         raise UserError(f"{key.path} is being made by another process; wait for it, or stop it") from None
 
@@ -298,7 +351,11 @@ def describe(context: Context, method: Method, identity: Identity, began: float)
             "quality": context.data.quality,
             **({"range": list(context.task.range)} if context.task.regression else {}),
         },
-        "backbone": {"name": context.settings.backbone.name, "sha256": identity.asked["backbone"]["digest"]},
+        "backbone": {
+            "name": context.settings.backbone.name,
+            "sha256": identity.asked["backbone"]["digest"],
+            **({"layers": context.settings.backbone.layers} if context.settings.backbone.layers else {}),
+        },
         "code": suite_version(),
         "method_code": code_of(type(method)),
         "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},

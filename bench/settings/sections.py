@@ -180,6 +180,7 @@ class Backbone(Values):
 
     name: Checkpoint = Field(description="A Hub id, a folder, or package:<module>/<folder> of an installed package.")
     revision: str | None = Field(None, description="Commit on the Hub.")
+    layers: Count | None = Field(None, ge=1, description="Use only the first so many layers; null: all.")
     pooling: Literal["cls", "mean"] = Field("cls", description="Input of exit heads: CLS token, or mean over tokens.")
 
 
@@ -301,6 +302,9 @@ class Settings(Values):
     results: Results = Field(Path("results"), description="Folder of all results.")
     folder: PathSetting = Field(Path(), description="Folder of contestants' modules; set to that of the profile.")
     reuse: list[PathSetting] = Field([], description="Results folders from which runs with equal inputs are copied.")
+    keep_models: bool = Field(
+        False, description="Whether all trained weights are kept; otherwise only while a run to come needs them."
+    )
     strict: bool = Field(False, description="Whether differing device, precision or threads are an error, not a note.")
     tasks: list[str] = Field(list(GLUE), min_length=1, description="Tasks to run.")
     seeds: list[Seed] = Field([0], min_length=1, max_length=1000, description="Seeds; each is a separate run.")

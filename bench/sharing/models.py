@@ -73,8 +73,11 @@ def write_model(settings: Settings, points: pd.DataFrame, row: pd.Series, out: P
     key = RunKey(str(row["task"]), str(row["method"]), str(row["variant"]), int(row["seed"]))
     folder = run_folder(settings, key)
     if not has_weights(folder):
-        why = "it was published without" if (folder / "model" / "config.json").is_file() else "they are gone"
-        raise UserError(f"{key.path} has no weights here ({why}); train it with a profile that does not `reuse` it")
+        alone = f"costeff run {key.task} {key.method} {key.variant} --seed {key.seed} --config PROFILE"
+        raise UserError(
+            f"{key.path} has no weights here ({_why_no_weights(folder)}); set keep_models: true and run again, or "
+            f"train this model alone: {alone}"
+        )
     trace = Trace.load(folder / "trace-validation.parquet")
     now = float(score(str(row["metric"]), predicted(row, trace), trace.labels))
     if abs(now - float(row["score"])) > 1e-9:
@@ -92,6 +95,13 @@ def write_model(settings: Settings, points: pd.DataFrame, row: pd.Series, out: P
     facts = read_json(folder / "run.json")
     write_card(part / "README.md", settings, points, row, task, facts, Costs.load(folder / "costs.json"))
     part.rename(out)
+
+
+def _why_no_weights(folder: Path) -> str:
+    """Return the reason why a run folder has no weights."""
+    if not (folder / "run.json").is_file():
+        return "they are gone"
+    return "it was published without" if "taken_from" in read_json(folder / "run.json") else "deleted after its trace"
 
 
 def chosen(

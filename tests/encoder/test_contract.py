@@ -42,7 +42,7 @@ def test_a_variant_that_is_there_twice_is_refused(tiny_settings, tmp_path):
 
 
 def test_a_method_knows_its_variants():
-    settings = load("config/sketch.yaml")
+    settings = load("config/sketch-full.yaml")
     for name in settings.contestants:
         method = contestant(settings, name, "sst2")
         assert all(method.accepts(variant) for variant in method.variants())

@@ -11,9 +11,9 @@ from bench.settings import load
 from bench.store import RunKey
 from bench.tasks.prepare import Survey
 
-SKETCH = Path(__file__).parents[2] / "config" / "sketch.yaml"
-# Of 85 runs of the sketch profile (224 examples a task): megabytes at the peak of those with the most and the least, as
-# run.json has it.
+SKETCH = Path(__file__).parents[2] / "config" / "sketch-full.yaml"
+# Of 85 runs of the profile sketch-full (224 examples a task): megabytes at the peak of those with the most and the
+# least, as run.json has it.
 MEASURED = [
     ("qqp", "costeff", "2x", 1342), ("rte", "costeff", "8x", 1328), ("mrpc", "distilbert", "depth3", 1210),
     ("mrpc", "assistant", "full", 1094), ("cola", "pabee", "full", 1042), ("mnli", "finetuned-long", "full", 1042),

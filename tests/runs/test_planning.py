@@ -14,7 +14,7 @@ from bench.method import contestant
 from bench.runs.plan import runs
 from bench.runs.planning import forecast as told
 from bench.runs.planning.forecast import Pace, Work, forecast, spoken, work_of
-from bench.runs.planning.progress import ahead, line
+from bench.runs.planning.progress import Progress, ahead
 from bench.runs.train_run import produce
 from bench.settings import load
 from bench.store import RunKey, state_folder
@@ -93,7 +93,7 @@ def test_more_jobs_at_once_take_less(settings):
 
 def test_progress_from_nothing_to_all(settings):
     planned = runs(settings)
-    first = line(settings)
+    first = Progress(settings).line()
     assert f"of {len(planned)} runs" in first
     key = next(run.key for run in planned if not run.needs)
     log = settings.root / "logs" / "run" / key.path.with_suffix(".log")
@@ -101,11 +101,11 @@ def test_progress_from_nothing_to_all(settings):
     (settings.root / "runs" / key.path / "run.json").unlink(missing_ok=True)
     state_folder(settings, key).mkdir(parents=True, exist_ok=True)
     log.write_text("12:00:00 finetune: steps 1 to 40\n12:00:30 finetune: step 7 of 40\n")
-    assert f"{key.path.as_posix()} finetune, step 7 of 40" in line(settings)
+    assert f"{key.path.as_posix()} finetune, step 7 of 40" in Progress(settings).line()
     before = ahead(settings, 1)
-    assert before is not None and " left" in line(settings)
+    assert before is not None and " left" in Progress(settings).line()
     produce(settings, key)
-    assert "finetune, step 7" not in line(settings)
+    assert "finetune, step 7" not in Progress(settings).line()
 
 
 def test_a_method_that_does_not_say_is_named(settings, monkeypatch):

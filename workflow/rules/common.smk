@@ -19,8 +19,11 @@ for variable, folder, there in (
 if (HOME / "bench").is_dir():
     sys.path.insert(0, str(HOME))
 
+from bench.names import PROGRESS
 from bench.cli import heavy_imports
 from bench.serve.client import start
+
+PIPE = os.environ.pop(PROGRESS, None)  # to `costeff workflow`; jobs do not inherit it
 
 # Whether jobs run on this machine; Snakemake's local_exec is always true while this file is read.
 LOCAL = workflow.resource_settings.nodes is None
@@ -36,6 +39,7 @@ with heavy_imports():
     from bench.runs.identity import Identities
     from bench.runs.planning.checks import check_room
     from bench.runs.planning.coming import coming
+    from bench.runs.planning import progress
     from bench.runs.planning.memory import latency_mb, memory_mb
     from bench.names import NAME
     from bench.store import RunKey, log_file, points_file, run_folder
@@ -66,6 +70,10 @@ SPLITS = sorted({SETTINGS.selection, "validation"})
 RUN = f"{ROOT}/runs/{{task}}/{{method}}/{{variant}}/seed{{seed}}"
 
 
+# Weights are an output only if all are kept; otherwise jobs delete and restore them (bench/runs/training/models.py).
+MODEL = ["model/config.json", *["model/model.safetensors"] * SETTINGS.keep_models]
+
+
 wildcard_constraints:
     task=NAME,
     method=NAME,
@@ -89,6 +97,8 @@ onstart:
     part = Path(f"{EFFECTIVE}.part")
     part.write_text(yaml.safe_dump(SETTINGS.model_dump(mode="json"), sort_keys=False))
     part.replace(EFFECTIVE)
+    if PIPE:
+        progress.report(SETTINGS, IDENTITIES, int(PIPE))
     if LOCAL:
         if len(to_come) and (
             SETTINGS.data.source == "sketch" or SETTINGS.data.max_train
@@ -115,7 +125,7 @@ def key_of(wildcards):
 
 def needed_runs(wildcards):
     """Return the models that a run depends on, such as its teacher."""
-    return [model_of(key) for key in plan.needs_of(METHODS, key_of(wildcards))]
+    return [file for key in plan.needs_of(METHODS, key_of(wildcards)) for file in model_of(key)]
 
 
 def asked(wildcards):
@@ -124,7 +134,7 @@ def asked(wildcards):
 
 
 def model_of(key):
-    return str(run_folder(SETTINGS, key) / "model")
+    return [str(run_folder(SETTINGS, key) / name) for name in MODEL]
 
 
 def kept(key):
@@ -158,7 +168,7 @@ all_points = [points_path(task, seed) for task in SETTINGS.tasks for seed in SET
 timed = {task: SETTINGS.seeds_of(task)[0] for task in SETTINGS.tasks}
 timed_points = [points_path(task, seed) for task, seed in timed.items()]
 timed_keys = [run.key for run in PLANNED if run.key.seed == timed[run.key.task]]
-timed_models = [model_of(key) for key in timed_keys]
+timed_shapes = [model_of(key)[0] for key in timed_keys]
 
 
 def timed_runs(wildcards):

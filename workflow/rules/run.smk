@@ -5,7 +5,7 @@ rule run:
     input:
         needed_runs,
     output:
-        model=directory(f"{RUN}/model"),
+        model=[f"{RUN}/{file}" for file in MODEL],
         traces=[f"{RUN}/trace-{split}.parquet" for split in SPLITS],
         costs=f"{RUN}/costs.json",
         facts=f"{RUN}/run.json",
@@ -48,7 +48,7 @@ rule latency:
     # The job takes all cores, or a whole node of a cluster, so that no other job disturbs the measurement. New thresholds
     # of the same models do not repeat it.
     input:
-        timed_models,
+        timed_shapes,
         ancient(timed_points),
     output:
         f"{ROOT}/latency.parquet",

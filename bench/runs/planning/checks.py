@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from bench.tasks.examples import TaskData
 
 KEPT = 0.81
-"""Size of the files of a run / size of the backbone's float32 weights: the mean over 133 runs of the sketch profile."""
+"""Size of a run's model / size of the backbone's float32 weights: the mean over 133 runs of the profile sketch-full."""
+REST = 1.5e6
+"""Bytes of the files of a run besides its weights, such as the tokenizer."""
 
 
 def report(settings: Settings, cores: int) -> Iterator[str]:
@@ -157,15 +159,18 @@ def check_checkpoints(
 def check_room(settings: Settings, found: Coming) -> str:
     """Return a line on the disk space that the remaining runs need and the space that is free.
 
-    Every run keeps a model in float32, whose mean size is `KEPT` x the backbone. A run in training also keeps two
-    checkpoints of the weights and Adam's two moments, and its best weights.
+    The mean size of a model in float32 is `KEPT` x the backbone. Without `keep_models` only models that other runs need
+    are kept, as long as these are missing. A run in training also keeps two checkpoints of the weights and Adam's two
+    moments, and its best weights.
 
     Raises:
         UserError: If the space is not sufficient or the folder is not writable.
     """
     to_come = len(found)
-    model = 4 * backbones.shape_of(settings.backbone.name, settings.backbone.revision).parameters()
-    needed = (KEPT * to_come + 2 * 3 + 1) * model if to_come else 0
+    backbone = settings.backbone
+    model = 4 * backbones.shape_of(backbone.name, backbone.revision, backbone.layers).parameters()
+    kept = to_come if settings.keep_models else len({need for run in runs(settings) for need in run.needs})
+    needed = (KEPT * min(kept, to_come) + 2 * 3 + 1) * model + REST * to_come if to_come else 0
     check_folders(settings.root.absolute())
     there = next(folder for folder in (settings.root.absolute(), *settings.root.absolute().parents) if folder.is_dir())
     if not os.access(there, os.W_OK):

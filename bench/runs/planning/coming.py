@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 
+from bench.encoder.saved import has_weights
 from bench.errors import UserError
 from bench.method import contestant
 from bench.runs.identity import Identities
@@ -54,6 +55,7 @@ def coming(settings: Settings, identities: Identities) -> Coming:
     wanted = dict.fromkeys([*planned, *trials])
     missing = [key for key in wanted if not _exists(settings, key, identities)]
     made_here = [key for key in missing if key not in elsewhere]
+    made_here += _trained_again(settings, made_here, elsewhere)
     return Coming(
         tuple(key for key in made_here if key not in trials),
         (
@@ -62,6 +64,26 @@ def coming(settings: Settings, identities: Identities) -> Coming:
         ),
         {key: elsewhere[key] for key in missing if key in elsewhere},
     )
+
+
+def _trained_again(settings: Settings, made: Sequence[RunKey], elsewhere: Container[RunKey]) -> list[RunKey]:
+    """Return the runs whose weights were deleted and that a run among `made`, or another such run, needs.
+
+    Args:
+        settings: the profile.
+        made: the runs that are trained.
+        elsewhere: the runs that are copied.
+    """
+    found: dict[RunKey, None] = {}
+    open_ = list(made)
+    while open_:
+        key = open_.pop()
+        for need in contestant(settings, key.method, key.task).needed(key):
+            there = need in elsewhere or has_weights(run_folder(settings, need))
+            if need not in found and need not in made and not there:
+                found[need] = None
+                open_.append(need)
+    return list(found)
 
 
 def _not_asked(

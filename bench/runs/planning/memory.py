@@ -51,7 +51,7 @@ def latency_mb(settings: Settings, keys: Iterable[RunKey]) -> int:
 
 
 def _shape(settings: Settings) -> Shape:
-    return backbones.shape_of(settings.backbone.name, settings.backbone.revision)
+    return backbones.shape_of(settings.backbone.name, settings.backbone.revision, settings.backbone.layers)
 
 
 def _tokens(text: Survey, split: str, longest: int) -> float:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import signal
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import IO, Any
 
 from bench.context import task_data
 from bench.encoder import backbones
+from bench.errors import UserError
 from bench.runs.identity import Identities
 from bench.runs.plan import runs
 from bench.runs.planning.coming import coming
@@ -20,11 +27,13 @@ from bench.tasks.catalogue import task as task_named
 
 FRESH = 600.0
 """Seconds without a log line after which a training counts as stopped."""
+EVERY = 2.0
+"""Seconds between two reports of a workflow."""
 _STEP = re.compile(r"(\S+): steps? (\d+) (?:of|to) (\d+)$")
 
 
 def ahead(settings: Settings, cores: int) -> Forecast | None:
-    """Return the forecast of the missing runs and save it for `line`; None where none is missing."""
+    """Return the forecast of the missing runs and save it for `Progress`; None where none is missing."""
     found = coming(settings, Identities(settings))
     if not len(found):
         return None
@@ -38,17 +47,85 @@ def ahead(settings: Settings, cores: int) -> Forecast | None:
     return told
 
 
-def line(settings: Settings) -> str:
-    """Return one line: finished and failed runs, current trainings, and the time left if there is a forecast."""
-    trials, not_asked = trials_so_far(settings)
-    later = sum(not_asked.values())
-    known = dict.fromkeys([*(run.key for run in runs(settings)), *trials])
-    facts = {key: read_facts(path) for key in known if (path := run_folder(settings, key) / "run.json").is_file()}
-    failed = sum(each["status"] == "failed" for each in facts.values())
-    said = f"{len(facts)} of {len(known) + later} runs" + f", {failed} of them failed" * bool(failed)
-    going = [text for key in known if key not in facts and (text := _going(settings, key))]
-    to_come = [key for key in trials if key not in facts]
-    return "; ".join([said, *going, *_left(settings, facts, len(to_come) + later)])
+def report(settings: Settings, identities: Identities, descriptor: int) -> None:
+    """Report the progress of this workflow to the process that started it, in a thread that ends with this process.
+
+    A report is a line of JSON: `root` (first), `progress` and `failures`. If the other process ends, this one stops as
+    it does on Ctrl-C.
+
+    Args:
+        settings: The profile.
+        identities: Identities of its runs.
+        descriptor: File descriptor of a pipe to the other process.
+    """
+    pipe = os.fdopen(descriptor, "w", encoding="utf-8")
+    threading.Thread(target=_report, args=(pipe, settings, Progress(settings, identities)), daemon=True).start()
+
+
+def _report(pipe: IO[str], settings: Settings, progress: Progress) -> None:
+    def send(**message: Any) -> None:
+        pipe.write(json.dumps(message) + "\n")
+        pipe.flush()
+
+    try:
+        send(root=str(settings.root))
+        while True:
+            with suppress(UserError, FileNotFoundError):  # a file of a run that is deleted meanwhile
+                send(failures=[*progress.failures()], progress=progress.line())
+            time.sleep(EVERY)
+    except BrokenPipeError:
+        os.killpg(os.getpgrp(), signal.SIGINT)
+
+
+class Progress:
+    """The progress of a benchmark, from the files of its results.
+
+    Args:
+        settings: The profile.
+        identities: Identities of its runs; a run of another identity then counts as missing.
+    """
+
+    def __init__(self, settings: Settings, identities: Identities | None = None) -> None:
+        self._settings, self._identities = settings, identities
+        self._planned = [run.key for run in runs(settings)]
+        self._done: dict[RunKey, dict[str, Any]] = {}
+        self._failed: set[RunKey] = set()
+
+    def line(self) -> str:
+        """Return one line: finished and failed runs, current trainings, and the time left if there is a forecast."""
+        settings = self._settings
+        trials, later = self._trials()
+        known = dict.fromkeys([*self._planned, *trials])
+        facts = self._facts(known)
+        failed = sum(each["status"] == "failed" for each in facts.values())
+        said = f"{len(facts)} of {len(known) + later} runs" + f", {failed} of them failed" * bool(failed)
+        going = [text for key in known if key not in facts and (text := _going(settings, key))]
+        if len(facts) == len(known) + later and not (settings.root / "complete").is_file():
+            going = ["thresholds, latency, tables and figures"]
+        to_come = [key for key in trials if key not in facts]
+        return "; ".join([said, *going, *_left(settings, facts, len(to_come) + later)])
+
+    def failures(self) -> Iterator[str]:
+        """Yield a line for each run that has failed since the last call."""
+        for key, facts in self._facts([*self._planned, *self._trials()[0]]).items():
+            if facts["status"] == "failed" and key not in self._failed:
+                self._failed.add(key)
+                yield f"{key.path.as_posix()}: {facts['reason']}; see {log_file(self._settings, key)}"
+
+    def _trials(self) -> tuple[list[RunKey], int]:
+        """Return the runs of the trials asked for so far, and the number of those to come."""
+        trials, not_asked = trials_so_far(self._settings)
+        return trials, sum(not_asked.values())
+
+    def _facts(self, keys: Sequence[RunKey] | dict[RunKey, None]) -> dict[RunKey, dict[str, Any]]:
+        """Return the facts of the runs among `keys` that have a result."""
+        for key in keys:
+            path = run_folder(self._settings, key) / "run.json"
+            if key not in self._done and path.is_file():
+                facts = read_facts(path)
+                if self._identities is None or facts.get("identity") in (None, self._identities.of(key).hash):
+                    self._done[key] = facts
+        return {key: self._done[key] for key in keys if key in self._done}
 
 
 def _left(settings: Settings, facts: dict[RunKey, dict], trials: int) -> Sequence[str]:

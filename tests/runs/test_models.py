@@ -1,0 +1,154 @@
+"""Weights are kept while a run to come needs them; deleted ones are trained again, bit for bit, where needed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from typer.testing import CliRunner
+
+from bench.cli import app
+from bench.encoder.saved import has_weights, load_model
+from bench.errors import UserError
+from bench.runs.identity import Identities
+from bench.runs.plan import runs
+from bench.runs.planning.coming import coming
+from bench.runs.train_run import produce, trace_tests
+from bench.runs.training.models import release
+from bench.sharing.models import write_model
+from bench.store import RunKey, read_json, run_folder, weights_file
+
+BRIEF = {"epochs": 1, "learning_rate": 3e-3}
+FINETUNED = {"method": "baselines.finetuned:Finetuned", "options": BRIEF}
+ASSISTANT = {"method": "costeff.recipe:Assistant", "options": BRIEF}
+SMALL = {"sizes": {"half": {"heads": "1/2", "ffn": "1/2", "rank": "1/2"}}}
+COSTEFF = {"method": "costeff.recipe:CostEff", "options": BRIEF | SMALL | {"hidden_epochs": 1, "rate": 0.5}}
+DATA = {"sketch": {"train": 96, "validation": 32, "test": 16}, "calibration": 32}
+
+
+def keys(settings):
+    return [run.key for run in runs(settings)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of a run without times."""
+    return {
+        str(file.relative_to(folder)): file.read_bytes()
+        for file in folder.rglob("*")
+        if file.is_file() and file.name != "run.json"
+    }
+
+
+@pytest.fixture
+def build(tiny_settings, tmp_path):
+    def build(*, folder="results", keep_models=False, **contestants):
+        there = {"teacher": FINETUNED, "assistant": ASSISTANT, **contestants}
+        settings = tiny_settings(tmp_path / folder, data=DATA)
+        values = settings.model_dump() | {"contestants": there, "depth_reference": None, "keep_models": keep_models}
+        return type(settings).model_validate(values)
+
+    return build
+
+
+def kept(settings):
+    return {key.method for key in keys(settings) if has_weights(run_folder(settings, key))}
+
+
+@pytest.mark.parametrize("order", range(2))
+def test_weights_stay_while_a_run_to_come_needs_them(build, order):
+    """At each moment: what is planned, is not there yet, and reads a model finds that model."""
+    settings = build(costeff=COSTEFF, alone={**FINETUNED, "options": BRIEF | {"depths": [2]}})
+    planned = runs(settings)
+    for run in planned if order else [planned[0], planned[-1], *planned[1:-1]]:
+        assert produce(settings, run.key) == ""
+        release(settings, run.key.task, run.key.seed)
+        missing = [each for each in planned if not (run_folder(settings, each.key) / "run.json").exists()]
+        needed = {need.method for each in missing for need in each.needs}
+        there = {each.key.method for each in planned if each not in missing}
+        assert kept(settings) == needed & there
+    assert kept(settings) == set()
+    assert all((run_folder(settings, key) / "model" / "config.json").stat().st_size for key in keys(settings))
+
+
+def test_nothing_is_deleted_with_keep_models_or_for_a_person(build):
+    settings = build(keep_models=True)
+    for key in keys(settings):
+        produce(settings, key)
+        release(settings, key.task, key.seed)
+    assert kept(settings) == {"teacher", "assistant"}
+
+
+def test_a_study_to_come_keeps_what_its_trials_need(build):
+    values = build(search={**COSTEFF, "options": COSTEFF["options"] | {"sizes": {}}})
+    study = {"method": "search", "tasks": ["sst2"], "generations": 1, "population": 2}
+    settings = type(values).model_validate(values.model_dump() | {"studies": [study]})
+    for key in keys(settings):
+        produce(settings, key)
+        release(settings, key.task, key.seed)
+    assert kept(settings) >= {"assistant"}
+
+
+def test_a_deleted_model_that_a_new_contestant_needs_is_trained_again_bit_for_bit(build):
+    """A chain of two: the assistant learns from the teacher, COST-EFF continues the assistant."""
+    whole = build(folder="whole", costeff=COSTEFF, keep_models=True)
+    for key in keys(whole):
+        assert produce(whole, key) == ""
+    before = build()
+    for key in keys(before):
+        produce(before, key)
+        release(before, key.task, key.seed)
+    assert kept(before) == set()
+    old = {key: contents(run_folder(before, key)) for key in keys(before)}
+    stamps = {key: read_json(run_folder(before, key) / "run.json") for key in keys(before)}
+    after = build(costeff=COSTEFF)
+    assert {key.method for key in coming(after, Identities(after)).runs} == {"teacher", "assistant", "costeff"}
+    new = RunKey("sst2", "costeff", "half", 0)
+    assert produce(after, new) == ""
+    assert contents(run_folder(after, new)) == contents(run_folder(whole, new))
+    for key, files in old.items():
+        now = contents(run_folder(after, key))
+        assert {name: now[name] for name in files} == files and stamps[key] == read_json(
+            run_folder(after, key) / "run.json"
+        )
+        assert weights_file(run_folder(after, key)).read_bytes() == weights_file(run_folder(whole, key)).read_bytes()
+    release(after, "sst2", 0)
+    assert kept(after) == set()
+
+
+def test_weights_that_come_out_otherwise_are_refused(build):
+    settings = build()
+    teacher, assistant = keys(settings)
+    produce(settings, teacher)
+    weights_file(run_folder(settings, teacher)).unlink()
+    facts = run_folder(settings, teacher) / "run.json"
+    facts.write_text(facts.read_text().replace(read_json(facts)["weights"], "0" * 16))
+    why = produce(settings, assistant)
+    assert "gives other weights" in why and "delete" in why and "\n" not in why
+    assert not has_weights(run_folder(settings, teacher))
+
+
+def test_commands_that_need_weights_say_what_to_do(build):
+    settings = build()
+    for key in keys(settings):
+        produce(settings, key)
+        release(settings, key.task, key.seed)
+    key = keys(settings)[0]
+    attempts = (
+        lambda: load_model(run_folder(settings, key), torch.device("cpu")),
+        lambda: trace_tests(settings, key),
+        lambda: write_model(settings, None, {**key.facts}, settings.root / "out"),
+    )
+    for attempt in attempts:
+        with pytest.raises(UserError, match=r"no weights.*keep_models: true and run again") as caught:
+            attempt()
+        assert "\n" not in str(caught.value)
+
+
+def test_only_a_job_of_the_workflow_deletes(build, tmp_path):
+    settings = build()
+    file, folder = tmp_path / "settings.yaml", run_folder(settings, RunKey("sst2", "teacher", "full", 0))
+    file.write_text(yaml.safe_dump(build(assistant=FINETUNED).model_dump(mode="json")))  # no run needs the teacher
+    for options, there in (([], True), (["--as-job"], False)):
+        done = CliRunner().invoke(app, ["run", "sst2", "teacher", "full", "--config", str(file), *options])
+        assert done.exit_code == 0, done.output
+        assert has_weights(folder) == there
