@@ -102,6 +102,13 @@ class Stage:
         """Number of optimizer steps."""
         return self.plan.step_count(self.examples)
 
+    @classmethod
+    def untrained(cls, shape: Shape, examples: int, scored: int = 0) -> Stage:
+        """Return a stage without optimizer steps, for a method that does not train; see the attributes."""
+        from bench.training.loop import Plan  # imports torch, which is slow
+
+        return cls(Plan(epochs=0, learning_rate=0, steps=0), examples, shape, scored=scored)
+
 
 @dataclass(frozen=True)
 class Needed:
@@ -144,8 +151,12 @@ class Method:
         """
 
     def needs(self, variant: str) -> Sequence[Needed]:
-        """Return the models of other contestants that `train` loads with `Context.model`."""
-        return ()
+        """Return the models of other contestants that `train` loads with `Context.model`.
+
+        By default the one that `starts_from` names.
+        """
+        source = self.starts_from(variant)
+        return [source] if source else []
 
     def needed(self, key: RunKey) -> tuple[RunKey, ...]:
         """Return the keys of the runs that `needs` names, for the task and seed of `key`."""
@@ -222,7 +233,7 @@ class Method:
         return shape_of(self.settings.backbone.name, self.settings.backbone.revision)
 
     def starts_from(self, variant: str) -> Needed | None:
-        """Return the model among `needs` from whose weights the training of this variant continues, if any."""
+        """Return the model among `needs` whose weights this variant continues, or uses as they are, if any."""
         return None
 
     def search_space(self, trial: Trial) -> str:

@@ -57,7 +57,7 @@ class Plan:
     rows_at_once: int | None = None
     """Largest number of rows in a forward pass. Larger batches are split (gradient accumulation). None: no limit."""
     steps: int | None = None
-    """Number of optimizer steps; overrides `epochs`."""
+    """Number of optimizer steps; overrides `epochs`. 0: a stage that does not train (`Stage.untrained`)."""
     warmup: float = 0.1
     """Fraction of the steps in which the learning rate increases from 0; at least `warmup_floor` steps."""
     warmup_floor: int = 0
@@ -78,7 +78,9 @@ class Plan:
 
     def step_count(self, examples: int) -> int:
         """Return the number of optimizer steps for this many examples."""
-        return self.steps or max(1, round(self.epochs * steps_per_epoch(examples, self.batch_size)))
+        if self.steps is not None:
+            return self.steps
+        return max(1, round(self.epochs * steps_per_epoch(examples, self.batch_size)))
 
     def choices(self, examples: int) -> int:
         """Return how often a stage that keeps its best epoch evaluates the model: after each epoch and at the end.
