@@ -43,6 +43,7 @@ class FPabee(Method):
     """
 
     Options = FPabeeOptions
+    policy = "divergence"
 
     def variants(self) -> Sequence[str]:
         """Return the names of the variants."""
