@@ -85,6 +85,8 @@ class Stage:
         words: Fraction of the tokens for which both models compute a distribution over the vocabulary.
         scored: Number of examples with a forward and backward pass but no optimizer step, for importance scores.
         auxiliary: Whether the trained weights do not become part of the model of the variant.
+        depth: Mean number of layers that a training step computes, for models whose layers are used several times or
+            not in every step; None: every layer once.
     """
 
     plan: Plan
@@ -96,6 +98,7 @@ class Stage:
     words: float = 0.0
     scored: int = 0
     auxiliary: bool = False
+    depth: float | None = None
 
     @property
     def steps(self) -> int:

@@ -87,7 +87,7 @@ class Chop(Method):
         if self._has_head:
             words = with_head(model, backbone.name, backbone.revision)
             loss = MaskedWords(context.tokenizer.mask_token_id, tuple(context.tokenizer.all_special_ids))
-            model = context.fit(words, loss, plans[0], "pretrain", whole_vocabulary=True).encoder
+            context.fit(words, loss, plans[0], "pretrain", whole_vocabulary=True)
         context.fit(model, supervised, plans[-1], "finetune", select=True)
         return model
 

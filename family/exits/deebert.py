@@ -51,6 +51,7 @@ class DeeBert(Method):
         """Train a variant and return its model."""
         model = context.backbone("tanh", exits="all")
         backbone, exits = self._plans
+        model.exit_heads[:-1].requires_grad_(False)
         context.fit(model, supervised, backbone, "backbone", select=[-1])
         model.requires_grad_(False)
         model.exit_heads[:-1].requires_grad_(True)

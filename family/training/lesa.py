@@ -76,8 +76,8 @@ class Lesa(Method):
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
         """Return the stage of fine-tuning."""
         shape, sources = self.backbone, places(self.backbone.layers, int(variant.removeprefix("depth")))
-        sizes = {"heads": tuple(shape.heads[i] for i, _ in sources), "ffn": tuple(shape.ffn[i] for i, _ in sources)}
-        return [Stage(self._plan, examples, replace(shape, **sizes), selects=True)]
+        heads, ffn = (tuple(sizes[i] for i, _ in sources) for sizes in (shape.heads, shape.ffn))
+        return [Stage(self._plan, examples, replace(shape, heads=heads, ffn=ffn), selects=True)]
 
     @property
     def _plan(self) -> Plan:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import toys
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.context import Context
@@ -19,6 +19,7 @@ EVEN = {"heads": [4, 4, 4, 4], "ffn": [48] * 4, "exits": [4]}
 
 
 @given(st.integers(3, 24), st.data())
+@settings(deadline=None)
 def test_old_layers_keep_their_order_and_new_ones_stand_between_the_last_pairs(layers, data):
     depth = data.draw(st.integers(layers + 1, 2 * layers - 1))
     order = places(layers, depth)
