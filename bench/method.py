@@ -86,7 +86,8 @@ class Stage:
         scored: Number of examples with a forward and backward pass but no optimizer step, for importance scores.
         auxiliary: Whether the trained weights do not become part of the model of the variant.
         depth: Mean number of layers that a training step computes, for models whose layers are used several times or
-            not in every step; None: every layer once.
+            not in every step; None: every layer once. A frozen layer, of which the forward pass alone is computed,
+            counts as a third.
     """
 
     plan: Plan

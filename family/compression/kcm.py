@@ -78,8 +78,9 @@ class Kcm(Method):
         return self.titled(f"KCM {variant}, no training", "kcm")
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
-        """Return no training: examples are read forward and backward once, and twice forward for the scales."""
-        return [Stage.untrained(self.backbone, examples, scored=round(min(examples, self.options.examples) * 5 / 3))]
+        """Return no training: about 6 forward passes of the teacher and 4 of the small model for each example read."""
+        scored = min(examples, self.options.examples) * (6 + 4 * float(variant.partition("-")[2])) / 3  # 3 passes each
+        return [Stage.untrained(self.backbone, examples, round(scored))]
 
     def train(self, context: Context, variant: str) -> Encoder:
         """Prune the teacher and return the smaller model."""

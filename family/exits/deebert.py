@@ -59,8 +59,13 @@ class DeeBert(Method):
         return model
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
-        """Return both stages; the forward pass of the frozen backbone is counted as a training step."""
-        return [Stage(plan, examples, self.backbone, selects=True) for plan in self._plans]
+        """Return both stages; in the second one the layers are frozen."""
+        backbone, exits = self._plans
+        frozen = self.backbone.layers / 3
+        return [
+            Stage(backbone, examples, self.backbone, selects=True),
+            Stage(exits, examples, self.backbone, selects=True, depth=frozen),
+        ]
 
     @property
     def _plans(self) -> tuple[Plan, Plan]:

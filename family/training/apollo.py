@@ -78,11 +78,11 @@ class Apollo(Method):
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
         """Return the stages; a step costs the mean of the depths that are drawn."""
-        shape, last = self.backbone, self._plans[-1]
+        shape, plans = self.backbone, self._plans
         found = []
-        for unique, plan in zip(self.options.layers, self._plans, strict=True):
+        for unique, plan in zip(self.options.layers, plans, strict=True):
             depth = mean_depth(unique, shape.layers)
-            found.append(Stage(plan, examples, shape.truncated(unique), selects=plan is last, depth=depth))
+            found.append(Stage(plan, examples, shape.truncated(unique), selects=plan is plans[-1], depth=depth))
         return found
 
     @property
