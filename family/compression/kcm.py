@@ -49,9 +49,8 @@ class Kcm(Method):
     Section 4: mask search (squared gradients by the masks of heads and neurons, the diagonal of the Fisher information
     I, rank them under the budget), rearrangement (units of a layer are exchanged for a smaller (1 - m)^T I (1 - m)) and
     rescaling (least squares bring the outputs of each layer close to the teacher's). Masked units are cut out.
-    Own choices: gradients of single examples, as in the paper (authors' code: of batches); at least one head and one
-    neuron in every layer; heads of the first layer are rescaled too, without an intercept (authors' code: not the
-    first; an intercept). Latencies are options, since a run must not depend on a measurement.
+    Own choices: gradients of single examples, as in the paper (authors' code: of batches); at least one head and neuron
+    in each layer; all heads are rescaled, without intercept (authors' code: not in the first layer, with intercept).
     """
 
     Options = KcmOptions
