@@ -49,7 +49,7 @@ def within_budget(method: Method, variant: str, examples: int) -> Method:
     """Return the method with its epochs scaled so that `steps_in_all` of the variant meets the training budget.
 
     All epochs are multiplied by the same factor, so the proportions of the stages do not change. Without
-    `training.budget` the method is returned unchanged.
+    `training.budget`, and for a variant that does not train, the method is returned unchanged.
 
     Args:
         method: The contestant on a task.
@@ -60,7 +60,7 @@ def within_budget(method: Method, variant: str, examples: int) -> Method:
         UserError: If no factor brings the steps within 5 % of the budget, or a stage has another batch size.
     """
     budget = method.settings.training.budget
-    if budget is None:
+    if budget is None or not _own_steps(method, variant, examples):
         return method
     return _fitted(method, variant, examples)
 

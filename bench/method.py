@@ -83,6 +83,9 @@ class Stage:
         words: Fraction of the tokens for which both models compute a distribution over the vocabulary.
         scored: Number of examples with a forward and backward pass but no optimizer step, for importance scores.
         auxiliary: Whether the trained weights do not become part of the model of the variant.
+        depth: Mean number of layers that a training step computes, for models whose layers are used several times or
+            not in every step; None: every layer once. A frozen layer, of which the forward pass alone is computed,
+            counts as a third.
     """
 
     plan: Plan
@@ -94,11 +97,19 @@ class Stage:
     words: float = 0.0
     scored: int = 0
     auxiliary: bool = False
+    depth: float | None = None
 
     @property
     def steps(self) -> int:
         """Number of optimizer steps."""
         return self.plan.step_count(self.examples)
+
+    @classmethod
+    def untrained(cls, shape: Shape, examples: int, scored: int = 0) -> Stage:
+        """Return a stage without optimizer steps, for a method that does not train; see the attributes."""
+        from bench.training.loop import Plan  # imports torch, which is slow
+
+        return cls(Plan(epochs=0, learning_rate=0, steps=0), examples, shape, scored=scored)
 
 
 @dataclass(frozen=True)
@@ -142,8 +153,12 @@ class Method:
         """
 
     def needs(self, variant: str) -> Sequence[Needed]:
-        """Return the models of other contestants that `train` loads with `Context.model`."""
-        return ()
+        """Return the models of other contestants that `train` loads with `Context.model`.
+
+        By default the one that `starts_from` names.
+        """
+        source = self.starts_from(variant)
+        return [source] if source else []
 
     def needed(self, key: RunKey) -> tuple[RunKey, ...]:
         """Return the keys of the runs that `needs` names, for the task and seed of `key`."""
@@ -221,7 +236,7 @@ class Method:
         return shape_of(backbone.name, backbone.revision, backbone.layers)
 
     def starts_from(self, variant: str) -> Needed | None:
-        """Return the model among `needs` from whose weights the training of this variant continues, if any."""
+        """Return the model among `needs` whose weights this variant continues, or uses as they are, if any."""
         return None
 
     def search_space(self, trial: Trial) -> str:

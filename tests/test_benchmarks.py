@@ -61,6 +61,7 @@ def test_make_bench_calls_scripts_that_are_there_with_options_that_they_take():
     [
         ("clock.py", [], "all within 10 %"),
         ("thresholds.py", ["--splits", "1"], "direct search"),
+        ("layer_latency.py", ["--length", "8"], "ffn: {floor: "),
         ("gpu.py", ["--layers", "1", "--hidden", "16", "--heads", "1", "--steps", "1", "--task", ""], "TFLOP/s"),
     ],
 )

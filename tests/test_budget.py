@@ -50,7 +50,8 @@ def test_all_contestants_have_the_steps_of_the_budget(tiny_backbone, steps, exam
         method = contestant(settings, name, task)
         for variant in method.variants():
             assert steps_in_all(method, variant, examples) == pytest.approx(entry.share * steps, rel=0.05), name
-            assert all(stage.plan.batch_size == 16 for stage in stages_of(method, variant, examples))
+            trained = [stage for stage in stages_of(method, variant, examples) if stage.steps]
+            assert all(stage.plan.batch_size == 16 for stage in trained)
 
 
 def test_a_task_can_have_a_budget_of_its_own(tiny_backbone):

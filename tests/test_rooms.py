@@ -76,7 +76,16 @@ def test_bench_knows_no_contestant():
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module:
-                assert node.module.split(".")[0] not in ("costeff", "baselines"), path
+                assert node.module.split(".")[0] not in ("costeff", "baselines", "family"), path
+
+
+@pytest.mark.parametrize(("package", "below"), [("costeff", ()), ("baselines", ()), ("family", ("baselines",))])
+def test_contestants_import_the_suite_and_not_one_another(package: str, below: tuple[str, ...]):
+    for path in (ROOT / package).rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and node.module:
+                top = node.module.split(".")[0]
+                assert top not in {"costeff", "baselines", "family"} - {package, *below}, path
 
 
 @pytest.mark.parametrize("room", ["exit_policies", "analysis", "reporting"])

@@ -106,7 +106,7 @@ def trained(settings, key: RunKey, tmp_path: Path) -> int:
 
 
 def told(method, variant: str, count: int) -> list[tuple]:
-    said = method.stages(variant, count)
+    said = [stage for stage in method.stages(variant, count) if stage.steps]
     return sorted(
         ((each.shape.heads, each.shape.ffn, each.shape.rank, each.steps, each.selects) for each in said), key=str
     )

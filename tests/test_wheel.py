@@ -39,7 +39,7 @@ class Person:
     def __init__(self, home: Path) -> None:
         self.folder, self.environment = home / "a folder", home / "environment"
         self.folder.mkdir()
-        shutil.copy(ROOT / "examples" / "berxit.py", self.folder)
+        shutil.copy(ROOT / "family" / "exits" / "berxit.py", self.folder)
         backbone = {"name": str(make_backbone(home / "backbone")), "pooling": "mean"}
         (self.folder / "mine.yaml").write_text(yaml.safe_dump(PROFILE | {"backbone": backbone}))
 
@@ -73,9 +73,9 @@ def person(tmp_path_factory: pytest.TempPathFactory) -> Person:
 
 
 def test_it_is_the_wheel_that_runs(person: Person):
-    code = "import bench, costeff, baselines; [print(*m.__path__) for m in (bench, costeff, baselines)]"
+    code = "import bench, costeff, baselines, family; [print(*m.__path__) for m in (bench, costeff, baselines, family)]"
     places = person.python(code).splitlines()
-    assert len(places) == 3 and all(Path(place).is_relative_to(person.environment) for place in places)
+    assert len(places) == 4 and all(Path(place).is_relative_to(person.environment) for place in places)
     assert "workflow" in person.costeff("--help").stdout
 
 

@@ -32,7 +32,7 @@ def cut(
     Raises:
         UserError: An index that a layer does not have, a layer that keeps nothing, or a rank above the present one.
     """
-    config = model.config
+    config = _own_layers(model)
     heads = [range(count) for count in config.heads] if heads is None else heads
     neurons = [range(count) for count in config.ffn] if neurons is None else neurons
     _check("heads", heads, config.heads)
@@ -92,7 +92,7 @@ def take_layers(model: Encoder, layers: Sequence[int], exits: Sequence[int] | No
     Raises:
         UserError: A layer that `model` does not have, or none at all.
     """
-    config = model.config
+    config = _own_layers(model)
     if not layers or min(layers) < 0 or max(layers) >= len(config.heads):
         raise UserError(f"cut: layers {list(layers)} of an encoder with {len(config.heads)}")
     exits = [len(layers)] if exits is None else list(exits)
@@ -132,7 +132,7 @@ def narrow(
         carried: The same for values.
         neurons: For each layer the FFN neurons to keep.
     """
-    config, hidden = model.config, list(hidden)
+    config, hidden = _own_layers(model), list(hidden)
     size = len(matched[0]) // config.heads[0]
     weights = dict(model.state_dict())
     for key, value in weights.items():
@@ -157,6 +157,17 @@ def narrow(
             weights[f"{name}.bias"] = weights[f"{name}.bias"][hidden]
     smaller = _reshaped(config, hidden_size=len(hidden), head_size=size, ffn=[len(kept) for kept in neurons])
     return _filled(smaller, weights, model)
+
+
+def _own_layers(model: Encoder) -> EncoderConfig:
+    """Return the configuration of a model whose layers have weights of their own.
+
+    Raises:
+        UserError: The layers share their weights, so that none can be cut alone.
+    """
+    if model.config.shared:
+        raise UserError("cut: the layers of this encoder share their weights; cut it before they are shared")
+    return model.config
 
 
 def _reshaped(config: EncoderConfig, **changes: object) -> EncoderConfig:

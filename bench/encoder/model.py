@@ -6,7 +6,7 @@ With the same weights it gives the logits of transformers' BERT.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,7 @@ class EncoderConfig(PretrainedConfig):
         rank: Inner size of a factorised word embedding; None for a whole one.
         exits: Layers (1-based, ascending) that are followed by an exit, the last layer among them. Default: the last.
         head: Kind of the exit heads (`bench.encoder.exits`).
+        shared: Whether all layers have the same weights, which are stored once.
         signal: Whether each exit also gives one number, from a linear layer that all exits share, for an exit policy
             that is learned.
         pooling: How an exit reads the hidden states: the first position, or the mean over tokens.
@@ -58,6 +59,7 @@ class EncoderConfig(PretrainedConfig):
         rank: int | None = None,
         exits: list[int] | None = None,
         head: HeadKind = "tanh",
+        shared: bool = False,
         signal: bool = False,
         pooling: Pooling = "cls",
         hidden_act: str = "gelu",
@@ -80,6 +82,7 @@ class EncoderConfig(PretrainedConfig):
         self.rank = rank
         self.exits = list(exits) if exits else [len(self.heads)]
         self.head = head
+        self.shared = shared
         self.signal = signal
         self.pooling = pooling
         self.hidden_act = hidden_act
@@ -90,6 +93,8 @@ class EncoderConfig(PretrainedConfig):
         self.initializer_range = initializer_range
         if self.exits != sorted(set(self.exits)) or self.exits[0] < 1 or self.exits[-1] != len(self.heads):
             raise UserError(f"exits {self.exits}: ascending layers from 1, ending at the last, {len(self.heads)}")
+        if shared and len({*zip(self.heads, self.ffn, strict=True)}) > 1:
+            raise UserError("shared layers have the same weights; give all layers the same heads and ffn")
 
     @property
     def shape(self) -> Shape:
@@ -205,7 +210,8 @@ class Encoder(SavedModel):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
         self.embeddings = Embeddings(config)
-        self.layers = nn.ModuleList(Layer(config, h, f) for h, f in zip(config.heads, config.ffn, strict=True))
+        sizes = list(zip(config.heads, config.ffn, strict=True))
+        self.layers = nn.ModuleList(Layer(config, h, f) for h, f in (sizes[:1] if config.shared else sizes))
         self.dense = nn.Linear(config.hidden_size, config.hidden_size) if has_dense(config.head) else None
         self.exit_heads = nn.ModuleList(
             ExitHead(config.head, config.hidden_size, config.num_labels, config.head_dropout) for _ in config.exits
@@ -222,6 +228,11 @@ class Encoder(SavedModel):
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
+
+    @property
+    def stack(self) -> list[Layer]:
+        """The layers in the order of computation; shared layers occur as often as they are used."""
+        return cast(list[Layer], list(self.layers) * (len(self.config.heads) if self.config.shared else 1))
 
     # -- size and cost ------------------------------------------------------------------------------------------
 
@@ -266,7 +277,7 @@ class Encoder(SavedModel):
         hidden, mask = state["hidden"], state["mask"]
         bias = attention_bias(mask, hidden.dtype)
         start = self.config.exits[exit_index - 1] if exit_index else 0
-        for layer in self.layers[start : self.config.exits[exit_index]]:
+        for layer in self.stack[start : self.config.exits[exit_index]]:
             hidden, _ = layer(hidden, bias)
         pooled = pool(hidden, mask, self.config.pooling)
         logits = self.exit_heads[exit_index](pooled, self.dense)
@@ -301,13 +312,13 @@ class Encoder(SavedModel):
             UserError: `equilibrium` without an exit after every layer.
         """
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        depth, exits = len(self.layers), {layer: i for i, layer in enumerate(self.config.exits)}
+        depth, exits = len(self.stack), {layer: i for i, layer in enumerate(self.config.exits)}
         if equilibrium and len(exits) != depth:
             raise UserError(f"gradient equilibrium needs an exit after each of {depth} layers, not {len(exits)}")
         hidden = self.embeddings(input_ids, token_type_ids)
         bias = attention_bias(mask, hidden.dtype)
         states, all_scores, logits, signals = [hidden], [], [], []
-        for i, layer in enumerate(self.layers):
+        for i, layer in enumerate(self.stack):
             below = scale_gradient(hidden, depth - i) if equilibrium and i else hidden
             hidden, scores = layer(below, bias, output_attention_scores)
             if equilibrium:

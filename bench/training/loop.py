@@ -57,12 +57,12 @@ class Plan:
     rows_at_once: int | None = None
     """Largest number of rows in a forward pass. Larger batches are split (gradient accumulation). None: no limit."""
     steps: int | None = None
-    """Number of optimizer steps; overrides `epochs`."""
+    """Number of optimizer steps; overrides `epochs`. 0: a stage that does not train (`Stage.untrained`)."""
     warmup: float = 0.1
     """Fraction of the steps in which the learning rate increases from 0; at least `warmup_floor` steps."""
     warmup_floor: int = 0
     schedule: str = "linear"
-    """Learning rate after the warm-up: "linear" decreases to 0, "constant" stays."""
+    """Learning rate after the warm-up: "linear" and "cosine" decrease to 0, "constant" stays."""
     weight_decay: float = 0.01
     """Decoupled weight decay of all parameters except biases and LayerNorm weights."""
     clip: float = 1.0
@@ -78,7 +78,9 @@ class Plan:
 
     def step_count(self, examples: int) -> int:
         """Return the number of optimizer steps for this many examples."""
-        return self.steps or max(1, round(self.epochs * steps_per_epoch(examples, self.batch_size)))
+        if self.steps is not None:
+            return self.steps
+        return max(1, round(self.epochs * steps_per_epoch(examples, self.batch_size)))
 
     def choices(self, examples: int) -> int:
         """Return how often a stage that keeps its best epoch evaluates the model: after each epoch and at the end.
@@ -93,9 +95,10 @@ class Plan:
         warmup = max(self.warmup_floor, math.ceil(self.warmup * steps)) if self.warmup or self.warmup_floor else 0
         if step < warmup:
             return self.learning_rate * (step / warmup)
-        if self.schedule != "linear":
-            return self.learning_rate
-        return self.learning_rate * max(0.0, (steps - step) / max(1, steps - warmup))
+        left = max(0.0, (steps - step) / max(1, steps - warmup))
+        if self.schedule == "cosine":
+            return self.learning_rate * (1 - math.cos(math.pi * left)) / 2
+        return self.learning_rate * (left if self.schedule == "linear" else 1)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import yaml
 
 import baselines
 import costeff
+import family
 from bench.conformance.checks import CHECKS, Check
 from bench.conformance.runs import Runs
 from bench.measuring.recording import record
@@ -63,8 +64,8 @@ def test_a_method_of_the_suite_conforms(runs: Runs, again: Runs, check: Check, k
 
 def test_every_method_has_a_tiny_setting():
     known = {entry.method for entry in load("conform").contestants.values()}
-    for package in (baselines, costeff):
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+    for package in (baselines, costeff, family):
+        for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             for name, found in inspect.getmembers(importlib.import_module(module.name), inspect.isclass):
                 if issubclass(found, Method) and found.__module__ == module.name:
                     assert f"{module.name}:{name}" in known

@@ -21,7 +21,7 @@ from bench.measuring import counting
 from bench.measuring.recording import record
 from bench.tasks.catalogue import task
 from bench.trace import Trace
-from examples.berxit import Certainty
+from family.exits.berxit import Certainty
 
 
 @pytest.mark.parametrize("head", ["tanh", "pooler"])

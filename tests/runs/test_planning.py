@@ -58,6 +58,9 @@ def test_the_work_counted_is_the_work_done(settings, key, tmp_path):
     assert traced  # what `train` does not read
     _, without = work_of(settings, key, replace(data, splits={k: data.splits[k] for k in ("train", "calibration")}))
     done = counted.get_total_flops() / 2
+    if not done:
+        assert not trained.macs  # it uses another's model as it is
+        return
     assert 0.75 * done < 3 * trained.macs + without.macs < 1.3 * done
     assert read.macs >= without.macs
 

@@ -126,7 +126,7 @@ class DeployedEncoder:
         self.segments = None if embeddings.segments is None else embeddings.segments.weight.detach()
         self.first = self.positions if self.segments is None else self.positions + self.segments[0]
         """[positions, d] sum of position and segment embedding for tokens of the first text."""
-        layers = cast(list[Layer], list(model.layers))
+        layers = model.stack
         shifts = [layer.attention_output.bias.detach() for layer in layers]  # contained in the input of each layer
         shifts.append(torch.zeros_like(shifts[0]))
         self.norm_shape, self.eps = (config.hidden_size,), config.layer_norm_eps

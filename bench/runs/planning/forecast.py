@@ -158,7 +158,10 @@ def work_of(settings: Settings, key: RunKey, data: TaskData) -> tuple[Work, Work
         if stage.kept:
             read += _work(stage.kept, train.lengths)
         if stage.beside:
-            read += replace(_step(replace(stage, shape=stage.beside), train, words), parameters=0.0) * stage.steps
+            read += (
+                replace(_step(replace(stage, shape=stage.beside, depth=None), train, words), parameters=0.0)
+                * stage.steps
+            )
     traced = next((stage.shape for stage in reversed(stages) if stage.selects), stages[-1].shape)
     for split, examples in data.splits.items():
         if split != "train":
@@ -247,21 +250,28 @@ def _step(stage: Stage, data: Examples, used_words: int) -> Work:
     lengths = data.lengths
     batches = length_batches(lengths, stage.plan.batch_size, np.random.default_rng(0))
     padded = [int(lengths[rows].max()) for rows in batches]
-    work = sum((_work(stage.shape, np.full(len(rows), n)) for rows, n in zip(batches, padded, strict=True)), Work())
+    depth = stage.depth
+    work = sum(
+        (_work(stage.shape, np.full(len(rows), n), depth) for rows, n in zip(batches, padded, strict=True)), Work()
+    )
     words = sum(len(rows) * n for rows, n in zip(batches, padded, strict=True)) * stage.words
     work += Work(macs=words * stage.shape.vocabulary * stage.shape.hidden)
     used = _parameters(stage.shape, used_words) + bool(stage.words) * stage.shape.vocabulary * stage.shape.hidden
     return work * (1 / len(batches)) + Work(parameters=used)
 
 
-def _work(shape: Shape, lengths: NDArray[np.int64]) -> Work:
-    """Return the work of a forward pass over examples of these lengths [N] in tokens, padding included."""
+def _work(shape: Shape, lengths: NDArray[np.int64], depth: float | None = None) -> Work:
+    """Return the work of a forward pass over examples of these lengths [N] in tokens, padding included.
+
+    `depth` is the number of layers that are computed, on average, if it is not that of the shape.
+    """
     counts = {int(n): int(many) for n, many in zip(*np.unique(lengths, return_counts=True), strict=True)}
+    times = 1 if depth is None else depth / shape.layers
     macs = sum(
-        many * (shape.embedding_macs(n) + sum(shape.layer_macs(layer, n) for layer in range(shape.layers)))
+        many * (shape.embedding_macs(n) + times * sum(shape.layer_macs(layer, n) for layer in range(shape.layers)))
         for n, many in counts.items()
     )
-    return Work(macs, float(lengths.sum()) * shape.layers)
+    return Work(macs, float(lengths.sum()) * shape.layers * times)
 
 
 def _config(shape: Shape) -> EncoderConfig:

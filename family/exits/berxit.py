@@ -1,4 +1,6 @@
-"""A method with its own exit policy: BERxiT learns at each exit whether its prediction is correct."""
+"""BERxiT: alternating fine-tuning, and a learned certainty of each exit as exit policy."""
+
+from __future__ import annotations
 
 from collections.abc import Sequence
 
@@ -53,8 +55,8 @@ class Berxit(Method):
     """BERxiT (Xin et al., EACL 2021): alternating fine-tuning and a learned exit policy.
 
     Every layer has an exit. Odd steps train the last exit only, even steps all exits (section 3.2). One linear head,
-    shared by all exits, predicts from the input of the exit whether its prediction is correct (section 4). This also
-    works on regression, where there are no class probabilities.
+    shared by all exits, predicts from the input of the exit whether its prediction is correct (section 4), with the
+    squared error; on regression its target is 1 - tanh(|error|). It is trained in the even steps.
     """
 
     Options = BerxitOptions

@@ -1,0 +1,1 @@
+"""Further published methods of the field, each in one file; `docs/family.md` describes them."""

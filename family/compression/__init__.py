@@ -1,0 +1,1 @@
+"""Smaller models: pruned, with fewer layers, or with shared weights."""

@@ -1,0 +1,1 @@
+"""Early exit: models with exits, and policies that decide when an example leaves."""

@@ -1,0 +1,83 @@
+"""DeeBERT: the backbone is fine-tuned first; then exits are trained on the frozen backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+from torch import Tensor
+
+from baselines.finetuned import supervised
+from bench.context import Context
+from bench.encoder import Encoder
+from bench.method import BatchSize, Epochs, Method, Options, Stage
+from bench.training.loop import Plan
+from bench.training.losses import over_exits, task_loss
+
+
+class DeeBertOptions(Options):
+    """Options of DeeBERT."""
+
+    epochs: Epochs = Field(3, description="Epochs of fine-tuning the backbone (authors: 3).")
+    exit_epochs: Epochs = Field(3, description="Epochs of the exits (authors: as many).")
+    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of both, linear decay after 10 % warm-up.")
+    batch_size: BatchSize = Field(32, description="Batch size of both.")
+
+
+class DeeBert(Method):
+    """DeeBERT (Xin et al., ACL 2020, arXiv 2004.12993): two-stage training, entropy as exit policy.
+
+    Section 3.2: the backbone and the last exit are fine-tuned; then everything but the other exits is frozen and these
+    are trained with the sum of their losses, sum_{i<n} L_i. Section 3.3: an example exits where the entropy of the
+    prediction is below a threshold.
+
+    Own choices: an exit is a linear layer on tanh of the pooled state, as in COST-EFF (authors' code: each exit has
+    BERT's pooler of its own); on regression the policy is the agreement of successive predictions; the backbone of the
+    best epoch is kept.
+    """
+
+    Options = DeeBertOptions
+    policy = "entropy"
+
+    def variants(self) -> Sequence[str]:
+        """Return the names of the variants."""
+        return ["full"]
+
+    def label(self, variant: str) -> str:
+        """Return the name in tables and figures."""
+        return self.titled("DeeBERT", "deebert")
+
+    def train(self, context: Context, variant: str) -> Encoder:
+        """Train a variant and return its model."""
+        model = context.backbone("tanh", exits="all")
+        backbone, exits = self._plans
+        model.exit_heads[:-1].requires_grad_(False)
+        context.fit(model, supervised, backbone, "backbone", select=[-1])
+        model.requires_grad_(False)
+        model.exit_heads[:-1].requires_grad_(True)
+        context.fit(model, early_exits, exits, "exits", select=True)
+        return model
+
+    def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        """Return both stages; in the second one the layers are frozen."""
+        backbone, exits = self._plans
+        frozen = self.backbone.layers / 3
+        return [
+            Stage(backbone, examples, self.backbone, selects=True),
+            Stage(exits, examples, self.backbone, selects=True, depth=frozen),
+        ]
+
+    @property
+    def _plans(self) -> tuple[Plan, Plan]:
+        """Plans of the two stages."""
+        options = self.options
+        return (
+            Plan(options.epochs, options.learning_rate, options.batch_size),
+            Plan(options.exit_epochs, options.learning_rate, options.batch_size),
+        )
+
+
+def early_exits(model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
+    """Return the sum of the losses of all exits but the last (equation 2)."""
+    output = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+    return over_exits(task_loss, output.exit_logits[:-1], batch["labels"])

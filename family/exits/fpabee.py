@@ -1,0 +1,73 @@
+"""F-PABEE: the model of PABEE, with the similarity of successive distributions as exit policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from pydantic import Field
+
+from bench.context import Context
+from bench.encoder import Encoder
+from bench.exit_policies.policies import Agreement, Divergence, Policy
+from bench.method import Method, Needed, Options, Stage
+
+
+class FPabeeOptions(Options):
+    """Options of F-PABEE."""
+
+    pabee: str = Field("pabee", description="The contestant whose model is used.")
+    patience: int = Field(1, ge=1, description="Successive pairs of exits that have to agree.")
+
+
+class Similarity(Divergence):
+    """`Divergence` at several successive exits, under a name of its own since tables do not hold their number."""
+
+    name = "similarity"
+
+
+class Closeness(Agreement):
+    """`Agreement` at several successive exits, for regression."""
+
+    name = "closeness"
+
+
+class FPabee(Method):
+    """F-PABEE (Gao et al., 2023, arXiv 2305.11916): PABEE with a similarity score instead of equal predictions.
+
+    Section 3: an example exits when the divergence of the distributions of two successive exits is below a threshold at
+    `patience` successive exits. The training is PABEE's, so its model is used as it is and nothing is trained. The
+    threshold is swept, while the patience is fixed.
+
+    Own choices: of the divergences in the paper, Jensen-Shannon; on regression, which has no distributions, the
+    difference of successive predictions.
+    """
+
+    Options = FPabeeOptions
+    policy = "divergence"
+
+    def variants(self) -> Sequence[str]:
+        """Return the names of the variants."""
+        return ["full"]
+
+    def starts_from(self, variant: str) -> Needed:
+        """Return PABEE's model."""
+        return Needed(self.options.pabee, "full")
+
+    def label(self, variant: str) -> str:
+        """Return the name in tables and figures."""
+        return self.titled(f"F-PABEE (patience {self.options.patience})", "fpabee")
+
+    def rule(self) -> Policy:
+        """Return the exit policy."""
+        run = self.options.patience
+        if run == 1:  # the suite's own policies, which tables can replay by their names
+            return Agreement() if self.task.regression else Divergence()
+        return Closeness(run=run) if self.task.regression else Similarity(run=run)
+
+    def train(self, context: Context, variant: str) -> Encoder:
+        """Return PABEE's model."""
+        return context.model(self.options.pabee, "full")
+
+    def stages(self, variant: str, examples: int) -> Sequence[Stage]:
+        """Return no training."""
+        return [Stage.untrained(self.backbone, examples)]

@@ -1,0 +1,31 @@
+"""BERxiT's loss against its formula, step by step."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+import toys
+
+from bench.tasks.batches import collate
+from family.exits.berxit import Alternating
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("step", [0, 1, 2, 3])
+def test_odd_steps_train_the_last_exit_and_even_ones_all_exits_and_the_certainty(step, outputs):
+    model = toys.encoder(signal=True, num_labels=outputs)
+    some = toys.examples(6, regression=outputs == 1)
+    batch = collate([some[i] for i in range(6)])
+    found = Alternating(4)(model, batch, step / 4)
+    output = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+    labels = batch["labels"]
+    expected = torch.zeros(())
+    for e, logits in enumerate(output.exit_logits):
+        if outputs == 1:
+            values = logits[:, 0]
+            loss, target = F.mse_loss(values, labels.float()), 1 - torch.tanh((values - labels).abs())
+        else:
+            loss, target = F.cross_entropy(logits, labels), (logits.argmax(1) == labels).float()
+        certainty = (torch.sigmoid(output.signals[e]) - target.detach()).square().mean()
+        if step % 2 or e == 2:
+            expected = expected + loss + (certainty if step % 2 else 0)
+    torch.testing.assert_close(found, expected)
