@@ -47,6 +47,7 @@ def take(
             the points were collected.
     """
     transformers_log.disable_progress_bar()
+    seed = seed_of(settings, task, seed)
     points = read_points(settings)
     row = chosen(settings, points, task, method, speedup, seed)
     write_model(settings, points, row, out)
