@@ -1,7 +1,9 @@
 """A changed setting is never ignored in a folder that has results: a stage that depends on it is made again."""
 
+import json
 from typing import Any
 
+import pandas as pd
 import pytest
 from pydantic import BaseModel
 
@@ -9,6 +11,7 @@ from bench.runs import collect as collecting
 from bench.runs import plan, replay
 from bench.runs.identity import Identities
 from bench.settings import Settings, check
+from bench.store import write_parquet
 
 # The last digits of results depend on the machine; these settings, and those of files and folders, choose it.
 WITHOUT_EFFECT = {
@@ -97,6 +100,16 @@ def test_each_setting_is_something_that_a_stage_depends_on(base: Settings):
 def test_a_stage_depends_on_what_it_reads(name, value, stage, base: Settings):
     after = depended_on(check(changed(base.model_dump(), name, value), "test"))
     assert after[stage] != depended_on(base)[stage]
+
+
+def test_times_of_another_reference_or_of_other_examples_are_not_current(base: Settings):
+    """Snakemake compares no params of a job whose ancient inputs are made again, so the file has to tell."""
+    asked = json.dumps(collecting.latency_inputs(base), sort_keys=True)
+    assert not collecting.latency_is_current(base)
+    write_parquet(base.root / "latency.parquet", pd.DataFrame({"asked": [asked, asked]}))
+    assert collecting.latency_is_current(base)
+    for name, value in (("reference", "pabee"), ("latency.examples", 3)):
+        assert not collecting.latency_is_current(check(changed(base.model_dump(), name, value), "test"))
 
 
 def test_the_order_of_contestants_changes_tables_and_repeats_no_replay(base: Settings):

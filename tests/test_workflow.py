@@ -185,6 +185,19 @@ def test_other_thresholds_train_and_time_nothing(finished):
     assert found == {"all": 1, "replay": 2, "collect": 1, "report": 1, "complete": 1, "total": 6}
 
 
+@pytest.mark.parametrize(
+    ("change", "jobs_again"),
+    [
+        ("comparison={margin: 2}", {"report": 1}),
+        ("data={note: another name}", {"collect": 1, "report": 1}),
+        ("reference=mine", {"replay": 2, "latency": 1, "collect": 1, "report": 1}),
+    ],
+)
+def test_a_changed_setting_repeats_the_stages_that_read_it(change, jobs_again, finished):
+    found = jobs(finished.snakemake("-n", config=(change,)))
+    assert found == jobs_again | {"complete": 1, "all": 1, "total": sum(jobs_again.values()) + 2}
+
+
 def test_another_learning_rate_trains_that_and_what_hangs_from_it(finished):
     found = jobs(finished.snakemake("-n", config=("contestants={teacher: {options: {learning_rate: 0.001}}}",)))
     assert found["run"] == 4  # the teacher and the assistant that learns from it, on two tasks

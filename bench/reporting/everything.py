@@ -13,7 +13,7 @@ from bench.reporting.findings import findings
 from bench.reporting.published import for_figures, read_published
 from bench.reporting.tables import tables
 from bench.settings import Settings
-from bench.store import read_facts, read_points
+from bench.store import read_json, read_points
 
 _COLUMNS = (
     "kind", "point", "policy", "threshold", "thresholds", "exit", "split", "score", "metric", "matthews", "accuracy",
@@ -64,5 +64,5 @@ def _written(settings: Settings) -> Iterator[str]:
 
 def _missing_splits(settings: Settings) -> dict[str, list[str]]:
     """Map each task to the splits that its source does not have, according to its runs."""
-    facts = [read_facts(path) for path in sorted(settings.root.glob("runs/*/*/*/*/run.json"))]
+    facts = [read_json(path, "status") for path in sorted(settings.root.glob("runs/*/*/*/*/run.json"))]
     return {run["key"]["task"]: run["data"]["missing_splits"] for run in facts if "data" in run}

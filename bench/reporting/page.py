@@ -26,7 +26,7 @@ from bench.reporting.figures.drawing import Absent, marks, task_order
 from bench.reporting.figures.frontiers import average_curves
 from bench.reporting.tables import Table
 from bench.reporting.tables.notes import common_notes
-from bench.store import read_facts
+from bench.store import read_json
 from bench.tasks.catalogue import title as task_title
 from bench.tasks.quality import findings
 from bench.tasks.scores import METRICS, TITLES
@@ -99,7 +99,7 @@ def facts(runs: Path) -> list[tuple[str, str]]:
     found: dict[str, set[str]] = {}
     seconds, count = 0.0, 0
     for path in sorted(runs.glob("*/*/*/*/run.json")):
-        run = read_facts(path)
+        run = read_json(path, "status")
         count += 1
         if run["status"] != "ok":
             continue
@@ -127,7 +127,7 @@ def data_findings(runs: Path) -> dict[str, list[str]]:
     """Map each task to the problems found in its data, from every run.json under `runs`."""
     found: dict[str, dict[str, None]] = {}
     for path in sorted(runs.glob("*/*/*/*/run.json")):
-        run = read_facts(path)
+        run = read_json(path, "status")
         lines = findings(run.get("data", {}).get("quality", {}))
         if lines:
             found.setdefault(path.parents[3].name, {}).update(dict.fromkeys(lines))

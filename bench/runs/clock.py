@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ from bench.exit_policies.operating import leaves, left
 from bench.exit_policies.policies import Policy
 from bench.measuring.latency import Operated, Timing, measure
 from bench.method import contestant
-from bench.runs.collect import collect_task
+from bench.runs.collect import collect_task, latency_inputs
 from bench.runs.plan import reference_run
 from bench.runs.replay import succeeded
 from bench.runs.train_run import hardware, prepare
@@ -39,7 +40,7 @@ log = logging.getLogger(__name__)
 COLUMNS = [
     *RUN, "operated", "weights", "batch_size", "examples", "promised", "speedup", "speedup_low", "speedup_high",
     "seconds", "reference_seconds", "noise_low", "noise_high", "trained", "p95_seconds", "reference_p95_seconds",
-    "hardware", "torch",
+    "hardware", "torch", "asked",
 ]  # fmt: skip
 
 
@@ -57,6 +58,7 @@ def measure_latency(settings: Settings, out: Path) -> None:
     - `p95_seconds`, `reference_p95_seconds`: 95th percentile of the time of one example at batch size 1.
     - `trained`: whether the weights are those of the run. A run from a published folder has no weights, so it is timed
       with random weights of its shape, and its examples exit where its trace says.
+    - `asked`: the `latency_inputs`, as JSON.
 
     A run that failed or is missing has no row. No other process should run at the same time.
 
@@ -81,6 +83,7 @@ def measure_latency(settings: Settings, out: Path) -> None:
         rows += _task(settings, reference, device)
         log.info("%s: %d times in %.1f s", task, len(rows) - before, time.monotonic() - began)
     machine = {"hardware": f"{place}, {torch.get_num_threads()} thread(s)", "torch": torch.__version__}
+    machine |= {"asked": json.dumps(latency_inputs(settings), sort_keys=True)}
     write_parquet(out, pd.DataFrame(rows).assign(**machine).reindex(columns=COLUMNS))
 
 

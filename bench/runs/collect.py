@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -51,6 +52,16 @@ def collect(settings: Settings) -> pd.DataFrame:
 def latency_inputs(settings: Settings) -> dict[str, Any]:
     """Return the settings that latencies depend on apart from the runs; the workflow repeats them if one changes."""
     return {"latency": settings.latency.model_dump(mode="json"), "reference": settings.reference}
+
+
+def latency_is_current(settings: Settings) -> bool:
+    """Return whether latency.parquet was measured with the current `latency_inputs`.
+
+    Raises:
+        UserError: If the file is broken.
+    """
+    timed = read_parquet_if_there(settings.root / "latency.parquet")
+    return set(timed.get("asked", ())) == {json.dumps(latency_inputs(settings), sort_keys=True)}
 
 
 def collect_inputs(settings: Settings) -> dict[str, Any]:

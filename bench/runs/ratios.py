@@ -27,7 +27,7 @@ from bench.method import Method, contestant
 from bench.runs.replay import traces_of
 from bench.settings import RatioStudy, Settings
 from bench.sharing.untrusted import printable, read_table
-from bench.store import RunKey, read_facts, read_json, read_parquet, run_folder, write_json, write_parquet
+from bench.store import RunKey, read_json, read_parquet, run_folder, write_json, write_parquet
 from bench.trace import Costs
 
 VERSION = 1
@@ -281,7 +281,7 @@ def _outcome(settings: Settings, key: RunKey) -> dict[str, Any]:
     """Return the result of the run of a trial, with the keys of `_OUTCOME`."""
     nothing = dict.fromkeys((*OBJECTIVES, "validation_score"), float("nan"))
     folder = run_folder(settings, key)
-    facts = read_facts(folder / "run.json")
+    facts = read_json(folder / "run.json", "status")
     if facts["status"] != "ok":
         return nothing | {"status": "failed", "reason": facts["reason"]}
     task, cost = contestant(settings, key.method, key.task).task, Costs.load(folder / "costs.json")

@@ -35,7 +35,13 @@ with heavy_imports():
     from bench.context import wants_gpu
     from bench.errors import UserError
     from bench.runs import plan, ratios, replay
-    from bench.runs.collect import collect_inputs, latency_inputs, made_by_other_code, report_inputs
+    from bench.runs.collect import (
+        collect_inputs,
+        latency_inputs,
+        latency_is_current,
+        made_by_other_code,
+        report_inputs,
+    )
     from bench.runs.identity import Identities
     from bench.runs.planning.checks import check_room
     from bench.runs.planning.coming import coming
@@ -53,6 +59,7 @@ try:
     PLANNED = plan.runs(SETTINGS)
     IDENTITIES = Identities(SETTINGS)
     OTHER_CODE = made_by_other_code(SETTINGS)
+    TIMES_ARE_CURRENT = latency_is_current(SETTINGS)
     if workflow.is_main_process:  # check all runs before the first job; a job only checks its own
         for run in PLANNED:
             IDENTITIES.of(run.key)
