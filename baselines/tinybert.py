@@ -16,8 +16,8 @@ from bench.analysis.points import predictions
 from bench.context import Context, Criterion
 from bench.encoder import Encoder, Shape, backbones
 from bench.encoder.cut import narrow, take_layers
+from bench.encoder.layers.bert import Layer
 from bench.encoder.masked_lm import has_head, with_head
-from bench.encoder.model import Layer
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Needed, Options, Stage
 from bench.settings import Checkpoint
@@ -90,6 +90,11 @@ class TinyBert(Method):
         """Raise UserError for options that do not fit the backbone."""
         backbone, where = self.settings.backbone, f"contestants.{self.name}.options"
         shape = self.backbone
+        if shape.layout != "bert":
+            raise UserError(
+                f"{where}: no narrower student can be cut from {backbone.name}, whose positions are rotary; remove the "
+                "contestant, or use a backbone in BERT's layout"
+            )
         for variant, size in self.options.sizes.items():
             _check(size, shape, f"{where}.sizes.{variant}")
             if size.checkpoint is not None:

@@ -365,7 +365,7 @@ def test_spoiled_weights_are_refused_by_check_and_by_load(checkpoint, change, sa
 
 
 CONFIGS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
-    "another model": ({"model_type": "roberta"}, ("model_type = 'roberta'", "bert and distilbert")),
+    "another model": ({"model_type": "roberta"}, ("model_type = 'roberta'", "distilbert and modernbert")),
     "a model of nothing": ({"model_type": ["bert"]}, ("model_type",)),
     "no hidden size": ({"hidden_size": ...}, ("no hidden_size",)),
     "no heads": ({"num_attention_heads": ...}, ("no num_attention_heads",)),
