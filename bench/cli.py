@@ -68,6 +68,7 @@ Config = Annotated[Path | None, typer.Option("--config", help=_SETTINGS)]
 Task = Annotated[str, typer.Argument(help="Task of the profile, such as sst2.")]
 Contestant = Annotated[str, typer.Argument(help="Contestant of the profile.")]
 Seed = Annotated[int, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the run.")]
+Layout = Annotated[str, typer.Option(help="Layout of the encoder: bert or modernbert.")]
 ChosenSeed = Annotated[
     int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the run. Default: the first seed of the task.")
 ]
@@ -164,6 +165,7 @@ def conform(
     method: Annotated[str, typer.Argument(help="Import path of the class of the method, such as my_method:Mine.")],
     options: Annotated[str, typer.Option(help="Options of the method, as JSON or YAML.")] = "{}",
     config: Annotated[Path | None, typer.Option(help="Profile that contains the method; its options are used.")] = None,
+    layout: Layout = "bert",
 ) -> None:
     """Check that a method meets the requirements of the benchmark, on a tiny encoder and generated tasks.
 
@@ -171,6 +173,7 @@ def conform(
     """
     with heavy_imports():
         from bench.conformance.suite import conform as verdicts
+        from bench.encoder.shape import layout_named
 
     logging.getLogger().setLevel(logging.ERROR)
     try:
@@ -180,7 +183,7 @@ def conform(
     if not isinstance(given, dict):
         raise UserError(f"--options {options}: a mapping is needed, such as '{{epochs: 12, learning_rate: 3.0e-3}}'")
     failed = False
-    for verdict in verdicts(method, given, config):
+    for verdict in verdicts(method, given, config, layout_named(layout)):
         typer.echo(verdict.line)
         failed |= bool(verdict.faults)
     sys.exit(failed)
@@ -206,14 +209,15 @@ def size(
     length: Annotated[int, typer.Option(help="Length of the example in tokens.")] = 128,
     head_size: Annotated[int, typer.Option(help="Size of an attention head.")] = 64,
     vocabulary: Annotated[int, typer.Option(help="Size of the vocabulary.")] = 30522,
-    positions: Annotated[int, typer.Option(help="Number of position embeddings.")] = 512,
+    positions: Annotated[int, typer.Option(help="Tokens of the longest text; BERT has an embedding of each.")] = 512,
+    layout: Layout = "bert",
     pooler: Annotated[bool, typer.Option(help="Use BERT's pooler and only the last exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print the parameters of a shape, and its multiply-adds and FLOPs at each exit. Needs no weights."""
     from bench.runs.planning.checks import size_of
 
-    facts = size_of(layers, hidden, heads, ffn, rank, classes, length, head_size, vocabulary, positions, pooler)
+    facts = size_of(layers, hidden, heads, ffn, rank, classes, length, head_size, vocabulary, positions, pooler, layout)
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
         return

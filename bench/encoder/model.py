@@ -17,7 +17,7 @@ from transformers.utils import ModelOutput
 from bench.encoder.exits import ExitHead, HeadKind, Pooling, has_dense, pool, scale_gradient
 from bench.encoder.layers import bert, modernbert
 from bench.encoder.saved import SavedModel
-from bench.encoder.shape import LayoutName, Shape
+from bench.encoder.shape import LayoutName, Shape, layout_named
 from bench.errors import UserError
 
 _LAYOUTS = {"bert": bert, "modernbert": modernbert}
@@ -102,13 +102,11 @@ class EncoderConfig(PretrainedConfig):
         self.head_dropout = head_dropout
         self.layer_norm_eps = layer_norm_eps
         self.initializer_range = initializer_range
-        self.layout = layout
+        self.layout = layout_named(layout)
         depth, modern = len(self.heads), layout == "modernbert"
         self.windows = windows or [None if i % 3 == 0 else 64 for i in range(depth * modern)]
         self.thetas = thetas or [160_000.0 if window is None else 10_000.0 for window in self.windows]
         self.attention_norms = attention_norms or [i > 0 for i in range(depth * modern)]
-        if layout not in _LAYOUTS:
-            raise UserError(f"layout {layout!r}: use {' or '.join(_LAYOUTS)}")
         if {len(self.windows), len(self.thetas), len(self.attention_norms)} != {depth * modern}:
             raise UserError(
                 f"windows, thetas, attention_norms: {len(self.windows)}, {len(self.thetas)}, "

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from bench.errors import UserError
 
 LayoutName = Literal["bert", "modernbert"]
 """Layout of an encoder: BERT's, which DistilBERT shares, or ModernBERT's, which Ettin shares."""
+
+
+def layout_named(name: str) -> LayoutName:
+    """Return the layout of this name.
+
+    Raises:
+        UserError: There is none.
+    """
+    for layout in get_args(LayoutName):
+        if layout == name:
+            return layout
+    raise UserError(f"layout {name!r}: there are {' and '.join(get_args(LayoutName))}")
 
 
 @dataclass(frozen=True)
