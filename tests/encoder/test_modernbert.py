@@ -16,6 +16,7 @@ from transformers import ModernBertConfig, ModernBertForMaskedLM, ModernBertForS
 from bench.conformance.backbone import make_backbone
 from bench.encoder import Encoder, EncoderConfig, backbones
 from bench.encoder.cut import cut, narrow, take_layers
+from bench.encoder.layers.attention import attention_bias
 from bench.encoder.masked_lm import has_head, with_head
 from bench.errors import UserError
 from bench.method import contestant
@@ -113,6 +114,19 @@ def test_windows_and_positions_matter(tmp_path):
             other = Encoder(EncoderConfig.from_dict(model.config.to_dict() | change)).eval()
             other.load_state_dict(model.state_dict())
             assert (other(**inputs).logits - expected).abs().max() > 1e-3
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=3), st.integers(0, 22), st.integers(0, 4))
+def test_tokens_read_the_tokens_in_their_window_and_all_positions_read_something(lengths, window, padding):
+    mask = (torch.arange(max(lengths) + padding) < torch.tensor(lengths)[:, None]).long()
+    bias = attention_bias(mask, torch.float32, window)
+    places = torch.arange(mask.shape[1])
+    near = (places[:, None] - places).abs() <= window
+    expected = (near & mask.bool()[:, None]).broadcast_to(len(lengths), *near.shape)
+    read = torch.ones_like(expected) if bias is None else (bias == 0)[:, 0].broadcast_to(expected.shape)
+    real = mask.bool()
+    assert torch.equal(read[real], expected[real]) and read.any(-1).all()
 
 
 def test_attention_scores_are_those_of_transformers(tmp_path):

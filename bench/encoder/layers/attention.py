@@ -31,7 +31,8 @@ def attention_bias(mask: Tensor, dtype: torch.dtype, window: int | None = None) 
             return None
         return torch.zeros_like(mask, dtype=dtype).masked_fill(mask == 0, torch.finfo(dtype).min)[:, None, None, :]
     places = torch.arange(length, device=mask.device)
-    unread = ((places[:, None] - places).abs() > window)[None, None]
-    if not full:
-        unread = unread | (mask == 0)[:, None, None, :]
+    distance = (places[:, None] - places).abs()[None, None]
+    unread = distance > window
+    if not full:  # padding reads itself: the softmax over nothing is not a number in bfloat16
+        unread = unread | ((mask == 0)[:, None, None, :] & (distance > 0))
     return torch.zeros_like(unread, dtype=dtype).masked_fill(unread, torch.finfo(dtype).min)
