@@ -339,7 +339,7 @@ def spread(layers: int, kept: int) -> list[int]:
 
 def without_segments(model: Encoder) -> Encoder:
     """Add segment 0 to every position and remove the segment embeddings, in place; return the model."""
-    if model.embeddings.segments is not None:
+    if model.config.type_vocab_size:
         with torch.no_grad():
             model.embeddings.positions.weight += model.embeddings.segments.weight[0]
         model.embeddings.segments = None

@@ -16,8 +16,8 @@ from bench.analysis.points import predictions
 from bench.context import Context, Criterion
 from bench.encoder import Encoder, Shape, backbones
 from bench.encoder.cut import narrow, take_layers
+from bench.encoder.layers.bert import Layer
 from bench.encoder.masked_lm import has_head, with_head
-from bench.encoder.model import Layer
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Needed, Options, Stage
 from bench.settings import Checkpoint, Layers, LearningRate, Width
@@ -92,7 +92,7 @@ class TinyBert(Method):
     def check(self) -> None:
         """Raise UserError for options that do not fit the backbone."""
         backbone, where = self.settings.backbone, f"contestants.{self.name}.options"
-        shape = self.backbone
+        shape = self.backbone_of_bert()
         for variant, size in self.options.sizes.items():
             _check(size, shape, f"{where}.sizes.{variant}")
             if size.checkpoint is not None:

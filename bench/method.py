@@ -235,6 +235,20 @@ class Method:
         backbone = self.settings.backbone
         return shape_of(backbone.name, backbone.revision, backbone.layers)
 
+    def backbone_of_bert(self) -> Shape:
+        """Return the shape of the backbone, for a method that needs BERT's layout.
+
+        Raises:
+            UserError: If the backbone has another layout.
+        """
+        shape = self.backbone
+        if shape.layout != "bert":
+            raise UserError(
+                f"contestants.{self.name}: {self.settings.backbone.name} has {shape.layout}'s layout, and the method "
+                "needs BERT's; remove the contestant, or use another backbone"
+            )
+        return shape
+
     def starts_from(self, variant: str) -> Needed | None:
         """Return the model among `needs` whose weights this variant continues, or uses as they are, if any."""
         return None

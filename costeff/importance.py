@@ -43,7 +43,8 @@ def taylor(
     """Return the sum of |weight| x |gradient| for each head and neuron.
 
     |gradient| is summed over batches, without dropout. A head has its columns of the attention output projection; a
-    neuron has its row of the first FFN matrix and its column of the second. Biases are left out.
+    neuron has its row of the first FFN matrix, of the gate in ModernBERT's layout, and its column of the last FFN
+    matrix. Biases are left out.
 
     Args:
         model: The encoder; it is in eval mode afterwards.
@@ -54,7 +55,7 @@ def taylor(
         bfloat16: Whether products are computed in bfloat16, as in training; weights and sums are float32.
     """
     model.eval()
-    parts = ("attention_output", "ffn_in", "ffn_out")
+    parts = ("attention_output", *model.neuron_rows, "ffn_out")
     weights: list[Tensor] = [getattr(layer, part).weight for layer in model.layers for part in parts]
     gradients = [torch.zeros_like(weight) for weight in weights]
     for rows in length_batches(examples.lengths[chosen], batch_size, None):
@@ -65,11 +66,13 @@ def taylor(
         for total, gradient in zip(gradients, torch.autograd.grad(value, weights), strict=True):
             total += gradient.abs()
     scores = [weight.detach().abs() * total for weight, total in zip(weights, gradients, strict=True)]
-    size = model.config.head_size
+    size, count = model.config.head_size, len(parts)
+    layers = [scores[start : start + count] for start in range(0, len(scores), count)]
     return Importance(
-        heads=[output.unflatten(1, (-1, size)).sum((0, 2)).cpu() for output in scores[0::3]],
+        heads=[output.unflatten(1, (-1, size)).sum((0, 2)).cpu() for output, *_ in layers],
         neurons=[
-            (first.sum(1) + second.sum(0)).cpu() for first, second in zip(scores[1::3], scores[2::3], strict=True)
+            (sum((rows.sum(1) for rows in inputs[1:]), inputs[0].sum(1)) + last.sum(0)).cpu()
+            for _, *inputs, last in layers
         ],
     )
 

@@ -345,6 +345,8 @@ def _with_exits(context: Context, source: Encoder) -> Encoder:
     model = context.backbone("tanh", exits="all")
     weights = source.state_dict()
     if source.config.exits != model.config.exits or source.config.head != model.config.head:
-        weights = {key: value for key, value in weights.items() if key.startswith(("embeddings.", "layers."))}
+        weights = {
+            key: value for key, value in weights.items() if key.startswith(("embeddings.", "layers.", "final_norm."))
+        }
     model.load_state_dict(weights, strict=False)
     return model

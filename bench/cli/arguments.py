@@ -55,6 +55,7 @@ Profile = Annotated[Path | None, typer.Argument(help=SETTINGS, autocompletion=pr
 Config = Annotated[Path | None, typer.Option("--config", help=SETTINGS, autocompletion=profiles)]
 Task = Annotated[str, typer.Argument(help="Task of the profile, such as sst2.", autocompletion=tasks)]
 Contestant = Annotated[str, typer.Argument(help="Contestant of the profile.", autocompletion=contestants)]
+Layout = Annotated[str, typer.Option(help="Layout of the encoder: bert or modernbert.")]
 ChosenSeed = Annotated[
     int | None, typer.Option(min=0, max=LARGEST_SEED, help="Seed of the run. Default: the first seed of the task.")
 ]

@@ -17,6 +17,7 @@ from bench.cli.arguments import (
     EVERYDAY,
     Config,
     Cores,
+    Layout,
     Profile,
     app,
     one_profile,
@@ -52,6 +53,7 @@ def conform(
     options: Annotated[str, typer.Option(help="Options of the method, as JSON or YAML.")] = "{}",
     profile: Annotated[Path | None, typer.Argument(help=f"{CONTAINS} Default: none.", autocompletion=profiles)] = None,
     config: Annotated[Path | None, typer.Option("--config", help=CONTAINS, autocompletion=profiles)] = None,
+    layout: Layout = "bert",
 ) -> None:
     """Check that a method meets the requirements of the benchmark, on a tiny encoder and generated tasks.
 
@@ -59,6 +61,7 @@ def conform(
     """
     with heavy_imports():
         from bench.conformance.suite import conform as verdicts
+        from bench.encoder.shape import layout_named
 
     given_profile = one_profile(profile, config)
     logging.getLogger().setLevel(logging.ERROR)
@@ -69,7 +72,7 @@ def conform(
     if not isinstance(given, dict):
         raise UserError(f"--options {options}: a mapping is needed, such as '{{epochs: 12, learning_rate: 3.0e-3}}'")
     failed = False
-    for verdict in verdicts(method, given, given_profile):
+    for verdict in verdicts(method, given, given_profile, layout_named(layout)):
         typer.echo(verdict.line)
         failed |= bool(verdict.faults)
     sys.exit(failed)
@@ -95,14 +98,15 @@ def size(
     length: Annotated[int, typer.Option(help="Length of the example in tokens.")] = 128,
     head_size: Annotated[int, typer.Option(help="Size of an attention head.")] = 64,
     vocabulary: Annotated[int, typer.Option(help="Size of the vocabulary.")] = 30522,
-    positions: Annotated[int, typer.Option(help="Number of position embeddings.")] = 512,
+    positions: Annotated[int, typer.Option(help="Tokens of the longest text; BERT has an embedding of each.")] = 512,
+    layout: Layout = "bert",
     pooler: Annotated[bool, typer.Option(help="Use BERT's pooler and only the last exit.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print the parameters of a shape, and its multiply-adds and FLOPs at each exit. Needs no weights."""
     from bench.runs.planning.checks import size_of
 
-    facts = size_of(layers, hidden, heads, ffn, rank, classes, length, head_size, vocabulary, positions, pooler)
+    facts = size_of(layers, hidden, heads, ffn, rank, classes, length, head_size, vocabulary, positions, pooler, layout)
     if as_json:
         typer.echo(json.dumps(facts, indent=1))
         return

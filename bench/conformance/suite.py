@@ -11,6 +11,7 @@ from typing import Any
 from bench.conformance.backbone import make_backbone
 from bench.conformance.checks import CHECKS, Check
 from bench.conformance.runs import Fault, Runs
+from bench.encoder.shape import LayoutName
 from bench.errors import UserError
 from bench.method import contestant
 from bench.runs.train_run import prepare
@@ -47,13 +48,16 @@ class Verdict:
         return f"FAILED     {self.title}: {self.faults[0]}{more}. What to do: {self.remedy}"
 
 
-def conform(method: str, options: dict[str, Any], config: Path | None) -> Iterator[Verdict]:
+def conform(
+    method: str, options: dict[str, Any], config: Path | None, layout: LayoutName = "bert"
+) -> Iterator[Verdict]:
     """Train every variant of a method on three tiny tasks, one of them twice, and yield the result of each check.
 
     Args:
         method: Import path of the class, `module:Class`.
         options: Options of the method, which override those of `config`.
         config: Profile that contains the method, or None.
+        layout: Layout of the tiny encoder.
 
     Raises:
         UserError: If the method cannot be imported or set up.
@@ -61,7 +65,8 @@ def conform(method: str, options: dict[str, Any], config: Path | None) -> Iterat
     with tempfile.TemporaryDirectory(prefix="costeff-conform-") as folder:
         home = Path(folder)
         prepare()
-        settings, name = settings_for(method, options, config, make_backbone(home / "backbone"), home / "first")
+        backbone = make_backbone(home / "backbone", layout)
+        settings, name = settings_for(method, options, config, backbone, home / "first")
         first = Runs(settings)
         second = Runs(settings.model_copy(update={"results": home / "second"}))
         for each in CHECKS:

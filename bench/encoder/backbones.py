@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from bench.encoder.checkpoints import layouts, vocabulary, weights
 from bench.encoder.checkpoints.files import VOCABULARIES, digest, find, tokenizer_digest
+from bench.encoder.checkpoints.modernbert import apart
 from bench.encoder.exits import HeadKind, Pooling, has_dense
 from bench.encoder.model import Encoder, EncoderConfig
 from bench.encoder.shape import Shape
@@ -41,7 +42,7 @@ def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase
         ) from error
     for mark in (found.cls_token, found.sep_token, found.unk_token):  # a missing one would get a new id
         if mark is None or mark not in own:
-            raise UserError(f"checkpoint {name}: its vocabulary has no {mark or '[CLS], [SEP] or [UNK]'}; use a BERT's")
+            raise UserError(f"checkpoint {name}: its vocabulary has no {mark or '[CLS], [SEP] or [UNK]'}; use another")
     return found
 
 
@@ -74,7 +75,7 @@ def load(
     device: torch.device | str = "cpu",
     signal: bool = False,
 ) -> Encoder:
-    """Return an `Encoder` with the weights of a checkpoint in BERT's or DistilBERT's layout and new exit heads.
+    """Return an `Encoder` with the weights of a BERT, DistilBERT or ModernBERT checkpoint and new exit heads.
 
     New weights are drawn from torch's global generator. The dense layer of the exit heads starts from the
     checkpoint's pooler if it has one.
@@ -114,7 +115,8 @@ def word_head(name: str, revision: str | None = None) -> dict[str, Tensor] | Non
     """Return the weights of a checkpoint's masked-word head, or None if it has none.
 
     Returns:
-        `0.weight`, `0.bias` (dense layer), `2.weight`, `2.bias` (LayerNorm) and `bias` [V].
+        `0.weight`, `0.bias` (dense layer), `2.weight`, `2.bias` (LayerNorm) and `bias` [V]; in ModernBERT's layout
+        neither `0.bias` nor `2.bias`.
 
     Raises:
         UserError: The head is incomplete, or its output matrix is not the word embedding.
@@ -192,4 +194,4 @@ def _opened(name: str, revision: str | None) -> tuple[Path, layouts.Layout, dict
 
 def _values(name: str, stored: dict[str, weights.Stored], names: dict[str, str]) -> dict[str, Tensor]:
     ours = {theirs: own for own, theirs in names.items()}
-    return {ours[theirs]: values for theirs, values in weights.tensors(name, stored, names.values())}
+    return apart({ours[theirs]: values for theirs, values in weights.tensors(name, stored, names.values())})

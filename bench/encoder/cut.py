@@ -44,13 +44,13 @@ def cut(
     weights = dict(model.state_dict())
     for i, (kept_heads, kept_neurons) in enumerate(zip(heads, neurons, strict=True)):
         rows = _head_rows(kept_heads, config.head_size, model.device)
-        for part in ("query", "key", "value"):
-            weights[f"layers.{i}.{part}.weight"] = weights[f"layers.{i}.{part}.weight"][rows]
-            weights[f"layers.{i}.{part}.bias"] = weights[f"layers.{i}.{part}.bias"][rows]
-        weights[f"layers.{i}.attention_output.weight"] = weights[f"layers.{i}.attention_output.weight"][:, rows]
         kept = torch.as_tensor(list(kept_neurons), device=model.device)
-        weights[f"layers.{i}.ffn_in.weight"] = weights[f"layers.{i}.ffn_in.weight"][kept]
-        weights[f"layers.{i}.ffn_in.bias"] = weights[f"layers.{i}.ffn_in.bias"][kept]
+        for part in ("query", "key", "value", *model.neuron_rows):
+            chosen = kept if part in model.neuron_rows else rows
+            for name in (f"layers.{i}.{part}.weight", f"layers.{i}.{part}.bias"):
+                if name in weights:
+                    weights[name] = weights[name][chosen]
+        weights[f"layers.{i}.attention_output.weight"] = weights[f"layers.{i}.attention_output.weight"][:, rows]
         weights[f"layers.{i}.ffn_out.weight"] = weights[f"layers.{i}.ffn_out.weight"][:, kept]
     if rank is not None and rank < now:
         words, factor = factorised(model, rank)
@@ -105,12 +105,8 @@ def take_layers(model: Encoder, layers: Sequence[int], exits: Sequence[int] | No
         moved.append((f"exit_heads.{old}.", f"exit_heads.{new}."))
     for before, after in moved:
         weights |= {after + k.removeprefix(before): v for k, v in state.items() if k.startswith(before)}
-    smaller = _reshaped(
-        config,
-        heads=[config.heads[i] for i in layers],
-        ffn=[config.ffn[i] for i in layers],
-        exits=exits,
-    )
+    each = ["heads", "ffn"] + ["windows", "thetas", "attention_norms"] * (config.layout == "modernbert")
+    smaller = _reshaped(config, exits=exits, **{key: [getattr(config, key)[i] for i in layers] for key in each})
     return _filled(smaller, weights, model)
 
 
@@ -131,7 +127,12 @@ def narrow(
         matched: For each layer the rows of queries and keys to keep, head by head, equally many of each head.
         carried: The same for values.
         neurons: For each layer the FFN neurons to keep.
+
+    Raises:
+        UserError: The encoder has ModernBERT's layout, whose rotary positions give each row of a head its own angle.
     """
+    if model.config.layout != "bert":
+        raise UserError("cut: the head size of an encoder with rotary positions cannot be reduced; use BERT's layout")
     config, hidden = _own_layers(model), list(hidden)
     size = len(matched[0]) // config.heads[0]
     weights = dict(model.state_dict())

@@ -54,7 +54,8 @@ def with_head(encoder: Encoder, name: str, revision: str | None = None) -> Maske
         return MaskedLM(encoder, nn.Identity(), torch.zeros(encoder.config.vocab_size)).to(encoder.device)
     config, bias = encoder.config, weights.pop("bias")
     with torch.device("meta"):  # no random numbers are drawn
-        dense, norm = nn.Linear(config.hidden_size, config.hidden_size), nn.LayerNorm(config.hidden_size)
+        dense = nn.Linear(config.hidden_size, config.hidden_size, bias="0.bias" in weights)
+        norm = nn.LayerNorm(config.hidden_size, bias="2.bias" in weights)
     norm.eps = config.layer_norm_eps
     transform = nn.Sequential(dense, ACT2FN[config.hidden_act], norm)
     transform.load_state_dict(weights, assign=True)

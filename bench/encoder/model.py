@@ -1,31 +1,34 @@
-"""A BERT encoder with its own shape in each layer and exits after any layers.
+"""An encoder in BERT's or ModernBERT's layout with its own shape in each layer and exits after any layers.
 
-With the same weights it gives the logits of transformers' BERT.
+With the same weights it gives the hidden states of transformers' model. What differs by layout is in
+`bench/encoder/layers`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PretrainedConfig
-from transformers.activations import ACT2FN
 from transformers.utils import ModelOutput
 
 from bench.encoder.exits import ExitHead, HeadKind, Pooling, has_dense, pool, scale_gradient
+from bench.encoder.layers import bert, modernbert
 from bench.encoder.saved import SavedModel
-from bench.encoder.shape import Shape
+from bench.encoder.shape import LayoutName, Shape, layout_named
 from bench.errors import UserError
+
+_LAYOUTS = {"bert": bert, "modernbert": modernbert}
 
 
 class EncoderConfig(PretrainedConfig):
     """Shape, exits and exit heads of an `Encoder`.
 
     Args:
-        type_vocab_size: Number of segments; 0 for an encoder without segment embeddings.
+        max_positions: Tokens of the longest text.
+        type_vocab_size: Number of segments; 0 for an encoder without segment embeddings, as ModernBERT's layout.
         head_size: Size of one attention head.
         heads: Attention heads of each layer.
         ffn: FFN neurons of each layer.
@@ -37,12 +40,19 @@ class EncoderConfig(PretrainedConfig):
             that is learned.
         pooling: How an exit reads the hidden states: the first position, or the mean over tokens.
         head_dropout: Dropout rate in the exit heads.
+        layout: Layout of embeddings and layers (`bench.encoder.layers`).
+        windows: In ModernBERT's layout, for each layer the largest distance between a token and those that it reads;
+            None: the whole text. Default: 64 tokens, and the whole text in every third layer, the first among them.
+        thetas: In ModernBERT's layout, for each layer the base of the rotary positions. Default: 160,000 for layers
+            that read the whole text, 10,000 for the others.
+        attention_norms: In ModernBERT's layout, whether each layer has a norm before its attention. Default: all but
+            the first.
         **kwargs: Arguments of `PretrainedConfig`; `num_labels` = 1 means regression.
 
     The other arguments have the names and meanings of BERT's configuration.
 
     Raises:
-        UserError: `exits` are not ascending layers that end at the last.
+        UserError: `exits` are not ascending layers that end at the last, or the arguments do not fit the layout.
     """
 
     model_type = "costeff-encoder"
@@ -69,6 +79,10 @@ class EncoderConfig(PretrainedConfig):
         layer_norm_eps: float = 1e-12,
         initializer_range: float = 0.02,
         pad_token_id: int = 0,
+        layout: LayoutName = "bert",
+        windows: list[int | None] | None = None,
+        thetas: list[float] | None = None,
+        attention_norms: list[bool] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(pad_token_id=pad_token_id, **kwargs)
@@ -91,10 +105,26 @@ class EncoderConfig(PretrainedConfig):
         self.head_dropout = head_dropout
         self.layer_norm_eps = layer_norm_eps
         self.initializer_range = initializer_range
+        self.layout = layout_named(layout)
+        depth, modern = len(self.heads), layout == "modernbert"
+        self.windows = windows or [None if i % 3 == 0 else 64 for i in range(depth * modern)]
+        self.thetas = thetas or [160_000.0 if window is None else 10_000.0 for window in self.windows]
+        self.attention_norms = attention_norms or [i > 0 for i in range(depth * modern)]
+        if {len(self.windows), len(self.thetas), len(self.attention_norms)} != {depth * modern}:
+            raise UserError(
+                f"windows, thetas, attention_norms: {len(self.windows)}, {len(self.thetas)}, "
+                f"{len(self.attention_norms)}; one for each of {depth} layers in ModernBERT's layout, none in BERT's"
+            )
+        if modern and (head_size % 2 or type_vocab_size):
+            raise UserError(
+                f"ModernBERT's layout: head size {head_size}, {type_vocab_size} segments; an even size and none needed"
+            )
         if self.exits != sorted(set(self.exits)) or self.exits[0] < 1 or self.exits[-1] != len(self.heads):
             raise UserError(f"exits {self.exits}: ascending layers from 1, ending at the last, {len(self.heads)}")
         if shared and len({*zip(self.heads, self.ffn, strict=True)}) > 1:
             raise UserError("shared layers have the same weights; give all layers the same heads and ffn")
+        if shared and modern:
+            raise UserError("shared layers need BERT's layout; the layers of ModernBERT's differ")
 
     @property
     def shape(self) -> Shape:
@@ -108,6 +138,8 @@ class EncoderConfig(PretrainedConfig):
             heads=tuple(self.heads),
             ffn=tuple(self.ffn),
             rank=self.rank,
+            layout=self.layout,
+            attention_norms=tuple(self.attention_norms),
         )
 
 
@@ -118,7 +150,8 @@ class EncoderOutput(ModelOutput):
     Attributes:
         logits: [B, C] of the last exit.
         exit_logits: [E, B, C].
-        hidden_states: L + 1 tensors [B, n, d], the first one after the embeddings.
+        hidden_states: L + 1 tensors [B, n, d]: the embeddings, and after each layer what an exit reads there, in
+            ModernBERT's layout the final norm of the layer's output.
         attention_scores: L tensors [B, heads, n, n], scaled, before the mask and the softmax.
         signals: [E, B] of a model with signals.
     """
@@ -130,77 +163,8 @@ class EncoderOutput(ModelOutput):
     signals: Tensor | None = None
 
 
-class Embeddings(nn.Module):
-    """Sum of word (whole or factorised), position and optional segment embeddings; LayerNorm; dropout."""
-
-    def __init__(self, config: EncoderConfig) -> None:
-        super().__init__()
-        d = config.hidden_size
-        self.words = nn.Embedding(config.vocab_size, config.rank or d, padding_idx=config.pad_token_id)
-        self.factor = nn.Linear(config.rank, d, bias=False) if config.rank else None
-        self.positions = nn.Embedding(config.max_positions, d)
-        self.segments = nn.Embedding(config.type_vocab_size, d) if config.type_vocab_size else None
-        self.norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, input_ids: Tensor, token_type_ids: Tensor | None) -> Tensor:
-        """Embed token ids [B, n] as [B, n, d]."""
-        hidden = self.words(input_ids)
-        if self.factor is not None:
-            hidden = self.factor(hidden)
-        hidden = hidden + self.positions.weight[: input_ids.shape[1]]
-        if self.segments is not None:
-            types = torch.zeros_like(input_ids) if token_type_ids is None else token_type_ids
-            hidden = hidden + self.segments(types)
-        return self.dropout(self.norm(hidden))
-
-
-class Layer(nn.Module):
-    """One post-norm transformer layer with its own number of heads and FFN neurons."""
-
-    def __init__(self, config: EncoderConfig, heads: int, ffn: int) -> None:
-        super().__init__()
-        d, a = config.hidden_size, heads * config.head_size
-        self.head_size = config.head_size
-        self.attention_dropout = config.attention_dropout
-        self.query = nn.Linear(d, a)
-        self.key = nn.Linear(d, a)
-        self.value = nn.Linear(d, a)
-        self.attention_output = nn.Linear(a, d)
-        self.attention_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
-        self.ffn_in = nn.Linear(d, ffn)
-        self.ffn_out = nn.Linear(ffn, d)
-        self.ffn_norm = nn.LayerNorm(d, eps=config.layer_norm_eps)
-        self.activation = ACT2FN[config.hidden_act]
-        self.dropout = nn.Dropout(config.dropout)
-
-    def _split(self, values: Tensor) -> Tensor:
-        """[B, n, heads * size] -> [B, heads, n, size]."""
-        return values.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
-
-    def forward(self, hidden: Tensor, bias: Tensor | None, with_scores: bool = False) -> tuple[Tensor, Tensor | None]:
-        """Compute the layer.
-
-        Args:
-            hidden: Hidden states [B, n, d].
-            bias: Output of `attention_bias`.
-            with_scores: Whether to return the attention scores.
-
-        Returns:
-            Hidden states [B, n, d], and scores [B, heads, n, n] before the mask and the softmax, or None.
-        """
-        query, key, value = (self._split(part(hidden)) for part in (self.query, self.key, self.value))
-        scores = query @ key.transpose(-1, -2) / self.head_size**0.5 if with_scores else None
-        dropout = self.attention_dropout if self.training else 0.0
-        context = F.scaled_dot_product_attention(query, key, value, attn_mask=bias, dropout_p=dropout)
-        context = self.attention_output(context.transpose(1, 2).flatten(2))
-        hidden = self.attention_norm(hidden + self.dropout(context))
-        inner = self.ffn_out(self.activation(self.ffn_in(hidden)))
-        return self.ffn_norm(hidden + self.dropout(inner)), scores
-
-
 class Encoder(SavedModel):
-    """A BERT-family encoder with exits, for sequence classification or regression."""
+    """An encoder with exits, for sequence classification or regression."""
 
     config_class = EncoderConfig
     config: EncoderConfig
@@ -209,9 +173,11 @@ class Encoder(SavedModel):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__(config)
-        self.embeddings = Embeddings(config)
-        sizes = list(zip(config.heads, config.ffn, strict=True))
-        self.layers = nn.ModuleList(Layer(config, h, f) for h, f in (sizes[:1] if config.shared else sizes))
+        layout = _LAYOUTS[config.layout]
+        self.embeddings = layout.Embeddings(config)
+        layers = 1 if config.shared else len(config.heads)
+        self.layers = nn.ModuleList(layout.Layer(config, layer) for layer in range(layers))
+        self.final_norm = layout.final_norm(config)
         self.dense = nn.Linear(config.hidden_size, config.hidden_size) if has_dense(config.head) else None
         self.exit_heads = nn.ModuleList(
             ExitHead(config.head, config.hidden_size, config.num_labels, config.head_dropout) for _ in config.exits
@@ -227,14 +193,20 @@ class Encoder(SavedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     @property
-    def stack(self) -> list[Layer]:
+    def stack(self) -> list[nn.Module]:
         """The layers in the order of computation; shared layers occur as often as they are used."""
-        return cast(list[Layer], list(self.layers) * (len(self.config.heads) if self.config.shared else 1))
+        return list(self.layers) * (len(self.config.heads) if self.config.shared else 1)
 
     # -- size and cost ------------------------------------------------------------------------------------------
+
+    @property
+    def neuron_rows(self) -> tuple[str, ...]:
+        """Names of the matrices of a layer that have one row for each FFN neuron; `ffn_out` has one column."""
+        return _LAYOUTS[self.config.layout].NEURON_ROWS
 
     @property
     def exit_count(self) -> int:
@@ -275,15 +247,18 @@ class Encoder(SavedModel):
             The new state and the exit's logits [B, C], with the signal as last column for a model with signals.
         """
         hidden, mask = state["hidden"], state["mask"]
-        bias = attention_bias(mask, hidden.dtype)
+        seen = self._attention_inputs(mask, hidden.dtype)
         start = self.config.exits[exit_index - 1] if exit_index else 0
-        for layer in self.stack[start : self.config.exits[exit_index]]:
-            hidden, _ = layer(hidden, bias)
-        pooled = pool(hidden, mask, self.config.pooling)
+        for i in range(start, self.config.exits[exit_index]):
+            hidden, _ = self.stack[i](hidden, seen[i])
+        pooled = pool(self.final_norm(hidden), mask, self.config.pooling)
         logits = self.exit_heads[exit_index](pooled, self.dense)
         if self.signal is not None:
             logits = torch.cat([logits, self.signal(pooled)], dim=-1)
         return {"hidden": hidden, "mask": mask}, logits
+
+    def _attention_inputs(self, mask: Tensor, dtype: torch.dtype) -> list[Any]:
+        return _LAYOUTS[self.config.layout].attention_inputs(self.config, mask, dtype)
 
     # -- all exits at once --------------------------------------------------------------------------------------
 
@@ -316,17 +291,20 @@ class Encoder(SavedModel):
         if equilibrium and len(exits) != depth:
             raise UserError(f"gradient equilibrium needs an exit after each of {depth} layers, not {len(exits)}")
         hidden = self.embeddings(input_ids, token_type_ids)
-        bias = attention_bias(mask, hidden.dtype)
+        seen = self._attention_inputs(mask, hidden.dtype)
         states, all_scores, logits, signals = [hidden], [], [], []
         for i, layer in enumerate(self.stack):
             below = scale_gradient(hidden, depth - i) if equilibrium and i else hidden
-            hidden, scores = layer(below, bias, output_attention_scores)
+            hidden, scores = layer(below, seen[i], output_attention_scores)
             if equilibrium:
                 hidden = scale_gradient(hidden, 1 / (depth - i))
-            states.append(hidden)
             all_scores.append(scores)
+            if i + 1 not in exits and not output_hidden_states:
+                continue
+            read = self.final_norm(hidden)
+            states.append(read)
             if i + 1 in exits:
-                pooled = pool(hidden, mask, self.config.pooling)
+                pooled = pool(read, mask, self.config.pooling)
                 logits.append(self.exit_heads[exits[i + 1]](pooled, self.dense))
                 if self.signal is not None:
                     signals.append(self.signal(pooled).squeeze(-1))
@@ -338,14 +316,3 @@ class Encoder(SavedModel):
             attention_scores=tuple(all_scores) if output_attention_scores else None,
             signals=torch.stack(signals) if signals else None,
         )
-
-
-def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
-    """Return the bias [B, 1, 1, n] that attention adds to its scores: 0 for tokens, the lowest number for padding.
-
-    `mask` [B, n] is 1 for tokens and 0 for padding. On a CPU the result is None if there is no padding; on a GPU that
-    test would wait for the device.
-    """
-    if mask.device.type == "cpu" and bool(mask.all()):
-        return None
-    return torch.zeros_like(mask, dtype=dtype).masked_fill(mask == 0, torch.finfo(dtype).min)[:, None, None, :]

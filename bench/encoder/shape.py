@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 from bench.errors import UserError
+
+LayoutName = Literal["bert", "modernbert"]
+"""Layout of an encoder: BERT's, which DistilBERT shares, or ModernBERT's, which Ettin shares."""
+
+
+def layout_named(name: str) -> LayoutName:
+    """Return the layout of this name.
+
+    Raises:
+        UserError: There is none.
+    """
+    for layout in get_args(LayoutName):
+        if layout == name:
+            return layout
+    raise UserError(f"layout {name!r}: there are {' and '.join(get_args(LayoutName))}")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Depth, width and embedding rank of a BERT-family encoder.
+    """Depth, width, embedding rank and layout of an encoder.
 
     Attributes:
         vocabulary: Rows of the word embedding, V.
-        positions: Rows of the position embedding.
+        positions: Tokens of the longest text; in BERT's layout the rows of the position embedding.
         segments: Rows of the segment embedding; 0: there is none.
         hidden: Hidden size, d.
         head_size: Size of one attention head.
         heads: Attention heads of each layer.
         ffn: FFN neurons of each layer.
         rank: Inner size r of a factorised word embedding (V x r)(r x d); None: a whole one.
+        layout: Layout of embeddings and layers.
+        attention_norms: In ModernBERT's layout, whether each layer has a norm before its attention.
 
     Raises:
         UserError: A size below 1, or lists of different lengths.
@@ -33,10 +51,14 @@ class Shape:
     heads: tuple[int, ...]
     ffn: tuple[int, ...]
     rank: int | None = None
+    layout: LayoutName = "bert"
+    attention_norms: tuple[bool, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.heads or len(self.heads) != len(self.ffn):
             raise UserError(f"shape: {len(self.heads)} head counts for {len(self.ffn)} FFN widths; one of each a layer")
+        if len(self.attention_norms) != self.layers * (self.layout == "modernbert"):
+            raise UserError(f"shape: {len(self.attention_norms)} attention norms for {self.layers} layers")
         single = {name: (getattr(self, name),) for name in ("vocabulary", "positions", "hidden", "head_size")}
         lists = {"heads": self.heads, "ffn": self.ffn, "rank": (1 if self.rank is None else self.rank,)}
         for name, values in (single | lists).items():
@@ -64,20 +86,33 @@ class Shape:
 
     def truncated(self, layers: int) -> Shape:
         """Return the shape of the first `layers` layers."""
-        return replace(self, heads=self.heads[:layers], ffn=self.ffn[:layers])
+        norms = self.attention_norms[:layers]
+        return replace(self, heads=self.heads[:layers], ffn=self.ffn[:layers], attention_norms=norms)
+
+    @property
+    def position_rows(self) -> int:
+        """Rows of the position embedding; 0 for rotary positions."""
+        return self.positions if self.layout == "bert" else 0
+
+    @property
+    def ffn_matrices(self) -> int:
+        """Matrices of an FFN: into the neurons and out of them, and in ModernBERT's layout their gate."""
+        return 2 if self.layout == "bert" else 3
 
     def layer_parameters(self, layer: int) -> int:
         """Return the number of parameters of a layer (0-based)."""
         d, a, f = self.hidden, self.heads[layer] * self.head_size, self.ffn[layer]
-        attention = 3 * (d * a + a) + a * d + d
-        feed_forward = d * f + f + f * d + d
-        return attention + feed_forward + 2 * (2 * d)
+        matrices = 4 * d * a + self.ffn_matrices * d * f
+        if self.layout == "modernbert":
+            return matrices + d * (1 + self.attention_norms[layer])
+        return matrices + 3 * a + d + f + d + 2 * (2 * d)
 
     def parameters(self) -> int:
-        """Return the number of parameters of embeddings and layers, without exit heads."""
+        """Return the number of parameters of embeddings, layers and final norm, without exit heads."""
         d, r = self.hidden, self.rank
         words = self.vocabulary * d if r is None else self.vocabulary * r + r * d
-        embeddings = words + (self.positions + self.segments) * d + 2 * d
+        # BERT's norm of the embeddings has a weight and a bias; ModernBERT's a weight, as the final norm.
+        embeddings = words + (self.position_rows + self.segments) * d + 2 * d
         return embeddings + sum(self.layer_parameters(i) for i in range(self.layers))
 
     def embedding_macs(self, length: int) -> int:
@@ -85,9 +120,14 @@ class Shape:
         return 0 if self.rank is None else length * self.rank * self.hidden
 
     def layer_macs(self, layer: int, length: int) -> int:
-        """Return the multiply-adds of a layer (0-based): 4 d a n + 2 d f n + 2 n^2 a, with a = heads x head size."""
+        """Return the multiply-adds of a layer (0-based): 4 d a n + m d f n + 2 n^2 a.
+
+        Here a = heads x head size, and m is 2 in BERT's layout and 3 in ModernBERT's, whose neurons have a gate. A
+        layer that reads a window of the text computes all n^2 scores and masks those outside, so it costs as much as
+        the others.
+        """
         d, a, f, n = self.hidden, self.heads[layer] * self.head_size, self.ffn[layer], length
-        return 4 * d * a * n + 2 * d * f * n + 2 * n * n * a
+        return 4 * d * a * n + self.ffn_matrices * d * f * n + 2 * n * n * a
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.encoder.model import Embeddings
+from bench.encoder.model import Encoder
 from bench.errors import UserError
 from bench.tasks.examples import Examples
 
@@ -44,7 +44,7 @@ class UsedWords:
     @classmethod
     def of(cls, model: nn.Module, examples: Examples) -> list[UsedWords]:
         """Return one for each trainable word embedding of the suite's encoders in `model`."""
-        tables = [part.words for part in model.modules() if isinstance(part, Embeddings)]
+        tables = [part.embeddings.words for part in model.modules() if isinstance(part, Encoder)]
         ids = np.unique(np.fromiter(chain.from_iterable(examples.input_ids), dtype=np.int64))
         found = []
         for table in tables:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from bench.context import Context
 from bench.encoder import Encoder
 from bench.encoder.cut import cut
-from bench.encoder.model import Layer, attention_bias
+from bench.encoder.layers.attention import attention_bias
+from bench.encoder.layers.bert import Layer
 from bench.errors import UserError
 from bench.method import Method, Needed, Options, Stage
 from bench.tasks.batches import collate, length_batches
@@ -60,7 +61,8 @@ class Kcm(Method):
         return [f"{kind}-{each:g}" for kind in ("flops", "latency") for each in getattr(self.options, kind)]
 
     def check(self) -> None:
-        """Raise UserError for a budget that cannot be met."""
+        """Raise UserError for a budget that cannot be met, or a backbone of another layout than BERT's."""
+        self.backbone_of_bert()
         if self.options.latency and not (self.options.attention and self.options.ffn):
             raise UserError(f"contestants.{self.name}.options.latency: it needs attention and ffn; add them")
         for variant in self.variants():
@@ -116,7 +118,7 @@ def recorded(parts: Sequence[nn.Module], module: nn.Module, *given: Any) -> list
 
 def mask_gradients(model: Encoder, batches: Sequence[dict[str, Tensor]]) -> list[list[Tensor]]:
     """Return the gradients of each example's loss by the masks of heads, and of neurons: of each layer [N, units]."""
-    layers, size = cast(list[Layer], list(model.layers)), model.config.head_size
+    layers, size = cast("list[Layer]", model.stack), model.config.head_size
     parts = [part for layer in layers for part in (layer.attention_output, layer.ffn_out)]
     found: list[list[Tensor]] = [[] for _ in parts]
     for batch in batches:
@@ -167,7 +169,7 @@ def rescale(teacher: Encoder, small: Encoder, batches: Sequence[dict[str, Tensor
     """Scale the heads and neurons of `small` in place, layer by layer, until a scale is above 10; return `small`."""
     masks, models = [batch["attention_mask"] for batch in batches], (teacher, small.eval())
     states = [[model.embeddings(each["input_ids"], each["token_type_ids"]) for each in batches] for model in models]
-    for pair in zip(*(cast(list[Layer], list(model.layers)) for model in models), strict=True):
+    for pair in zip(*(cast("list[Layer]", model.stack) for model in models), strict=True):
         for at, name, size in ((0, "attention_output", pair[1].head_size), (2, "ffn_out", 1)):
             before, part = (getattr(layer, name) for layer in pair)
             weight = part.weight.double()  # [d, units x size]

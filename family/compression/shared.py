@@ -46,6 +46,10 @@ class Shared(Method):
         """Return the teacher."""
         return [Needed(self.options.teacher, "full")]
 
+    def check(self) -> None:
+        """Raise UserError for a backbone of another layout than BERT's."""
+        self.backbone_of_bert()
+
     def label(self, variant: str) -> str:
         """Return the name in tables and figures."""
         return self.titled("Shared layers (own choice)", "shared")

@@ -13,7 +13,7 @@ from bench.context import Context
 from bench.encoder import Encoder
 from bench.encoder.cut import take_layers
 from bench.encoder.exits import pool
-from bench.encoder.model import attention_bias
+from bench.encoder.layers.attention import attention_bias
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Options, Stage
 from bench.training.loop import Plan
@@ -57,8 +57,8 @@ class Apollo(Method):
         return ["full"]
 
     def check(self) -> None:
-        """Raise UserError for stages that do not fit the backbone."""
-        layers, last = self.backbone.layers, self.options.layers[-1]
+        """Raise UserError for stages or a layout of the backbone that do not fit."""
+        layers, last = self.backbone_of_bert().layers, self.options.layers[-1]
         if last != layers:
             raise UserError(f"contestants.{self.name}.options.layers: the last is {last}; use the backbone's {layers}")
 

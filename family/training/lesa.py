@@ -51,8 +51,8 @@ class Lesa(Method):
         return [f"depth{depth}" for depth in self.options.depths]
 
     def check(self) -> None:
-        """Raise UserError for depths that do not fit the backbone."""
-        layers, where = self.backbone.layers, f"contestants.{self.name}.options.depths"
+        """Raise UserError for depths or a layout of the backbone that do not fit."""
+        layers, where = self.backbone_of_bert().layers, f"contestants.{self.name}.options.depths"
         if layers < 3:
             raise UserError(f"{where}: a predictor learns from three layers in a row, and the backbone has {layers}")
         for depth in self.options.depths:

@@ -14,8 +14,10 @@ import yaml
 import baselines
 import costeff
 import family
+from bench.conformance.backbone import make_backbone
 from bench.conformance.checks import CHECKS, Check
 from bench.conformance.runs import Runs
+from bench.errors import UserError
 from bench.measuring.recording import record
 from bench.method import Method, contestant
 from bench.settings import Settings, load
@@ -60,6 +62,32 @@ def again(tiny_settings: Callable[..., Settings], tmp_path_factory: pytest.TempP
 @pytest.mark.parametrize(("check", "key"), cases())
 def test_a_method_of_the_suite_conforms(runs: Runs, again: Runs, check: Check, key: RunKey):
     check.test(runs, again, key) if check.twice else check.test(runs, key)
+
+
+@pytest.fixture(scope="session")
+def modern_runs(tiny_settings: Callable[..., Settings], tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    backbone = make_backbone(tmp_path_factory.mktemp("modern"), "modernbert")
+    return Runs(tiny_settings(tmp_path_factory.mktemp("on modern"), backbone={"name": str(backbone)}))
+
+
+OF_BERT = {"tinybert", "kcm", "shared", "lesa", "apollo"}
+"""Methods that need BERT's layout."""
+
+
+@pytest.mark.parametrize("name", sorted(OF_BERT & set(load("conform").contestants)))
+def test_a_method_that_needs_berts_layout_says_so(modern_runs: Runs, name: str):
+    with pytest.raises(UserError, match=f"contestants.{name}: .*modernbert's layout"):
+        contestant(modern_runs.settings, name, "sst2").check()
+
+
+@pytest.mark.parametrize("name", [name for name in present(load("conform")) if name not in OF_BERT])
+def test_a_method_of_the_suite_conforms_on_modernberts_layout(modern_runs: Runs, name: str):
+    """On one task."""
+    for variant in contestant(modern_runs.settings, name, "sst2").variants():
+        key = RunKey("sst2", name, variant, 0)
+        for check in CHECKS:
+            if not check.twice and not (check.exits and modern_runs.rule(key).name == "none"):
+                check.test(modern_runs, key)
 
 
 def test_every_method_has_a_tiny_setting():

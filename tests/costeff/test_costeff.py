@@ -113,12 +113,17 @@ def test_a_student_equal_to_its_teacher_has_no_hidden_loss(examples):
     assert entropy == pytest.approx(-(probabilities * probabilities.log()).sum(-1).mean(1).sum().item(), rel=1e-4)
 
 
-def test_importance_finds_dead_heads_and_neurons(examples):
-    model, teacher = encoder(0), encoder(1)
+LAYOUTS = [{}, {"layout": "modernbert", "type_vocab_size": 0, "windows": [None, 2, 3]}]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["bert", "modernbert"])
+def test_importance_finds_dead_heads_and_neurons(examples, layout):
+    model, teacher = encoder(0, **layout), encoder(1, **layout)
     with torch.no_grad():
         model.layers[1].attention_output.weight[:, 8:16] = 0  # head 1 of layer 1 writes nothing
         model.layers[2].ffn_out.weight[:, 5] = 0  # neuron 5 of layer 2 neither ...
-        model.layers[2].ffn_in.weight[5] = 0  # ... nor reads anything
+        for part in model.neuron_rows:
+            getattr(model.layers[2], part).weight[5] = 0  # ... nor reads anything
     distillation = Distillation(FrozenTeacher(teacher, examples, 1e9, hidden=True))
     scores = taylor(model, distillation.importance, examples, np.arange(len(examples)), batch_size=8)
     heads, neurons = scores.best(3, 47)
@@ -126,16 +131,18 @@ def test_importance_finds_dead_heads_and_neurons(examples):
     assert all(len(kept) == 3 for kept in heads) and all(len(kept) == 47 for kept in neurons)
 
 
-def test_importance_is_weight_times_gradient(examples):
+@pytest.mark.parametrize("layout", LAYOUTS, ids=["bert", "modernbert"])
+def test_importance_is_weight_times_gradient(examples, layout):
     """On one batch the head score equals sum |w * dL/dw| over its columns of the output projection, by hand."""
-    model, teacher, batch = encoder(0), encoder(1), collated(examples)
+    model, teacher, batch = encoder(0, **layout), encoder(1, **layout), collated(examples)
     distillation = Distillation(FrozenTeacher(teacher, examples, 1e9, hidden=True))
     scores = taylor(model, distillation.importance, examples, np.arange(len(examples)), batch_size=len(examples))
     distillation.importance(model, batch).backward()
     layer = model.layers[0]
     product = (layer.attention_output.weight * layer.attention_output.weight.grad).abs()
     torch.testing.assert_close(scores.heads[0][2], product[:, 16:24].sum().detach(), rtol=1e-3, atol=1e-7)
-    first = (layer.ffn_in.weight * layer.ffn_in.weight.grad).abs().sum(1)
+    matrices = [layer.ffn_in.weight] + ([layer.ffn_gate.weight] if layout else [])
+    first = sum((weight * weight.grad).abs().sum(1) for weight in matrices)
     second = (layer.ffn_out.weight * layer.ffn_out.weight.grad).abs().sum(0)
     torch.testing.assert_close(scores.neurons[0], (first + second).detach(), rtol=1e-3, atol=1e-7)
 

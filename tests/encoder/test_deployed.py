@@ -41,11 +41,13 @@ def same_answers(model: Encoder | Cascade, data: Examples, positions: np.ndarray
 @st.composite
 def encoders(draw: st.DrawFn) -> Encoder:
     layers = draw(st.integers(1, 4))
-    head_size = draw(st.sampled_from([3, 8]))
+    layout = draw(st.sampled_from(["bert", "modernbert"]))
+    head_size = draw(st.sampled_from([3, 8] if layout == "bert" else [2, 8]))
     some = st.lists(st.integers(1, layers), unique=True)
     return trained(
         encoder(
             draw(st.integers(0, 9)),
+            layout=layout,
             hidden_size=draw(st.sampled_from([12, 32])),
             head_size=head_size,
             heads=draw(st.lists(st.integers(1, 4), min_size=layers, max_size=layers)),
@@ -55,7 +57,7 @@ def encoders(draw: st.DrawFn) -> Encoder:
             head=draw(st.sampled_from(["tanh", "pooler", "tinybert", "distilbert"])),
             pooling=draw(st.sampled_from(["cls", "mean"])),
             hidden_act=draw(st.sampled_from(["gelu", "relu", "gelu_new"])),
-            type_vocab_size=draw(st.sampled_from([0, 2])),
+            type_vocab_size=draw(st.sampled_from([0, 2] if layout == "bert" else [0])),
             num_labels=draw(st.integers(1, 3)),
             initializer_range=0.1,
         )
@@ -77,8 +79,9 @@ def test_every_shape_answers_the_same(model, count, longest, second, data):
 
 @pytest.mark.parametrize("rows", [[0], [3, 4, 5], list(range(20))])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_a_cascade_answers_the_same(rows, pooling):
-    same_answers(trained(cascade(pooling=pooling)), examples(20), np.array(rows), np.array([0]))
+@pytest.mark.parametrize("layout", ["bert", "modernbert"])
+def test_a_cascade_answers_the_same(rows, pooling, layout):
+    same_answers(trained(cascade(pooling=pooling, layout=layout)), examples(20), np.array(rows), np.array([0]))
 
 
 def test_large_tensors_take_the_other_gelu():

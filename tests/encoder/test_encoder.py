@@ -1,4 +1,7 @@
-"""The encoder computes what transformers' BERT computes, and a cut model what the masked one computes."""
+"""The encoder computes what transformers' BERT computes, and a cut model what the masked one computes.
+
+tests/encoder/test_modernbert.py compares ModernBERT's layout with transformers.
+"""
 
 import pytest
 import torch
@@ -17,6 +20,8 @@ from bench.encoder.backbones import load
 from bench.encoder.cut import cut, take_layers
 from bench.encoder.shape import Shape
 from bench.errors import UserError
+
+LAYOUTS = {"bert": {}, "modernbert": {"layout": "modernbert", "type_vocab_size": 0, "windows": [None, 2, 3]}}
 
 
 def small(**changes) -> Encoder:
@@ -79,7 +84,8 @@ def test_equals_transformers_distilbert(tmp_path):
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_cut_equals_masked(data):
-    model = small(rank=data.draw(st.sampled_from([None, 8])))
+    layout = LAYOUTS[data.draw(st.sampled_from(list(LAYOUTS)))]
+    model = small(rank=data.draw(st.sampled_from([None, 8])), **layout)
     heads = [sorted(data.draw(st.sets(st.integers(0, 3), min_size=1))) for _ in range(3)]
     neurons = [sorted(data.draw(st.sets(st.integers(0, 47), min_size=1, max_size=12))) for _ in range(3)]
     masked = Encoder(model.config).eval()
@@ -108,8 +114,9 @@ def test_full_rank_svd_changes_nothing_and_rank_is_the_best_approximation():
 
 @pytest.mark.parametrize("head", ["tanh", "pooler", "tinybert", "distilbert"])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
-def test_stepwise_equals_forward_and_padding_changes_nothing(head, pooling):
-    model, inputs = small(head=head, pooling=pooling), batch()
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_stepwise_equals_forward_and_padding_changes_nothing(head, pooling, layout):
+    model, inputs = small(head=head, pooling=pooling, **LAYOUTS[layout]), batch()
     with torch.no_grad():
         whole = model(**inputs).exit_logits
         state = model.begin(**inputs)
@@ -120,8 +127,11 @@ def test_stepwise_equals_forward_and_padding_changes_nothing(head, pooling):
         torch.testing.assert_close(model(**wider).exit_logits, whole, atol=1e-5, rtol=1e-5)
 
 
-def test_saves_and_loads_through_auto_model(tmp_path):
-    model = cut(small(pooling="mean"), [[0, 2], [1], [0, 1, 3]], [range(10), range(20), range(5)], rank=4)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_saves_and_loads_through_auto_model(tmp_path, layout):
+    model = small(pooling="mean", **LAYOUTS[layout])
+    model = cut(model, [[0, 2], [1], [0, 1, 3]], [range(10), range(20), range(5)], rank=4)
+    model = take_layers(model, [1, 2], exits=[1, 2])
     model.save_pretrained(tmp_path / "encoder")
     loaded = AutoModelForSequenceClassification.from_pretrained(tmp_path / "encoder").eval()
     assert torch.equal(logits(loaded, **batch()), logits(model, **batch()))
@@ -131,8 +141,9 @@ def test_saves_and_loads_through_auto_model(tmp_path):
     assert torch.equal(again(**batch()).exit_logits, cascade(**batch()).exit_logits)
 
 
-def test_equilibrium_averages_the_gradients_of_the_exits():
-    model = small(dropout=0.0, attention_dropout=0.0, head_dropout=0.0)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_equilibrium_averages_the_gradients_of_the_exits(layout):
+    model = small(dropout=0.0, attention_dropout=0.0, head_dropout=0.0, **LAYOUTS[layout])
 
     def gradients(exits: list[int], equilibrium: bool) -> list[torch.Tensor]:
         model.zero_grad()

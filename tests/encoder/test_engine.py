@@ -45,7 +45,7 @@ def thresholds(policy: Policy, logits: np.ndarray) -> list:
 
 @pytest.mark.parametrize("batch_size", [1, 32])
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
-@pytest.mark.parametrize("kind", ["encoder", "mean", "cascade", "static"])
+@pytest.mark.parametrize("kind", ["encoder", "mean", "cascade", "static", "modernbert"])
 def test_the_engine_does_what_the_replay_says(kind, policy, batch_size):
     outputs = 1 if policy.name == "agreement" else 3
     make = {
@@ -55,6 +55,7 @@ def test_the_engine_does_what_the_replay_says(kind, policy, batch_size):
         ),
         "cascade": lambda: cascade(num_labels=outputs),
         "static": lambda: encoder(num_labels=outputs, exits=[3]),
+        "modernbert": lambda: encoder(num_labels=outputs, layout="modernbert", pooling="mean", **FIVE),
     }
     model, data = make[kind](), examples(45)
     trace = record(model, data, 16)

@@ -18,9 +18,11 @@ from bench.trace import Costs
 def shapes(draw) -> dict:
     layers = draw(st.integers(1, 4))
     below = draw(st.sets(st.integers(1, layers - 1))) if layers > 1 else set()
+    layout = draw(st.sampled_from(["bert", "modernbert"]))
     return {
+        "layout": layout,
         "hidden_size": draw(st.integers(3, 40)),
-        "head_size": draw(st.integers(1, 9)),
+        "head_size": draw(st.integers(1, 9) if layout == "bert" else st.sampled_from([2, 4, 6])),
         "heads": draw(st.lists(st.integers(1, 5), min_size=layers, max_size=layers)),
         "ffn": draw(st.lists(st.integers(1, 50), min_size=layers, max_size=layers)),
         "rank": draw(st.none() | st.integers(1, 20)),
@@ -28,15 +30,17 @@ def shapes(draw) -> dict:
         "head": draw(st.sampled_from(["tanh", "pooler", "tinybert", "distilbert"])),
         "pooling": draw(st.sampled_from(["cls", "mean"])),
         "num_labels": draw(st.integers(1, 4)),
-        "type_vocab_size": draw(st.sampled_from([0, 2])),
+        "type_vocab_size": draw(st.sampled_from([0, 2] if layout == "bert" else [0])),
     }
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(shapes(), st.integers(1, 600))
 def test_the_count_is_the_closed_form(shape, length):
     model = encoder(**shape)
     costs = measure(model)
+    heads = [p.numel() for name, p in model.named_parameters() if name.startswith(("exit_heads.", "dense."))]
+    assert costs.parameters == model.config.shape.parameters() + sum(heads)
     assert [int(costs.macs(e, length)) for e in range(model.exit_count)] == model.exit_macs(length)
     assert list(costs.layers) == shape["exits"]
     assert costs.parameters == sum(p.numel() for p in model.parameters())

@@ -23,7 +23,7 @@ def read(name: str, folder: Path) -> dict[str, int] | None:
         vocabulary = model.get("vocab") if isinstance(model, dict) else None
         if not isinstance(vocabulary, dict) or not vocabulary:
             raise UserError(
-                f"checkpoint {name}: {whole.name} has no model.vocab of tokens to ids; a WordPiece is needed"
+                f"checkpoint {name}: {whole.name} has no model.vocab of tokens to ids; a WordPiece or BPE is needed"
             )
         added = values.get("added_tokens") or []
         return vocabulary | {token["content"]: token["id"] for token in added if {"content", "id"} <= set(token)}

@@ -1,5 +1,7 @@
 """Deployed form of a model: the same outputs and matrix products, without the parts that only training needs.
 
+This file has that of BERT's layout and of cascades, `modernbert.py` that of ModernBERT's.
+
 Queries, keys and values are computed by one matrix product, residuals are added by `addmm`, and there is no dropout. A
 bias that is added to a residual after a product moves to the LayerNorm that produces the residual: with x' = x + b the
 sum A x + W c + b becomes x' + W c, and another layer that reads x computes W x' + (a - W b). The number of FLOPs is
@@ -8,28 +10,21 @@ that of the trained model.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar, cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, addmm, layer_norm, nn
-from transformers.activations import ACT2FN
 
 from bench.encoder.cascade import Cascade
-from bench.encoder.exits import ExitHead
-from bench.encoder.model import Encoder, Layer
-from bench.errors import UserError
+from bench.encoder.early.modernbert import DeployedModernBert
+from bench.encoder.early.parts import Head, Product, activation, heads, plain, product, transposed
+from bench.encoder.layers.bert import Layer
+from bench.encoder.model import Encoder
 from bench.tasks.examples import Examples
-
-Module = TypeVar("Module", bound=nn.Module)
-
-_SMALL = 1 << 14
-"""Largest number of values for which PyTorch's own GELU is faster than oneDNN's, whose call overhead is 12 us
-(measured)."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +57,7 @@ class Batch:
         return Batch(self.ids[index, :longest], segments, lengths)
 
 
-def deploy(model: Encoder | Cascade) -> DeployedEncoder | DeployedCascade:
+def deploy(model: Encoder | Cascade) -> Deployed:
     """Return the deployed form of a trained model, on the model's device.
 
     Unchanged weights are shared with the model, others are copied. The weights of layers with a parametrization
@@ -71,7 +66,9 @@ def deploy(model: Encoder | Cascade) -> DeployedEncoder | DeployedCascade:
     Raises:
         UserError: The output of a layer does not depend on its weights alone (an adapter in its place, a hook).
     """
-    return DeployedCascade(model) if isinstance(model, Cascade) else DeployedEncoder(model)
+    if isinstance(model, Cascade):
+        return DeployedCascade(model)
+    return DeployedEncoder(model) if model.config.layout == "bert" else DeployedModernBert(model)
 
 
 class _Norm(NamedTuple):
@@ -81,20 +78,13 @@ class _Norm(NamedTuple):
     bias: Tensor
 
 
-class _Product(NamedTuple):
-    """Operands of addmm(bias, values, weight). The weight is transposed, [in, out]."""
-
-    bias: Tensor
-    weight: Tensor
-
-
 class _Layer(NamedTuple):
-    projections: _Product
+    projections: Product
     """[d, 3a] queries, keys and values."""
     attention_output: Tensor
     """[a, d]"""
     attention_norm: _Norm
-    ffn_in: _Product
+    ffn_in: Product
     ffn_out: Tensor
     """[f, d]"""
     ffn_norm: _Norm
@@ -105,41 +95,34 @@ class _Exit(NamedTuple):
     """Layers between the previous exit and this one."""
     shift: Tensor
     """[d] the negative of the bias of the next layer that the hidden state contains."""
-    dense: _Product | None
-    activations: tuple[Callable[[Tensor], Tensor], ...]
-    classifier: _Product
-    signal: _Product | None
+    head: Head
 
 
 class DeployedEncoder:
-    """Deployed form of an `Encoder`."""
+    """Deployed form of an `Encoder` in BERT's layout."""
 
     def __init__(self, model: Encoder) -> None:
         config, embeddings = model.config, model.embeddings
         self.device, self.exit_count, self.outputs = model.device, model.exit_count, config.num_labels
         self.pooling = config.pooling
         self.head_size = config.head_size
-        self.activation = _activation(config.hidden_act)
-        self.words = _plain(embeddings.words, nn.Embedding).weight.detach()
-        self.factor = None if embeddings.factor is None else _transposed(embeddings.factor)
+        self.activation = activation(config.hidden_act)
+        self.words = plain(embeddings.words, nn.Embedding).weight.detach()
+        self.factor = None if embeddings.factor is None else transposed(embeddings.factor)
         self.positions = embeddings.positions.weight.detach()
         self.segments = None if embeddings.segments is None else embeddings.segments.weight.detach()
         self.first = self.positions if self.segments is None else self.positions + self.segments[0]
         """[positions, d] sum of position and segment embedding for tokens of the first text."""
-        layers = model.stack
+        layers = cast("list[Layer]", model.stack)
         shifts = [layer.attention_output.bias.detach() for layer in layers]  # contained in the input of each layer
         shifts.append(torch.zeros_like(shifts[0]))
         self.norm_shape, self.eps = (config.hidden_size,), config.layer_norm_eps
         self.norm = _norm(embeddings.norm, shifts[0])
-        signal = None if model.signal is None else _product([model.signal])
         self.exits = []
         start = 0
-        for head, layer in zip(cast(list[ExitHead], list(model.exit_heads)), config.exits, strict=True):
+        for head, layer in zip(heads(model), config.exits, strict=True):
             between = tuple(_layer(layers[i], shifts[i + 1]) for i in range(start, layer))
-            dense = None if model.dense is None else _product([model.dense])
-            activations = tuple(_FUNCTIONS[type(module)] for module in head.activation)
-            classifier = _product([head.classifier])
-            self.exits.append(_Exit(between, -shifts[layer], dense, activations, classifier, signal))
+            self.exits.append(_Exit(between, -shifts[layer], head))
             start = layer
 
     def begin(self, batch: Batch) -> Pass:
@@ -196,15 +179,7 @@ class Pass:
             hidden = addmm(hidden, inner, ffn_out)
             hidden = layer_norm(hidden, shape, ffn_norm.weight, ffn_norm.bias, eps)
         self.hidden = hidden
-        values = pooled = self._pooled(step.shift)
-        if step.dense is not None:
-            values = addmm(step.dense.bias, values, step.dense.weight)
-        for function in step.activations:
-            values = function(values)
-        logits = addmm(step.classifier.bias, values, step.classifier.weight)
-        if step.signal is None:
-            return logits
-        return torch.cat([logits, addmm(step.signal.bias, pooled, step.signal.weight)], dim=1)
+        return step.head(self._pooled(step.shift))
 
     def keep(self, rows: NDArray[np.int64]) -> None:
         """Keep only the selected rows, cut to the longest of them."""
@@ -234,7 +209,7 @@ class DeployedCascade:
     """Deployed form of a `Cascade`: each member reads the examples that did not exit at earlier members."""
 
     def __init__(self, model: Cascade) -> None:
-        self.members = [DeployedEncoder(cast(Encoder, member)) for member in model.members]
+        self.members = [cast(DeployedEncoder | DeployedModernBert, deploy(cast(Encoder, m))) for m in model.members]
         self.device, self.exit_count, self.outputs = model.device, model.exit_count, model.config.num_labels
 
     def begin(self, batch: Batch) -> CascadePass:
@@ -259,7 +234,8 @@ class CascadePass:
         self._batch = self._batch.take(rows)
 
 
-_FUNCTIONS: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {nn.Tanh: torch.tanh, nn.ReLU: torch.relu}
+Deployed = DeployedEncoder | DeployedModernBert | DeployedCascade
+"""Deployed form of a model."""
 
 
 def _layer(layer: Layer, next_shift: Tensor) -> _Layer:
@@ -271,56 +247,15 @@ def _layer(layer: Layer, next_shift: Tensor) -> _Layer:
     """
     shift, inner_shift = layer.attention_output.bias.detach(), layer.ffn_out.bias.detach()
     return _Layer(
-        _product([layer.query, layer.key, layer.value], shift),
-        _transposed(layer.attention_output),
+        product([layer.query, layer.key, layer.value], shift),
+        transposed(layer.attention_output),
         _norm(layer.attention_norm, inner_shift),
-        _product([layer.ffn_in], inner_shift),
-        _transposed(layer.ffn_out),
+        product([layer.ffn_in], inner_shift),
+        transposed(layer.ffn_out),
         _norm(layer.ffn_norm, next_shift),
     )
 
 
-def _product(layers: list[nn.Linear], shift: Tensor | None = None) -> _Product:
-    """Return these layers as one product for inputs that contain `shift`."""
-    weight = torch.cat([_plain(layer, nn.Linear).weight.detach() for layer in layers])
-    bias = torch.cat([layer.bias.detach() for layer in layers])
-    if shift is not None:
-        bias = (bias.double() - weight.double() @ shift.double()).to(bias.dtype)
-    return _Product(bias, weight.t().contiguous())
-
-
 def _norm(norm: nn.LayerNorm, shift: Tensor) -> _Norm:
     """Return the norm with `shift` added to its output."""
-    return _Norm(_plain(norm, nn.LayerNorm).weight.detach(), norm.bias.detach() + shift)
-
-
-def _transposed(layer: nn.Linear) -> Tensor:
-    """Return the weight of a layer as [in, out]."""
-    return _plain(layer, nn.Linear).weight.detach().t().contiguous()
-
-
-def _plain(module: Module, kind: type[Module]) -> Module:
-    """Return `module` if its output depends on its weights alone, as for PyTorch's module of this kind.
-
-    Raises:
-        UserError: The module is of another kind or has hooks.
-    """
-    hooked = module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module)
-    if hooked or type(module).forward is not kind.forward:
-        what = f"a hook on a {kind.__name__}" if hooked else f"a {type(module).__name__} in place of a {kind.__name__}"
-        raise UserError(f"early exit needs plain weights, but the model has {what}; merge it into the weights")
-    return module
-
-
-def _activation(name: str) -> Callable[[Tensor], Tensor]:
-    return _gelu if name == "gelu" else ACT2FN[name]
-
-
-def _gelu(values: Tensor) -> Tensor:
-    """Return F.gelu(values).
-
-    Small tensors are passed transposed, so that PyTorch's own kernel is used instead of oneDNN's.
-    """
-    if values.numel() > _SMALL or values.device.type != "cpu":
-        return F.gelu(values)
-    return F.gelu(values.t()).t()
+    return _Norm(plain(norm, nn.LayerNorm).weight.detach(), norm.bias.detach() + shift)

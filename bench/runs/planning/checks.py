@@ -12,6 +12,7 @@ import torch
 
 from bench.context import pick_device, task_data
 from bench.encoder import Encoder, EncoderConfig, backbones
+from bench.encoder.shape import layout_named
 from bench.errors import DataError, UserError
 from bench.lineage import steps_in_all
 from bench.method import contestant
@@ -196,6 +197,7 @@ def size_of(
     vocabulary: int,
     positions: int,
     pooler: bool,
+    layout: str = "bert",
 ) -> dict[str, Any]:
     """Return the parameters of a shape, and the cost of each exit for one example of `length` tokens.
 
@@ -223,9 +225,13 @@ def size_of(
         raise UserError(f"--rank {rank}: must be between 1 and the hidden size, {hidden}")
     if length > positions:
         raise UserError(f"--length {length}: the encoder has {positions} positions")
+    if layout == "modernbert" and head_size % 2:
+        raise UserError(f"--head-size {head_size}: rotary positions need an even size")
     config = EncoderConfig(
+        layout=layout_named(layout),
         vocab_size=vocabulary,
         max_positions=positions,
+        type_vocab_size=2 if layout == "bert" else 0,
         hidden_size=hidden,
         head_size=head_size,
         heads=[heads] * layers,

@@ -284,6 +284,8 @@ def _config(shape: Shape) -> EncoderConfig:
         heads=list(shape.heads),
         ffn=list(shape.ffn),
         rank=shape.rank,
+        layout=shape.layout,
+        attention_norms=list(shape.attention_norms),
         num_labels=2,
     )
 
@@ -295,7 +297,7 @@ def _used_words(data: Examples) -> int:
 def _parameters(shape: Shape, used_words: int) -> float:
     """Return the parameters that a step changes: layers, positions, and the embeddings of the words in the text."""
     layers = sum(shape.layer_parameters(layer) for layer in range(shape.layers))
-    return float(layers + shape.positions * shape.hidden + used_words * (shape.rank or shape.hidden))
+    return float(layers + shape.position_rows * shape.hidden + used_words * (shape.rank or shape.hidden))
 
 
 def _random_words(rows: int, length: int, vocabulary: int) -> Examples:

@@ -72,4 +72,5 @@ def _targets(shape: Shape, tokens: float, examples: int) -> float:
 def _activations(shape: Shape, length: float) -> float:
     """Return the bytes of activations that the backward pass needs, for a batch of the longest examples."""
     sizes = zip(shape.ffn, shape.heads, strict=True)
-    return 4 * BATCH * length * sum(16 * shape.hidden + 3 * ffn + 4 * heads * length for ffn, heads in sizes)
+    inner = 3 if shape.layout == "bert" else 6  # neurons before and after each step, and of a gate
+    return 4 * BATCH * length * sum(16 * shape.hidden + inner * ffn + 4 * heads * length for ffn, heads in sizes)
