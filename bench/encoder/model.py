@@ -335,6 +335,6 @@ def attention_bias(mask: Tensor, dtype: torch.dtype) -> Tensor | None:
     `mask` [B, n] is 1 for tokens and 0 for padding. On a CPU the result is None if there is no padding; on a GPU that
     test would wait for the device.
     """
-    if mask.device.type == "cpu" and bool(mask.all()):
+    if not torch.compiler.is_compiling() and mask.device.type == "cpu" and bool(mask.all()):
         return None
     return torch.zeros_like(mask, dtype=dtype).masked_fill(mask == 0, torch.finfo(dtype).min)[:, None, None, :]
