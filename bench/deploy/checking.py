@@ -6,6 +6,7 @@ import importlib.util
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,13 +23,22 @@ class Agreement:
 
     Attributes:
         predictions: [N] class ids, or scores of a regression on the scale of 0 to 5.
+        labels: [N] labels of the examples, likewise.
         other_predictions: Number of examples whose class differs, or whose score differs by 0.001 or more.
         other_exits: Number of examples that exit elsewhere.
     """
 
     predictions: NDArray[np.float64]
+    labels: NDArray[Any]
     other_predictions: int
     other_exits: int
+
+    def said(self) -> str:
+        """Return the numbers in words."""
+        return (
+            f"of {len(self.predictions)} validation examples {self.other_predictions} have another prediction and "
+            f"{self.other_exits} another exit"
+        )
 
 
 def runner(folder: Path) -> ModuleType:
@@ -66,4 +76,4 @@ def compare(folder: Path, examples: Examples, predictions: NDArray[np.float64], 
         scores = (logits[:, 0] - run.MODEL["shift"]) / run.MODEL["factor"]
         found[positions] = logits.argmax(axis=1) if logits.shape[1] > 1 else scores
     other = np.abs(found - predictions) >= 1e-3
-    return Agreement(found, int(other.sum()), int((left != exits + 1).sum()))
+    return Agreement(found, examples.labels, int(other.sum()), int((left != exits + 1).sum()))

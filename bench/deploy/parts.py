@@ -42,10 +42,10 @@ class Part(nn.Module):
         self.outputs: int = model.config.num_labels
         carried = () if policy is None else policies.CARRIED[type(policy)]
         whole = isinstance(model, Cascade)  # each member reads the text
-        self.reads = TEXT if whole or not first else ("hidden", "attention_mask")
+        self.reads: tuple[str, ...] = TEXT if whole or not first else ("hidden", "attention_mask")
         if first and not self.final:
             self.reads += carried
-        self.gives = ("logits",)
+        self.gives: tuple[str, ...] = ("logits",)
         if not self.final:
             self.gives += ("leaves", *(name for name in carried if name != "logits"), *(() if whole else ("hidden",)))
 
@@ -61,8 +61,8 @@ class Part(nn.Module):
             state = {"hidden": given["hidden"], "mask": given["attention_mask"]}
         else:
             state = self.model.begin(*(given[name] for name in TEXT))
-        before = {name: given[name] for name in ("logits", "count") if name in given}
-        found = {}
+        before: dict[str, Tensor] = {name: given[name] for name in ("logits", "count") if name in given}
+        found: dict[str, Tensor] = {}
         for e in range(self.first, self.last + 1):
             state, said = self.model.advance(state, e)
             found["logits"] = said[:, : self.outputs]

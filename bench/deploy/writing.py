@@ -18,7 +18,7 @@ import torch
 from bench.deploy.parts import Part, parts_of
 from bench.encoder import EarlyExitClassifier
 from bench.errors import UserError
-from bench.tasks.catalogue import from_scale
+from bench.tasks.catalogue import SCALE, from_scale
 
 Runtime = Literal["torch", "onnx", "openvino"]
 PACKAGES = {
@@ -57,6 +57,9 @@ class Form:
         return f"{self.runtime} int8" if self.int8 else self.runtime
 
 
+TORCH = Form()
+
+
 def write(model: EarlyExitClassifier, folder: Path, form: Form, max_length: int) -> None:
     """Write a model with its exit policy: graphs, `model.json` and `run.py`; the caller writes the tokenizer.
 
@@ -78,7 +81,7 @@ def write(model: EarlyExitClassifier, folder: Path, form: Form, max_length: int)
         files.append(_to_openvino(file) if form.runtime == "openvino" else file)
     labels = model.config.id2label
     regression = model.config.problem_type == "regression"
-    shift, end = from_scale([0.0, 1.0], model.config.range) if model.config.range else (0.0, 1.0)
+    shift, end = from_scale([0.0, 1.0], model.config.range or SCALE)
     facts = {
         "parts": [
             {"file": file.name, "exit": part.last + 1, "reads": part.names, "gives": part.gives}
@@ -111,6 +114,7 @@ def _export(part: Part, file: Path) -> None:
             output_names=part.gives,
             verbose=False,
         )
+        assert program is not None  # as None is returned by the older exporter only
         program.save(file)
 
 
