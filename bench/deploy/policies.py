@@ -59,7 +59,7 @@ def leaves(policy: Policy, statistic: Tensor, threshold: float) -> Tensor:
     if isinstance(policy, Confidence):
         return statistic > threshold
     if isinstance(policy, Patience):
-        return statistic >= math.ceil(threshold) if threshold > 0 else torch.zeros_like(statistic, dtype=torch.bool)
+        return statistic >= threshold if threshold > 0 else torch.zeros_like(statistic, dtype=torch.bool)
     return statistic < threshold
 
 

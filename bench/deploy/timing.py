@@ -19,7 +19,7 @@ from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from bench.deploy.checking import runner
-from bench.deploy.writing import TORCH, Form, write
+from bench.deploy.writing import TORCH, Form, Runtime, write
 from bench.encoder import EarlyExitClassifier, EarlyExitConfig
 from bench.encoder.early.deployed import Batch, deploy
 from bench.encoder.early.engine import answer
@@ -29,6 +29,7 @@ from bench.exit_policies.operating import leaves
 KEPT = 0.75
 """The part of a promised speed-up that should be there on the clock."""
 
+_OTHERS: tuple[tuple[Runtime, bool], ...] = (("onnx", False), ("onnx", True), ("openvino", False))
 Texts = dict[str, NDArray[np.int64]]
 Run = Callable[[Texts], tuple[NDArray[np.float32], NDArray[np.int64]]]
 
@@ -73,7 +74,8 @@ def time_runtimes(
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read by run.py
     models = {str(folder): _load(folder) for folder in folders}
-    rng, rows = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         timed = [each for name, model in models.items() for each in _runtimes(name, model, Path(scratch))]
         shortest = min(model.positions() for model in models.values())
@@ -88,23 +90,24 @@ def time_runtimes(
 def summary(table: pd.DataFrame) -> str:
     """Return the table of `time_runtimes` as Markdown, and which runtimes keep the promised speed-up at batch 1."""
     keys, runtimes = ["model", "batch", "tokens"], list(dict.fromkeys(table["runtime"]))
-    parts = ["Milliseconds of a batch (median over rounds):"]
-    for what, columns in (("ms", "ms"), ("speedup", "speedup")):
-        wide = table.pivot_table(values=columns, index=keys, columns="runtime", sort=False)[runtimes].round(2)
-        first = table.drop_duplicates(keys).set_index(keys)[["exit", "promised"]].round(2)
-        shown = (first[["exit"]] if what == "ms" else first[["promised"]]).join(wide).reset_index()
-        if what == "speedup":
-            shown = shown[shown["model"] != table["model"].iloc[0]]
-            if shown.empty:
-                return "\n\n".join(parts)
-            parts.append(f"Times faster than {table['model'].iloc[0]} under the same runtime, and what FLOPs promise:")
-        parts.append(shown.to_markdown(index=False))
-    others = table[(table["model"] != table["model"].iloc[0]) & (table["batch"] == 1)]
-    for (name, length), rows in others.groupby(["model", "tokens"], sort=False):
+    reference = table["model"].iloc[0]
+    others = table[table["model"] != reference]
+    parts = ["Milliseconds of a batch (median over rounds):", _wide(table, keys, "exit", "ms", runtimes)]
+    if len(others):
+        parts.append(f"Times faster than {reference} under the same runtime, and what FLOPs promise:")
+        parts.append(_wide(others, keys, "promised", "speedup", runtimes))
+    for (name, length), rows in others[others["batch"] == 1].groupby(["model", "tokens"], sort=False):
         kept = {row["runtime"]: row["speedup"] / row["promised"] for row in rows.to_dict("records")}
         able = [f"{runtime} ({share:.2f})" for runtime, share in kept.items() if share >= KEPT]
         parts.append(f"{name}, batch 1, {length} tokens: {KEPT} of the promise is kept by {', '.join(able) or 'none'}.")
     return "\n\n".join(parts)
+
+
+def _wide(table: pd.DataFrame, keys: list[str], first: str, values: str, runtimes: list[str]) -> str:
+    """Return a Markdown table with a column for each runtime, after the column `first` as it is under PyTorch."""
+    wide = table.pivot_table(values=values, index=keys, columns="runtime", sort=False)[runtimes]
+    under = table.drop_duplicates(keys).set_index(keys)[[first]]
+    return under.join(wide).round(2).reset_index().to_markdown(index=False)
 
 
 def _measure(
@@ -156,9 +159,9 @@ def _runtimes(name: str, model: EarlyExitClassifier, scratch: Path) -> list[_Tim
         return logits, exits + 1
 
     found = [_Timed(name, TORCH.name, engine)]
-    for runtime, int8 in (("onnx", False), ("onnx", True), ("openvino", False)):
+    for runtime, int8 in _OTHERS:
         try:
-            form = Form(runtime, int8)  # type: ignore[arg-type]
+            form = Form(runtime, int8)
         except UserError:
             continue
         folder = Path(tempfile.mkdtemp(dir=scratch))

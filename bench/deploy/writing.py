@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
+import importlib.util
 import json
 import logging
 import shutil
@@ -81,7 +81,8 @@ def write(model: EarlyExitClassifier, folder: Path, form: Form, max_length: int)
         files.append(_to_openvino(file) if form.runtime == "openvino" else file)
     labels = model.config.id2label
     regression = model.config.problem_type == "regression"
-    shift, end = from_scale([0.0, 1.0], model.config.range or SCALE)
+    least, greatest = model.config.range or SCALE
+    shift, end = from_scale([0.0, 1.0], (least, greatest))
     facts = {
         "parts": [
             {"file": file.name, "exit": part.last + 1, "reads": part.names, "gives": part.gives}

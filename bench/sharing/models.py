@@ -113,6 +113,10 @@ def write_model(
     checked = None
     if form.runtime == "torch":
         model.save_pretrained(part)
+    elif not (part / "tokenizer.json").is_file():
+        raise UserError(
+            f"the tokenizer of {key.path} has no tokenizer.json, which {form.runtime} needs; take it for torch"
+        )
     else:
         write(model, part, form, tokenizer.model_max_length)
         examples = _validation(settings, task, tokenizer, key, trace)
