@@ -19,7 +19,7 @@ ORDER = [
     ("tasks",),
     ("encoder",),
     ("training",),
-    ("measuring", "analysis"),  # neither imports the other
+    ("measuring", "analysis", "deploy"),  # none imports another
     ("sharing",),
     ("context",),
     ("method",),

@@ -1,6 +1,7 @@
 """A model that is taken home answers as its point in the table does, in another process, and leaves as early."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from bench.analysis.budgets import at_budget, operating_points, predicted
+from bench.deploy.writing import Form
 from bench.errors import UserError
 from bench.exit_policies.operating import left
 from bench.runs.collect import collect
@@ -199,6 +201,43 @@ def test_the_card_says_what_it_is(settings, answers):
     assert (
         "24 tokens" in card.text and json.loads((out / "tokenizer_config.json").read_text())["model_max_length"] == 24
     )
+
+
+ASK_GRAPHS = """
+import json, sys
+for name in ("torch", "transformers", "bench", "pandas", "scipy"):
+    sys.modules[name] = None  # importing them fails
+import run
+texts = [tuple(each.values()) if isinstance(each, dict) else each for each in json.load(sys.stdin)]
+found = [run.classify(texts), *[run.classify([text]) for text in texts[:8]]]
+print(json.dumps([[each.tolist() for each in pair] for pair in found]))
+"""
+
+
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[1], KINDS[3], KINDS[5], KINDS[6], KINDS[7]], ids="-".join)
+def test_graphs_elsewhere_answer_as_the_tables_point(settings, points, kind, tmp_path):
+    pytest.importorskip("onnxruntime"), pytest.importorskip("onnxscript")
+    row, out = parting(settings, points, *kind), tmp_path / "a model"
+    checked = write_model(settings, points, row, out, Form("onnx"))
+    assert (checked.other_predictions, checked.other_exits) == (0, 0)
+    own = environment() | {"PYTHONPATH": os.environ.get("PYTHONPATH", "")}
+    told = subprocess.run(
+        [sys.executable, "-c", ASK_GRAPHS], cwd=out, env=own, capture_output=True, text=True,
+        input=json.dumps(inputs_of(settings, row["task"])),
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    together, *alone = json.loads(told.stdout)
+    trace = trace_of(settings, row)
+    logits, exits = np.array(together[0]), np.array(together[1])
+    assert exits.tolist() == (left(row, trace) + 1).tolist()
+    found = logits.argmax(axis=1) if logits.shape[1] > 1 else logits[:, 0]
+    np.testing.assert_allclose(found, predicted(row, trace), atol=1e-4)
+    for i, (values, at) in enumerate(alone):
+        assert at == [exits[i]]
+        np.testing.assert_allclose(values[0], logits[i], atol=1e-4)
+    said = ModelCard.load(out / "README.md")
+    assert said.data.library_name == "onnx"
+    assert f"of {len(exits)} validation examples 0 have another prediction and 0 another exit" in said.text
 
 
 def test_what_is_taken_is_what_the_main_table_shows(settings, points, tmp_path):

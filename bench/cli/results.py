@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -28,6 +28,9 @@ from bench.errors import UserError
 if TYPE_CHECKING:
     from bench.exit_policies.policies import Policy
     from bench.settings import Settings
+
+
+Runtime = Literal["torch", "onnx", "openvino"]
 
 
 @app.command(rich_help_panel=EVERYDAY)
@@ -143,13 +146,32 @@ def take(
     config: Config = None,
     speedup: Speedup = 1.0,
     seed: ChosenSeed = None,
+    runtime: Annotated[Runtime, typer.Option("--format", help="Runtime that the model is for.")] = "torch",
+    int8: Annotated[bool, typer.Option("--int8", help="Store weights in 8-bit integers (ONNX).")] = False,
 ) -> None:
     """Export a trained model with its exit policy, tokenizer and model card."""
     with heavy_imports():
+        from bench.deploy.writing import Form
         from bench.sharing.models import take as taken
 
-    typer.echo(taken(settings_of(profile, config), task, method, out, speedup=speedup, seed=seed))
+    form, settings = Form(runtime, int8), settings_of(profile, config)
+    typer.echo(taken(settings, task, method, out, speedup=speedup, seed=seed, form=form))
     typer.echo(f"wrote {out}; its README.md says how to use it")
+
+
+@app.command(rich_help_panel=EVERYDAY)
+def runtimes(
+    folders: Annotated[
+        list[Path], typer.Argument(help="Folders that `costeff take` wrote; the first is the reference.")
+    ],
+    rounds: Annotated[int, typer.Option(min=1, max=10**6, help="Number of rounds.")] = 15,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Number of threads of each runtime.")] = 1,
+) -> None:
+    """Time exported models under PyTorch, ONNX Runtime and OpenVINO on this machine; run nothing else meanwhile."""
+    with heavy_imports():
+        from bench.deploy.timing import summary, time_runtimes
+
+    typer.echo(summary(time_runtimes(folders, rounds=rounds, threads=threads)))
 
 
 @app.command(rich_help_panel=EVERYDAY)

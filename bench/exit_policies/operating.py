@@ -55,7 +55,7 @@ def leaves(point: Mapping[str, Any], own: Policy | None = None) -> Leaves:
         return never
     if point["kind"] == "fixed_exit":
         return fixed(int(point["exit"]) - 1)
-    return rule(own if brings_its_rule(point) and own is not None else _policy(point), _threshold(point))
+    return rule(own if brings_its_rule(point) and own is not None else policy_of(point), threshold_of(point))
 
 
 def left(point: Mapping[str, Any], trace: Trace, own: Policy | None = None) -> NDArray[np.int64]:
@@ -78,7 +78,7 @@ def left(point: Mapping[str, Any], trace: Trace, own: Policy | None = None) -> N
     if point["kind"] in ("static", "fixed_exit"):
         return np.full(len(trace.idx), (int(point["exit"]) or len(trace.logits)) - 1)
     if brings_its_rule(point) and own is not None:
-        return replay(own, own.statistic(trace.logits, trace.signal), _threshold(point))
+        return replay(own, own.statistic(trace.logits, trace.signal), threshold_of(point))
     if brings_its_rule(point):
         exits = np.frombuffer(point["left"], dtype=np.uint8).astype(np.int64)
         if len(exits) != len(trace.idx):
@@ -86,10 +86,11 @@ def left(point: Mapping[str, Any], trace: Trace, own: Policy | None = None) -> N
                 f"{point['method']}: the exits of its own exit policy are known of the split {point['split']} only"
             )
         return exits
-    return replay(_policy(point), trace.logits, _threshold(point))
+    return replay(policy_of(point), trace.logits, threshold_of(point))
 
 
-def _policy(point: Mapping[str, Any]) -> Policy:
+def policy_of(point: Mapping[str, Any]) -> Policy:
+    """Return the built-in exit policy of an operating point."""
     regression = point["policy"] == Agreement.name
     return policy_for(point["policy"], regression, int(point["exit_start"]), _tolerance(point))
 
@@ -100,5 +101,6 @@ def _tolerance(point: Mapping[str, Any]) -> float | None:
     return None if tolerance is None or np.isnan(tolerance) else float(tolerance)
 
 
-def _threshold(point: Mapping[str, Any]) -> Any:
+def threshold_of(point: Mapping[str, Any]) -> Any:
+    """Return the threshold of an operating point with an exit policy: a number, or one for each exit."""
     return point["thresholds"] if len(point["thresholds"]) else point["threshold"]

@@ -13,12 +13,15 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from bench.analysis.budgets import at_budget, control_rows, static_rows, teacher_rows
 from bench.analysis.comparing.resampling import records, resamples_of
+from bench.deploy.checking import Agreement
+from bench.deploy.writing import Form
 from bench.errors import UserError
 from bench.exit_policies.policies import Patience
 from bench.settings import Settings
 from bench.store import read_parquet_if_there
 from bench.tasks.catalogue import SCALE, Task
 from bench.tasks.quality import findings
+from bench.tasks.scores import score
 from bench.trace import Costs
 
 _WHEN = {
@@ -38,6 +41,8 @@ def write_card(
     task: Task,
     facts: Mapping[str, Any],
     costs: Costs,
+    form: Form,
+    checked: Agreement | None,
 ) -> None:
     """Write the model card README.md with YAML front matter.
 
@@ -49,12 +54,14 @@ def write_card(
         task: Its task.
         facts: Content of its run.json.
         costs: Costs of its model.
+        form: The runtime and precision of the model.
+        checked: Its answers there on validation; None for PyTorch.
     """
     parts = [
         f"# {row['label']} on {task.title}",
         _what(row, task, costs),
         "## Use",
-        _use(settings, task),
+        _use(settings, task) if checked is None else _use_elsewhere(settings, row, task, form, checked),
         "## Scores",
         _scores(settings, points, row, task),
         *_data(facts),
@@ -68,10 +75,10 @@ def write_card(
         "The code that made and runs this model (costeff-bench) is Apache-2.0. The weights come from the backbone and "
         "the text named above, and their licences apply to them.",
     ]
-    path.write_text(f"---\n{_front(settings, row, task)}\n---\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8")
+    path.write_text(f"---\n{_front(settings, row, task, form)}\n---\n\n" + "\n\n".join(parts) + "\n", encoding="utf-8")
 
 
-def _front(settings: Settings, row: pd.Series, task: Task) -> str:
+def _front(settings: Settings, row: pd.Series, task: Task, form: Form) -> str:
     """Return the YAML front matter, which the Hub reads."""
     backbone, own = settings.backbone.name, task.own
     hub = own.hub if own else "nyu-mll/glue" if settings.data.of(task.name).source == "hub" else None
@@ -90,7 +97,7 @@ def _front(settings: Settings, row: pd.Series, task: Task) -> str:
         model_name=f"{row['label']} on {task.title}",
         eval_results=results,
         pipeline_tag="text-classification",
-        library_name="transformers",
+        library_name="transformers" if form.runtime == "torch" else form.runtime,
         tags=["early-exit", "costeff-bench"],
         metrics=list(task.metrics),
         datasets=hub and [hub],
@@ -153,6 +160,32 @@ print(classify([{sample}] * 64, batch_size=32))
 
 Examples are removed from the batch when they exit. `truncation=True` cuts texts to {length} tokens, as in training and
 for the scores below."""
+
+
+def _use_elsewhere(settings: Settings, row: pd.Series, task: Task, form: Form, checked: Agreement) -> str:
+    one, several = '"a text"', '["a text", "another"]'
+    if len(task.columns) == 2:
+        one, several = '"the first" "the second"', '[("the first", "the second"), ("another", "pair")]'
+    length = settings.data.of(task.name).max_length[len(task.columns) - 1]
+    now = 100 * float(score(str(row["metric"]), checked.predictions, checked.labels))
+    return f"""Without PyTorch and costeff-bench, in this folder:
+
+```sh
+pip install {"onnxruntime" if form.runtime == "onnx" else form.runtime} numpy tokenizers
+python run.py {one}
+```
+
+```python
+from run import classify
+
+logits, exits = classify({several})
+```
+
+Examples are removed from the batch when they exit. Texts are cut to {length} tokens, as in training. `model.json` lists
+the graphs with their inputs and outputs.
+
+This model is in the form {form.name}. Against the same point in PyTorch, {checked.said()} (in batches of 32);
+{row["metric"]} is {now:.2f}. The sections below describe the point in PyTorch."""
 
 
 def _scores(settings: Settings, points: pd.DataFrame, row: pd.Series, task: Task) -> str:

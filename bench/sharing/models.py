@@ -4,27 +4,41 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_log
 
 from bench.analysis.budgets import at_budget, predicted
+from bench.deploy.checking import Agreement, compare
+from bench.deploy.writing import TORCH, Form, write
 from bench.encoder import EarlyExitClassifier
 from bench.encoder.saved import has_weights, load_model
 from bench.errors import UserError
-from bench.exit_policies.operating import plain
+from bench.exit_policies.operating import left, plain
 from bench.settings import Settings
 from bench.sharing.card import write_card
 from bench.store import RunKey, read_json, read_points, run_folder, seed_of
+from bench.tasks.catalogue import Task
 from bench.tasks.catalogue import task as task_named
+from bench.tasks.examples import Examples
+from bench.tasks.prepare import prepare
 from bench.tasks.scores import score
 from bench.trace import Costs, Trace
 
 
 def take(
-    settings: Settings, task: str, method: str, out: Path, *, speedup: float = 1.0, seed: int | None = None
+    settings: Settings,
+    task: str,
+    method: str,
+    out: Path,
+    *,
+    speedup: float = 1.0,
+    seed: int | None = None,
+    form: Form = TORCH,
 ) -> str:
     """Export the model that the main table shows for a contestant at a speed-up.
 
@@ -38,6 +52,7 @@ def take(
         out: The folder to write; must not exist.
         speedup: Least speed-up of the point.
         seed: The seed of the run; None: the first seed of the task.
+        form: The runtime and precision to export for.
 
     Returns:
         A one-line description of the exported point.
@@ -50,14 +65,17 @@ def take(
     seed = seed_of(settings, task, seed)
     points = read_points(settings)
     row = chosen(settings, points, task, method, speedup, seed)
-    write_model(settings, points, row, out)
+    checked = write_model(settings, points, row, out, form)
     return (
         f"{row['label']}, seed {int(row['seed'])}, {str(row['kind']).replace('_', ' ')}: "
         f"{row['metric']} {100 * row['score']:.2f}, {row['speedup']:.2f}x cheaper on validation"
+        + (f"; {form.name}: {checked.said()}" if checked else "")
     )
 
 
-def write_model(settings: Settings, points: pd.DataFrame, row: pd.Series, out: Path) -> None:
+def write_model(
+    settings: Settings, points: pd.DataFrame, row: pd.Series, out: Path, form: Form = TORCH
+) -> Agreement | None:
     """Write the model of a point as a folder.
 
     Args:
@@ -65,6 +83,10 @@ def write_model(settings: Settings, points: pd.DataFrame, row: pd.Series, out: P
         points: All points of the profile.
         row: The point: a row of `at_budget` on validation.
         out: The folder to write; must not exist.
+        form: The runtime and precision to export for.
+
+    Returns:
+        The answers on the validation split of a model for another runtime than PyTorch.
 
     Raises:
         UserError: As in `take`.
@@ -88,14 +110,39 @@ def write_model(settings: Settings, points: pd.DataFrame, row: pd.Series, out: P
     model = EarlyExitClassifier.of(load_model(folder, torch.device("cpu")), plain(row), task.labels, units)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    model.save_pretrained(part)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     tokenizer.model_max_length = settings.data.of(key.task).max_length[len(task.columns) - 1]
     tokenizer.padding_side = tokenizer.truncation_side = "right"
     tokenizer.save_pretrained(part)
+    checked = None
+    if form.runtime == "torch":
+        model.save_pretrained(part)
+    elif not (part / "tokenizer.json").is_file():
+        raise UserError(
+            f"the tokenizer of {key.path} has no tokenizer.json, which {form.runtime} needs; take it for torch"
+        )
+    else:
+        write(model, part, form, tokenizer.model_max_length)
+        examples = _validation(settings, task, tokenizer, key, trace)
+        checked = compare(part, examples, predicted(row, trace), left(row, trace))
     facts = read_json(folder / "run.json")
-    write_card(part / "README.md", settings, points, row, task, facts, Costs.load(folder / "costs.json"))
+    costs = Costs.load(folder / "costs.json")
+    write_card(part / "README.md", settings, points, row, task, facts, costs, form, checked)
     part.rename(out)
+    return checked
+
+
+def _validation(settings: Settings, task: Task, tokenizer: Any, key: RunKey, trace: Trace) -> Examples:
+    """Return the validation examples of a trace.
+
+    Raises:
+        UserError: The text has changed since the run.
+    """
+    data = prepare(task, tokenizer, settings.data.of(key.task), settings.selection, seed=key.seed)
+    examples = data.splits["validation"]
+    if not (np.array_equal(trace.idx, examples.idx) and np.array_equal(trace.lengths, examples.lengths)):
+        raise UserError(f"{key.path}: the text of {key.task} has changed since this run; run the workflow again")
+    return examples
 
 
 def _why_no_weights(folder: Path) -> str:

@@ -332,13 +332,16 @@ def test_configurations_that_do_not_fit_are_refused():
         )  # fmt: skip
 
 
-def test_tinybert_refuses_it_before_training(tiny_settings, tmp_path):
+def test_methods_for_berts_layout_refuse_it_before_training(tiny_settings, tmp_path):
     backbone = make_backbone(tmp_path / "modern", "modernbert")
     whole = tiny_settings(tmp_path / "results", backbone={"name": str(backbone)})
-    with pytest.raises(UserError, match=r"contestants\.tinybert\.options: no narrower student .* rotary"):
-        contestant(whole, "tinybert", "sst2").check()
-    for name in set(whole.contestants) - {"tinybert"}:
-        contestant(whole, name, "sst2").check()
+    for_bert = {"tinybert", "kcm", "shared", "lesa", "apollo"}
+    for name in set(whole.contestants):
+        if name not in for_bert:
+            contestant(whole, name, "sst2").check()
+            continue
+        with pytest.raises(UserError, match=rf"contestants\.{name}: .* has modernbert's layout"):
+            contestant(whole, name, "sst2").check()
 
 
 def test_the_checkpoint_of_the_conformance_checks_is_as_on_the_hub(tmp_path):

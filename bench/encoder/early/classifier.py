@@ -188,7 +188,7 @@ class EarlyExitClassifier(SavedModel):
         return EarlyExitOutput(torch.from_numpy(logits).to(self.device), torch.from_numpy(exits + 1).to(self.device))
 
     def _batch(self, ids: Tensor, mask: Tensor | None, segments: Tensor | None) -> Batch:
-        width, most = ids.shape[1], self._positions()
+        width, most = ids.shape[1], self.positions()
         lengths = torch.full((len(ids),), width) if mask is None else mask.sum(dim=1).cpu()
         longest = int(lengths.max())
         if longest > most:
@@ -202,7 +202,8 @@ class EarlyExitClassifier(SavedModel):
         second = None if segments is None or not bool(segments.any()) else segments[:, :longest].contiguous()
         return Batch(ids.contiguous(), second, lengths.numpy())
 
-    def _positions(self) -> int:
+    def positions(self) -> int:
+        """Return the largest number of tokens of a text."""
         members = self.config.model.get("members", [self.config.model])
         return min(int(member["max_positions"]) for member in members)
 

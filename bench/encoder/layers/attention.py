@@ -24,9 +24,10 @@ def attention_bias(mask: Tensor, dtype: torch.dtype, window: int | None = None) 
     Returns:
         [B, 1, 1, n], or with a window [B or 1, 1, n, n].
     """
-    full = mask.device.type == "cpu" and bool(mask.all())
+    exporting = torch.compiler.is_compiling()  # a graph must not depend on the values or the length of an example
+    full = not exporting and mask.device.type == "cpu" and bool(mask.all())
     length = mask.shape[1]
-    if window is None or window >= length - 1:
+    if window is None or (not exporting and window >= length - 1):
         if full:
             return None
         return torch.zeros_like(mask, dtype=dtype).masked_fill(mask == 0, torch.finfo(dtype).min)[:, None, None, :]

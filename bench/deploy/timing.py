@@ -1,0 +1,194 @@
+"""Time exported models under PyTorch, ONNX Runtime and OpenVINO, side by side on this machine."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import AutoConfig, AutoModelForSequenceClassification
+
+from bench.deploy.checking import runner
+from bench.deploy.writing import TORCH, Form, Runtime, write
+from bench.encoder import EarlyExitClassifier, EarlyExitConfig
+from bench.encoder.early.deployed import Batch, deploy
+from bench.encoder.early.engine import answer
+from bench.errors import UserError, first_line
+from bench.exit_policies.operating import leaves
+
+KEPT = 0.75
+"""The part of a promised speed-up that should be there on the clock."""
+
+_OTHERS: tuple[tuple[Runtime, bool], ...] = (("onnx", False), ("onnx", True), ("openvino", False))
+Texts = dict[str, NDArray[np.int64]]
+Run = Callable[[Texts], tuple[NDArray[np.float32], NDArray[np.int64]]]
+
+
+@dataclass(frozen=True)
+class _Timed:
+    """A model under one runtime. `run` returns logits [B, C] and exits [B], from 1."""
+
+    model: str
+    runtime: str
+    run: Run
+
+
+def time_runtimes(
+    folders: Sequence[Path],
+    *,
+    lengths: Sequence[int] = (16, 64, 128),
+    batch_sizes: Sequence[int] = (1, 32),
+    rounds: int = 15,
+    threads: int = 1,
+) -> pd.DataFrame:
+    """Time models on random tokens without padding, under every runtime that is installed.
+
+    In each round every model is timed once under every runtime, in a random order, on the same texts. Examples exit
+    where the exit policy of the model says.
+
+    Args:
+        folders: Folders that `costeff take` wrote for PyTorch. The first model is the reference.
+        lengths: Numbers of tokens.
+        batch_sizes: Numbers of texts in a batch.
+        rounds: Number of rounds.
+        threads: Number of threads of every runtime.
+
+    Returns:
+        One row for each model, batch size, length and runtime: `ms`, the median time of a batch; `exit`, the mean exit;
+        `promised`, the multiply-adds of the reference divided by those of the model for these texts; `speedup`, the
+        time of the reference under the same runtime divided by that of the model, median over rounds.
+
+    Raises:
+        UserError: A folder has no exported model for PyTorch.
+    """
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # read by run.py
+    models = {str(folder): _load(folder) for folder in folders}
+    rng = np.random.default_rng(0)
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        timed = [each for name, model in models.items() for each in _runtimes(name, model, Path(scratch))]
+        shortest = min(model.positions() for model in models.values())
+        words = min(_vocabulary(model) for model in models.values())
+        for batch_size in batch_sizes:
+            for length in (length for length in lengths if length <= shortest):
+                texts = [_texts(rng, batch_size, length, words) for _ in range(8 if batch_size == 1 else 1)]
+                rows += _measure(timed, models, texts, rounds, rng)
+    return pd.DataFrame(rows)
+
+
+def summary(table: pd.DataFrame) -> str:
+    """Return the table of `time_runtimes` as Markdown, and which runtimes keep the promised speed-up at batch 1."""
+    keys, runtimes = ["model", "batch", "tokens"], list(dict.fromkeys(table["runtime"]))
+    reference = table["model"].iloc[0]
+    others = table[table["model"] != reference]
+    parts = ["Milliseconds of a batch (median over rounds):", _wide(table, keys, "exit", "ms", runtimes)]
+    if len(others):
+        parts.append(f"Times faster than {reference} under the same runtime, and what FLOPs promise:")
+        parts.append(_wide(others, keys, "promised", "speedup", runtimes))
+    for (name, length), rows in others[others["batch"] == 1].groupby(["model", "tokens"], sort=False):
+        kept = {row["runtime"]: row["speedup"] / row["promised"] for row in rows.to_dict("records")}
+        able = [f"{runtime} ({share:.2f})" for runtime, share in kept.items() if share >= KEPT]
+        parts.append(f"{name}, batch 1, {length} tokens: {KEPT} of the promise is kept by {', '.join(able) or 'none'}.")
+    return "\n\n".join(parts)
+
+
+def _wide(table: pd.DataFrame, keys: list[str], first: str, values: str, runtimes: list[str]) -> str:
+    """Return a Markdown table with a column for each runtime, after the column `first` as it is under PyTorch."""
+    wide = table.pivot_table(values=values, index=keys, columns="runtime", sort=False)[runtimes]
+    under = table.drop_duplicates(keys).set_index(keys)[[first]]
+    return under.join(wide).round(2).reset_index().to_markdown(index=False)
+
+
+def _measure(
+    timed: list[_Timed],
+    models: dict[str, EarlyExitClassifier],
+    texts: list[Texts],
+    rounds: int,
+    rng: np.random.Generator,
+) -> list[dict[str, Any]]:
+    """Return the rows of one batch size and length."""
+    batch_size, length = texts[0]["input_ids"].shape
+    exits = [np.concatenate([each.run(text)[1] for text in texts]) for each in timed]  # also allocates memory
+    seconds = np.empty((rounds, len(timed)))
+    for own in seconds:
+        for position in rng.permutation(len(timed)):
+            timed[position].run(texts[0])
+            began = time.perf_counter()
+            for text in texts:
+                timed[position].run(text)
+            own[position] = (time.perf_counter() - began) / len(texts)
+    macs = [
+        np.array(models[each.model].model.exit_macs(length))[at - 1].sum()
+        for each, at in zip(timed, exits, strict=True)
+    ]
+    reference = {each.runtime: i for i, each in enumerate(timed) if each.model == timed[0].model}
+    return [
+        {
+            "model": each.model,
+            "batch": batch_size,
+            "tokens": length,
+            "runtime": each.runtime,
+            "ms": 1e3 * np.median(seconds[:, i]),
+            "exit": exits[i].mean(),
+            "promised": macs[reference[each.runtime]] / macs[i],
+            "speedup": np.median(seconds[:, reference[each.runtime]] / seconds[:, i]),
+        }
+        for i, each in enumerate(timed)
+    ]
+
+
+def _runtimes(name: str, model: EarlyExitClassifier, scratch: Path) -> list[_Timed]:
+    """Return a model under PyTorch and under every runtime that is installed."""
+    deployed, policy = deploy(model.model), leaves(model.config.leaving)
+
+    def engine(texts: Texts) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        lengths = texts["attention_mask"].sum(axis=1)
+        with torch.inference_mode():
+            exits, logits = answer(deployed, Batch(torch.from_numpy(texts["input_ids"]), None, lengths), policy)
+        return logits, exits + 1
+
+    found = [_Timed(name, TORCH.name, engine)]
+    for runtime, int8 in _OTHERS:
+        try:
+            form = Form(runtime, int8)
+        except UserError:
+            continue
+        folder = Path(tempfile.mkdtemp(dir=scratch))
+        Tokenizer(WordLevel({"[PAD]": 0}, unk_token="[PAD]")).save(
+            str(folder / "tokenizer.json")
+        )  # texts are token ids
+        write(model, folder, form, max_length=1)
+        found.append(_Timed(name, form.name, runner(folder).answer))
+    return found
+
+
+def _load(folder: Path) -> EarlyExitClassifier:
+    """Return the model of a folder that `costeff take` wrote for PyTorch."""
+    try:
+        if not isinstance(AutoConfig.from_pretrained(folder), EarlyExitConfig):
+            raise UserError(f"{folder} is no model of `costeff take`")
+        return AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    except (OSError, ValueError) as error:
+        why = first_line(error)
+        raise UserError(f"{folder} holds no model that `costeff take --format torch` wrote ({why})") from error
+
+
+def _vocabulary(model: EarlyExitClassifier) -> int:
+    return min(int(member["vocab_size"]) for member in model.config.model.get("members", [model.config.model]))
+
+
+def _texts(rng: np.random.Generator, batch_size: int, length: int, words: int) -> Texts:
+    """Return random token ids of one length."""
+    ids = rng.integers(1, words, (batch_size, length))
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
