@@ -86,6 +86,7 @@ class Stage:
         depth: Mean number of layers that a training step computes, for models whose layers are used several times or
             not in every step; None: every layer once. A frozen layer, of which the forward pass alone is computed,
             counts as a third.
+        other_macs: Multiply-adds, in forward passes, of training that does not read the text, of an auxiliary network.
     """
 
     plan: Plan
@@ -98,6 +99,7 @@ class Stage:
     scored: int = 0
     auxiliary: bool = False
     depth: float | None = None
+    other_macs: float = 0.0
 
     @property
     def steps(self) -> int:

@@ -78,7 +78,7 @@ class Chop(Method):
         """Return the name in tables and figures."""
         which, count = self._parts(variant)
         text = "" if self._has_head else ", no further pretraining"
-        return self.titled(f"CHOP-style, without {which} {count} layers (own choice{text})", "chop")
+        return self.titled(f"CHOP-style, {count} layers removed ({which}; own choice{text})", "chop")
 
     def train(self, context: Context, variant: str) -> Encoder:
         """Train a variant and return its model."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from baselines.finetuned import supervised
 from bench.context import Context
-from bench.encoder import Encoder
+from bench.encoder import Encoder, Shape
 from bench.encoder.cut import take_layers
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Options, Stage
@@ -41,7 +41,7 @@ class Lesa(Method):
 
     Own choices: the new layers stand between the last pairs of neighbours, at most one between two (authors' code: in
     the upper half); biases and LayerNorms are means of the neighbours'; the paper continues the pretraining, which is
-    left out here. The predictors' training, some thousand steps of a network of two hidden layers, is not counted.
+    left out here.
     """
 
     Options = LesaOptions
@@ -77,7 +77,8 @@ class Lesa(Method):
         """Return the stage of fine-tuning."""
         shape, sources = self.backbone, places(self.backbone.layers, int(variant.removeprefix("depth")))
         heads, ffn = (tuple(sizes[i] for i, _ in sources) for sizes in (shape.heads, shape.ffn))
-        return [Stage(self._plan, examples, replace(shape, heads=heads, ffn=ffn), selects=True)]
+        larger = replace(shape, heads=heads, ffn=ffn)
+        return [Stage(self._plan, examples, larger, selects=True, other_macs=predictor_macs(shape))]
 
     @property
     def _plan(self) -> Plan:
@@ -95,6 +96,15 @@ def places(layers: int, depth: int) -> list[tuple[int, bool]]:
         if 2 * layers - depth - 1 <= layer < layers - 1:
             found.append((layer, True))
     return found
+
+
+def predictor_macs(shape: Shape) -> float:
+    """Return the multiply-adds of the forward passes in which the predictors of all kinds of matrices learn."""
+    d, a, f, total = shape.hidden, shape.heads[0] * shape.head_size, shape.ffn[0], 0
+    for rows, columns in ((a, d), (a, d), (a, d), (d, a), (f, d), (d, f)):
+        slices = (shape.layers - 2) * min(rows, shape.layers * columns)
+        total += PASSES * slices * (3 * columns * HIDDEN + HIDDEN**2)
+    return total
 
 
 def grown(model: Encoder, depth: int, seed: int) -> Encoder:

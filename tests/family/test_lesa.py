@@ -6,6 +6,7 @@ import torch
 import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from bench.context import Context
 from bench.errors import UserError
@@ -107,4 +108,9 @@ def test_the_stage_has_the_shape_of_the_model(tiny_settings, tmp_path):
     method = contestant(made, "lesa", "sst2")
     context = Context(made, method.task, RunKey("sst2", "lesa", "depth6", 0), tmp_path)
     [stage] = method.stages("depth6", 100)
-    assert stage.shape == grown(context.backbone("pooler"), 6, 0).config.shape
+    model = context.backbone("pooler")
+    with FlopCounterMode(display=False) as counted:
+        larger = grown(model, 6, 0)
+    assert stage.shape == larger.config.shape
+    # A step has the passes forward and backward to the weights, and backward to the inputs but for the first layer.
+    assert 0.8 * counted.get_total_flops() < 6 * stage.other_macs < 1.4 * counted.get_total_flops()

@@ -150,7 +150,7 @@ def work_of(settings: Settings, key: RunKey, data: TaskData) -> tuple[Work, Work
     trained, read = Work(), Work()
     for stage in stages:
         step = _step(stage, train, words)
-        trained += step * stage.steps
+        trained += step * stage.steps + Work(macs=stage.other_macs)
         if stage.scored:
             trained += replace(step, parameters=0.0) * (stage.scored / stage.plan.batch_size)
         if stage.selects:
