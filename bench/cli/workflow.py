@@ -173,25 +173,28 @@ class Display:
 
     def say(self, line: str) -> None:
         """Print a line that stays."""
+        shown = self._line
         self.clear()
         self._write(line + "\n")
-        if self._terminal and self._line:
-            self.progress(self._line)
+        if self._terminal and shown:
+            self.progress(shown)
 
     def progress(self, line: str) -> None:
         """Show the line of progress."""
-        if self._terminal:
+        if self._terminal and line != self._line:
             width = shutil.get_terminal_size().columns - 1
             self._write(f"\r\x1b[K{line[:width]}")
-        elif line != self._line and time.monotonic() - self._last >= SECONDS:
+            self._line = line
+        elif not self._terminal and line != self._line and time.monotonic() - self._last >= SECONDS:
             self._last = time.monotonic()
             self._write(line + "\n")
-        self._line = line
+            self._line = line
 
     def clear(self) -> None:
         """Remove the line of progress from a terminal."""
         if self._terminal and self._line:
             self._write("\r\x1b[K")
+            self._line = ""
 
     def _write(self, text: str) -> None:
         try:
@@ -217,7 +220,7 @@ def _show(pipe: IO[bytes], log: Path, display: Display) -> Path | None:
             *lines, rest = (rest + (chunk or b"")).split(b"\n")
             for message in map(json.loads, lines):
                 if "root" in message:
-                    root = Path(message["root"])
+                    root = Path(message["root"]).absolute()
                 for failure in message.get("failures", ()):
                     display.say(f"failed: {failure}")
                 if "progress" in message:

@@ -43,7 +43,7 @@ def load_model(folder: Path, device: torch.device) -> Any:
             missing weights are never replaced by random ones.
     """
     path = _path(folder)
-    if not weights_file(folder).exists():
+    if not has_weights(folder):
         raise UserError(
             f"{path} has no weights: they were deleted after the run was traced, or never published; set "
             "keep_models: true and run again"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.encoder.saved import has_weights
 from bench.errors import UserError
 from bench.method import contestant
 from bench.runs.identity import Identities
@@ -43,7 +44,7 @@ def taken(settings: Settings, identities: Identities, key: RunKey | None = None)
     while True:
         made = [run for each, run in planned.items() if each not in found]
         needed = {need for run in made for need in run.needs if need in found}
-        lacking = {need for need in needed if not (found[need] / "model" / "model.safetensors").is_file()}
+        lacking = {need for need in needed if not has_weights(found[need])}
         if not lacking:
             return found
         found = {each: folder for each, folder in found.items() if each not in lacking}

@@ -152,3 +152,21 @@ def test_only_a_job_of_the_workflow_deletes(build, tmp_path):
         done = CliRunner().invoke(app, ["run", "sst2", "teacher", "full", "--config", str(file), *options])
         assert done.exit_code == 0, done.output
         assert has_weights(folder) == there
+
+
+def test_a_run_whose_weights_are_gone_is_reused_where_no_run_needs_them(build):
+    """Copied as it is; where a run must be trained that needs the model, the model is trained too."""
+    first = build(folder="first")
+    for key in keys(first):
+        produce(first, key)
+        release(first, key.task, key.seed)
+    again = build(folder="again").model_copy(update={"reuse": [first.root]})
+    assert not coming(again, Identities(again)).runs
+    for key in keys(again):
+        assert produce(again, key) == ""
+        folder = run_folder(again, key)
+        assert "taken_from" in read_json(folder / "run.json") and not has_weights(folder)
+    more = build(folder="more", costeff=COSTEFF).model_copy(update={"reuse": [first.root]})
+    assert {key.method for key in coming(more, Identities(more)).runs} == {"costeff", "assistant", "teacher"}
+    for key in keys(more):
+        assert produce(more, key) == ""
