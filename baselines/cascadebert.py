@@ -107,7 +107,7 @@ class CascadeBert(Method):
         """Return the name in tables and figures."""
         title = "CascadeBERT" + ("" if self.options.small else " (truncated small member)")
         title = self.titled(title, "cascadebert")
-        return f"{title} without exit rule" if self.task.regression else title
+        return f"{title} without exit policy" if self.task.regression else title
 
     def train(self, context: Context, variant: str) -> Cascade:
         """Train a variant and return its model."""

@@ -124,10 +124,10 @@ class DistilBert(Method):
                         f"layers; use 1 to {layers}"
                     )
 
-    def asked(self, variant: str) -> dict[str, Any]:
+    def relevant_options(self, variant: str) -> dict[str, Any]:
         """Return the options without the list of depths, so that a new depth does not retrain the others."""
-        asked = super().asked(variant)
-        return asked | {"depths": bool(asked["depths"])}
+        options = super().relevant_options(variant)
+        return options | {"depths": bool(options["depths"])}
 
     def needs(self, variant: str) -> Sequence[Needed]:
         """Return the models that training depends on."""
@@ -171,9 +171,9 @@ class DistilBert(Method):
             taught = contestant(self.settings, options.teacher, self.task.name).backbone
             return [Stage(finetune, examples, student, selects=True, kept=taught)]
         distil = self._plans[0]
-        heard = 1.0 if options.soft_targets == "all" else MASKED
+        word_share = 1.0 if options.soft_targets == "all" else MASKED
         return [
-            Stage(distil, examples, student, beside=whole, words=heard),
+            Stage(distil, examples, student, beside=whole, words=word_share),
             Stage(finetune, examples, student, selects=True),
         ]
 

@@ -70,15 +70,15 @@ class Finetuned(Method):
                 )
             self._other()
 
-    def asked(self, variant: str) -> dict[str, Any]:
+    def relevant_options(self, variant: str) -> dict[str, Any]:
         """Return the options without the list of depths, so that a new depth does not retrain the others.
 
         For `as_long_as` the options that determine its number of steps are included.
         """
-        asked = super().asked(variant)
+        options = super().relevant_options(variant)
         if self.options.as_long_as:
-            asked["as_long_as"] = lineage(self._other(), self.options.as_long_as.variant)
-        return asked | {"depths": bool(asked["depths"])}
+            options["as_long_as"] = lineage(self._other(), self.options.as_long_as.variant)
+        return options | {"depths": bool(options["depths"])}
 
     def label(self, variant: str) -> str:
         """Return the name in tables and figures."""

@@ -60,14 +60,14 @@ class Pabee(Method):
         """Return the name in tables and figures."""
         return self.titled("PABEE", "pabee")
 
-    def rule(self) -> Patience:
+    def exit_policy(self) -> Patience:
         """Return the exit policy."""
         return Patience(self.exit_start(), self.options.tolerance)
 
     def train(self, context: Context, variant: str) -> Encoder:
         """Train a variant and return its model."""
         model = context.backbone("pooler", exits="all")
-        criterion = mean_over_patience(self.rule(), self.task)
+        criterion = mean_over_patience(self.exit_policy(), self.task)
         context.fit(model, weighted_loss, self._plan, "finetune", select=criterion)
         return model
 

@@ -107,10 +107,10 @@ class TinyBert(Method):
         """Return the models that training depends on."""
         return [Needed(self.options.teacher, "full")]
 
-    def asked(self, variant: str) -> dict[str, Any]:
+    def relevant_options(self, variant: str) -> dict[str, Any]:
         """Return the options with the size of this variant only, so that a new size does not retrain the others."""
-        asked = super().asked(variant)
-        return asked | {"sizes": {variant: asked["sizes"][variant]}}
+        options = super().relevant_options(variant)
+        return options | {"sizes": {variant: options["sizes"][variant]}}
 
     def checkpoints(self, variant: str) -> Sequence[str]:
         """Return the pretrained checkpoints other than the backbone."""

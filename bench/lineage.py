@@ -40,7 +40,7 @@ def steps_in_all(method: Method, variant: str, examples: int) -> int:
 
 def lineage(method: Method, variant: str) -> list[dict[str, Any]]:
     """Return the inputs of `steps_in_all` as plain values: options of a variant and of the models it continues."""
-    own = {"class": type(method).__qualname__, "version": method.version, "options": method.asked(variant)}
+    own = {"class": type(method).__qualname__, "version": method.version, "options": method.relevant_options(variant)}
     source = _source(method, variant)
     return [own, *(lineage(*source) if source else [])]
 

@@ -166,7 +166,7 @@ class Method:
         """Return the keys of the runs that `needs` names, for the task and seed of `key`."""
         return tuple(RunKey(key.task, need.contestant, need.variant, key.seed) for need in self.needs(key.variant))
 
-    def asked(self, variant: str) -> dict[str, Any]:
+    def relevant_options(self, variant: str) -> dict[str, Any]:
         """Return the options that a run of `variant` depends on, as plain values. They are part of its identity."""
         return self.options.model_dump(mode="json")
 
@@ -199,7 +199,7 @@ class Method:
         """Return the first exit (1-based) at which an example may exit."""
         return 1
 
-    def rule(self) -> Policy:
+    def exit_policy(self) -> Policy:
         """Return the exit policy on this task.
 
         Raises:

@@ -50,7 +50,7 @@ def main() -> None:
     for planned in runs(settings):
         key, folder = planned.key, run_folder(settings, planned.key)
         method = contestant(settings, key.method, key.task)
-        policy = method.rule()
+        policy = method.exit_policy()
         kept = [folder / f"trace-{split}.parquet" for split in ("calibration", "validation")]
         if policy.name == "none" or not all(file.is_file() for file in kept):
             continue

@@ -19,7 +19,7 @@ from bench.settings import Count, Layers, LearningRate
 from bench.training.loop import Plan
 from costeff.distillation import Distillation, assistant_loss
 from costeff.importance import Importance, random, taylor
-from costeff.slenderise import Schedule, periods_of, slenderise, squat, squatted, widths
+from costeff.slenderise import Schedule, periods_of, shallow, shallow_shape, slenderise, widths
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -131,7 +131,7 @@ class CostEffOptions(Options):
     training: Literal["joint", "two_stage"] = Field(
         "joint", description="two_stage: the backbone first, then the exits on the frozen backbone."
     )
-    compress: Literal["slender", "squat"] = Field("slender", description="squat: fewer layers, as many parameters.")
+    compress: Literal["slender", "shallow"] = Field("slender", description="shallow: fewer layers, as many parameters.")
     losses: Literal["both", "hidden", "prediction"] = Field("both", description="Which distillation is used.")
     iterative: bool = Field(True, description="false: one cut, then as much training as all periods.")
     equilibrium: bool = Field(True, description="Gradient equilibrium.")
@@ -142,7 +142,7 @@ class Stages:
     """Plans of one variant's stages; their optimizer steps add up to the same number in every ablation."""
 
     periods: list[Plan]
-    """Step 3: one plan for each period; a single one for a squat model or a single cut."""
+    """Step 3: one plan for each period; a single one for a model of fewer layers or a single cut."""
     representations: Plan | None
     """Step 4."""
     predictions: Plan
@@ -188,10 +188,10 @@ class CostEff(Method):
         """Return the assistant, or the teacher without one."""
         return [Needed(self._source, "full")]
 
-    def asked(self, variant: str) -> dict[str, Any]:
+    def relevant_options(self, variant: str) -> dict[str, Any]:
         """Return the options with this size alone, so that a new size does not retrain the others."""
-        asked = super().asked(variant)
-        return asked | {"sizes": {name: size for name, size in asked["sizes"].items() if name == variant}}
+        options = super().relevant_options(variant)
+        return options | {"sizes": {name: size for name, size in options["sizes"].items() if name == variant}}
 
     def label(self, variant: str) -> str:
         """Return the name in tables."""
@@ -207,8 +207,8 @@ class CostEff(Method):
         source = context.model(self._source, "full")
         model = _with_exits(context, source)
         kept: list[int] | None = None
-        if options.compress == "squat":
-            model, kept = squat(model, target)
+        if options.compress == "shallow":
+            model, kept = shallow(model, target)
         distillation = Distillation(
             context.teacher(source, hidden=True),
             equilibrium=options.equilibrium and options.training == "joint",
@@ -230,21 +230,21 @@ class CostEff(Method):
                 iterative=options.iterative,
             )
         else:
-            context.fit(model, distillation.while_slenderising(options.first), stages.periods[0], "squat")
+            context.fit(model, distillation.while_slenderising(options.first), stages.periods[0], "shallow")
         return _recover(context, stages, model, distillation)
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
         """Return the periods and the stages of recovery."""
         options, stages, target = self._recipe(variant), self._stages(variant, examples), self._width(variant)
-        if options.compress == "squat":
-            final, passed = squatted(self.backbone, target), [target]
+        if options.compress == "shallow":
+            final, passed = shallow_shape(self.backbone, target), [target]
         else:
             final, passed = self.backbone.narrowed(target), widths(self._full, target, options.iterative)
-        read = 0 if options.importance == "random" or options.compress == "squat" else options.importance_examples
+        read = 0 if options.importance == "random" or options.compress == "shallow" else options.importance_examples
         scored = examples if read is None else min(read, examples)
         found = [
             Stage(
-                plan, examples, final if options.compress == "squat" else self.backbone.narrowed(width), scored=scored
+                plan, examples, final if options.compress == "shallow" else self.backbone.narrowed(width), scored=scored
             )
             for plan, width in zip(stages.periods, passed, strict=True)
         ]
@@ -260,7 +260,7 @@ class CostEff(Method):
         options, size = self._recipe(variant), self.options.batch_size
         iterative = options.iterative and options.compress == "slender"
         periods = periods_of(_schedule(options), self._full, self._width(variant), examples, iterative)
-        if options.compress == "squat":
+        if options.compress == "shallow":
             periods = [replace(periods[0], learning_rate=options.slenderise_rate, warmup_floor=0)]
         hidden = Plan(options.hidden_epochs, options.hidden_rate, size)
         predictions, exits = Plan(options.epochs, options.learning_rate, size), None

@@ -121,7 +121,7 @@ def periods_of(schedule: Schedule, start: Width, target: Width, examples: int, i
     ]
 
 
-def squat(model: Encoder, target: Width) -> tuple[Encoder, list[int]]:
+def shallow(model: Encoder, target: Width) -> tuple[Encoder, list[int]]:
     """Return fewer layers of full width with about the parameters of `target`, an ablation.
 
     The layers are evenly spaced; the word embedding has the rank of `target`.
@@ -130,13 +130,13 @@ def squat(model: Encoder, target: Width) -> tuple[Encoder, list[int]]:
         The encoder, with an exit after each layer, and the layers of `model` (0-based) it keeps.
     """
     layers = model.config.shape.layers
-    depth = squatted(model.config.shape, target).layers
+    depth = shallow_shape(model.config.shape, target).layers
     kept = [round((i + 1) * layers / depth) - 1 for i in range(depth)]
-    shallow = take_layers(model, kept, exits=range(1, depth + 1))
-    return cut(shallow, rank=target.rank), kept
+    short = take_layers(model, kept, exits=range(1, depth + 1))
+    return cut(short, rank=target.rank), kept
 
 
-def squatted(shape: Shape, target: Width) -> Shape:
+def shallow_shape(shape: Shape, target: Width) -> Shape:
     """Return `shape` with the rank of `target` and the depth whose number of parameters is closest to `target`."""
     wanted, flat = shape.narrowed(target).parameters(), replace(shape, rank=target.rank)
     depth = min(range(1, shape.layers + 1), key=lambda k: abs(flat.truncated(k).parameters() - wanted))

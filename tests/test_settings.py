@@ -129,12 +129,12 @@ def test_ablations_share_the_runs_of_the_full_method(profile, whole, monkeypatch
     monkeypatch.setenv("GLUE_DIR", str(tmp_path))
     ours, theirs = (load(ROOT / "config" / f"{name}.yaml") for name in (profile, whole))
     for name, variant in (("teacher", "full"), ("assistant", "full"), ("costeff", "8x")):
-        asked = [contestant(settings, name, "sst2").asked(variant) for settings in (ours, theirs)]
+        asked = [contestant(settings, name, "sst2").relevant_options(variant) for settings in (ours, theirs)]
         assert asked[0] == asked[1]
-    full = contestant(ours, "costeff", "sst2").asked("8x")
+    full = contestant(ours, "costeff", "sst2").relevant_options("8x")
     switches = {"assistant", "distil_from", "importance", "training", "compress", "losses", "iterative", "equilibrium"}
     for name in ours.ablations:
-        asked = contestant(ours, name, "sst2").asked("8x")
+        asked = contestant(ours, name, "sst2").relevant_options("8x")
         other = {key for key in full if asked[key] != full[key]}
         assert other and other <= switches, name
 

@@ -23,7 +23,7 @@ SWITCHES = [
     {"importance": "last_exit"},
     {"importance": "random"},
     {"training": "two_stage"},
-    {"compress": "squat"},
+    {"compress": "shallow"},
     {"losses": "hidden"},
     {"losses": "prediction"},
     {"iterative": False},
@@ -129,7 +129,7 @@ def test_an_ablation_trains_what_it_says(settings, name, tmp_path):
     assert said == trainings(settings, RunKey("sst2", name, "2x", 0), tmp_path)
 
 
-@pytest.mark.parametrize("name", ["training-two_stage", "compress-squat", "losses-prediction", "iterative-False"])
+@pytest.mark.parametrize("name", ["training-two_stage", "compress-shallow", "losses-prediction", "iterative-False"])
 def test_every_ablation_trains_as_many_steps_as_the_full_method(settings, name, tmp_path):
     count = examples(settings, "sst2")
     full = steps_of(contestant(settings, "costeff", "sst2"), "2x", count)

@@ -194,7 +194,7 @@ def submit(
     def rule_on(task: str) -> Policy:
         from bench.method import contestant
 
-        return contestant(settings, method, task).rule()
+        return contestant(settings, method, task).exit_policy()
 
     def trace(key: RunKey) -> None:
         from bench.runs.train_run import trace_tests  # slow to import, and rarely needed

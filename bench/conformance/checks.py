@@ -43,11 +43,11 @@ def set_up(runs: Runs, key: RunKey) -> None:
         accepted = runs.method(need).accepts(need.variant)
         _hold(accepted, f"it needs {need.method} {need.variant}, a variant that {need.method} does not have")
     try:
-        json.dumps(method.asked(key.variant))
+        json.dumps(method.relevant_options(key.variant))
     except (TypeError, ValueError) as error:
         raise Fault(f"`asked` returns what is no plain value: {error}") from None
     _hold(isinstance(method.label(key.variant), str), "`label` returns no text")
-    policy = method.rule()
+    policy = method.exit_policy()
     _hold(policy.name == "none" or policy.exit_start >= 1, f"exit_start is {policy.exit_start}")
 
 

@@ -69,7 +69,7 @@ class Runs:
 
     def rule(self, key: RunKey) -> Policy:
         """Return the exit policy of a run."""
-        return self.method(key).rule()
+        return self.method(key).exit_policy()
 
     def model(self, key: RunKey) -> Encoder | Cascade:
         """Return the trained model of a run, on the CPU."""

@@ -201,7 +201,7 @@ def _load(settings: Settings, key: RunKey, examples: Examples, device: torch.dev
         trace,
         Costs.load(folder / "costs.json"),
         trained,
-        contestant(settings, key.method, key.task).rule(),
+        contestant(settings, key.method, key.task).exit_policy(),
     )
 
 

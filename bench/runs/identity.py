@@ -85,7 +85,11 @@ class Identities:
             "task": key.task,
             "variant": key.variant,
             "seed": key.seed,
-            "method": {"class": entry.method, "version": method.version, "options": method.asked(key.variant)},
+            "method": {
+                "class": entry.method,
+                "version": method.version,
+                "options": method.relevant_options(key.variant),
+            },
             "selection": settings.selection,
             "data": {
                 "fingerprint": text.fingerprint,

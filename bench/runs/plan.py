@@ -28,7 +28,7 @@ def methods(settings: Settings) -> dict[tuple[str, str], Method]:
     found = {(name, task): contestant(settings, name, task) for task in settings.tasks for name in settings.contestants}
     for method in found.values():
         check_variants(method)
-        method.rule()
+        method.exit_policy()
         method.check()
     for task in settings.tasks:
         reference_run(found[settings.reference, task], settings.seeds_of(task)[0])

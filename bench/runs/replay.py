@@ -45,7 +45,7 @@ def inputs(settings: Settings, task: str) -> dict[str, Any]:
     return {
         "version": VERSION,
         "thresholds": settings.thresholds.model_dump(mode="json"),
-        "policies": {method.name: f"{method.rule().name} {method.rule().version}" for method in methods},
+        "policies": {method.name: f"{method.exit_policy().name} {method.exit_policy().version}" for method in methods},
         "metrics": list(methods[0].task.metrics),
         "reference": settings.reference,  # its points include the constant baseline
     }
@@ -60,7 +60,7 @@ def stamp(settings: Settings, key: RunKey, facts: dict[str, Any]) -> str:
         facts: Content of its run.json.
     """
     method = contestant(settings, key.method, key.task)
-    rule, metrics = method.rule(), ",".join(method.task.metrics)
+    rule, metrics = method.exit_policy(), ",".join(method.task.metrics)
     made = " ".join(filter(None, (facts["identity"], facts.get("weights"))))
     control = " control" * (key.method == settings.reference)
     return f"{made} {rule.name} {rule.version} {VERSION} {metrics}{control} {settings.thresholds.model_dump_json()}"
@@ -76,7 +76,7 @@ def points_of(settings: Settings, key: RunKey) -> tuple[pd.DataFrame, pd.DataFra
     """Return the operating points of one run (see `bench.analysis.points`) and the trials of its threshold search."""
     method = contestant(settings, key.method, key.task)
     traces, cost = traces_of(settings, key), Costs.load(run_folder(settings, key) / "costs.json")
-    policy = method.rule()
+    policy = method.exit_policy()
     grid, trials = settings.thresholds.grid, settings.thresholds.trials
     vectors, tried = [], pd.DataFrame()
     if policy.name != "none" and trials:

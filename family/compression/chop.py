@@ -70,9 +70,9 @@ class Chop(Method):
             if wrong := [count for count in counts if not 1 <= count < layers]:
                 raise UserError(f"{where}.{which}: {wrong[0]} of {layers} layers; remove 1 to {layers - 1}")
 
-    def asked(self, variant: str) -> dict[str, Any]:
+    def relevant_options(self, variant: str) -> dict[str, Any]:
         """Return the options without the other variants, so that a new one does not retrain the others."""
-        return super().asked(variant) | {"remove": variant}
+        return super().relevant_options(variant) | {"remove": variant}
 
     def label(self, variant: str) -> str:
         """Return the name in tables and figures."""

@@ -57,7 +57,7 @@ class FPabee(Method):
         """Return the name in tables and figures."""
         return self.titled(f"F-PABEE (patience {self.options.patience})", "fpabee")
 
-    def rule(self) -> Policy:
+    def exit_policy(self) -> Policy:
         """Return the exit policy."""
         run = self.options.patience
         if run == 1:  # the suite's own policies, which tables can replay by their names

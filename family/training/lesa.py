@@ -59,9 +59,9 @@ class Lesa(Method):
             if not layers < depth < 2 * layers:
                 raise UserError(f"{where}: {depth} from a backbone of {layers}; use {layers + 1} to {2 * layers - 1}")
 
-    def asked(self, variant: str) -> dict[str, Any]:
+    def relevant_options(self, variant: str) -> dict[str, Any]:
         """Return the options without the other depths, so that a new depth does not retrain the others."""
-        return super().asked(variant) | {"depths": variant}
+        return super().relevant_options(variant) | {"depths": variant}
 
     def label(self, variant: str) -> str:
         """Return the name in tables and figures."""

@@ -171,7 +171,7 @@ def test_labels_say_what_is_unusual(tiny_settings, tmp_path):
     complete, _ = method_and_context(settings, tmp_path, small="some/checkpoint")
     assert complete.label("full") == "CascadeBERT"
     regression, _ = method_and_context(settings, tmp_path, task="stsb")
-    assert "without exit rule" in regression.label("full")
+    assert "without exit policy" in regression.label("full")
     assert (truncated.policy, regression.policy) == ("confidence", "none")
 
 

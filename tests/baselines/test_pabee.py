@@ -66,7 +66,7 @@ def test_the_rate_decays_to_0_without_warmup_and_nothing_else_decays(tiny_settin
     rates = [stage.plan.rate(step, stage.steps) for step in range(stage.steps)]
     np.testing.assert_allclose(rates, 1e-3 * (1 - np.arange(50) / 50))
     assert stage.plan.weight_decay == 0 and stage.selects
-    assert method.rule() == Patience(tolerance=0.3)
+    assert method.exit_policy() == Patience(tolerance=0.3)
 
 
 @pytest.mark.parametrize("task", ["sst2", "mrpc", "stsb"])

@@ -17,7 +17,7 @@ from bench.training.losses import hidden_loss, soft_loss, task_loss
 from bench.training.targets import FrozenTeacher
 from costeff.distillation import Distillation, assistant_loss
 from costeff.importance import taylor
-from costeff.slenderise import squat, widths
+from costeff.slenderise import shallow, widths
 
 BERT, MINILM = Width(12, 3072, 768), Width(12, 1536, 384)
 
@@ -158,14 +158,14 @@ def test_every_exit_is_heard_unless_only_the_last_is_asked_for(examples):
     assert all(head.classifier.weight.grad.any() for head in model.exit_heads)
 
 
-def test_squat_has_about_the_parameters_of_slender():
+def test_a_shallow_model_has_about_the_parameters_of_the_slender_one():
     model = encoder(heads=[4] * 8, ffn=[48] * 8, exits=list(range(1, 9)), vocab_size=60)
     target = Width(2, 24, 16)
-    shallow, kept = squat(model, target)
+    short, kept = shallow(model, target)
     slender = model.config.shape.narrowed(target).parameters()
     layer = model.config.shape.layer_parameters(0)
-    assert abs(shallow.config.shape.parameters() - slender) <= layer / 2
-    assert kept == sorted(set(kept)) and kept[-1] == 7 and shallow.exit_count == len(kept)
+    assert abs(short.config.shape.parameters() - slender) <= layer / 2
+    assert kept == sorted(set(kept)) and kept[-1] == 7 and short.exit_count == len(kept)
 
 
 def test_a_head_ratio_that_leaves_half_a_head_is_refused_before_training(tiny_settings, tmp_path: Path):

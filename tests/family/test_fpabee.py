@@ -23,7 +23,7 @@ SETTINGS = load("conform")
 def test_an_example_exits_after_a_run_of_similar_exits(seed, patience, threshold, regression):
     logits = np.random.default_rng(seed).normal(size=(6, 12, 1 if regression else 3)).astype(np.float32)
     task = TASKS["stsb" if regression else "mnli"]
-    policy = FPabee("fpabee", task, FPabeeOptions(patience=patience), SETTINGS).rule()
+    policy = FPabee("fpabee", task, FPabeeOptions(patience=patience), SETTINGS).exit_policy()
     assert ours(policy) == (patience == 1)
     expected = []
     for values in logits.transpose(1, 0, 2).astype(np.float64):
