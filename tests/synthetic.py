@@ -42,7 +42,7 @@ class Contestant:
 
 CONTESTANTS = (
     Contestant("teacher", "base", "Teacher", "none", (6,), 1.0, 1.0),
-    *(Contestant("cut", str(k), f"Cut at depth {k}", "none", (k,), 1.0, 0.9) for k in (1, 2, 3, 4, 5)),
+    *(Contestant("first-layers", str(k), f"Cut at depth {k}", "none", (k,), 1.0, 0.9) for k in (1, 2, 3, 4, 5)),
     Contestant("costeff", "2x", "COST-EFF 2x", "entropy", (1, 2, 3, 4, 5, 6), 0.5, 0.97),
     Contestant("costeff", "4x", "COST-EFF 4x", "entropy", (1, 2, 3, 4, 5, 6), 0.25, 0.92),
     Contestant("costeff-no-ta", "2x", "COST-EFF 2x, no assistant", "entropy", (1, 2, 3, 4, 5, 6), 0.5, 0.88),
@@ -57,8 +57,8 @@ def deep_contestants(exits: int = 12) -> tuple[Contestant, ...]:
     every, half = tuple(range(1, exits + 1)), exits // 2
     made = [
         ("teacher", "base", "Teacher", "none", (exits,), 1.0, 1.0),
-        *(("cut", str(k), f"Cut at depth {k}", "none", (k,), 1.0, 0.9) for k in range(2, exits, 2)),
-        ("finetuned-long", "base", "Fine-tuned longer", "none", (exits,), 1.0, 1.02),
+        *(("first-layers", str(k), f"Cut at depth {k}", "none", (k,), 1.0, 0.9) for k in range(2, exits, 2)),
+        ("teacher-long", "base", "Fine-tuned longer", "none", (exits,), 1.0, 1.02),
         ("assistant", "full", "COST-EFF's assistant", "entropy", every, 1.0, 0.99),
         ("costeff", "2x", "COST-EFF 2x", "entropy", every, 0.5, 0.97),
         ("costeff", "4x", "COST-EFF 4x", "entropy", every, 0.25, 0.92),

@@ -73,10 +73,10 @@ PLACES: dict[str, st.SearchStrategy] = {
     "selection": st.sampled_from(["calibration", "validation", "test"]),
     "strict": st.booleans(),
     "reuse": st.lists(FOLDERS, max_size=1),
-    "reference": st.sampled_from(["teacher", "cut", "mine"]),
-    "depth_reference": st.sampled_from(["cut", None, "teacher", "nobody"]),
+    "reference": st.sampled_from(["teacher", "first-layers", "mine"]),
+    "depth_reference": st.sampled_from(["first-layers", None, "teacher", "nobody"]),
     "ablations": st.dictionaries(
-        st.sampled_from(["cut", "teacher"]), st.sampled_from(["cut", "teacher", 1]), max_size=1
+        st.sampled_from(["first-layers", "teacher"]), st.sampled_from(["first-layers", "teacher", 1]), max_size=1
     ),
     "studies": ANYTHING,
     "data": ANYTHING,
@@ -163,7 +163,7 @@ def change(values: dict, place: str, value: object, own: str) -> None:
 @st.composite
 def profiles(draw: st.DrawFn) -> dict:
     """Return a small valid profile in which names and some other values are drawn."""
-    own, other = ("Notes", "cut") if draw(st.booleans()) else (draw(NAMES), draw(NAMES))
+    own, other = ("Notes", "first-layers") if draw(st.booleans()) else (draw(NAMES), draw(NAMES))
     finetuned = "baselines.finetuned:Finetuned"
     values: dict = {
         "profile": "p",

@@ -27,10 +27,10 @@ def profile(tiny_settings, tmp_path_factory) -> Path:
     """A profile whose runs are finished: a model with exits, the reference, and a cut one."""
     folder = tmp_path_factory.mktemp("benchmarks")
     values = tiny_settings(folder / "results").model_dump(mode="json")
-    chosen = {name: values["contestants"][name] for name in ("teacher", "cut", "assistant")}
+    chosen = {name: values["contestants"][name] for name in ("teacher", "first-layers", "assistant")}
     for entry in chosen.values():
         entry["options"] |= {"epochs": 1}
-    chosen["cut"]["options"]["depths"] = [1]
+    chosen["first-layers"]["options"]["depths"] = [1]
     values |= {"contestants": chosen, "tasks": ["sst2"], "studies": [], "depth_reference": None}
     values["data"]["sketch"] |= {"train": 96, "validation": 48}
     settings = check(values, "test")

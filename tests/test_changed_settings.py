@@ -27,7 +27,7 @@ WITHOUT_EFFECT = {
 }  # fmt: skip
 CHANGED: dict[str, Any] = {
     "tasks": ["sst2"], "seeds": [0, 1], "more_seeds": {"sst2": [5]}, "selection": "validation", "reference": "pabee",
-    "depth_reference": "cut", "ablations": {"pabee": "teacher"}, "data.note": "another name", "data.calibration": 20,
+    "depth_reference": "first-layers", "ablations": {"pabee": "teacher"}, "data.note": "another name", "data.calibration": 20,
     "data.max_train": 50, "data.max_eval": 16, "data.max_length": (30, 30), "training.precision": "bfloat16",
     "training.budget": {"steps": 9}, "latency.speedups": [3.0], "backbone.pooling": "cls", "comparison.level": 0.9,
     "comparison.primary.speedups": [3.0],
@@ -65,7 +65,7 @@ def depended_on(settings: Settings) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def base(tiny_settings, tmp_path_factory) -> Settings:
     values = tiny_settings(tmp_path_factory.mktemp("base")).model_dump()
-    kept = {name: values["contestants"][name] for name in ("teacher", "cut", "pabee")}
+    kept = {name: values["contestants"][name] for name in ("teacher", "first-layers", "pabee")}
     values |= {"contestants": kept, "depth_reference": None, "tasks": ["sst2", "stsb"]}
     values["data"]["sketch"] = {"train": 96, "validation": 32, "test": 8}
     return check(values | {"data": values["data"] | {"calibration": 24, "max_length": (32, 32)}}, "test")

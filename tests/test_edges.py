@@ -189,13 +189,19 @@ def test_runs_of_other_code_are_named_and_never_pass_for_those_of_today(small, t
 @pytest.mark.parametrize(("depths", "said"), [([1, 2], "has 2 variants on cola: depth1, depth2"), ([1], "")])
 def test_the_reference_is_one_model(depths, said, tiny_settings, tmp_path):
     cut = {"method": "baselines.finetuned:Finetuned", "options": {"depths": depths}}
-    values = tiny_settings(tmp_path).model_dump() | {"contestants": {"cut": cut}, "reference": "cut", "tasks": ["cola"]}
+    values = tiny_settings(tmp_path).model_dump() | {
+        "contestants": {"first-layers": cut},
+        "reference": "first-layers",
+        "tasks": ["cola"],
+    }
     settings = check(values | {"depth_reference": None}, "test")
     if said:
         with pytest.raises(UserError, match=f"reference: cut {said}"):
             plan.runs(settings)
     else:
-        assert plan.reference_run(plan.methods(settings)["cut", "cola"], 3) == RunKey("cola", "cut", "depth1", 3)
+        assert plan.reference_run(plan.methods(settings)["first-layers", "cola"], 3) == RunKey(
+            "cola", "first-layers", "depth1", 3
+        )
 
 
 def test_published_tables_without_the_column_say_nothing_of_code(points: pd.DataFrame):

@@ -32,8 +32,10 @@ def test_the_tiny_profile_runs_on_a_modern_backbone(tmp_path):
         "tasks": ["sst2", "stsb"],
         "contestants": {
             "tinybert": None,
-            "finetuned-long": {"options": {"as_long_as": {"contestant": "costeff", "variant": "2x"}}},
-            "costeff": {"options": {"sizes": {"2x": {"heads": "1/2", "ffn": "1/2", "rank": "1/2"}, "8x": None}}},
+            "teacher-long": {"options": {"as_long_as": {"contestant": "costeff", "variant": "half-width"}}},
+            "costeff": {
+                "options": {"sizes": {"half-width": {"heads": "1/2", "ffn": "1/2", "rank": "1/2"}, "sixth-width": None}}
+            },
         },
     }
     (home / "modern.yaml").write_text(yaml.safe_dump(profile))
@@ -63,7 +65,7 @@ def test_the_profile_of_ettin_fits_its_shape(tmp_path, monkeypatch):
     monkeypatch.setenv("GLUE_DIR", str(tmp_path))
     settings = load(ROOT / "config" / "ettin-17m.yaml", {"backbone": {"name": str(tmp_path / "ettin")}})
     runs = plan.runs(settings)
-    assert {run.key.variant for run in runs if run.key.method == "costeff"} == {"2x", "4x"}
+    assert {run.key.variant for run in runs if run.key.method == "costeff"} == {"half-width", "4x"}
     for name in settings.contestants:
         contestant(settings, name, "sst2").check()
     method = contestant(settings, "costeff", "sst2")

@@ -128,13 +128,13 @@ def test_ablations_share_the_runs_of_the_full_method(profile, whole, monkeypatch
     """Each is the full method but for its switch, and what they start from is what the other profile has."""
     monkeypatch.setenv("GLUE_DIR", str(tmp_path))
     ours, theirs = (load(ROOT / "config" / f"{name}.yaml") for name in (profile, whole))
-    for name, variant in (("teacher", "full"), ("assistant", "full"), ("costeff", "8x")):
+    for name, variant in (("teacher", "full"), ("assistant", "full"), ("costeff", "sixth-width")):
         asked = [contestant(settings, name, "sst2").relevant_options(variant) for settings in (ours, theirs)]
         assert asked[0] == asked[1]
-    full = contestant(ours, "costeff", "sst2").relevant_options("8x")
+    full = contestant(ours, "costeff", "sst2").relevant_options("sixth-width")
     switches = {"assistant", "distil_from", "importance", "training", "compress", "losses", "iterative", "equilibrium"}
     for name in ours.ablations:
-        asked = contestant(ours, name, "sst2").relevant_options("8x")
+        asked = contestant(ours, name, "sst2").relevant_options("sixth-width")
         other = {key for key in full if asked[key] != full[key]}
         assert other and other <= switches, name
 
@@ -213,7 +213,7 @@ def test_only_paths_are_expanded(monkeypatch):
 
 
 def test_a_profile_that_removes_the_primary_contestant_has_no_primary_rivals(tmp_path):
-    removed = "{costeff: null, search: null, finetuned-long: null}"
+    removed = "{costeff: null, search: null, teacher-long: null}"
     (tmp_path / "mine.yaml").write_text(f"extends: tiny\ncontestants: {removed}\nstudies: []\n")
     assert load(tmp_path / "mine.yaml").comparison.primary.contestant is None
     assert load("tiny").comparison.primary.contestant == "costeff"

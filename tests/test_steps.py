@@ -55,7 +55,7 @@ def settings(tiny_settings, tmp_path_factory):
         contestants[name] = full | {"options": full["options"] | switch}
     contestants["long"] = {
         "method": "baselines.finetuned:Finetuned",
-        "options": {"as_long_as": {"contestant": "costeff", "variant": "2x"}},
+        "options": {"as_long_as": {"contestant": "costeff", "variant": "half-width"}},
     }
     return tiny_settings(tmp_path_factory.mktemp("steps"), contestants=contestants)
 
@@ -125,16 +125,16 @@ def test_a_method_trains_what_it_says(settings, key, tmp_path):
 @pytest.mark.parametrize("name", ABLATIONS)
 def test_an_ablation_trains_what_it_says(settings, name, tmp_path):
     method = contestant(settings, name, "sst2")
-    said = told(method, "2x", examples(settings, "sst2"))
-    assert said == trainings(settings, RunKey("sst2", name, "2x", 0), tmp_path)
+    said = told(method, "half-width", examples(settings, "sst2"))
+    assert said == trainings(settings, RunKey("sst2", name, "half-width", 0), tmp_path)
 
 
 @pytest.mark.parametrize("name", ["training-two_stage", "compress-shallow", "losses-prediction", "iterative-False"])
 def test_every_ablation_trains_as_many_steps_as_the_full_method(settings, name, tmp_path):
     count = examples(settings, "sst2")
-    full = steps_of(contestant(settings, "costeff", "sst2"), "2x", count)
-    assert steps_of(contestant(settings, name, "sst2"), "2x", count) == full
-    assert trained(settings, RunKey("sst2", name, "2x", 0), tmp_path) == full
+    full = steps_of(contestant(settings, "costeff", "sst2"), "half-width", count)
+    assert steps_of(contestant(settings, name, "sst2"), "half-width", count) == full
+    assert trained(settings, RunKey("sst2", name, "half-width", 0), tmp_path) == full
 
 
 def test_ablations_are_equal_at_any_size(settings):
@@ -142,16 +142,16 @@ def test_ablations_are_equal_at_any_size(settings):
         steps = set()
         for name in settings.contestants:
             method = contestant(settings, name, "sst2")
-            if method.variants() == ["2x"]:
-                steps.add(steps_of(method, "2x", count))
+            if method.variants() == ["half-width"]:
+                steps.add(steps_of(method, "half-width", count))
         assert len(steps) == 1, count
 
 
 def test_as_long_as_another_with_its_assistant(settings, tmp_path):
     count = examples(settings, "sst2")
     costeff, assistant = (contestant(settings, name, "sst2") for name in ("costeff", "assistant"))
-    wanted = steps_of(costeff, "2x", count) + steps_of(assistant, "full", count)
-    assert steps_in_all(costeff, "2x", count) == wanted
+    wanted = steps_of(costeff, "half-width", count) + steps_of(assistant, "full", count)
+    assert steps_in_all(costeff, "half-width", count) == wanted
     assert trained(settings, RunKey("sst2", "long", "full", 0), tmp_path) == wanted
 
 

@@ -26,7 +26,7 @@ PROFILE = {
     "depth_reference": None,
     "studies": [],
     "contestants": {
-        **dict.fromkeys(["cut", "finetuned-long", "assistant", "costeff", "search", "distilbert", "tinybert"]),
+        **dict.fromkeys(["first-layers", "teacher-long", "assistant", "costeff", "search", "distilbert", "tinybert"]),
         **dict.fromkeys(["pabee", "cascadebert"]),
         "berxit": {"method": "berxit:Berxit", "options": {"epochs": 1, "learning_rate": 1e-3}},
     },

@@ -19,7 +19,7 @@ class Roles:
     """
 
     reference: str = "teacher"
-    depth_reference: str | None = "cut"
+    depth_reference: str | None = "first-layers"
     ablations: Mapping[str, str] = field(default_factory=dict)
     likes: Mapping[str, str] = field(default_factory=dict)
 

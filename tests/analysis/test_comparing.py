@@ -64,7 +64,7 @@ def compared(points, results, pairs, *, budgets=BUDGETS, resamples=300, comparis
 
 @pytest.fixture(scope="module")
 def both(points, results):
-    pairs = [("costeff", "cut"), ("cut", "costeff"), ("costeff", "costeff")]
+    pairs = [("costeff", "first-layers"), ("first-layers", "costeff"), ("costeff", "costeff")]
     return {pair: compared(points, results, [pair]) for pair in pairs}
 
 
@@ -76,7 +76,7 @@ def test_a_method_is_equal_to_itself(both):
 
 
 def test_compare_is_antisymmetric(both):
-    one, other = both["costeff", "cut"], both["cut", "costeff"]
+    one, other = both["costeff", "first-layers"], both["first-layers", "costeff"]
     np.testing.assert_allclose(one["low"], -other["high"], atol=1e-12)
     mirrored = {"better": "worse", "worse": "better"}
     assert list(one["verdict"]) == [mirrored.get(word, word) for word in other["verdict"]]
@@ -84,7 +84,7 @@ def test_compare_is_antisymmetric(both):
 
 
 def test_the_costs_really_reached_stand_beside_the_verdict(both, points):
-    row = both["costeff", "cut"].query("task == 'mnli' and budget_a == 4").iloc[0]
+    row = both["costeff", "first-layers"].query("task == 'mnli' and budget_a == 4").iloc[0]
     cut = points.query("task == 'mnli' and method == 'cut' and split == 'validation' and kind == 'static'")
     assert row["speedup_b"] == pytest.approx(6.0, rel=0.01) and cut["speedup"].max() == pytest.approx(6.0, rel=0.01)
     assert row["speedup_a"] >= 3.9
@@ -119,7 +119,7 @@ def test_a_method_is_compared_with_the_teacher_at_1x_whatever_its_own_speed_up(p
 
 def test_primary_comparisons_are_corrected_apart(points, results):
     declared = Comparison(resamples=100, primary={"contestant": "costeff", "speedups": [2]})
-    pairs = [("costeff", "tinybert"), ("costeff", "cut"), ("tinybert", "pabee"), ("pabee", "teacher")]
+    pairs = [("costeff", "tinybert"), ("costeff", "first-layers"), ("tinybert", "pabee"), ("pabee", "teacher")]
     how = {"budgets": (1.0, 2.0), "resamples": 100, "single_tasks": False, "comparison": declared}
     table = compared(points, results, pairs, **how)
     primary = table[table["family"] == "primary"]
@@ -131,12 +131,12 @@ def test_primary_comparisons_are_corrected_apart(points, results):
 
 
 def test_a_verdict_rests_on_the_tasks_without_which_it_would_be_another(points, results):
-    table = compared(points, results, [("costeff", "cut")], budgets=[4.0], resamples=100, single_tasks=False)
+    table = compared(points, results, [("costeff", "first-layers")], budgets=[4.0], resamples=100, single_tasks=False)
     row = table.iloc[0]
     rests = set(row["rests_on"].split(", ")) - {""}
     for task in sorted(set(points["task"])):
         rest = compared(
-            points[points["task"] != task], results, [("costeff", "cut")], budgets=[4.0], single_tasks=False
+            points[points["task"] != task], results, [("costeff", "first-layers")], budgets=[4.0], single_tasks=False
         )
         assert (rest.iloc[0]["verdict"] != row["verdict"]) == (task in rests) or row["verdict"] == "not decided"
 

@@ -147,7 +147,7 @@ def test_elue_is_linear_in_log_flops():
 
 def test_summary_of_controls(points):
     summary = statistics.frontier_summary(points, synthetic.ROLES).set_index(["task", "method", "seed"])
-    assert summary.xs("cut", level="method")["elue"].abs().max() < 1e-9
+    assert summary.xs("first-layers", level="method")["elue"].abs().max() < 1e-9
     assert (summary.xs("teacher", level="method")["hypervolume"] == 0).all()
     assert summary.xs("costeff", level="method")["hypervolume"].gt(0).all()
     assert ("rte", "tinybert", 1) in summary.index and np.isnan(summary.loc[("rte", "tinybert", 1), "score_2x"])

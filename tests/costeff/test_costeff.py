@@ -171,7 +171,7 @@ def test_a_shallow_model_has_about_the_parameters_of_the_slender_one():
 def test_a_head_ratio_that_leaves_half_a_head_is_refused_before_training(tiny_settings, tmp_path: Path):
     def settings(heads: float) -> Settings:
         values = tiny_settings(tmp_path).model_dump()["contestants"]
-        values["costeff"]["options"]["sizes"]["2x"]["heads"] = heads
+        values["costeff"]["options"]["sizes"]["half-width"]["heads"] = heads
         return tiny_settings(tmp_path, contestants=values)
 
     with pytest.raises(UserError, match=r"contestants.costeff.options.sizes.2x: ratio heads: 0.4 of 4"):

@@ -65,11 +65,13 @@ def test_line_and_band_have_the_chosen_points(points: pd.DataFrame, results: Pat
 
 def test_a_band_is_the_interval_that_tables_print(points: pd.DataFrame, results: Path) -> None:
     resamples = Resamples(results / "runs", resamples=200, noise=seed_noise(points))
-    some = points[points["method"].isin(["teacher", "tinybert", "cut"]) & points["task"].isin(["cola", "mrpc", "mnli"])]
+    some = points[
+        points["method"].isin(["teacher", "tinybert", "first-layers"]) & points["task"].isin(["cola", "mrpc", "mnli"])
+    ]
     curves = average_curves(some, ROLES, resamples=resamples)
     scopes = {"all": ["cola", "mrpc", "mnli"]}
     first = curves.loc[curves.groupby("method")["budget"].idxmin()].set_index("method")
-    assert set(first.index) == {"teacher", "tinybert", "cut"}
+    assert set(first.index) == {"teacher", "tinybert", "first-layers"}
     for method, row in first.iterrows():
         found = ranking(some, resamples, Comparison(resamples=200), budgets=[row["budget"]], scopes=scopes)
         of_table = found.set_index("method").loc[method, ["low", "score", "high"]].tolist()

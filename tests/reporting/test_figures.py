@@ -158,7 +158,7 @@ def test_what_has_no_data_is_skipped_with_its_reason(some: pd.DataFrame, results
     folder = folder_with_runs(tmp_path / "sketch", results)
     (folder / "figures").mkdir()
     (folder / "figures" / "ablations.png").write_bytes(b"old")
-    static = some[some["method"].isin(["teacher", "cut"]) & (some["task"] == "cola")]
+    static = some[some["method"].isin(["teacher", "first-layers"]) & (some["task"] == "cola")]
     static = static.assign(latency_1=np.nan, latency_32=np.nan)
     skipped = dict(figures.begin(static, folder, ROLES)())
     exits = {"exits-score", "exits-histogram", "exits-difficulty"}
@@ -204,7 +204,7 @@ def test_an_averaged_frontier_ends_at_the_slowest_point_of_the_method(some: pd.D
     for method, rows in curves.groupby("method"):
         assert rows.loc[rows["budget"].idxmin(), "model"] and rows.loc[rows["budget"].idxmax(), "model"]
         assert rows["budget"].min() >= min(1.0, slowest[method])
-    cut = curves[curves["method"] == "cut"]
+    cut = curves[curves["method"] == "first-layers"]
     assert cut["budget"].min() > 1.1, "five of six layers are the slowest model"
     assert cut["model"].sum() <= 5
 

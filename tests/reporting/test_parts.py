@@ -15,7 +15,7 @@ from bench.reporting.everything import complete
 from bench.reporting.figures.drawing import Absent
 from bench.settings import Comparison
 
-METHODS = ("teacher", "cut", "costeff", "costeff-no-ta", "pabee", "tinybert", "cascadebert")
+METHODS = ("teacher", "first-layers", "costeff", "costeff-no-ta", "pabee", "tinybert", "cascadebert")
 
 
 def failed(points: pd.DataFrame) -> pd.DataFrame:

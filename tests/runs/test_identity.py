@@ -216,7 +216,7 @@ def test_a_control_as_long_as_another_hangs_from_its_recipe(of):
     whole = of.model_dump()
     long = {
         "method": "baselines.finetuned:Finetuned",
-        "options": {"as_long_as": {"contestant": "costeff", "variant": "2x"}},
+        "options": {"as_long_as": {"contestant": "costeff", "variant": "half-width"}},
     }
     whole["contestants"] = whole["contestants"] | {"long": long}
     settings = check(whole, "test")

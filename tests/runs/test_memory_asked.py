@@ -16,9 +16,9 @@ SKETCH = Path(__file__).parents[2] / "config" / "sketch-full.yaml"
 # least, as run.json has it.
 MEASURED = [
     ("qqp", "costeff", "2x", 1342), ("rte", "costeff", "8x", 1328), ("mrpc", "distilbert", "depth3", 1210),
-    ("mrpc", "assistant", "full", 1094), ("cola", "pabee", "full", 1042), ("mnli", "finetuned-long", "full", 1042),
+    ("mrpc", "assistant", "full", 1094), ("cola", "pabee", "full", 1042), ("mnli", "teacher-long", "full", 1042),
     ("mrpc", "teacher", "full", 1013), ("stsb", "tinybert", "3L-384", 989), ("qnli", "cascadebert", "full", 970),
-    ("stsb", "cut", "depth1", 725), ("qqp", "cut", "depth2", 785),
+    ("stsb", "first-layers", "depth1", 725), ("qqp", "first-layers", "depth2", 785),
 ]  # fmt: skip
 
 
@@ -53,7 +53,7 @@ def test_mnli_does_not_fit_into_what_used_to_be_asked():
 
 def test_the_clock_asks_for_the_models_of_a_task():
     values = load(SKETCH)
-    few = [RunKey("sst2", "cut", f"depth{i}", 0) for i in range(2)]
-    many = [RunKey("sst2", "cut", f"depth{i}", 0) for i in range(20)]
-    other = [RunKey("rte", "cut", "depth1", 0)]
+    few = [RunKey("sst2", "first-layers", f"depth{i}", 0) for i in range(2)]
+    many = [RunKey("sst2", "first-layers", f"depth{i}", 0) for i in range(20)]
+    other = [RunKey("rte", "first-layers", "depth1", 0)]
     assert latency_mb(values, few) == latency_mb(values, few + other) < latency_mb(values, many) - 1000
