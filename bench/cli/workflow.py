@@ -7,6 +7,7 @@ import json
 import os
 import re
 import selectors
+import shlex
 import shutil
 import signal
 import subprocess
@@ -270,7 +271,8 @@ def _ending(code: int, root: Path | None, log: Path, seconds: float, *, stopped:
         findings = root / FINDINGS
         yield from findings.read_text(encoding="utf-8").splitlines() if findings.is_file() else ()
         yield f"page:  {page}"
-        yield f"next:  costeff compare costeff --config {root / 'settings.yaml'}    (verdicts with intervals)"
+        settings = shlex.quote(str(root / "settings.yaml"))
+        yield f"next:  costeff compare costeff --config {settings}    (verdicts with intervals)"
         yield "       costeff tour    (committed results on GLUE)"
 
 

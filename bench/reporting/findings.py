@@ -8,7 +8,7 @@ import pandas as pd
 
 from bench.analysis.budgets import at_budget, control_rows, teacher_rows
 from bench.analysis.comparing.seeds import geometric
-from bench.analysis.comparing.verdicts import ALL, PRIMARY
+from bench.analysis.comparing.verdicts import LEARNED, PRIMARY
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import learned_tasks
 from bench.reporting.tables import Table
@@ -76,7 +76,7 @@ def _cheapest(points: pd.DataFrame, names: dict[str, str], roles: Roles) -> str:
 def _declared(verdicts: pd.DataFrame, name: str) -> str:
     if verdicts.empty:
         return ""
-    rows = verdicts[(verdicts["Comparison"] == PRIMARY) & (verdicts["Tasks"] == ALL) & (verdicts["A"] == name)]
+    rows = verdicts[(verdicts["Comparison"] == PRIMARY) & (verdicts["Tasks"] != LEARNED) & (verdicts["A"] == name)]
     if not len(rows):
         return ""
     counts = rows["Verdict"].value_counts()

@@ -92,7 +92,7 @@ class Progress:
         self._failed: set[RunKey] = set()
 
     def line(self) -> str:
-        """Return one line: finished and failed runs, current trainings, and the time left if there is a forecast."""
+        """Return one line: finished and failed runs, the time left if there is a forecast, and current trainings."""
         settings = self._settings
         trials, later = self._trials()
         known = dict.fromkeys([*self._planned, *trials])
@@ -103,7 +103,7 @@ class Progress:
         if len(facts) == len(known) + later and not (settings.root / "complete").is_file():
             going = ["thresholds, latency, tables and figures"]
         to_come = [key for key in trials if key not in facts]
-        return "; ".join([said, *going, *_left(settings, facts, len(to_come) + later)])
+        return "; ".join([said, *_left(settings, facts, len(to_come) + later), *going])
 
     def failures(self) -> Iterator[str]:
         """Yield a line for each run that has failed since the last call."""
