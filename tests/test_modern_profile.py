@@ -65,10 +65,10 @@ def test_the_profile_of_ettin_fits_its_shape(tmp_path, monkeypatch):
     monkeypatch.setenv("GLUE_DIR", str(tmp_path))
     settings = load(ROOT / "config" / "ettin-17m.yaml", {"backbone": {"name": str(tmp_path / "ettin")}})
     runs = plan.runs(settings)
-    assert {run.key.variant for run in runs if run.key.method == "costeff"} == {"half-width", "4x"}
+    assert {run.key.variant for run in runs if run.key.method == "costeff"} == {"half-width", "quarter-width"}
     for name in settings.contestants:
         contestant(settings, name, "sst2").check()
     method = contestant(settings, "costeff", "sst2")
-    full, small = method.backbone, method.backbone.narrowed(method._width("4x"))
+    full, small = method.backbone, method.backbone.narrowed(method._width("quarter-width"))
     macs = [sum(shape.layer_macs(layer, 64) for layer in range(7)) for shape in (full, small)]
     assert macs[0] / macs[1] == pytest.approx(4, rel=0.01)

@@ -223,7 +223,7 @@ def test_a_profile_that_removes_the_primary_contestant_has_no_primary_rivals(tmp
 
 
 def test_a_contestant_can_be_like_another_with_changes():
-    settings = load("conform", {"contestants": {
+    settings = load("conform", {"training": {"budget": {"steps": 900}}, "contestants": {
         "half": {"like": "costeff", "share": 0.5, "options": {"epochs": 7}}, "quarter": {"like": "half", "share": 0.25},
     }})  # fmt: skip
     whole, half, quarter = (settings.contestants[name] for name in ("costeff", "half", "quarter"))
