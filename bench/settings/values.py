@@ -153,7 +153,7 @@ Layers = Annotated[int, Field(ge=1, le=1000)]
 """Number of layers, or of an exit."""
 Width = Annotated[int, Field(ge=1, le=2**16)]
 """Hidden size, number of neurons or of attention heads."""
-LearningRate = Annotated[float, Field(gt=0, le=1)]
+LearningRate = Annotated[float, Field(gt=0, le=1e6)]
 """Learning rate. Also for options of methods, as are the types above."""
 SpeedUp = Annotated[float, Field(gt=0, le=10_000)]
 """Speed-up over the reference."""

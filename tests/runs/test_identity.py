@@ -101,8 +101,8 @@ def test_a_name_changes_no_identity_and_another_size_only_its_own(of):
         ("data", {"max_length": (20, 20)}, "all"),
         ("backbone", {"pooling": "cls"}, "all"),
         ("training", {"precision": "bfloat16"}, "all"),
-        ("contestants", "pabee", {"pabee"}),
-        ("contestants", "teacher", {"teacher", "assistant", "costeff", "tinybert", "cascadebert"}),
+        ("contestants", "pabee", {"pabee", "fpabee"}),
+        ("contestants", "teacher", {"teacher", "assistant", "costeff", "tinybert", "cascadebert", "kcm", "shared"}),
         ("contestants", "assistant", {"assistant", "costeff"}),
     ],
 )
@@ -152,7 +152,7 @@ def test_other_weights_under_the_same_name_are_another_run(small, tiny_backbone,
 
 
 def test_a_lower_learning_rate_after_a_failure_trains_anew(small, tmp_path):
-    diverging, settings = small(tmp_path / "a", epochs=3, learning_rate=1e30), small(tmp_path / "a", epochs=3)
+    diverging, settings = small(tmp_path / "a", epochs=3, learning_rate=1e6), small(tmp_path / "a", epochs=3)
     assert "lower the learning rate" in produce(diverging, TEACHER)
     facts = read_json(run_folder(diverging, TEACHER) / "run.json")
     assert facts["status"] == "failed" and not facts["again"]
@@ -179,7 +179,7 @@ def test_what_a_killed_run_left_is_not_used_for_another(small, tmp_path, what, c
 def test_a_teacher_that_failed_is_named_by_its_students(small, tmp_path, tiny_settings):
     settings = tiny_settings(tmp_path)
     whole = settings.model_dump()
-    whole["contestants"]["teacher"]["options"] = {"epochs": 1, "learning_rate": 1e30}
+    whole["contestants"]["teacher"]["options"] = {"epochs": 1, "learning_rate": 1e6}
     settings = check(whole, "test")
     assert produce(settings, TEACHER)
     reason = produce(settings, RunKey("sst2", "assistant", "full", 0))
