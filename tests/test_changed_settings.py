@@ -27,7 +27,8 @@ WITHOUT_EFFECT = {
 }  # fmt: skip
 CHANGED: dict[str, Any] = {
     "tasks": ["sst2"], "seeds": [0, 1], "more_seeds": {"sst2": [5]}, "selection": "validation", "reference": "pabee",
-    "depth_reference": "first-layers", "ablations": {"pabee": "teacher"}, "data.note": "another name", "data.calibration": 20,
+    "depth_reference": "first-layers",
+    "ablations": {"pabee": "teacher"}, "data.note": "another name", "data.calibration": 20,
     "data.max_train": 50, "data.max_eval": 16, "data.max_length": (30, 30), "training.precision": "bfloat16",
     "training.budget": {"steps": 9}, "latency.speedups": [3.0], "backbone.pooling": "cls", "comparison.level": 0.9,
     "comparison.primary.speedups": [3.0],
