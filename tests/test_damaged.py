@@ -28,7 +28,7 @@ COMMANDS: dict[str, Callable[[Settings], object]] = {
     "forget": collecting.forget_crashes,
     "code": collecting.made_by_other_code,
     "points": read_points,
-    "progress": progress.line,
+    "progress": lambda settings: progress.Progress(settings).line(),
     "coming": lambda settings: coming(settings, Identities(settings)),
 }
 FILES = [

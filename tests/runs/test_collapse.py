@@ -9,7 +9,7 @@ from toys import cascade, encoder
 
 from bench.context import Context
 from bench.method import Method, Options, contestant
-from bench.reporting.tables.training import training
+from bench.reporting.tables.costs import training
 from bench.runs.collect import collect
 from bench.runs.replay import replay
 from bench.runs.train_run import produce
