@@ -23,7 +23,11 @@ from bench.conformance.runs import Runs
 from bench.encoder import EarlyExitClassifier, backbones
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "config/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.md")),
+]
 OTHER_PROGRAMS = {"pip", "python", "mkdir", "cat", "conda", ".", "cd"}
 """What may begin a command line beside the suite's own commands, `make` and `snakemake`."""
 

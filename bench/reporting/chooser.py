@@ -59,13 +59,14 @@ def chooser(
         "<cost> <budget> <tasks> <metric>" (see `_Reader.blocks`).
     """
     points = roles.contestants(points)
-    points = points.assign(flops_speedup=points["speedup"])
+    lacking = [name for name in ("latency_1", "accuracy") if name not in points]
+    points = points.assign(flops_speedup=points["speedup"], **dict.fromkeys(lacking, np.nan))
     groups = _groups(points, known, roles.reference)
     read = _Reader(roles.reference, display_names(points), evidence, _times(points, clock))
     blocks: dict[str, dict[str, Any]] = {}
     for cost in _SPEEDUP:
         for metric in _METRICS:
-            seen = _view(points, cost, metric)
+            seen = _view(points, cost, metric, roles.reference)
             own = {name: [task for task in tasks if task in set(seen["task"])] for name, tasks in groups.items()}
             for budget in BUDGETS:
                 found = read.blocks(seen, budget, own, COSTS[cost], "accuracy" if metric == "accuracy" else "score")
@@ -95,11 +96,16 @@ def _groups(points: pd.DataFrame, known: Mapping[str, Task], reference: str) -> 
     return groups
 
 
-def _view(points: pd.DataFrame, cost: str, metric: str) -> pd.DataFrame:
-    """Return the points with `speedup` in the cost and `score` in the metric; without those that lack either."""
-    seen = points.assign(speedup=points[_SPEEDUP[cost]].astype(float))
+def _view(points: pd.DataFrame, cost: str, metric: str, reference: str) -> pd.DataFrame:
+    """Return the points with `speedup` in the cost and `score` in the metric, on the tasks that have both.
+
+    The reference is 1x by definition, so noise of the clock does not move it.
+    """
+    speedup = points[_SPEEDUP[cost]].astype(float)
+    itself = points["method"].eq(reference) & speedup.notna()
+    seen = points.assign(speedup=speedup.where(~itself, points["flops_speedup"].astype(float)))
     if metric == "accuracy":
-        given = points["accuracy"].astype(float) if "accuracy" in points else pd.Series(np.nan, index=points.index)
+        given = points["accuracy"].astype(float)
         if (points["metric"].eq("accuracy") | given.isna()).all():
             return seen[:0]  # each task's own metric is accuracy already, or none has it
         seen = seen.assign(score=given, metric="accuracy")
@@ -155,9 +161,8 @@ class _Reader:
 
         Returns:
             Per group the titles of its `tasks`; `rows`, the best score first and the reference last; `without`, the
-            methods that lack a point on
-            a task; `comparisons`, the number that the verdicts are corrected for; `answer`, a sentence; and
-            the `command` that prints the same differences.
+            methods that lack a point on a task; `comparisons`, the number that the verdicts are corrected for;
+            `answer`, a sentence; and the `command` that prints the same differences.
         """
         resamples = self.evidence.splits["validation"]
         chosen = _chosen(points[points["method"] != self.reference], budget)

@@ -219,5 +219,5 @@ def test_a_row_without_a_number_is_named_below_its_table(some: pd.DataFrame) -> 
 
 def test_average_and_costs_stand_before_the_tasks(some: pd.DataFrame) -> None:
     columns = next(table for table in tables(some, ROLES) if table.name == "main").columns
-    first = [columns.index(name) for name in ("Average", "Speed-up", "ms, batch 1")]
+    first = [columns.index(name) for name in ("Average", "Speed-up", "Measured, batch 1")]
     assert columns[2] == "Average" and max(first) < min(columns.index(name) for name in ("CoLA", "RTE"))

@@ -131,7 +131,8 @@ def main(
         reason = f"{run['reason']} ({title_of(run['task'])}, seed {run['seed']})"
         printed.append({"Speed-up asked": "failed", "Method": run["label"], "Note": reason})
     formats: dict[str, Format] = dict.fromkeys(averages, score) | dict.fromkeys(SPEEDUPS, speedup)
-    formats |= dict.fromkeys(TIMES, plain) | dict.fromkeys(scored, score) | dict.fromkeys(COSTS, amount)
+    timed = [name for name in TIMES if any(pd.notna(line.cells.get(name)) for line in lines)]
+    formats |= dict.fromkeys(timed, plain) | dict.fromkeys(scored, score) | dict.fromkeys(COSTS, amount)
     values = ordered(pd.DataFrame(printed), ["Speed-up asked", "Method", *formats, "Chosen", "Note"])
     return Table(
         "main",
