@@ -71,6 +71,7 @@ def write(
         skipped: Figures without data, which the page lists with the reasons.
         choice: Data of the chooser (`bench.reporting.chooser.chooser`), or None without traces.
     """
+    choice = choice if choice and choice["blocks"] else None
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=jinja2.select_autoescape(["html", "j2"]),

@@ -85,12 +85,14 @@ def test_each_method_is_a_row_or_named_as_without_a_point(points, choice):
         assert block["rows"][0]["method"] in block["answer"], key
 
 
-def test_what_is_offered_has_a_block_and_ablations_are_left_out(choice):
+def test_what_is_offered_has_a_block_and_ablations_are_left_out(choice, points, evidence, tmp_path):
     for place, group in enumerate(("costs", "budgets", "tasks", "metrics")):
         for value, _ in choice[group]:
             assert any(key.split()[place] == value for key in choice["blocks"]), value
     assert "no assistant" not in str(choice["blocks"])
-    assert [name for name, _ in choice["costs"]] == ["flops"]  # nothing was timed
+    assert [name for name, _ in choice["costs"]] == ["flops", "milliseconds"]
+    untimed = chooser(points.drop(columns="latency_1"), ROLES, evidence, KNOWN, tmp_path / "none.parquet")
+    assert [name for name, _ in untimed["costs"]] == ["flops"]
 
 
 def test_a_budget_in_milliseconds_chooses_among_timed_points(points, evidence, tmp_path):
@@ -99,7 +101,8 @@ def test_a_budget_in_milliseconds_chooses_among_timed_points(points, evidence, t
     by_clock, by_flops = blocks["milliseconds 1 all score"], blocks["flops 2 all score"]
     for row in by_clock["rows"][:-1]:
         assert row["measured"] >= 0.9 and row["speedup"] == pytest.approx(2 * row["measured"])
-    assert {row["method"] for row in by_clock["rows"]} == {row["method"] for row in by_flops["rows"]}
+    assert {row["method"] for row in by_clock["rows"]} <= {row["method"] for row in by_flops["rows"]}
+    assert len(by_clock["rows"]) > 2 and by_clock["rows"][0]["first"] is None
 
 
 def test_accuracy_is_offered_on_the_tasks_that_have_it(points, choice):
