@@ -18,9 +18,10 @@ function choiceRow(row) {
   head.textContent = row.method;
   const [score, low, high] = row.score;
   made.append(
-    head, cell(score.toFixed(1), true), cell(`${low.toFixed(1)} to ${high.toFixed(1)}`, true), cell(against(row.first)), cell(against(row.teacher)),
+    head, cell(score.toFixed(1), true), cell(`${low.toFixed(1)} to ${high.toFixed(1)}`, true),
     cell(times(row.speedup), true), cell(times(row.measured), true),
-    cell(row.milliseconds === null ? null : row.milliseconds.toPrecision(3), true), cell(row.models),
+    cell(row.milliseconds === null ? null : row.milliseconds.toPrecision(3), true),
+    cell(against(row.first)), cell(against(row.teacher)), cell(row.models),
   );
   return made;
 }

@@ -157,7 +157,7 @@ class _Reader:
             budget: The budget, as a speed-up over the reference, which is itself taken at 1x.
             groups: Map from name to tasks.
             cost: Title of the cost.
-            metric: What the scores are.
+            metric: Name of the scores.
 
         Returns:
             Per group the titles of its `tasks`; `rows`, the best score first and the reference last; `without`, the
@@ -199,7 +199,7 @@ class _Reader:
                 "without": [self.name(method) for method in methods if method not in known],
                 "comparisons": count,
                 "tasks": [task_title(task) for task in tasks],
-                "answer": self._answer(lines, budget, cost, f"{metric} on {_GROUPS[name]}"),
+                "answer": self._answer(lines, budget, cost, (metric, _GROUPS[name])),
                 "command": f"costeff compare {first} --speedup {budget:g}" + f" --tasks {name}" * (name != "all"),
             }
         return made
@@ -223,17 +223,18 @@ class _Reader:
             "models": ", ".join(dict.fromkeys(str(row["label"]) for its in rows.values() for row in its)),
         }
 
-    def _answer(self, lines: Sequence[Mapping[str, Any]], budget: float, cost: str, what: str) -> str:
+    def _answer(self, lines: Sequence[Mapping[str, Any]], budget: float, cost: str, what: tuple[str, str]) -> str:
         """Return a sentence that names the best score and the verdicts on it."""
         first, rivals = lines[0], [line for line in lines[1:] if line["method"] != self.reference]
         budget_said = f"at least {budget:g}× fewer {cost}" if budget > 1 else "at any cost"
-        said = f"Highest: {self.name(first['method'])}: {first['score'][0]:.1f} {what} with {budget_said}."
+        highest = f"{what[0]} on {what[1]}, {first['score'][0]:.1f}, with {budget_said}"
+        said = f"{self.name(first['method'])} has the highest {highest}."
         words: dict[str, list[str]] = {}
         for line in rivals:
             word = line["first"][3] if line["first"] else "not comparable"
             words.setdefault(_OPPOSITE.get(word, word), []).append(self.name(line["method"]))
-        parts = [f"{_SAID[word]} {', '.join(names)}" for word, names in words.items()]
-        said += f" It is {'; '.join(parts)}." if parts else " No other method has a point on every task."
+        said += "".join(f" {_SAID[word]}: {'; '.join(words[word])}." for word in _SAID if word in words)
+        said += "" if words else " No other method has a point on every task."
         if first["teacher"]:
             low, high, word = first["teacher"][1:]
             said += f" Against {self.name(self.reference)} at 1×: {word}"
@@ -242,11 +243,11 @@ class _Reader:
 
 
 _SAID = {
-    "better": "better than",
-    "worse": "worse than",
-    "equal": "equal to",
-    "not decided": "not decided against",
-    "not comparable": "not comparable with",
+    "better": "Better than",
+    "worse": "Worse than",
+    "equal": "Equal to",
+    "not decided": "Not decided against",
+    "not comparable": "No seed in common with",
 }
 
 

@@ -108,7 +108,7 @@ def test_a_budget_in_milliseconds_chooses_among_timed_points(points, evidence, t
 def test_accuracy_is_offered_on_the_tasks_that_have_it(points, choice):
     block = choice["blocks"]["flops 1 all accuracy"]
     assert "STS-B" not in block["tasks"] and "CoLA" in block["tasks"]
-    assert "accuracy on" in block["answer"]
+    assert "the highest accuracy on" in block["answer"]
 
 
 def test_one_task_and_one_rival_is_still_an_answer(points, evidence, tmp_path):
