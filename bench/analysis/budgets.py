@@ -263,11 +263,13 @@ def timed_points(points: pd.DataFrame, latency: pd.DataFrame, batch: int = 1) ->
 
     Args:
         points: all-points.parquet.
-        latency: latency.parquet of the same results.
+        latency: latency.parquet of the same results; it may be empty.
         batch: examples per forward pass.
     """
     rows = succeeded(points)
     rows = rows[(rows["split"] == "validation") & rows["score"].notna()]
+    if latency.empty:  # nothing was timed: the file may have no columns
+        return rows.iloc[:0].assign(milliseconds=pd.Series(dtype=float))
     keys = [*RUN, "operated"]
     timed = latency[latency["batch_size"] == batch]
     timed = timed[keys].assign(milliseconds=1000 * timed["seconds"] / timed["examples"])
