@@ -193,7 +193,7 @@ class _Reader:
             for line in lines:
                 line["first"] = verdicts.get((line["method"], first))
                 line["teacher"] = verdicts.get((line["method"], self.reference))
-            count = sum(found["verdict"] != "")
+            count = int((found["verdict"] != "").sum())
             made[name] = {
                 "rows": [{**line, "method": self.name(line["method"])} for line in lines],
                 "without": [self.name(method) for method in methods if method not in known],

@@ -198,9 +198,9 @@ def _line(
 ) -> _Line:
     """Return one row of the main table from the reported points of a method, one per planned task and seed."""
     rows = rows.assign(score=rows["score"].astype(float) * 100, mismatched=rows["mismatched"].astype(float) * 100)
-    means, ratios = [*COSTS.values(), *TIMES.values()], list(SPEEDUPS.values())
-    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *means, *ratios, "constant"])))
-    by_task = over_seeds(rows.assign(method=name), ["method", "task"], ["score", "mismatched", *means], ratios=ratios)
+    costs, ratios = [*COSTS.values(), *TIMES.values()], list(SPEEDUPS.values())
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *costs, *ratios, "constant"])))
+    by_task = over_seeds(rows.assign(method=name), ["method", "task"], ["score", "mismatched", *costs], ratios=ratios)
     cells: dict[str, Any] = {}
     found: dict[str, list[Point]] = {}
     points_of: dict[str, list[Point]] = {}
