@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-all lint types format bench lock clean
+.PHONY: help setup run test test-all lint types format bench site lock clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -72,6 +72,12 @@ bench: $(READY)  ## measure the suite itself, after a run with keep_models: true
 	$(BIN)/python benchmarks/clock.py --config $(CONFIG)
 	$(BIN)/python benchmarks/thresholds.py --config $(CONFIG) --splits 2
 
+# Its packages are not in requirements.lock, whose pins they must not move.
+site: $(READY)  ## the documentation as pages in site/, with links checked
+	@$(call pip_install,$(BIN)/python,-c requirements.lock --no-build-isolation -e ".[site]")
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "wrote site/index.html"
+
 # torch keeps its pin (raise it by hand); its build for this platform and the CUDA packages it brings stay out.
 lock:  ## write requirements.lock anew from pyproject.toml (then bring environment.yml into line)
 	@$(require_python)
@@ -84,5 +90,5 @@ lock:  ## write requirements.lock anew from pyproject.toml (then bring environme
 	@rm -rf .venv-lock
 
 clean:  ## remove .venv and caches; results stay
-	rm -rf $(VENV) .venv-lock build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lock build site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,6 +4,7 @@ import builtins
 import dis
 import re
 import shlex
+import subprocess
 import sys
 import types
 from collections.abc import Iterator
@@ -23,7 +24,11 @@ from bench.conformance.runs import Runs
 from bench.encoder import EarlyExitClassifier, backbones
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "config/README.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.md")),
+]
 OTHER_PROGRAMS = {"pip", "python", "mkdir", "cat", "conda", ".", "cd"}
 """What may begin a command line beside the suite's own commands, `make` and `snakemake`."""
 
@@ -145,3 +150,26 @@ def test_the_commands_that_its_text_names_are_there(page):
         assert name in commands, f"{page.name}: costeff {name}"
     for path in re.findall(r"`((?:benchmarks|examples|config|bench|tests)/[\w/.-]+\.\w+)`", text):
         assert (ROOT / path).exists(), f"{page.name}: {path}"
+
+
+def only_reads(words: list[str]) -> bool:
+    """Whether a command line trains nothing, writes nothing and needs nothing beside the checkout."""
+    if words[:2] in (["costeff", "size"], ["costeff", "doctor"]):
+        return True
+    return words[:2] == ["costeff", "compare"] and any(word.startswith("results/reference/") for word in words)
+
+
+READING = sorted({shlex.join(words) for page in PAGES for words in lines(page) if only_reads(words)})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", READING)
+def test_a_command_that_only_reads_runs_as_it_is_written(command):
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.cli", *shlex.split(command)[1:]], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
+
+
+def test_commands_of_each_kind_are_run():
+    assert {shlex.split(command)[1] for command in READING} == {"size", "doctor", "compare"}

@@ -1,5 +1,6 @@
 """pyproject.toml, requirements.lock, environment.yml and the running environment name the same versions."""
 
+import re
 import tomllib
 from importlib import metadata
 from pathlib import Path
@@ -27,11 +28,18 @@ def pins(lines: list[str]) -> dict[NormalizedName, Version]:
 LOCKED = (ROOT / "requirements.lock").read_text().splitlines()
 LOCK = pins([line for line in LOCKED if not line.startswith("#")])
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+OPTIONAL = PROJECT["optional-dependencies"]
+(EXTRAS,) = re.findall(r"^EXTRAS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+"""The optional dependencies that `make setup` installs; `make site` adds its own."""
 DIRECT = [
     Requirement(line)
-    for group in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+    for group in (PROJECT["dependencies"], *(OPTIONAL[name] for name in EXTRAS.split(",")))
     for line in group
 ]
+
+
+def test_only_the_site_has_packages_outside_the_lock() -> None:
+    assert set(OPTIONAL) - set(EXTRAS.split(",")) == {"site"}
 
 
 def test_the_lock_names_no_local_build() -> None:

@@ -180,6 +180,14 @@ def test_a_finished_benchmark_does_nothing(finished):
     assert again.returncode == 0 and "Nothing to be done" in again.stdout + again.stderr
 
 
+def test_snakemake_writes_its_report_of_it(finished, tmp_path):
+    written = tmp_path / "report.html"
+    done = finished.snakemake("--report", str(written))
+    assert done.returncode == 0, done.stdout + done.stderr
+    text = written.read_text()
+    assert "all contestants share one encoder" in text and "index.html" in text
+
+
 def test_other_thresholds_train_and_time_nothing(finished):
     found = jobs(finished.snakemake("-n", config=("thresholds={trials: 9}",)))
     assert found == {"all": 1, "replay": 2, "collect": 1, "report": 1, "complete": 1, "total": 6}

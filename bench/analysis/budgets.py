@@ -256,3 +256,22 @@ def operated(points: pd.DataFrame) -> pd.Series:
         )
 
     return pd.Series([words(row) for row in points.to_dict("records")], index=points.index, dtype=str)
+
+
+def timed_points(points: pd.DataFrame, latency: pd.DataFrame, batch: int = 1) -> pd.DataFrame:
+    """Return the validation rows that were timed, with `milliseconds`, the median over rounds per example.
+
+    Args:
+        points: all-points.parquet.
+        latency: latency.parquet of the same results; it may be empty.
+        batch: examples per forward pass.
+    """
+    rows = succeeded(points)
+    rows = rows[(rows["split"] == "validation") & rows["score"].notna()]
+    if latency.empty:  # nothing was timed: the file may have no columns
+        return rows.iloc[:0].assign(milliseconds=pd.Series(dtype=float))
+    keys = [*RUN, "operated"]
+    timed = latency[latency["batch_size"] == batch]
+    timed = timed[keys].assign(milliseconds=1000 * timed["seconds"] / timed["examples"])
+    rows = rows[pd.MultiIndex.from_frame(rows[RUN]).isin(pd.MultiIndex.from_frame(timed[RUN]))]
+    return rows.assign(operated=operated(rows)).merge(timed, on=keys)

@@ -9,11 +9,13 @@ import pandas as pd
 from bench.analysis.roles import Roles
 from bench.names import FINDINGS
 from bench.reporting import figures, page
+from bench.reporting.chooser import chooser
 from bench.reporting.findings import findings
 from bench.reporting.published import for_figures, read_published
-from bench.reporting.tables import tables
+from bench.reporting.tables import evidence_of, tables
 from bench.settings import Settings
 from bench.store import read_json, read_points
+from bench.tasks.catalogue import tasks_of
 
 _COLUMNS = (
     "kind", "point", "policy", "threshold", "thresholds", "exit", "split", "score", "metric", "matthews", "accuracy",
@@ -49,16 +51,17 @@ def _written(settings: Settings) -> Iterator[str]:
     published = for_figures(read_published()) if papers else None
     # Figures are drawn while the tables are made.
     drawing = figures.begin(points, settings.root, roles, published=published, comparison=settings.comparison)
-    made = tables(
-        points, roles, missing=missing, comparison=settings.comparison, glue_caps=settings.glue_caps, **folders
-    )
+    evidence = evidence_of(points, folders["runs"], settings.comparison)
+    made = tables(points, roles, missing=missing, evidence=evidence, glue_caps=settings.glue_caps, **folders)
     for table in made:
         table.write(settings.root / "tables")
     found = findings(points, made, roles, contestant=settings.comparison.primary.contestant)
     (settings.root / FINDINGS).write_text("\n".join(found) + "\n", encoding="utf-8")
     skipped = drawing()
     yield from (f"no figure {each.name}: {each.reason}" for each in skipped)
-    written = page.write(points, settings.root, made, roles, missing=missing, skipped=skipped)
+    known = tasks_of(settings.own_tasks)
+    choice = chooser(points, roles, evidence, known, folders["clock"]) if evidence else None
+    written = page.write(points, settings.root, made, roles, missing=missing, skipped=skipped, choice=choice)
     yield f"wrote tables, figures and {written}"
 
 

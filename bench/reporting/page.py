@@ -26,6 +26,7 @@ from bench.reporting.figures.drawing import Absent, marks, task_order
 from bench.reporting.figures.frontiers import average_curves
 from bench.reporting.tables import Table
 from bench.reporting.tables.notes import common_notes
+from bench.reporting.tables.table import NONE
 from bench.store import read_json
 from bench.tasks.catalogue import title as task_title
 from bench.tasks.quality import findings
@@ -57,6 +58,7 @@ def write(
     *,
     missing: Mapping[str, Sequence[str]] | None = None,
     skipped: Sequence[Skipped] = (),
+    choice: Mapping[str, Any] | None = None,
 ) -> Path:
     """Write <results>/index.html and return its path.
 
@@ -67,7 +69,9 @@ def write(
         roles: The roles of the methods.
         missing: Map from task to the splits that its source does not have.
         skipped: Figures without data, which the page lists with the reasons.
+        choice: Data of the chooser (`bench.reporting.chooser.chooser`), or None without traces.
     """
+    choice = choice if choice and choice["blocks"] else None
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=jinja2.select_autoescape(["html", "j2"]),
@@ -85,6 +89,9 @@ def write(
         figures=[_figure(path) for path in drawn(results / "figures")],
         skipped=[(describe(each.name)[0], each.reason) for each in skipped],
         data=_packed(json.dumps(explorer(points, roles), separators=(",", ":"), allow_nan=False)),
+        choice=choice,
+        offered=_offered(choice) if choice else [],
+        blocks=_packed(json.dumps(_rounded(choice), separators=(",", ":"), allow_nan=False)) if choice else "",
         plotly=_packed(_LIBRARY.read_text(encoding="utf-8")),
     )
     path = results / "index.html"
@@ -92,6 +99,29 @@ def write(
     part.write_text(page, encoding="utf-8")
     part.replace(path)
     return path
+
+
+_CHOICES = {"costs": "Budget in", "budgets": "At least", "tasks": "Tasks", "metrics": "Score"}
+_FIRST = {"budgets": "4"}
+
+
+def _offered(choice: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the groups of choices for the template, with the value that is chosen at first."""
+    made = []
+    for name, title in _CHOICES.items():
+        values = [value for value, _ in choice[name]]
+        first = _FIRST[name] if _FIRST.get(name) in values else (values or [""])[0]
+        made.append({"name": name, "title": title, "options": choice[name], "first": first})
+    return made
+
+
+def _rounded(value: Any) -> Any:
+    """Return nested data with numbers of five significant digits."""
+    if isinstance(value, Mapping):
+        return {name: _rounded(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(each) for each in value]
+    return _number(value) if isinstance(value, float) else int(value) if isinstance(value, np.integer) else value
 
 
 def facts(runs: Path) -> list[tuple[str, str]]:
@@ -238,13 +268,20 @@ def _packed(text: str) -> str:
 
 
 def _table(table: Table) -> dict[str, Any]:
-    """Return a table for the template; cells are (text, bold, sort key), and numbers sort by value."""
+    """Return a table for the template; cells are (text, bold, sort key), and numbers sort by value.
+
+    Rows without any number are listed below the table instead, and columns without any cell are left out.
+    """
     printed, bold = table.printed(), table.is_bold()
-    numeric = [name in table.formats for name in table.columns]
+    filled = table.values.reindex(columns=list(table.formats)).notna().any(axis=1)
+    apart = printed.loc[~filled] if filled.any() else printed[:0]
+    printed = printed.drop(index=apart.index)
+    shown = [name for name in table.columns if printed.empty or printed[name].ne(NONE).any()]
+    numeric = [name in table.formats for name in shown]
     rows = [
         [
             (printed.at[i, name], bool(bold.at[i, name]), _sort_key(table.values.at[i, name], number))
-            for name, number in zip(table.columns, numeric, strict=True)
+            for name, number in zip(shown, numeric, strict=True)
         ]
         for i in printed.index
     ]
@@ -252,8 +289,9 @@ def _table(table: Table) -> dict[str, Any]:
         "name": table.name,
         "caption": table.caption,
         "notes": list(table.notes),
-        "columns": list(zip(table.columns, numeric, strict=True)),
+        "columns": list(zip(shown, numeric, strict=True)),
         "rows": rows,
+        "apart": [", ".join(text for text in row if text != NONE) for row in apart.values.tolist()],
         "long": len(rows) > _LONG,
     }
 

@@ -3,13 +3,17 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from synthetic import ROLES
 
-from bench.reporting import page
-from bench.reporting.tables import tables
+from bench.reporting import figures, page
+from bench.reporting.chooser import chooser
+from bench.reporting.tables import evidence_of, tables
+from bench.settings import Comparison
+from bench.tasks.catalogue import TASKS as KNOWN
 
 selenium = pytest.importorskip("selenium", reason="the page's behaviour is tested with selenium: pip install selenium")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -22,6 +26,7 @@ from selenium import webdriver  # noqa: E402
 from selenium.webdriver.chrome.service import Service  # noqa: E402
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
 from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
 from selenium.webdriver.support.ui import Select, WebDriverWait  # noqa: E402
 
 FLAGS = (
@@ -30,6 +35,8 @@ FLAGS = (
     "--force-prefers-reduced-motion", "--window-size=1280,1000",
 )  # fmt: skip
 WAIT = 30
+AXE = Path(__file__).parent / "axe" / "axe.min.js"
+PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +51,20 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
 
 
 @pytest.fixture(scope="module")
-def address(points: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> str:
+def choice(points: pd.DataFrame, results: Path) -> dict[str, Any]:
+    evidence = evidence_of(points, results / "runs", Comparison(resamples=50))
+    assert evidence
+    some = points[points["task"].isin(["cola", "rte"])]
+    return chooser(some, ROLES, evidence, KNOWN, results / "latency.parquet")
+
+
+@pytest.fixture(scope="module")
+def address(points: pd.DataFrame, choice: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> str:
     some = points[points["task"].isin(["cola", "rte"])]
     folder: Path = tmp_path_factory.mktemp("page")
-    return page.write(some, folder, tables(some, ROLES), ROLES).as_uri()
+    figure = figures.score_against_cost(some, ROLES, cost=figures.COSTS["parameters"])
+    figures.drawing.save(figure, folder / "figures", "parameters")
+    return page.write(some, folder, tables(some, ROLES), ROLES, choice=choice).as_uri()
 
 
 @pytest.fixture
@@ -173,3 +190,61 @@ def test_a_table_sorts_by_the_column_that_is_clicked(browser: webdriver.Chrome) 
     assert [float(value) for value in cells() if value] == sorted(known)
     assert sorted(cells()) == sorted(before)
     assert cells()[len(known) :] == [""] * (len(before) - len(known))
+
+
+def pick(browser: webdriver.Chrome, group: str, value: str) -> None:
+    """Click on the label of a choice, as a reader does."""
+    choice = browser.find_element(By.CSS_SELECTOR, f"#choices input[name={group}][value='{value}']")
+    browser.execute_script("arguments[0].parentElement.click()", choice)
+
+
+def test_which_method_at_a_budget_takes_three_clicks_at_most(browser: webdriver.Chrome, choice: dict[str, Any]) -> None:
+    answer = browser.find_element(By.ID, "answer")
+    pick(browser, "budgets", "2")
+    pick(browser, "tasks", "pairs")
+    pick(browser, "metrics", "accuracy")
+    block = choice["blocks"]["flops 2 pairs accuracy"]
+    assert answer.text == block["answer"]
+    rows = browser.find_elements(By.CSS_SELECTOR, "#choice-rows tr")
+    assert [row.find_element(By.TAG_NAME, "th").text for row in rows] == [row["method"] for row in block["rows"]]
+    assert any(word in rows[1].text for word in ("worse", "equal", "not decided"))
+
+
+def test_the_chooser_works_with_the_keyboard(browser: webdriver.Chrome, choice: dict[str, Any]) -> None:
+    tasks = [name for name, _ in choice["tasks"]]
+    browser.execute_script("document.querySelector('#choices input[name=tasks]:checked').focus()")
+    ActionChains(browser).send_keys(Keys.ARROW_RIGHT).perform()
+    chosen = browser.find_element(By.CSS_SELECTOR, "#choices input[name=tasks]:checked").get_attribute("value")
+    assert chosen == tasks[1]
+    answer = browser.find_element(By.ID, "answer").text
+    assert answer in [choice["blocks"][f"flops {b} {chosen} score"]["answer"] for b, _ in choice["budgets"]]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_serious(browser: webdriver.Chrome, width: int) -> None:
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE | {"width": width, "mobile": width < 500})
+    try:
+        browser.execute_script(AXE.read_text(encoding="utf-8"))
+        found = browser.execute_async_script("axe.run().then((found) => arguments[0](found.violations))")
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    serious = [each for each in found if each["impact"] in ("serious", "critical")]
+    assert [(each["id"], [node["html"] for node in each["nodes"]][:3]) for each in serious] == []
+
+
+def test_a_phone_scrolls_tables_inside_themselves_and_scales_figures(browser: webdriver.Chrome) -> None:
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
+    try:
+        WebDriverWait(browser, WAIT).until(
+            lambda each: each.execute_script("return document.documentElement.scrollWidth") <= PHONE["width"]
+        )
+        images = browser.execute_script(
+            "return [...document.querySelectorAll('figure img')].map((each) => each.getBoundingClientRect().width)"
+        )
+        inside = browser.execute_script(
+            "const box = document.querySelector('#table-main .scroll'); return [box.clientWidth, box.scrollWidth]"
+        )
+    finally:
+        browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert images and all(0 < width <= PHONE["width"] for width in images)
+    assert inside[0] <= PHONE["width"] < inside[1]

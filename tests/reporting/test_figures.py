@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from synthetic import ROLES
 
-from bench.analysis.budgets import RUN, at_budget, operated, operating_points, teacher_rows
+from bench.analysis.budgets import RUN, at_budget, operated, operating_points, teacher_rows, timed_points
 from bench.analysis.comparing.pairings import Pairing
 from bench.analysis.comparing.resampling import Resamples, records, resamples_of
 from bench.analysis.comparing.verdicts import ALL, compare
@@ -25,7 +25,6 @@ from bench.reporting.figures.comparisons import ablation_differences, budget_dif
 from bench.reporting.figures.curves import average_curves
 from bench.reporting.figures.drawing import Absent, appearances, marks, variant_names
 from bench.reporting.figures.exits import at_half_cost, mean_exit_by_difficulty
-from bench.reporting.figures.frontiers import timed_points
 from bench.reporting.published import read_published
 from bench.reporting.tables import table
 from bench.settings import Comparison

@@ -109,7 +109,9 @@ def test_it_needs_no_other_file(reader: Reader, folder: Path) -> None:
 def test_it_shows_every_table_and_figure(some: pd.DataFrame, folder: Path, text: str, reader: Reader) -> None:
     made = tables(some, ROLES)
     assert len(reader.all("table")) == len(made)
-    assert len(reader.all("tr")) == sum(len(table.values) + 1 for table in made)
+    apart = [page._table(table)["apart"] for table in made]
+    assert len(reader.all("tr")) == sum(len(table.values) + 1 for table in made) - sum(map(len, apart))
+    assert any(apart)
     images = [image["src"] for image in reader.all("img")]
     for name in ("frontier-rte", "parameters"):
         inside = base64.b64encode((folder / "figures" / f"{name}.png").read_bytes()).decode()
@@ -202,3 +204,20 @@ def test_figures_without_data_are_named_with_their_reasons(some: pd.DataFrame, t
     skipped = [figures.Skipped("latency", "no latency was measured")]
     text = page.write(some, tmp_path, [], ROLES, skipped=skipped).read_text(encoding="utf-8")
     assert "Measured and calculated speed-up: no latency was measured" in text
+
+
+def test_a_row_without_a_number_is_named_below_its_table(some: pd.DataFrame) -> None:
+    for table in tables(some, ROLES):
+        shown, printed = page._table(table), table.printed()
+        numbers = table.values.reindex(columns=list(table.formats)).notna().any(axis=1)
+        assert len(shown["rows"]) == (numbers.sum() or len(printed))
+        for line in printed[~numbers].values.tolist() if numbers.any() else []:
+            assert ", ".join(text for text in line if text != "–") in shown["apart"]
+        for row in shown["rows"]:
+            assert len(row) == len(shown["columns"])
+
+
+def test_average_and_costs_stand_before_the_tasks(some: pd.DataFrame) -> None:
+    columns = next(table for table in tables(some, ROLES) if table.name == "main").columns
+    first = [columns.index(name) for name in ("Average", "Speed-up", "Measured, batch 1")]
+    assert columns[2] == "Average" and max(first) < min(columns.index(name) for name in ("CoLA", "RTE"))

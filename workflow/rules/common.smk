@@ -10,6 +10,8 @@ from snakemake.exceptions import WorkflowError
 # Jobs find the packages of a checkout from any working directory, and use the commands of the environment that runs
 # Snakemake, even if it is not activated.
 HOME = Path(workflow.basedir).resolve()
+if not (HOME / "bench").is_dir() and (HOME.parent / "bench").is_dir():  # started from workflow/Snakefile
+    HOME = HOME.parent
 for variable, folder, there in (
     ("PYTHONPATH", HOME, (HOME / "bench").is_dir()),
     ("PATH", Path(sys.executable).parent, True),

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.analysis.budgets import RUN, chosen_frontier, control_rows, operated, succeeded, teacher_rows
+from bench.analysis.budgets import chosen_frontier, control_rows, teacher_rows, timed_points
 from bench.analysis.comparing.resampling import Resamples
 from bench.analysis.roles import Roles
 from bench.reporting.figures.curves import Curve, average_curves, is_constant, task_curve
@@ -279,23 +279,6 @@ def frontier_average(points: pd.DataFrame, roles: Roles, *, resamples: Resamples
 def _task_mean(rows: pd.DataFrame) -> float:
     """Return the mean over tasks of the mean over seeds."""
     return float(rows.groupby("task")["score"].mean().mean())
-
-
-def timed_points(points: pd.DataFrame, latency: pd.DataFrame, batch: int = 1) -> pd.DataFrame:
-    """Return the validation rows that were timed, with `milliseconds`, the median over rounds per example.
-
-    Args:
-        points: all-points.parquet.
-        latency: latency.parquet of the same results.
-        batch: examples per forward pass.
-    """
-    rows = succeeded(points)
-    rows = rows[(rows["split"] == "validation") & rows["score"].notna()]
-    keys = [*RUN, "operated"]
-    timed = latency[latency["batch_size"] == batch]
-    timed = timed[keys].assign(milliseconds=1000 * timed["seconds"] / timed["examples"])
-    rows = rows[pd.MultiIndex.from_frame(rows[RUN]).isin(pd.MultiIndex.from_frame(timed[RUN]))]
-    return rows.assign(operated=operated(rows)).merge(timed, on=keys)
 
 
 @styled

@@ -3,8 +3,10 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
+from bench.analysis.budgets import POINT, timed_points
 from bench.analysis.comparing.resampling import resamples_of
 from bench.analysis.roles import Roles
 from bench.reporting.tables.comparisons import ablations, verdicts
@@ -19,7 +21,7 @@ from bench.reporting.tables.table import Table
 from bench.settings import Comparison
 from bench.tasks.catalogue import TASKS
 
-__all__ = ["Table", "tables"]
+__all__ = ["Table", "evidence_of", "tables"]
 
 
 def tables(
@@ -32,6 +34,7 @@ def tables(
     clock: Path | None = None,
     comparison: Comparison | None = None,
     glue_caps: Mapping[str, str] | None = None,
+    evidence: Evidence | None = None,
 ) -> list[Table]:
     """Return all tables of one profile; the one of published numbers only if a task has the name of a GLUE task.
 
@@ -44,10 +47,12 @@ def tables(
         clock: results/<profile>/latency.parquet.
         comparison: Settings of comparisons.
         glue_caps: `Settings.glue_caps`. The text of tasks that are not in it is not that of GLUE.
+        evidence: Resamples to share with other parts of the report. Default: made from `runs` and `comparison`.
     """
     points = points.reindex(columns=list(dict.fromkeys([*points, *_NEEDED])))
+    points = _with_times(points, clock)
     notes = common_notes(points, missing or {})
-    evidence = _evidence(points, runs, comparison or Comparison())
+    evidence = evidence or evidence_of(points, runs, comparison or Comparison())
     made = [
         main(points, notes, roles, evidence=evidence),
         verdicts(points, notes, roles, evidence),
@@ -68,11 +73,20 @@ def tables(
     return [*made, trials] if trials else made
 
 
-def _evidence(points: pd.DataFrame, runs: Path | None, comparison: Comparison) -> Evidence | None:
+def evidence_of(points: pd.DataFrame, runs: Path | None, comparison: Comparison) -> Evidence | None:
+    """Return the resamples of a profile, which read traces on demand; None without traces."""
     if runs is None or not any(runs.glob("*/*/*/*/trace-validation.parquet")):
         return None
     splits = ("validation", MISMATCHED)
     return Evidence(comparison, {split: resamples_of(points, runs, comparison, split=split) for split in splits})
+
+
+def _with_times(points: pd.DataFrame, clock: Path | None) -> pd.DataFrame:
+    """Return the points with `milliseconds`, which is NaN where no time was measured."""
+    if clock is None or not clock.is_file():
+        return points.assign(milliseconds=np.nan)
+    timed = timed_points(points, pd.read_parquet(clock)).drop_duplicates(POINT)
+    return points.merge(timed[[*POINT, "milliseconds"]], on=POINT, how="left")
 
 
 # Columns that are missing if all runs failed.

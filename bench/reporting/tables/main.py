@@ -25,7 +25,7 @@ from bench.analysis.roles import Roles
 from bench.analysis.statistics import learned_tasks
 from bench.errors import UserError
 from bench.reporting.tables.notes import learned_note, tasks_of
-from bench.reporting.tables.table import Format, Table, amount, display_names, score, shown, speedup
+from bench.reporting.tables.table import Format, Table, amount, display_names, plain, score, shown, speedup
 from bench.settings import Comparison
 from bench.tasks.catalogue import title as title_of
 
@@ -37,6 +37,7 @@ FIXED_EXIT, CONSTANT, MISSED = "†", "‡", "§"
 MISMATCHED = "validation_mismatched"
 OTHER_HALF = "MNLI-mm"
 COSTS = {"Parameters": "parameters", "FLOPs": "flops", "FLOPs at 128": "flops_128"}
+TIMES = {"ms, batch 1": "milliseconds"}
 SPEEDUPS = {"Speed-up": "speedup", "Measured, batch 1": "latency_1", "Measured, batch 32": "latency_32"}
 
 
@@ -109,7 +110,7 @@ def main(
     control = _line("control", "Best constant", _both_halves(control_rows, points, halves), planned, means)
     teacher = _both_halves(teacher_rows, points, halves, reference=roles.reference)
     lines = [control, _line("control", names.get(roles.reference, roles.reference), teacher, planned, means)]
-    control.cells = {name: value for name, value in control.cells.items() if name not in {*COSTS, *SPEEDUPS}}
+    control.cells = {name: value for name, value in control.cells.items() if name not in {*COSTS, *TIMES, *SPEEDUPS}}
     before: dict[str, _Line] = {}
     for budget in budgets:
         reported = _both_halves(at_budget, compared, halves, speedup=budget)
@@ -129,8 +130,9 @@ def main(
     for run in failures(points).to_dict("records"):
         reason = f"{run['reason']} ({title_of(run['task'])}, seed {run['seed']})"
         printed.append({"Speed-up asked": "failed", "Method": run["label"], "Note": reason})
-    formats: dict[str, Format] = dict.fromkeys([*scored, *averages], score)
-    formats |= dict.fromkeys(COSTS, amount) | dict.fromkeys(SPEEDUPS, speedup)
+    formats: dict[str, Format] = dict.fromkeys(averages, score) | dict.fromkeys(SPEEDUPS, speedup)
+    timed = [name for name in TIMES if any(pd.notna(line.cells.get(name)) for line in lines)]
+    formats |= dict.fromkeys(timed, plain) | dict.fromkeys(scored, score) | dict.fromkeys(COSTS, amount)
     values = ordered(pd.DataFrame(printed), ["Speed-up asked", "Method", *formats, "Chosen", "Note"])
     return Table(
         "main",
@@ -157,8 +159,8 @@ def _notes(values: pd.DataFrame, evidence: Evidence | None, tasks: Sequence[str]
         "Averages are over the seeds of each task, then over tasks. The ± of an average is the square root of the sum "
         "of the tasks' squared deviations, divided by the number of tasks; it is left out if a task has one seed. "
         f"Averages are over the tasks' ranking metrics{halves}, and are left out if a task is missing. Parameters and "
-        "FLOPs are means, speed-ups geometric means, over seeds and then over the tasks with a point; for measured "
-        "speed-ups, over the tasks whose chosen point was timed.",
+        "FLOPs are means, speed-ups geometric means, over seeds and then over the tasks with a point; measured "
+        "speed-ups and milliseconds per example are those of the tasks and seeds whose chosen point was timed.",
         f"Bold: the best of its block and all that do not differ from it ({how}); never below the best constant, and "
         "never for a single method in a block.",
     ]
@@ -196,11 +198,9 @@ def _line(
 ) -> _Line:
     """Return one row of the main table from the reported points of a method, one per planned task and seed."""
     rows = rows.assign(score=rows["score"].astype(float) * 100, mismatched=rows["mismatched"].astype(float) * 100)
-    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *COSTS.values(), *SPEEDUPS.values(), "constant"])))
-    ratios = list(SPEEDUPS.values())
-    by_task = over_seeds(
-        rows.assign(method=name), ["method", "task"], ["score", "mismatched", *COSTS.values()], ratios=ratios
-    )
+    costs, ratios = [*COSTS.values(), *TIMES.values()], list(SPEEDUPS.values())
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows, *costs, *ratios, "constant"])))
+    by_task = over_seeds(rows.assign(method=name), ["method", "task"], ["score", "mismatched", *costs], ratios=ratios)
     cells: dict[str, Any] = {}
     found: dict[str, list[Point]] = {}
     points_of: dict[str, list[Point]] = {}
@@ -220,7 +220,7 @@ def _line(
         cells |= {title: means["score"].squeeze(), f"{title} std": means["score_std"].squeeze()} if len(means) else {}
         cells[f"{title} mark"] = "".join(sorted(marks))
     known = by_task[by_task["score"].notna()]
-    cells |= {title: known[column].mean() for title, column in COSTS.items()}
+    cells |= {title: known[column].mean() for title, column in (COSTS | TIMES).items()}
     shares = over_seeds(known.assign(all=0), ["all"], ["score"], ratios=ratios) if len(known) else None
     cells |= {title: shares[column].item() if shares is not None else np.nan for title, column in SPEEDUPS.items()}
     usable = rows[rows["score"].notna()]
