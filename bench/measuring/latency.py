@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bench.encoder.early.deployed import Batch, DeployedCascade, DeployedEncoder
+from bench.encoder.early.deployed import Batch, Deployed
 from bench.encoder.early.engine import answer
 from bench.errors import UserError
 from bench.exit_policies.deciding import Leaves, never
@@ -28,7 +28,7 @@ class Operated:
     time, but its decisions are replaced by these exits.
     """
 
-    model: DeployedEncoder | DeployedCascade
+    model: Deployed
     leaves: Leaves = never
     left: NDArray[np.int64] | None = None
     """[N] exit of each example, 0-based."""
@@ -106,7 +106,7 @@ def _at_exits(leaves: Leaves, exits: NDArray[np.int64]) -> Leaves:
     return policy
 
 
-def _seconds(model: DeployedEncoder | DeployedCascade, batch: Batch, leaves: Leaves) -> float:
+def _seconds(model: Deployed, batch: Batch, leaves: Leaves) -> float:
     start = time.perf_counter()
     answer(model, batch, leaves)
     return time.perf_counter() - start

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from bench.analysis.budgets import POINT, RUN, at_budget, operated, static_rows
 from bench.context import pick_device, task_data
 from bench.encoder import backbones
-from bench.encoder.early.deployed import DeployedCascade, DeployedEncoder, deploy
+from bench.encoder.early.deployed import Deployed, deploy
 from bench.encoder.saved import has_weights, load_model, of_shape
 from bench.errors import UserError
 from bench.exit_policies.operating import leaves, left
@@ -96,7 +96,7 @@ class _Run:
         rule: Exit policy.
     """
 
-    model: DeployedEncoder | DeployedCascade
+    model: Deployed
     trace: Trace
     costs: Costs
     trained: bool

@@ -14,7 +14,7 @@ from transformers.utils import ModelOutput
 
 from bench import compat
 from bench.encoder.cascade import Cascade
-from bench.encoder.early.deployed import Batch, DeployedCascade, DeployedEncoder, deploy
+from bench.encoder.early.deployed import Batch, Deployed, deploy
 from bench.encoder.early.engine import answer
 from bench.encoder.model import Encoder, EncoderConfig, EncoderOutput
 from bench.encoder.saved import SavedModel
@@ -66,7 +66,7 @@ class EarlyExitOutput(ModelOutput):
 class _Ready:
     """Engine of an `EarlyExitClassifier` with the weights and exit policy from which it was built."""
 
-    engine: DeployedEncoder | DeployedCascade
+    engine: Deployed
     leaves: Leaves
     leaving: dict[str, Any]
     weights: list[Tensor]

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from bench.encoder.cascade import Cascade
-from bench.encoder.early.deployed import Batch, DeployedCascade, DeployedEncoder, deploy
+from bench.encoder.early.deployed import Batch, Deployed, deploy
 from bench.encoder.model import Encoder
 from bench.exit_policies.deciding import Leaves
 from bench.tasks.batches import length_batches
@@ -48,9 +48,7 @@ def run(model: Encoder | Cascade, examples: Examples, leaves: Leaves, batch_size
     return EngineResult(exits, logits)
 
 
-def answer(
-    model: DeployedEncoder | DeployedCascade, batch: Batch, leaves: Leaves
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def answer(model: Deployed, batch: Batch, leaves: Leaves) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return exits [B] (0-based) and logits [B, C] of a batch. Must be called in inference mode.
 
     The logits have been copied to the host when this function returns, so that its latency can be measured on a GPU
