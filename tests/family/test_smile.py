@@ -1,4 +1,4 @@
-"""SMILE's routing and experts against an explicit SVD, task arithmetic, what is stored once, and models of other tasks."""
+"""SMILE against an explicit SVD, task arithmetic, what is stored once, and models of other tasks."""
 
 import numpy as np
 import pandas as pd
