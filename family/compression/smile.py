@@ -149,7 +149,7 @@ class RoutedConfig(EncoderConfig):
 class RoutedEncoder(Encoder):
     """An encoder with routed linear layers. The early-exit engine runs it as it is."""
 
-    config_class = RoutedConfig
+    config_class = RoutedConfig  # type: ignore[assignment]
     fused = False
 
     def __init__(self, config: RoutedConfig) -> None:

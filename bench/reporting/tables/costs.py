@@ -91,7 +91,7 @@ def storage(points: pd.DataFrame, notes: Sequence[str]) -> Table | None:
         line: dict[str, object] = {"Model": label, "Score": 100 * runs.groupby("task")["score"].mean().mean()}
         line |= {title: runs[column].mean() / 1e6 for title, column in _STORED.items()}
         lines.append(line | {"Tasks": runs["task"].nunique()})
-    formats: dict[str, Format] = {"Score": score} | dict.fromkeys([*_STORED, "Tasks"], plain)
+    formats: dict[str, Format] = {"Score": score, **dict.fromkeys([*_STORED, "Tasks"], plain)}
     return Table(
         "storage",
         "Full-depth score and size of each model",
