@@ -6,7 +6,7 @@ import logging
 import os
 import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ from bench.encoder import backbones
 from bench.encoder.saved import load_model
 from bench.errors import UserError
 from bench.measuring.recording import record
-from bench.store import RunKey, run_folder
+from bench.store import RunKey, needed_run, run_folder
 from bench.tasks.prepare import Survey, prepare, survey
 from bench.tasks.scores import scores
 from bench.training.loop import Loss, Machine, Plan, fit
@@ -52,6 +52,7 @@ class Context:
         key: Key of the run.
         state: Folder of the checkpoints from which an interrupted run resumes.
         attempt: Number of earlier trainings of this run that collapsed.
+        trainable: Number of trained parameters of each stage so far.
     """
 
     settings: Settings
@@ -59,6 +60,7 @@ class Context:
     key: RunKey
     state: Path
     attempt: int = 0
+    trainable: list[int] = field(default_factory=list, compare=False)
 
     @property
     def seed(self) -> int:
@@ -139,9 +141,9 @@ class Context:
                     torch.nn.init.constant_(parameter, float(self.train.labels.mean()))
         return model
 
-    def model(self, contestant: str, variant: str) -> Any:
-        """Return the trained model of another contestant on the same task and seed, in evaluation mode."""
-        key = RunKey(self.key.task, contestant, variant, self.key.seed)
+    def model(self, contestant: str, variant: str, task: str | None = None) -> Any:
+        """Return the trained model of another contestant, in evaluation mode; see `bench.method.Needed`."""
+        key = needed_run(self.settings, self.key, contestant, variant, task)
         return load_model(run_folder(self.settings, key), self.device)
 
     def fit(
@@ -168,6 +170,7 @@ class Context:
             train: Training examples; default: those of the task.
             whole_vocabulary: Whether the loss reads the word embedding itself, or words that occur in no example.
         """
+        self.trainable.append(sum(part.numel() for part in model.parameters() if part.requires_grad))
         return fit(
             model.to(self.device),
             loss,

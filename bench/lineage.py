@@ -116,6 +116,8 @@ def _inherited(method: Method, variant: str, examples: int) -> int:
 
 
 def _source(method: Method, variant: str) -> tuple[Method, str] | None:
-    """Return the method and variant from whose weights `variant` continues, on the same task; None if none."""
+    """Return the method and variant from whose weights `variant` continues; None if none."""
     source = method.starts_from(variant)
-    return (contestant(method.settings, source.contestant, method.task.name), source.variant) if source else None
+    if source is None:
+        return None
+    return contestant(method.settings, source.contestant, source.task or method.task.name), source.variant

@@ -15,7 +15,7 @@ from bench.errors import UserError
 from bench.exit_policies.policies import Policy, policy_for
 from bench.names import valid_name
 from bench.settings import BatchCount, Settings, Values, explain, twins
-from bench.store import RunKey
+from bench.store import RunKey, needed_run
 from bench.tasks.catalogue import Task
 from bench.tasks.catalogue import task as task_named
 
@@ -116,10 +116,18 @@ class Stage:
 
 @dataclass(frozen=True)
 class Needed:
-    """A trained model of another contestant, on the same task and with the same seed."""
+    """A trained model of another contestant.
+
+    Attributes:
+        contestant: Name of the contestant.
+        variant: Its variant.
+        task: Task of the model, for a model that serves several tasks; None: the task of the run. The seed is that of
+            the run, or the first one of the task if the task does not have it.
+    """
 
     contestant: str
     variant: str
+    task: str | None = None
 
 
 class Method:
@@ -164,7 +172,9 @@ class Method:
 
     def needed(self, key: RunKey) -> tuple[RunKey, ...]:
         """Return the keys of the runs that `needs` names, for the task and seed of `key`."""
-        return tuple(RunKey(key.task, need.contestant, need.variant, key.seed) for need in self.needs(key.variant))
+        return tuple(
+            needed_run(self.settings, key, need.contestant, need.variant, need.task) for need in self.needs(key.variant)
+        )
 
     def relevant_options(self, variant: str) -> dict[str, Any]:
         """Return the options that a run of `variant` depends on, as plain values. They are part of its identity."""

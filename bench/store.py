@@ -58,6 +58,21 @@ class RunKey:
         return cls(task, method, variant, int(seed[1]))
 
 
+def needed_run(settings: Settings, key: RunKey, contestant: str, variant: str, task: str | None) -> RunKey:
+    """Return the run of another contestant that the run `key` needs.
+
+    Args:
+        settings: The settings of the profile.
+        key: The run that needs it.
+        contestant: Name of the other contestant.
+        variant: Its variant.
+        task: Its task; None: that of `key`. If this task does not have the seed of `key`, its first seed is used.
+    """
+    task = task or key.task
+    seeds = settings.seeds_of(task)
+    return RunKey(task, contestant, variant, key.seed if task == key.task or key.seed in seeds else seeds[0])
+
+
 def run_folder(settings: Settings, key: RunKey) -> Path:
     """Return the folder of a run: <results>/<profile>/runs/<task>/<method>/<variant>/seed<k>."""
     return settings.root / "runs" / key.path

@@ -23,7 +23,7 @@ ORDER = [
     ("sharing",),
     ("context",),
     ("method",),
-    ("lineage",),
+    ("lineage", "precision"),
     ("runs",),
     ("conformance",),
     ("reporting",),

@@ -41,7 +41,7 @@ def run(
     """Train and trace one variant of a contestant; an interrupted run resumes."""
     with heavy_imports():
         from bench.runs.train_run import produce
-        from bench.runs.training.models import release
+        from bench.runs.training.models import release_after
         from bench.store import RunKey, seed_of
         from bench.training.lease import gpu_lease
 
@@ -50,7 +50,7 @@ def run(
     with gpu_lease(settings.training.device, settings.training.gpu_share):
         reason = produce(settings, key)
     if as_job:
-        release(settings, task, key.seed)
+        release_after(settings, key)
     if reason and not as_job:
         typer.echo(f"costeff: {task} {method} {variant} failed: {reason}", err=True)
         sys.exit(1)

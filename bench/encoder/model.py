@@ -36,6 +36,7 @@ class EncoderConfig(PretrainedConfig):
         exits: Layers (1-based, ascending) that are followed by an exit, the last layer among them. Default: the last.
         head: Kind of the exit heads (`bench.encoder.exits`).
         shared: Whether all layers have the same weights, which are stored once.
+        all_tasks: Whether embeddings and layers are the same for all tasks of a profile, which store them once.
         signal: Whether each exit also gives one number, from a linear layer that all exits share, for an exit policy
             that is learned.
         pooling: How an exit reads the hidden states: the first position, or the mean over tokens.
@@ -70,6 +71,7 @@ class EncoderConfig(PretrainedConfig):
         exits: list[int] | None = None,
         head: HeadKind = "tanh",
         shared: bool = False,
+        all_tasks: bool = False,
         signal: bool = False,
         pooling: Pooling = "cls",
         hidden_act: str = "gelu",
@@ -97,6 +99,7 @@ class EncoderConfig(PretrainedConfig):
         self.exits = list(exits) if exits else [len(self.heads)]
         self.head = head
         self.shared = shared
+        self.all_tasks = all_tasks
         self.signal = signal
         self.pooling = pooling
         self.hidden_act = hidden_act
@@ -207,6 +210,12 @@ class Encoder(SavedModel):
     def neuron_rows(self) -> tuple[str, ...]:
         """Names of the matrices of a layer that have one row for each FFN neuron; `ffn_out` has one column."""
         return _LAYOUTS[self.config.layout].NEURON_ROWS
+
+    @property
+    def common_parameters(self) -> int:
+        """Number of parameters of embeddings and layers if they are the same for all tasks, otherwise 0."""
+        parts = [self.embeddings, self.layers] if self.config.all_tasks else []
+        return sum(parameter.numel() for part in parts for parameter in part.parameters())
 
     @property
     def exit_count(self) -> int:

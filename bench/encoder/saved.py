@@ -14,7 +14,19 @@ from bench.store import weights_file
 
 
 class SavedModel(PreTrainedModel):
-    """Base class of the suite's models, which also loads weights under their names of version 0.2."""
+    """Base class of the suite's models, which also loads weights under their names of version 0.2.
+
+    Attributes:
+        fused: Whether the early-exit engine runs the model in its deployed form (`bench.encoder.early.deployed`).
+            Otherwise it runs `begin` and `advance` of the model itself.
+    """
+
+    fused = True
+
+    @property
+    def common_parameters(self) -> int:
+        """Number of the parameters that the models of all tasks of a profile share, so that they are stored once."""
+        return 0
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)

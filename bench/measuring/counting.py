@@ -132,7 +132,7 @@ def _attention(inputs: list[Any], outputs: list[Any]) -> Counter[str]:
 
 
 _HANDLES = {
-    **{f"aten::{name}": _product(0) for name in ("linear", "matmul", "mm", "bmm", "mv")},
+    **{f"aten::{name}": _product(0) for name in ("linear", "matmul", "mm", "_int_mm", "bmm", "mv")},
     **{f"aten::{name}": _product(1) for name in ("addmm", "baddbmm", "addmv")},
     "aten::scaled_dot_product_attention": _attention,
 }

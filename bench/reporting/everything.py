@@ -43,16 +43,21 @@ def _written(settings: Settings) -> Iterator[str]:
     roles = Roles(settings.reference, settings.depth_reference, settings.ablations, likes)
     # Published points are shown with measured ones only if text and backbone are those of the papers.
     papers = settings.data.source != "sketch" and "bert-base-uncased" in settings.backbone.name
-    folders = {
-        "sweeps": settings.root / "sweeps",
-        "runs": settings.root / "runs",
-        "clock": settings.root / "latency.parquet",
-    }
+    sweeps, runs, clock = (settings.root / name for name in ("sweeps", "runs", "latency.parquet"))
     published = for_figures(read_published()) if papers else None
     # Figures are drawn while the tables are made.
     drawing = figures.begin(points, settings.root, roles, published=published, comparison=settings.comparison)
-    evidence = evidence_of(points, folders["runs"], settings.comparison)
-    made = tables(points, roles, missing=missing, evidence=evidence, glue_caps=settings.glue_caps, **folders)
+    evidence = evidence_of(points, runs, settings.comparison)
+    made = tables(
+        points,
+        roles,
+        missing=missing,
+        sweeps=sweeps,
+        runs=runs,
+        clock=clock,
+        evidence=evidence,
+        glue_caps=settings.glue_caps,
+    )
     for table in made:
         table.write(settings.root / "tables")
     found = findings(points, made, roles, contestant=settings.comparison.primary.contestant)
@@ -60,7 +65,7 @@ def _written(settings: Settings) -> Iterator[str]:
     skipped = drawing()
     yield from (f"no figure {each.name}: {each.reason}" for each in skipped)
     known = tasks_of(settings.own_tasks)
-    choice = chooser(points, roles, evidence, known, folders["clock"]) if evidence else None
+    choice = chooser(points, roles, evidence, known, clock) if evidence else None
     written = page.write(points, settings.root, made, roles, missing=missing, skipped=skipped, choice=choice)
     yield f"wrote tables, figures and {written}"
 

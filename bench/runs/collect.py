@@ -131,7 +131,7 @@ def _united(settings: Settings, keys: list[RunKey]) -> pd.DataFrame:
         if len(table := read_parquet_if_there(file)):
             known |= {(task, *run, seed): rows for run, rows in table.groupby(["method", "variant"], sort=False)}
     table = pd.concat([_run(settings, key, identities, known) for key in keys], ignore_index=True)
-    return _with_speedups(table, settings.reference).assign(selection=settings.selection)
+    return _with_stored(_with_speedups(table, settings.reference)).assign(selection=settings.selection)
 
 
 def _run(settings: Settings, key: RunKey, identities: Identities, known: dict[tuple, pd.DataFrame]) -> pd.DataFrame:
@@ -156,7 +156,7 @@ def _run(settings: Settings, key: RunKey, identities: Identities, known: dict[tu
 
 
 def _training(facts: dict[str, Any]) -> dict[str, Any]:
-    """Return the columns of the training cost of a run; NaN if it is not known."""
+    """Return the columns of the cost of training and storing a run; NaN if it is not known."""
     cost, seconds = facts.get("training", {}), facts.get("seconds", {})
     values = {
         "training_steps": cost.get("lineage_steps"),
@@ -164,6 +164,9 @@ def _training(facts: dict[str, Any]) -> dict[str, Any]:
         "training_flops_in_all": cost.get("flops_in_all"),
         "training_seconds": seconds.get("train"),
         "peak_memory_bytes": facts.get("peak_memory_bytes"),
+        "trainable_parameters": cost.get("trainable_parameters"),
+        "common_parameters": facts.get("common_parameters"),
+        "model_bytes": facts.get("model_bytes"),
     }
     known = {name: float("nan") if value is None else float(value) for name, value in values.items()}
     return known | {"restarts": facts.get("restarts", 0), "collapsed": bool(facts.get("collapsed", False))}
@@ -181,6 +184,20 @@ def _with_speedups(table: pd.DataFrame, reference: str) -> pd.DataFrame:
         ratio = table.pop(f"{measure}_reference") / table[measure]
         table[name] = ratio.where(table[measure] > 0)
     return table
+
+
+def _with_stored(table: pd.DataFrame) -> pd.DataFrame:
+    """Add `parameters_all_tasks`: the parameters that a variant stores for all its tasks, with a seed.
+
+    Parameters that the models of all tasks share count once.
+    """
+    if "parameters" not in table:  # every run failed
+        return table.assign(parameters_all_tasks=float("nan"))
+    runs = table[table["kind"].eq("static")].drop_duplicates(RUN)
+    common = runs["common_parameters"].fillna(0)
+    sums = runs.assign(own=runs["parameters"] - common, common=common).groupby(["method", "variant", "seed"])
+    stored = (sums["own"].sum() + sums["common"].max()).rename("parameters_all_tasks")
+    return table.join(stored, on=["method", "variant", "seed"])
 
 
 def _with_latencies(table: pd.DataFrame, settings: Settings) -> pd.DataFrame:

@@ -103,7 +103,7 @@ class Identities:
                 **({"layers": backbone.layers} if backbone.layers else {}),
             },
             "checkpoints": {name: backbones.digest(name) for name in method.checkpoints(key.variant)},
-            "needs": {f"{need.method}/{need.variant}": self.of(need).hash for need in method.needed(key)},
+            "needs": {_named(need, key): self.of(need).hash for need in method.needed(key)},
         }
         if key.task in settings.own_tasks:  # GLUE tasks are fixed by their names
             own: dict[str, Any] = {"metrics": list(method.task.metrics[:1]), "labels": list(method.task.labels)}
@@ -117,6 +117,11 @@ class Identities:
         if settings.training.precision != "auto":  # "auto" depends on the machine, see `where`
             asked["precision"] = settings.training.precision
         return asked
+
+
+def _named(need: RunKey, key: RunKey) -> str:
+    """Return the name of a needed run among those of the run `key`."""
+    return f"{need.method}/{need.variant}" if need.task == key.task else str(need.path)
 
 
 def where(settings: Settings) -> dict[str, Any]:

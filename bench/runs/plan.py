@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench.errors import UserError
@@ -13,24 +13,29 @@ from bench.store import RunKey
 
 @dataclass(frozen=True)
 class Planned:
-    """A run, and the runs of the same task and seed that must finish before it."""
+    """A run, and the runs that must finish before it."""
 
     key: RunKey
     needs: tuple[RunKey, ...]
 
 
-def methods(settings: Settings) -> dict[tuple[str, str], Method]:
+def methods(settings: Settings, tasks: Sequence[str] | None = None) -> dict[tuple[str, str], Method]:
     """Return all methods by (contestant, task), after checking their options and variants.
+
+    Args:
+        settings: Settings of the benchmark.
+        tasks: Some of its tasks; None: all.
 
     Raises:
         UserError: For the first error in the settings.
     """
-    found = {(name, task): contestant(settings, name, task) for task in settings.tasks for name in settings.contestants}
+    tasks = settings.tasks if tasks is None else tasks
+    found = {(name, task): contestant(settings, name, task) for task in tasks for name in settings.contestants}
     for method in found.values():
         check_variants(method)
         method.exit_policy()
         method.check()
-    for task in settings.tasks:
+    for task in tasks:
         reference_run(found[settings.reference, task], settings.seeds_of(task)[0])
         if settings.depth_reference and not found[settings.depth_reference, task].variants():
             raise UserError(
@@ -59,21 +64,26 @@ def reference_run(reference: Method, seed: int) -> RunKey:
     return RunKey(reference.task.name, reference.name, variants[0], seed)
 
 
-def runs(settings: Settings) -> list[Planned]:
+def runs(settings: Settings, tasks: Sequence[str] | None = None) -> list[Planned]:
     """Return all runs of the settings, in the order of tasks, seeds and contestants.
+
+    Args:
+        settings: Settings of the benchmark.
+        tasks: Return only the runs of these tasks, and check only dependencies among them; None: all tasks.
 
     Raises:
         UserError: If a run depends on one that is not planned, or dependencies are circular.
     """
-    known = methods(settings)
+    tasks = settings.tasks if tasks is None else tasks
+    known = methods(settings, tasks)
     planned = [
         Planned(RunKey(task, name, variant, seed), needs_of(known, RunKey(task, name, variant, seed)))
-        for task in settings.tasks
+        for task in tasks
         for seed in settings.seeds_of(task)
         for name in settings.contestants
         for variant in known[name, task].variants()
     ]
-    _check_needs(planned)
+    _check_needs(planned, set(settings.tasks) - set(tasks))
     return planned
 
 
@@ -105,14 +115,16 @@ def summary(settings: Settings) -> Iterator[str]:
     yield f"jobs: {len(planned)} runs, {trials} trials at most"
 
 
-def _check_needs(planned: list[Planned]) -> None:
-    there = {run.key: run.needs for run in planned}
-    for run in planned:
-        for need in run.needs:
+def _check_needs(planned: list[Planned], elsewhere: Container[str]) -> None:
+    """Check the dependencies of runs, except those on runs of the tasks in `elsewhere`."""
+    there = {run.key: [need for need in run.needs if need.task not in elsewhere] for run in planned}
+    for key, needs in there.items():
+        for need in needs:
             if need not in there:
+                other = f" on {need.task}" * (need.task != key.task)
                 raise UserError(
-                    f"contestants.{run.key.method}: needs {need.method} {need.variant}, which is not among the runs; "
-                    f"add that contestant or name another in its options"
+                    f"contestants.{key.method}: needs {need.method} {need.variant}{other}, which is not among the "
+                    f"runs; add that {'task' if other else 'contestant'} or name another in its options"
                 )
     done: set[RunKey] = set()
     while len(done) < len(there):

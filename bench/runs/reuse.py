@@ -34,8 +34,8 @@ def taken(settings: Settings, identities: Identities, key: RunKey | None = None)
     for folder in settings.reuse:
         for identity, path in _kept(folder.absolute(), key):
             there.setdefault(identity, path)
-    here = settings if key is None else settings.model_copy(update={"tasks": [key.task]})
-    planned = {run.key: run for run in [*runs(here), *_trials(settings, key)]}
+    tasks = None if key is None else [key.task]
+    planned = {run.key: run for run in [*runs(settings, tasks), *_trials(settings, key)]}
     if key is not None:
         planned.setdefault(key, _planned(settings, key))
         planned = {each: run for each, run in planned.items() if each.seed == key.seed}

@@ -187,7 +187,10 @@ def _make(method: Method, context: Context, folder: Path, began: float) -> dict[
         "weights": weights,
         "restarts": context.attempt,
         "collapsed": again,
-        "training": training_cost(settings, context.key, context.data),
+        "training": training_cost(settings, context.key, context.data)
+        | {"trainable_parameters": max(context.trainable, default=0)},
+        "common_parameters": model.common_parameters,
+        "model_bytes": weights_file(folder).stat().st_size,
     }
 
 
@@ -255,7 +258,8 @@ def _failed_need(settings: Settings, method: Method, key: RunKey, identities: Id
             raise UserError(f"{key.path} needs {need.path}, which is not there yet; run that first")
         facts = read_facts(path)
         if facts["status"] == "failed":
-            return NeedFailed(f"its {need.method} failed: {facts['reason']}", again=facts["again"])
+            other = f" on {need.task}" * (need.task != key.task)
+            return NeedFailed(f"its {need.method}{other} failed: {facts['reason']}", again=facts["again"])
         if facts["identity"] != identities.of(need).hash:
             why = identities.of(need).difference(facts["asked"])
             raise UserError(f"{key.path} needs {need.path}, which was asked otherwise ({why}); run that anew first")

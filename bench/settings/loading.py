@@ -20,6 +20,10 @@ PACKAGED = Path(__file__).parents[1] / "packaged"
 wheel."""
 
 
+_INT8 = "bench.precision.int8:Int8"
+"""Method of the contestants that `precision_axis` adds."""
+
+
 class _Loader(yaml.SafeLoader):
     """Loader that reads only decimal numbers as numbers: 1_0, 0x1F, 010 and 1:30 stay texts, as they are written."""
 
@@ -100,7 +104,7 @@ def check(values: dict[str, Any], where: str) -> Settings:
         UserError: The settings are not valid.
     """
     try:
-        return Settings.model_validate(_with_likes(values, where))
+        return Settings.model_validate(_with_precisions(_with_likes(values, where), where))
     except ValidationError as error:
         raise UserError(f"{where}: {explain(error, Settings)}") from None
 
@@ -125,6 +129,31 @@ def _with_likes(values: dict[str, Any], where: str) -> dict[str, Any]:
         return merge(_mapping(full(other, (*before, other))), entry)
 
     return values | {"contestants": {name: full(name, (name,)) for name in entries}} if entries else values
+
+
+def _with_precisions(values: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return the settings with a contestant <name>-int8 for each contestant if `precision_axis` has int8.
+
+    Ablations have none.
+
+    Raises:
+        UserError: A contestant has such a name, or `precision_axis` lacks float32.
+    """
+    axis, entries = values.get("precision_axis"), _mapping(values.get("contestants"))
+    if not isinstance(axis, list) or "int8" not in axis:
+        return values
+    if "float32" not in axis:
+        raise UserError(f"{where}: precision_axis = {axis}: int8 models are made from float32 ones; add float32")
+    made = {}
+    for name, entry in entries.items():
+        if name in _mapping(values.get("ablations")) or _mapping(entry).get("method") == _INT8:
+            continue
+        own = {"method": _INT8, "options": {"of": name}}
+        there = _mapping(entries.get(f"{name}-int8"))
+        if there and there.get("method") != _INT8:
+            raise UserError(f"{where}: contestants.{name}-int8: precision_axis makes this contestant; rename yours")
+        made[f"{name}-int8"] = own | there
+    return values | {"contestants": entries | made}
 
 
 def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:

@@ -322,6 +322,11 @@ class Settings(Values):
     contestants: dict[Name, Contestant] = Field(min_length=1, description="Name -> method with options.")
     reference: Name = Field("teacher", description="Contestant whose cost at full depth counts as speed-up 1.")
     depth_reference: Name | None = Field(None, description="Contestant of models cut at a depth, for the ELUE score.")
+    precision_axis: list[Literal["float32", "int8"]] = Field(
+        ["float32"],
+        min_length=1,
+        description="int8: contestants <name>-int8 evaluate the models of each contestant with int8 products as well.",
+    )
     ablations: dict[Name, Name] = Field({}, description="Ablation -> contestant with which it is compared.")
     studies: list[RatioStudy] = Field([], description="Ratio studies.")
 

@@ -64,7 +64,7 @@ def folder_with_runs(path: Path, results: Path) -> Path:
 def drawn(some: pd.DataFrame, results: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = folder_with_runs(tmp_path_factory.mktemp("figures") / "sketch", results)
     skipped = figures.begin(some, folder, ROLES, published=read_published())()
-    assert [each.name for each in skipped] == ["milliseconds", "training", "memory"]
+    assert [each.name for each in skipped] == ["milliseconds", "training", "memory", "trainable", "stored"]
     return folder / "figures"
 
 
@@ -161,7 +161,8 @@ def test_what_has_no_data_is_skipped_with_its_reason(some: pd.DataFrame, results
     static = static.assign(latency_1=np.nan, latency_32=np.nan)
     skipped = dict(figures.begin(static, folder, ROLES)())
     exits = {"exits-score", "exits-histogram", "exits-difficulty"}
-    assert set(skipped) == {"frontier-average", "milliseconds", "training", "memory", "latency", "ablations", *exits}
+    costs = {"training", "memory", "trainable", "stored"}
+    assert set(skipped) == {"frontier-average", "milliseconds", "latency", "ablations", *costs, *exits}
     assert skipped["latency"] == "no latency was measured"
     assert all(skipped.values())
     assert {path.stem for path in (folder / "figures").iterdir()} == {

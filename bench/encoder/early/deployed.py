@@ -60,12 +60,17 @@ class Batch:
 def deploy(model: Encoder | Cascade) -> Deployed:
     """Return the deployed form of a trained model, on the model's device.
 
+    A model of a class with `fused = False`, whose layers compute something else than products with their weights, runs
+    as it is.
+
     Unchanged weights are shared with the model, others are copied. The weights of layers with a parametrization
     (`torch.nn.utils.parametrize`) are evaluated.
 
     Raises:
         UserError: The output of a layer does not depend on its weights alone (an adapter in its place, a hook).
     """
+    if not model.fused:
+        return Unfused(model)
     if isinstance(model, Cascade):
         return DeployedCascade(model)
     return DeployedEncoder(model) if model.config.layout == "bert" else DeployedModernBert(model)
@@ -234,8 +239,40 @@ class CascadePass:
         self._batch = self._batch.take(rows)
 
 
-Deployed = DeployedEncoder | DeployedModernBert | DeployedCascade
-"""Deployed form of a model."""
+class Unfused:
+    """A model that runs as it is, with the interface of a deployed one."""
+
+    def __init__(self, model: Encoder | Cascade) -> None:
+        self.model = model
+        self.device, self.exit_count, self.outputs = model.device, model.exit_count, model.config.num_labels
+
+    def begin(self, batch: Batch) -> UnfusedPass:
+        """Return the forward pass of a batch, before its first layer."""
+        return UnfusedPass(self.model, batch)
+
+
+class UnfusedPass:
+    """Forward pass of one batch through a model that runs as it is."""
+
+    def __init__(self, model: Encoder | Cascade, batch: Batch) -> None:
+        mask = np.arange(batch.ids.shape[1]) < batch.lengths[:, None]
+        there = torch.from_numpy(mask.astype(np.int64)).to(batch.ids.device)
+        self._model, self._state = model, model.begin(batch.ids, there, batch.segments)
+
+    def advance(self, exit_index: int) -> Tensor:
+        """Return the logits [B, C] of an exit (0-based), with one more column for the signal if there is one."""
+        self._state, logits = self._model.advance(self._state, exit_index)
+        return logits
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """Keep only the selected rows, cut to the longest of them."""
+        index = torch.from_numpy(rows).to(self._model.device)
+        longest = int(self._state["mask"][index].sum(1).max())
+        self._state = {name: values[index, :longest] for name, values in self._state.items()}
+
+
+Deployed = DeployedEncoder | DeployedModernBert | DeployedCascade | Unfused
+"""A deployed model: `begin` starts the forward pass of a batch, which goes from exit to exit."""
 
 
 def _layer(layer: Layer, next_shift: Tensor) -> _Layer:

@@ -100,6 +100,16 @@ _CAPTIONS = {
         "from another one by its training budget has the same mark, so the line is a learning curve.",
     ),
     "memory": ("Score against memory of training", f"{_COST} Memory depends on the machine."),
+    "trainable": (
+        "Score against trained parameters",
+        f"{_COST} Parameters that an optimizer changes, in the stage with most. Models without training of their own "
+        "are left out.",
+    ),
+    "stored": (
+        "Score against parameters stored for all tasks",
+        f"{_COST} A method with a model of its own for each task stores them all; what the models of all tasks share "
+        "is stored once.",
+    ),
     "latency": (
         "Measured and calculated speed-up",
         "Measured speed-up (median; bar: quartiles) against speed-up in FLOPs, both over the teacher. On the dashed "

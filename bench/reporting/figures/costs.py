@@ -1,4 +1,4 @@
-"""Full-depth scores against what a model costs beside inference: parameters, training FLOPs, memory of training."""
+"""Full-depth scores against other costs of a model than FLOPs: parameters, training, memory of training, storage."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ COSTS = {
     "parameters": Cost("parameters", "parameters, embeddings included"),
     "training": Cost("training_flops_in_all", "training FLOPs, with those of every model that is needed"),
     "memory": Cost("peak_memory_bytes", "peak memory of training in bytes"),
+    "trainable": Cost("trainable_parameters", "trained parameters"),
+    "stored": Cost("parameters_all_tasks", "parameters stored for all tasks"),
 }
 """Costs of the figures, by file name."""
 
@@ -52,6 +54,8 @@ def score_against_cost(points: pd.DataFrame, roles: Roles, *, cost: Cost) -> Fig
     rows = rows[(rows["kind"] == "static") & (rows["split"] == "validation") & rows["score"].notna()]
     if rows.empty:
         raise Absent("no full-depth prediction on validation")
+    if cost.column == "parameters_all_tasks" and not rows.get("common_parameters", pd.Series(dtype=float)).gt(0).any():
+        raise Absent("no model serves several tasks, so they store as many models")
     if cost.column not in rows or rows[cost.column].isna().all():
         raise Absent(f"no {cost.title} is recorded")
     names, tasks = variant_names(points), rows["task"].nunique()
@@ -59,7 +63,7 @@ def score_against_cost(points: pd.DataFrame, roles: Roles, *, cost: Cost) -> Fig
     seeds = rows.groupby(["method", "variant", "seed"]).agg(
         score=("score", "mean"), cost=(cost.column, "mean"), priced=(cost.column, "count"), tasks=("task", "nunique")
     )
-    seeds = seeds[(seeds["tasks"] == tasks) & (seeds["priced"] == tasks)]
+    seeds = seeds[(seeds["tasks"] == tasks) & (seeds["priced"] == tasks) & (seeds["cost"] > 0)]
     table = seeds.groupby(["method", "variant"]).agg(
         score=("score", "mean"), deviation=("score", "std"), cost=("cost", "mean")
     )

@@ -10,7 +10,7 @@ from bench.analysis.budgets import POINT, timed_points
 from bench.analysis.comparing.resampling import resamples_of
 from bench.analysis.roles import Roles
 from bench.reporting.tables.comparisons import ablations, verdicts
-from bench.reporting.tables.costs import latency, training
+from bench.reporting.tables.costs import latency, storage, training
 from bench.reporting.tables.details import per_exit, ratios, thresholds
 from bench.reporting.tables.main import MISMATCHED, Evidence, main
 from bench.reporting.tables.notes import common_notes
@@ -63,6 +63,7 @@ def tables(
         per_exit(points, notes),
         thresholds(points, notes),
         *([cost] if (cost := training(points, notes)) else []),
+        *([sizes] if (sizes := storage(points, notes)) else []),
         *([times] if clock and (times := latency(points, notes, roles, clock)) else []),
     ]
     if evidence and runs:

@@ -1,4 +1,4 @@
-"""The tables of training cost and of measured latency."""
+"""The tables of training cost, of storage and of measured latency."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from bench.analysis.budgets import RUN, at_budget, operated, succeeded, teacher_
 from bench.analysis.comparing.seeds import geometric
 from bench.analysis.roles import Roles
 from bench.reporting.tables.main import BUDGETS, title_of
-from bench.reporting.tables.table import Format, Table, display_names, plain, speedup
+from bench.reporting.tables.table import Format, Table, display_names, plain, score, speedup
 
 _COLUMNS = {
     "Steps": "training_steps",
@@ -17,10 +17,16 @@ _COLUMNS = {
     "TFLOP with sources": "training_flops_in_all",
     "Seconds": "training_seconds",
     "Peak memory, MB": "peak_memory_bytes",
+    "Trained parameters, M": "trainable_parameters",
+}
+_STORED = {
+    "Parameters, M": "parameters",
+    "On disk, MB": "model_bytes",
+    "Parameters for all tasks, M": "parameters_all_tasks",
 }
 _SIZES = (1, 32)
 """Batch sizes of the latency."""
-_UNITS = {"TFLOP": 1e12, "TFLOP with sources": 1e12, "Peak memory, MB": 1e6}
+_UNITS = {"TFLOP": 1e12, "TFLOP with sources": 1e12, "Peak memory, MB": 1e6, "Trained parameters, M": 1e6}
 
 
 def training(points: pd.DataFrame, notes: Sequence[str]) -> Table | None:
@@ -37,7 +43,7 @@ def training(points: pd.DataFrame, notes: Sequence[str]) -> Table | None:
     for (_, _, label), runs in rows.groupby(["method", "variant", "label"], sort=False):
         line: dict[str, object] = {"Model": label}
         for title, column in _COLUMNS.items():
-            line[title] = runs[column].mean() / _UNITS.get(title, 1)
+            line[title] = runs.get(column, pd.Series(dtype=float)).mean() / _UNITS.get(title, 1)
         again = int(runs["restarts"].sum())
         line |= {"Restarts": again, "Collapsed": int(runs["collapsed"].sum()), "Runs": len(runs)}
         lines.append(line)
@@ -52,7 +58,7 @@ def training(points: pd.DataFrame, notes: Sequence[str]) -> Table | None:
             "Steps: optimizer steps of the model's own stages and of the models whose weights it continues. TFLOP: "
             "floating-point operations (10^12) of its own training, with the passes of teachers, checkpoint selection "
             "and traces; with sources: also those of every run that it needs, such as its teacher. Seconds and memory "
-            "depend on the machine.",
+            "depend on the machine. Trained parameters: those that an optimizer changes, in the stage with most.",
             "Restarts: trainings that were repeated with another seed because the model gave the same answer for every "
             "example of the selection split; seconds include them, steps and TFLOP count one training. "
             "Collapsed: runs where this is still the case after the last attempt; they are included in all results.",
@@ -67,6 +73,36 @@ def _collapsed(rows: pd.DataFrame) -> list[str]:
     named = [f"{label} on {title_of(task)}, seed {seed}" for label, task, seed in
              zip(found["label"], found["task"], found["seed"], strict=True)]  # fmt: skip
     return [f"Collapsed: {'; '.join(named)}."] if named else []
+
+
+def storage(points: pd.DataFrame, notes: Sequence[str]) -> Table | None:
+    """Return the table of what models store, averaged over seeds, or None if no size is known.
+
+    Args:
+        points: All operating points.
+        notes: Notes that all tables share.
+    """
+    rows = succeeded(points)
+    rows = rows[rows["kind"].eq("static") & rows["split"].eq("validation")]
+    if not rows.get("model_bytes", pd.Series(dtype=float)).notna().any():
+        return None
+    lines = []
+    for (_, _, label), runs in rows.groupby(["method", "variant", "label"], sort=False):
+        line: dict[str, object] = {"Model": label, "Score": 100 * runs.groupby("task")["score"].mean().mean()}
+        line |= {title: runs[column].mean() / 1e6 for title, column in _STORED.items()}
+        lines.append(line | {"Tasks": runs["task"].nunique()})
+    formats: dict[str, Format] = {"Score": score, **dict.fromkeys([*_STORED, "Tasks"], plain)}
+    return Table(
+        "storage",
+        "Full-depth score and size of each model",
+        pd.DataFrame(lines),
+        formats,
+        notes=[
+            *notes,
+            "Score: mean over tasks. Parameters and MB on disk: of the model of one task, mean over tasks. Parameters "
+            "for all tasks: the sum over tasks, in which parameters that the models of all tasks share count once.",
+        ],
+    )
 
 
 def latency(points: pd.DataFrame, notes: Sequence[str], roles: Roles, file: Path) -> Table | None:

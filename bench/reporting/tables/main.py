@@ -130,7 +130,7 @@ def main(
     for run in failures(points).to_dict("records"):
         reason = f"{run['reason']} ({title_of(run['task'])}, seed {run['seed']})"
         printed.append({"Speed-up asked": "failed", "Method": run["label"], "Note": reason})
-    formats: dict[str, Format] = dict.fromkeys(averages, score) | dict.fromkeys(SPEEDUPS, speedup)
+    formats: dict[str, Format] = {**dict.fromkeys(averages, score), **dict.fromkeys(SPEEDUPS, speedup)}
     timed = [name for name in TIMES if any(pd.notna(line.cells.get(name)) for line in lines)]
     formats |= dict.fromkeys(timed, plain) | dict.fromkeys(scored, score) | dict.fromkeys(COSTS, amount)
     values = ordered(pd.DataFrame(printed), ["Speed-up asked", "Method", *formats, "Chosen", "Note"])

@@ -11,6 +11,13 @@ from bench.settings import Settings
 from bench.store import RunKey, read_json, run_folder, weights_file
 
 
+def release_after(settings: Settings, key: RunKey) -> None:
+    """Call `release` for the task and seed of a run, and for those of the runs that it needs."""
+    needed = contestant(settings, key.method, key.task).needed(key)
+    for task, seed in dict.fromkeys((each.task, each.seed) for each in (key, *needed)):
+        release(settings, task, seed)
+
+
 def release(settings: Settings, task: str, seed: int) -> None:
     """Delete the weights of the finished runs of a task and seed that no run to come needs.
 
@@ -20,9 +27,10 @@ def release(settings: Settings, task: str, seed: int) -> None:
     if settings.keep_models:
         return
     here = settings.model_copy(update={"tasks": [task]})
-    planned = [run for run in runs(here) if run.key.seed == seed]
-    identities = Identities(settings)
-    needed = {need for run in planned if not _finished(settings, run.key, identities) for need in run.needs}
+    identities, everyone = Identities(settings), runs(settings)
+    planned = [run for run in everyone if (run.key.task, run.key.seed) == (task, seed)]
+    read = [run for run in everyone if any((need.task, need.seed) == (task, seed) for need in run.needs)]
+    needed = {need for run in read if not _finished(settings, run.key, identities) for need in run.needs}
     if seed == settings.seeds_of(task)[0]:
         for study in settings.studies:
             if task in study.tasks and not history_file(settings, task, study.method, study.generations - 1).is_file():

@@ -1,0 +1,1 @@
+"""Trained models in another precision: the setting `precision_axis`."""
