@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from bench.analysis.budgets import has_traces
 from bench.analysis.comparing.resampling import resamples_of
 from bench.analysis.roles import Roles
 from bench.reporting.tables.comparisons import ablations, verdicts
@@ -48,10 +49,11 @@ def tables(
     points = points.reindex(columns=list(dict.fromkeys([*points, *_NEEDED])))
     notes = common_notes(points, missing or {})
     evidence = _evidence(points, runs, comparison or Comparison())
+    traced = points[has_traces(points)] if evidence else points
     made = [
         main(points, notes, roles, evidence=evidence),
-        verdicts(points, notes, roles, evidence),
-        *([rankings(points, notes, roles, evidence)] if evidence else []),
+        verdicts(traced, notes, roles, evidence),
+        *([rankings(traced, notes, roles, evidence)] if evidence else []),
         *([paper(points, notes, glue_caps or {})] if points["task"].isin(list(TASKS)).any() else []),
         frontier(points, notes, roles),
         quality(points, notes, roles),
@@ -61,9 +63,9 @@ def tables(
         *([times] if clock and (times := latency(points, notes, roles, clock)) else []),
     ]
     if evidence and runs:
-        made += [policies(points, notes, roles, runs), portfolio(points, notes, roles, evidence)]
+        made += [policies(traced, notes, roles, runs), portfolio(traced, notes, roles, evidence)]
     if roles.ablations:
-        made.append(ablations(points, notes, roles.ablations, evidence))
+        made.append(ablations(traced, notes, roles.ablations, evidence))
     trials = ratios(sweeps, notes) if sweeps else None
     return [*made, trials] if trials else made
 
