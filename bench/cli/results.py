@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 Runtime = Literal["torch", "onnx", "openvino"]
+ExportFormat = Literal["every-eval-ever", "model-index", "ro-crate", "croissant"]
 
 
 @app.command(rich_help_panel=EVERYDAY)
@@ -159,6 +160,19 @@ def merge(
 
     united(folders, out, report_lines)
     typer.echo(f"united {len(folders)} folders in {out}")
+
+
+@app.command(rich_help_panel=EVERYDAY)
+def export(
+    folder: Annotated[Path, typer.Argument(help="Results folder or published folder.")],
+    out: Folder,
+    to: Annotated[ExportFormat, typer.Option("--to", help="Format to write.")],
+) -> None:
+    """Write results, or the text of own and generated tasks, in the format of another tool."""
+    from bench.exports.formats import export as exported
+
+    written = exported(folder, to, out)
+    typer.echo(f"wrote {len(written)} {to} record{'s' * (len(written) != 1)} in {out}")
 
 
 @app.command(rich_help_panel=EVERYDAY)

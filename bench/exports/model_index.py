@@ -1,0 +1,41 @@
+"""Model cards with the Hub's model-index, one for each contestant and budget."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from huggingface_hub import ModelCardData
+
+from bench.exports.chosen import BUDGETS, contestants
+from bench.sharing.card import eval_results
+from bench.sharing.folders import ResultsFolder
+
+
+def write(folder: ResultsFolder, out: Path) -> list[Path]:
+    """Write <out>/<contestant>-<budget>x.md with the chosen point of every task, and return the paths.
+
+    Args:
+        folder: The results folder.
+        out: The folder to write.
+    """
+    settings, written = folder.settings, []
+    out.mkdir(parents=True, exist_ok=True)
+    for method, label, shown in contestants(folder):
+        for budget in BUDGETS:
+            of_budget = [each for each in shown if each.budget == budget]
+            if not of_budget:
+                continue
+            results = [result for each in of_budget for result in eval_results(settings, each.task, each.scores)]
+            name = f"{label}, at least {budget:g}x cheaper than {settings.reference}"
+            card = ModelCardData(
+                model_name=name, eval_results=results, pipeline_tag="text-classification", tags=["costeff-bench"]
+            )
+            lines = [
+                f"- {each.task.title}: {', '.join(f'{name} {100 * value:.2f}' for name, value in each.scores.items())}; "
+                f"{each.speedup:.2f}x cheaper; seeds {', '.join(map(str, each.seeds))}"
+                for each in of_budget
+            ]
+            path = out / f"{method}-{budget:g}x.md"
+            path.write_text(f"---\n{card.to_yaml()}\n---\n\n# {name}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
+            written.append(path)
+    return written
