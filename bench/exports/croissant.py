@@ -28,7 +28,7 @@ _WHAT = {
 
 
 def write(folder: Path, out: Path) -> list[Path]:
-    """Write <out>/<task>/ with croissant.json and one CSV file for each split, and return the paths of the descriptions.
+    """Write <out>/<task>/ with croissant.json and a CSV file for each split, and return the paths of the descriptions.
 
     Args:
         folder: The results folder. The text of own tasks is read from the files that its settings name.
@@ -92,7 +92,9 @@ def _described(settings: Settings, task: Task, out: Path) -> Path:
 
 
 def _answers(task: Task) -> str:
-    return f"classes {', '.join(task.labels)}" if task.labels else f"a score from {task.range[0]:g} to {task.range[1]:g}"
+    return (
+        f"classes {', '.join(task.labels)}" if task.labels else f"a score from {task.range[0]:g} to {task.range[1]:g}"
+    )
 
 
 def _table(task: Task, columns: Columns) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
-from bench.exports.chosen import BUDGETS, contestants
+from bench.exports.chosen import BUDGETS, Shown, contestants
 from bench.sharing.card import eval_results
 from bench.sharing.folders import ResultsFolder
 
@@ -30,12 +30,13 @@ def write(folder: ResultsFolder, out: Path) -> list[Path]:
             card = ModelCardData(
                 model_name=name, eval_results=results, pipeline_tag="text-classification", tags=["costeff-bench"]
             )
-            lines = [
-                f"- {each.task.title}: {', '.join(f'{name} {100 * value:.2f}' for name, value in each.scores.items())}; "
-                f"{each.speedup:.2f}x cheaper; seeds {', '.join(map(str, each.seeds))}"
-                for each in of_budget
-            ]
+            lines = [f"- {_listed(each)}" for each in of_budget]
             path = out / f"{method}-{budget:g}x.md"
             path.write_text(f"---\n{card.to_yaml()}\n---\n\n# {name}\n\n" + "\n".join(lines) + "\n", encoding="utf-8")
             written.append(path)
     return written
+
+
+def _listed(shown: Shown) -> str:
+    scores = ", ".join(f"{metric} {100 * value:.2f}" for metric, value in shown.scores.items())
+    return f"{shown.task.title}: {scores}; {shown.speedup:.2f}x cheaper; seeds {', '.join(map(str, shown.seeds))}"

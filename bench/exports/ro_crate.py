@@ -6,11 +6,11 @@ Profile: https://w3id.org/ro/wfrun/workflow/0.5.
 from __future__ import annotations
 
 from collections import Counter
-from importlib.resources import files
 from pathlib import Path
 
 from bench.errors import UserError
 from bench.provenance import suite_version
+from bench.settings.loading import PACKAGED
 from bench.sharing.folders import PUBLISHED, ResultsFolder
 
 _PROFILES = {
@@ -37,7 +37,7 @@ def write(folder: ResultsFolder, out: Path) -> list[Path]:
         from rocrate.rocrate import ROCrate
     except ImportError:
         raise UserError("RO-Crate needs the package rocrate: pip install 'costeff-bench[exports]'") from None
-    settings, crate = folder.settings, ROCrate()
+    settings, crate = folder.settings, ROCrate(version="1.1")
     crate.name = f"costeff-bench, profile {settings.profile}"
     crate.description = (
         f"Scores and costs of {len(settings.contestants)} methods that compress text encoders or exit early, on "
@@ -56,12 +56,14 @@ def write(folder: ResultsFolder, out: Path) -> list[Path]:
         for each, name in _PROFILES.items()
     ]
     workflow = crate.add_workflow(
-        str(files("bench.packaged") / "Snakefile"),
+        PACKAGED / "Snakefile",
         "Snakefile",
         main=True,
         lang="snakemake",
         properties={"name": "costeff-bench", "version": suite_version(), "license": {"@id": licence.id}},
     )
+    for file in sorted((PACKAGED / "workflow").glob("*/*")):
+        crate.add_file(file, f"workflow/{file.parent.name}/{file.name}", properties=_described(file.name))
     used = crate.add_file(folder.path / "settings.yaml", "settings.yaml", properties=_described("settings.yaml"))
     made = []
     for pattern in PUBLISHED:
@@ -76,16 +78,15 @@ def write(folder: ResultsFolder, out: Path) -> list[Path]:
             "@type": "CreateAction",
             "name": f"Run of profile {settings.profile}",
             "description": f"{status['ok']} runs finished, {status['failed']} failed",
-            "actionStatus": {"@id": f"http://schema.org/{'Failed' if status['failed'] else 'Completed'}ActionStatus"},
+            "actionStatus": f"http://schema.org/{'Failed' if status['failed'] else 'Completed'}ActionStatus",
         },
     )
     crate.add(action)
-    action["instrument"], action["object"], action["result"] = workflow, [used], made
-    crate.root_dataset["mentions"] = [action]
+    action["instrument"], action["object"], action["result"] = workflow, used, made
+    crate.root_dataset["mentions"] = action
     crate.write(out)
     return [out / "ro-crate-metadata.json"]
 
 
 def _described(name: str) -> dict[str, str]:
-    suffix = Path(name).suffix
-    return {"name": name} | ({"encodingFormat": _FORMATS[suffix]} if suffix in _FORMATS else {})
+    return {"name": name, "encodingFormat": _FORMATS.get(Path(name).suffix, "text/plain")}

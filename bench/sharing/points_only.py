@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.analysis.budgets import POINT, POINTS_ONLY, RUN, TIER, at_budget
+from bench.store import RunKey, read_parquet
 
 FILES = ("run.json", "costs.json")
 """Files of a run that are published with points only."""
@@ -19,6 +20,13 @@ _FACTS = {
 _ALWAYS = ("static", "fixed_exit", "control")
 BUDGETS = (1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 19.0)
 """Speed-ups at which the best point of each run is published; they include the budgets of all tables."""
+
+
+def files_of(root: Path) -> list[Path]:
+    """Return the files of a results folder that are published with points only; trials of studies have no points."""
+    keys = read_parquet(root / "all-points.parquet")[RUN].drop_duplicates().itertuples(index=False)
+    runs = [root / "runs" / RunKey(*key).path / name for key in keys for name in FILES]
+    return [root / "all-points.parquet", *(file for file in runs if file.is_file())]
 
 
 def without_traces(points: pd.DataFrame) -> pd.DataFrame:

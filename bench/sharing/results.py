@@ -47,8 +47,9 @@ def publish(settings: Settings, out: Path, *, points_only: bool = False) -> int:
     root = settings.root
     if not (root / "all-points.parquet").is_file():
         raise UserError(f"{root} has no results to publish; run the workflow first")
-    patterns = ("all-points.parquet", *(f"runs/*/*/*/*/{name}" for name in small.FILES)) if points_only else PUBLISHED
-    files = [file for pattern in patterns for file in sorted(root.glob(pattern)) if not file.name.startswith(".")]
+    files = [file for pattern in PUBLISHED for file in sorted(root.glob(pattern)) if not file.name.startswith(".")]
+    if points_only:
+        files = small.files_of(root)
     above = {place for file in files for place in (file, *file.parents) if place.is_relative_to(root) and place != root}
     if refused := sorted(place for place in above if place.is_symlink() or not (place.is_file() or place.is_dir())):
         named = ", ".join(printable(place.relative_to(root)) for place in refused)
@@ -108,8 +109,8 @@ def merge(folders: Sequence[Path], out: Path, finish: Callable[[Settings], None]
 
     Points and traces are copied unchanged. If a run failed in one folder and finished in another, the finished one is
     kept; if only one folder has its traces, the run of that folder. Only latencies of one machine are kept, that of the
-    first folder with latencies, because latencies of different machines are not comparable. `out` is written atomically:
-    an interrupted merge leaves no partial folder.
+    first folder with latencies, because latencies of different machines are not comparable. `out` is written
+    atomically: an interrupted merge leaves no partial folder.
 
     Args:
         folders: The folders, all untrusted (see `bench.sharing.folders`).

@@ -47,7 +47,7 @@ class Check:
 
 
 def validate(folder: Path) -> Iterator[Check]:
-    """Yield the results of all checks of a published folder; after a failure, checks that need its subject are left out.
+    """Yield the results of all checks of a published folder; after a failure, checks that depend on it are left out.
 
     Args:
         folder: The folder, which is untrusted.
@@ -112,7 +112,7 @@ def _listed(found: Sequence[str]) -> str:
 
 
 def _content(folder: Path) -> str:
-    """Return how many files of each sort a folder has, after checking that all are plain files that `publish` writes."""
+    """Return the number and size of the files of a folder, after checking that `publish` could have written each."""
     if not folder.is_dir() or folder.is_symlink():
         raise UserError("not a folder")
     refused = [f"{path.relative_to(folder)}: {why}" for path, why in irregular(folder)]
