@@ -43,12 +43,24 @@ def write(folder: ResultsFolder, out: Path) -> list[Path]:
         f"Scores and costs of {len(settings.contestants)} methods that compress text encoders or exit early, on "
         f"{', '.join(settings.tasks)}; each trained with seeds {', '.join(map(str, settings.seeds))}."
     )
-    licence = ContextEntity(
-        crate,
-        "https://www.apache.org/licenses/LICENSE-2.0",
-        {"@type": "CreativeWork", "name": "Apache-2.0", "description": "Licence of the workflow"},
+    apache = crate.add(
+        ContextEntity(
+            crate,
+            "https://www.apache.org/licenses/LICENSE-2.0",
+            {"@type": "CreativeWork", "name": "Apache-2.0", "description": "Licence of the workflow"},
+        )
     )
-    crate.license = crate.add(licence)
+    crate.license = crate.add(
+        ContextEntity(
+            crate,
+            "#licence",
+            {
+                "@type": "CreativeWork",
+                "name": "Not stated",
+                "description": "The results state no licence; the workflow has that of costeff-bench, Apache-2.0.",
+            },
+        )
+    )
     crate.root_dataset["conformsTo"] = [
         crate.add(
             ContextEntity(crate, each, {"@type": "CreativeWork", "name": name, "version": each.rpartition("/")[2]})
@@ -60,7 +72,7 @@ def write(folder: ResultsFolder, out: Path) -> list[Path]:
         "Snakefile",
         main=True,
         lang="snakemake",
-        properties={"name": "costeff-bench", "version": suite_version(), "license": {"@id": licence.id}},
+        properties={"name": "costeff-bench", "version": suite_version(), "license": {"@id": apache.id}},
     )
     for file in sorted((PACKAGED / "workflow").glob("*/*")):
         crate.add_file(file, f"workflow/{file.parent.name}/{file.name}", properties=_described(file.name))
