@@ -95,17 +95,17 @@ def offline_context(monkeypatch):
     monkeypatch.setattr("requests.adapters.HTTPAdapter.send", send)
 
 
-def test_ro_crate_is_a_workflow_run_crate(published, tmp_path, offline_context, monkeypatch):
+def test_ro_crate_is_a_workflow_run_crate(published, tmp_path, offline_context):
     services = pytest.importorskip("rocrate_validator.services", reason="roc-validator is not installed")
     from rocrate.rocrate import ROCrate
     from rocrate_validator.models import Severity, ValidationSettings
 
-    monkeypatch.chdir(tmp_path)  # where the validator keeps its cache
     export(published, "ro-crate", tmp_path / "crate")
     settings = ValidationSettings(
         rocrate_uri=str(tmp_path / "crate"),
         profile_identifier="workflow-run-crate",
         requirement_severity=Severity.REQUIRED,
+        no_cache=True,  # of documents that another process may have fetched
     )
     result = services.validate(settings)
     assert result.passed(), [issue.message for issue in result.get_issues()]
