@@ -140,7 +140,7 @@ def _compare(
 def _control(found: Replayed, where: str, rows: pd.DataFrame, computed: Mapping[str, float]) -> None:
     found.points += len(rows)
     known = {"score": computed[str(rows["metric"].iloc[0])]} if rows["metric"].iloc[0] in computed else {}
-    for name, value in (computed | known).items():
+    for name, value in (dict(computed) | known).items():
         if name in rows:
             found.compare(f"{where}, control", name, rows[name].to_numpy(dtype=np.float64), np.full(len(rows), value))
 
