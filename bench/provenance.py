@@ -17,6 +17,11 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 
+def identity_of(asked: dict[str, Any]) -> str:
+    """Return the identity of a run: a hash of the inputs that determine its result, 16 hexadecimal digits."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def suite_version() -> str:
     """Return the git commit of the suite ("-dirty" if files have changed since), or its version if it is installed."""
     file = Path(__file__)

@@ -21,6 +21,7 @@ ORDER = [
     ("training",),
     ("measuring", "analysis", "deploy"),  # none imports another
     ("sharing",),
+    ("exports",),
     ("context",),
     ("method",),
     ("lineage", "precision"),

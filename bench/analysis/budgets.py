@@ -24,6 +24,8 @@ GROUP = ("task", "method", "seed")
 # Kinds of operating points that may be chosen; of equal points the simplest kind is kept.
 SIMPLICITY = {"static": 0, "fixed_exit": 1, "uniform": 2, "per_exit": 3}
 _ROUNDING = 1e-12
+TIER, POINTS_ONLY = "tier", "points"
+"""Column of all-points.parquet, and its value for runs that were published without traces."""
 TOLERANCE = 0.02
 """Relative tolerance of a budget: exit heads cost up to 2 % on short texts, and half the layers count as 2x."""
 
@@ -31,6 +33,13 @@ TOLERANCE = 0.02
 def succeeded(points: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of runs that did not fail."""
     return points[points["status"] != "failed"] if "status" in points else points
+
+
+def has_traces(points: pd.DataFrame) -> pd.Series:
+    """Return a mask of the rows whose runs have traces, which is False for entries published with points only."""
+    if TIER not in points:
+        return pd.Series(True, index=points.index)
+    return points[TIER] != POINTS_ONLY
 
 
 def failures(points: pd.DataFrame) -> pd.DataFrame:

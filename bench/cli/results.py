@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 Runtime = Literal["torch", "onnx", "openvino"]
+ExportFormat = Literal["every-eval-ever", "model-index", "ro-crate", "croissant"]
 
 
 @app.command(rich_help_panel=EVERYDAY)
@@ -60,7 +61,7 @@ def compare(
 
     A method that has only points at full depth, such as the teacher, is compared at 1x.
     """
-    from bench.analysis.budgets import succeeded
+    from bench.analysis.budgets import has_traces, succeeded
     from bench.analysis.comparing.pairings import pairings
     from bench.analysis.comparing.resampling import resamples_of
     from bench.analysis.comparing.verdicts import BUDGETS
@@ -88,6 +89,10 @@ def compare(
         points = read_points(settings)
     if succeeded(points).empty:
         raise UserError(f"{settings.root}: no run has finished, so there is nothing to compare")
+    untraced = points[~has_traces(points)]
+    points = points[has_traces(points)]
+    if missing := {a, *others} & (set(untraced["method"]) - set(points["method"])):
+        raise UserError(f"{min(missing)}: published without traces, so it cannot be compared; see tables/main.md")
     if tasks is not None:
         known = tasks_of(settings.own_tasks)
         points = points[points["task"].isin(select_tasks(tasks, points, known, reference=settings.reference))]
@@ -112,12 +117,32 @@ def compare(
 
 
 @app.command(rich_help_panel=EVERYDAY)
-def publish(out: Folder, profile: Profile = None, config: Config = None) -> None:
+def publish(
+    out: Folder,
+    profile: Profile = None,
+    config: Config = None,
+    points_only: Annotated[
+        bool, typer.Option("--points-only", help="Leave out traces and all but the chosen points: 4 kB a run.")
+    ] = False,
+) -> None:
     """Write a published folder: points, traces, costs and the results page, without weights and text."""
     from bench.sharing.results import publish as copied
 
-    size = copied(settings_of(profile, config), out)
+    size = copied(settings_of(profile, config), out, points_only=points_only)
     typer.echo(f"wrote {out}, {size / 1e6:.1f} MB")
+
+
+@app.command(rich_help_panel=EVERYDAY)
+def validate(folders: Annotated[list[Path], typer.Argument(help="Published folders, each an entry.")]) -> None:
+    """Check published folders of others, a line for each check; the exit code is 2 if one fails."""
+    from bench.sharing.entries.validating import validate_all
+
+    failed = 0
+    for folder, check in validate_all(folders):
+        typer.echo(f"{folder.name if folder else 'together'}: {check.line()}")
+        failed += check.state == "failed"
+    if failed:
+        raise UserError(f"{failed} checks failed" if failed > 1 else "one check failed")
 
 
 @app.command(rich_help_panel=EVERYDAY)
@@ -135,6 +160,19 @@ def merge(
 
     united(folders, out, report_lines)
     typer.echo(f"united {len(folders)} folders in {out}")
+
+
+@app.command(rich_help_panel=EVERYDAY)
+def export(
+    folder: Annotated[Path, typer.Argument(help="Results folder or published folder.")],
+    out: Folder,
+    to: Annotated[ExportFormat, typer.Option("--to", help="Format to write.")],
+) -> None:
+    """Write results, or the text of own and generated tasks, in the format of another tool."""
+    from bench.exports.formats import export as exported
+
+    written = exported(folder, to, out)
+    typer.echo(f"wrote {len(written)} {to} record{'s' * (len(written) != 1)} in {out}")
 
 
 @app.command(rich_help_panel=EVERYDAY)

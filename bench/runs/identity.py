@@ -7,7 +7,6 @@ threads are recorded too (`where`), but are not part of it: they affect only the
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bench.context import data_survey, machine_of, pick_device
 from bench.encoder import backbones
 from bench.method import contestant
+from bench.provenance import identity_of
 from bench.tasks.catalogue import task as task_named
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Identity:
     @property
     def hash(self) -> str:
         """Hash of the inputs, 16 hexadecimal digits. Runs with equal hashes are interchangeable."""
-        return hashlib.sha256(json.dumps(self.asked, sort_keys=True).encode()).hexdigest()[:16]
+        return identity_of(self.asked)
 
     def difference(self, other: dict[str, Any]) -> str:
         """Describe the first input in which `other` differs."""

@@ -24,6 +24,8 @@ from bench.tasks.quality import findings
 from bench.tasks.scores import score
 from bench.trace import Costs
 
+HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
+"""Metrics whose names on the Hub (https://huggingface.co/metrics) differ from ours."""
 _WHEN = {
     "entropy": "the entropy of its prediction (nats) is below {}",
     "confidence": "the highest probability is above {}",
@@ -80,19 +82,8 @@ def write_card(
 
 def _front(settings: Settings, row: pd.Series, task: Task, form: Form) -> str:
     """Return the YAML front matter, which the Hub reads."""
-    backbone, own = settings.backbone.name, task.own
-    hub = own.hub if own else "nyu-mll/glue" if settings.data.of(task.name).source == "hub" else None
-    results = [
-        EvalResult(
-            task_type="text-classification",
-            dataset_type=hub or task.name,
-            dataset_name=f"{task.title}, {settings.source_of(task.name)}",
-            dataset_split="validation",
-            metric_type=metric,
-            metric_value=round(float(row[metric]), 6),
-        )
-        for metric in task.metrics
-    ]
+    backbone, hub = settings.backbone.name, hub_of(settings, task)
+    results = eval_results(settings, task, {metric: float(row[metric]) for metric in task.metrics})
     card = ModelCardData(
         model_name=f"{row['label']} on {task.title}",
         eval_results=results,
@@ -104,6 +95,39 @@ def _front(settings: Settings, row: pd.Series, task: Task, form: Form) -> str:
         base_model=backbone if "/" in backbone and ":" not in backbone and not Path(backbone).exists() else None,
     )
     return card.to_yaml()
+
+
+def hub_of(settings: Settings, task: Task) -> str | None:
+    """Return owner/name of the data set on the Hub that a task is read from, if it is."""
+    if task.own:
+        return task.own.hub
+    return "nyu-mll/glue" if settings.data.of(task.name).source == "hub" else None
+
+
+def eval_results(settings: Settings, task: Task, scores: Mapping[str, float]) -> list[EvalResult]:
+    """Return scores on validation as entries of the Hub's model-index.
+
+    Args:
+        settings: The settings of the profile.
+        task: The task.
+        scores: Metric -> score, as a fraction.
+    """
+    hub = hub_of(settings, task)
+    subset = task.own.subset if task.own else task.name
+    return [
+        EvalResult(
+            task_type="text-classification",
+            dataset_type=hub or task.name,
+            dataset_name=f"{task.title}, {settings.source_of(task.name)}",
+            dataset_config=subset if hub else None,
+            dataset_split="validation",
+            metric_type=HUB_METRICS.get(metric, metric),
+            metric_name=metric,
+            metric_value=round(value, 6),
+        )
+        for metric, value in scores.items()
+        if np.isfinite(value)  # an undefined correlation is no number in YAML that the Hub accepts
+    ]
 
 
 def _data(facts: Mapping[str, Any]) -> list[str]:

@@ -1,7 +1,7 @@
 """Read results folders of others. Everything in them is untrusted input.
 
 A published folder is plain data. Nothing in it is imported or executed, links are not followed, and only the files in
-`FILES` are read. A run is identified by its folder, which must agree with its `run.json`.
+`PUBLISHED` are read. A run is identified by its folder, which must agree with its `run.json`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
-from bench.analysis.budgets import SIMPLICITY
+from bench.analysis.budgets import POINTS_ONLY, SIMPLICITY, TIER
 from bench.compat import FIELDS
 from bench.errors import UserError
 from bench.settings import Settings, explain
@@ -36,7 +36,7 @@ RUN_FILES = (
     "trace-validation_mismatched.parquet",
 )
 """Published files of a run. They contain no weights (only the model's configuration) and no text."""
-FILES = (
+PUBLISHED = (
     "index.html",
     "all-points.parquet",
     "latency.parquet",
@@ -56,7 +56,7 @@ _RUN_FILE = re.compile(
 _RUN = ("task", "method", "variant", "seed")
 _KINDS = {
     **dict.fromkeys((*_RUN[:3], "label", "kind", "policy", "metric", "split", "status", "reason"), "text"),
-    **dict.fromkeys(("profile", "arithmetic", "selection", "source", "operated", "hardware", "torch"), "text"),
+    **dict.fromkeys(("profile", "arithmetic", "selection", "source", "operated", "hardware", "torch", TIER), "text"),
     **dict.fromkeys(("seed", "point", "batch_size"), "whole"),
     **dict.fromkeys(
         (
@@ -88,6 +88,7 @@ _VALUES = {
     "split": {"calibration", "validation", "validation_mismatched", "test", "test_mismatched"},
     "selection": {"calibration", "validation"},
     "status": {"ok", "failed"},
+    TIER: {POINTS_ONLY},
 }
 """Allowed values of categorical columns of `all-points.parquet`; a failed run has no value in some of them."""
 _LARGEST = 1e18
@@ -192,6 +193,10 @@ class ResultsFolder:
         if not (self.path / "latency.parquet").is_file():
             return pd.DataFrame()
         return self._of_runs("latency.parquet", _TIMED)
+
+    def traced(self, key: RunKey) -> bool:
+        """Return whether a run has a trace of the validation split."""
+        return (self.path / "runs" / key.path / "trace-validation.parquet").is_file()
 
     def run_files(self, key: RunKey) -> Iterator[Path]:
         """Yield the files of a run that are published, as paths relative to its folder."""

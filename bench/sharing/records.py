@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from bench.analysis.budgets import has_traces
 from bench.errors import UserError
 from bench.sharing.untrusted import MAX_CELLS, MAX_MAPPING_BYTES
 from bench.store import RunKey
@@ -97,10 +98,11 @@ class Records:
             return
         if rows is not None and set(rows["exits"].map(len)) - {0, len(costs.layers)}:
             yield "costs.json", f"{len(costs.layers)} exits, other than in all-points.parquet"
+        traced = rows is None or bool(has_traces(rows).any())
         for split in splits:
             file = folder / f"trace-{split}.parquet"
             of_split = None if rows is None else rows[rows["split"] == split]
-            needed = split == "validation" if of_split is None else len(of_split) > 0
+            needed = traced and (split == "validation" if of_split is None else len(of_split) > 0)
             if not needed and not file.is_file():
                 continue
             try:

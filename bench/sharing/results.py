@@ -16,23 +16,26 @@ import pandas as pd
 import yaml
 
 from bench.analysis.budgets import RUN
+from bench.compat import FIELDS
 from bench.errors import UserError
 from bench.names import valid_name
 from bench.settings import Settings
-from bench.sharing.folders import FILES, ResultsFolder, open_folder
+from bench.sharing import points_only as small
+from bench.sharing.folders import PUBLISHED, ResultsFolder, open_folder
 from bench.sharing.records import Records
 from bench.sharing.untrusted import printable
-from bench.store import RunKey, write_parquet
+from bench.store import RunKey, read_parquet, write_parquet
 
 log = logging.getLogger(__name__)
 
 
-def publish(settings: Settings, out: Path) -> int:
+def publish(settings: Settings, out: Path, *, points_only: bool = False) -> int:
     """Copy the published files of a profile's results into `out`.
 
     Args:
         settings: The settings of the profile.
         out: The folder to write; must not exist or be empty.
+        points_only: Write chosen points and the facts of the runs alone (`bench.sharing.points_only`).
 
     Returns:
         Size of `out` in bytes.
@@ -44,7 +47,9 @@ def publish(settings: Settings, out: Path) -> int:
     root = settings.root
     if not (root / "all-points.parquet").is_file():
         raise UserError(f"{root} has no results to publish; run the workflow first")
-    files = [file for pattern in FILES for file in sorted(root.glob(pattern)) if not file.name.startswith(".")]
+    files = [file for pattern in PUBLISHED for file in sorted(root.glob(pattern)) if not file.name.startswith(".")]
+    if points_only:
+        files = small.files_of(root)
     above = {place for file in files for place in (file, *file.parents) if place.is_relative_to(root) and place != root}
     if refused := sorted(place for place in above if place.is_symlink() or not (place.is_file() or place.is_dir())):
         named = ", ".join(printable(place.relative_to(root)) for place in refused)
@@ -53,7 +58,12 @@ def publish(settings: Settings, out: Path) -> int:
         for file in files:
             target = part / file.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
+            if points_only and file.suffix == ".json":
+                target.write_text(small.shortened(file), encoding="utf-8")
+            elif points_only:
+                write_parquet(target, small.without_traces(read_parquet(file).rename(columns=FIELDS)))
+            else:
+                shutil.copyfile(file, target)
         (part / "settings.yaml").write_text(yaml.safe_dump(placeless(settings), sort_keys=False))
         try:
             open_folder(part).points()
@@ -98,8 +108,9 @@ def merge(folders: Sequence[Path], out: Path, finish: Callable[[Settings], None]
     """Merge results folders, published or not, into `out`.
 
     Points and traces are copied unchanged. If a run failed in one folder and finished in another, the finished one is
-    kept. Only latencies of one machine are kept, that of the first folder with latencies, because latencies of
-    different machines are not comparable. `out` is written atomically: an interrupted merge leaves no partial folder.
+    kept; if only one folder has its traces, the run of that folder. Only latencies of one machine are kept, that of the
+    first folder with latencies, because latencies of different machines are not comparable. `out` is written
+    atomically: an interrupted merge leaves no partial folder.
 
     Args:
         folders: The folders, all untrusted (see `bench.sharing.folders`).
@@ -129,6 +140,8 @@ def merge(folders: Sequence[Path], out: Path, finish: Callable[[Settings], None]
             elif kept.get("identity") != facts.get("identity"):
                 places = " and ".join(str(of.path / "runs" / key.path) for of in (there, each))
                 raise UserError(f"{places} were made with different options; rename one of the contestants")
+            elif kept["status"] == "ok" and each.traced(key) and not there.traced(key):
+                united[key] = each
     with _complete_or_not_at_all(out) as part:
         settings = _written(opened, united, part)
         finish(settings)

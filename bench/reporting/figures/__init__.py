@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.figure import Figure
 
+from bench.analysis.budgets import has_traces
 from bench.analysis.comparing.resampling import resamples_of
 from bench.analysis.roles import Roles
 from bench.reporting.figures.comparisons import (
@@ -230,20 +231,21 @@ def _plan(
     """Return the drawing function of every figure that could be drawn, by file name."""
     runs = results / "runs"
     resamples = resamples_of(points, runs, comparison)
+    traced = points[has_traces(points)]
     plan: dict[str, Callable[[], Figure]] = {
-        "frontier-average": partial(frontier_average, points, roles, resamples=resamples),
-        "differences": partial(difference_from_teacher, points, roles, resamples=resamples),
+        "frontier-average": partial(frontier_average, traced, roles, resamples=resamples),
+        "differences": partial(difference_from_teacher, traced, roles, resamples=resamples),
         "tasks": partial(tasks_at_budget, points, roles),
     }
-    for task in task_order(points):
-        plan[f"frontier-{task}"] = partial(frontier, points, task, roles, resamples=resamples, published=published)
+    for task in task_order(traced):
+        plan[f"frontier-{task}"] = partial(frontier, traced, task, roles, resamples=resamples, published=published)
     plan["milliseconds"] = partial(score_against_milliseconds, points, roles, results=results)
     plan |= {name: partial(score_against_cost, points, roles, cost=cost) for name, cost in COSTS.items()}
     plan["latency"] = partial(promised_against_measured, points, roles)
-    plan["exits-score"] = partial(score_per_exit, points, roles, resamples=resamples)
+    plan["exits-score"] = partial(score_per_exit, traced, roles, resamples=resamples)
     plan["exits-histogram"] = partial(exit_histogram, points, roles)
-    plan["exits-difficulty"] = partial(exit_against_difficulty, points, roles, runs=runs)
-    plan["ablations"] = partial(ablation_intervals, points, roles, resamples=resamples)
+    plan["exits-difficulty"] = partial(exit_against_difficulty, traced, roles, runs=runs)
+    plan["ablations"] = partial(ablation_intervals, traced, roles, resamples=resamples)
     for name, study in kept_studies(results / "sweeps").items():
         plan[f"sweep-landscape-{name}"] = partial(landscape, study)
         plan[f"sweep-importance-{name}"] = partial(importances, study)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from bench.analysis.budgets import POINT, timed_points
+from bench.analysis.budgets import POINT, has_traces, timed_points
 from bench.analysis.comparing.resampling import resamples_of
 from bench.analysis.roles import Roles
 from bench.reporting.tables.comparisons import ablations, verdicts
@@ -53,10 +53,11 @@ def tables(
     points = _with_times(points, clock)
     notes = common_notes(points, missing or {})
     evidence = evidence or evidence_of(points, runs, comparison or Comparison())
+    traced = points[has_traces(points)] if evidence else points
     made = [
         main(points, notes, roles, evidence=evidence),
-        verdicts(points, notes, roles, evidence),
-        *([rankings(points, notes, roles, evidence)] if evidence else []),
+        verdicts(traced, notes, roles, evidence),
+        *([rankings(traced, notes, roles, evidence)] if evidence else []),
         *([paper(points, notes, glue_caps or {})] if points["task"].isin(list(TASKS)).any() else []),
         frontier(points, notes, roles),
         quality(points, notes, roles),
@@ -67,9 +68,9 @@ def tables(
         *([times] if clock and (times := latency(points, notes, roles, clock)) else []),
     ]
     if evidence and runs:
-        made += [policies(points, notes, roles, runs), portfolio(points, notes, roles, evidence)]
+        made += [policies(traced, notes, roles, runs), portfolio(traced, notes, roles, evidence)]
     if roles.ablations:
-        made.append(ablations(points, notes, roles.ablations, evidence))
+        made.append(ablations(traced, notes, roles.ablations, evidence))
     trials = ratios(sweeps, notes) if sweeps else None
     return [*made, trials] if trials else made
 

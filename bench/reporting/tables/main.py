@@ -10,6 +10,8 @@ import pandas as pd
 
 from bench.analysis.budgets import (
     POINT,
+    POINTS_ONLY,
+    TIER,
     TOLERANCE,
     at_budget,
     control_rows,
@@ -24,7 +26,7 @@ from bench.analysis.comparing.verdicts import LEARNED, estimate
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import learned_tasks
 from bench.errors import UserError
-from bench.reporting.tables.notes import learned_note, tasks_of
+from bench.reporting.tables.notes import POINTS_MARK, learned_note, tasks_of
 from bench.reporting.tables.table import Format, Table, amount, display_names, plain, score, shown, speedup
 from bench.settings import Comparison
 from bench.tasks.catalogue import title as title_of
@@ -76,8 +78,8 @@ class _Line:
 
     @property
     def barred(self) -> set[str]:
-        """Return the columns that are never bold in this row because all examples get the same answer."""
-        return {name for name in self.cells if CONSTANT in str(self.cells.get(f"{name} mark", ""))}
+        """Return the columns that are never bold in this row: constant answers, and scores without traces."""
+        return {name for name in self.cells if {CONSTANT, POINTS_MARK} & {*str(self.cells.get(f"{name} mark", ""))}}
 
 
 def main(
@@ -231,7 +233,9 @@ def _line(
 def _mark(rows: Sequence[Point]) -> str:
     fixed = any(row["kind"] == "fixed_exit" for row in rows)
     missed = any(row.get("missed") is True for row in rows)
-    return FIXED_EXIT * fixed + CONSTANT * any(row["constant"] is True for row in rows) + MISSED * missed
+    untraced = any(row.get(TIER) == POINTS_ONLY for row in rows)
+    constant = any(row["constant"] is True for row in rows)
+    return FIXED_EXIT * fixed + CONSTANT * constant + MISSED * missed + POINTS_MARK * untraced
 
 
 def _same(before: Mapping[str, Sequence[Point]], now: Mapping[str, Sequence[Point]]) -> bool:
@@ -264,7 +268,7 @@ def _bold(
         for split, resamples in evidence.splits.items():
             titles = [title for title in scored if (title == OTHER_HALF) == (split == MISMATCHED)]
             every = (row for line in lines[2:] for title in titles for row in line.rows.get(title, []))
-            resamples.prepare(row for row in every if row["score"] == row["score"])
+            resamples.prepare(row for row in every if row["score"] == row["score"] and row.get(TIER) != POINTS_ONLY)
     alpha = 1 - evidence.comparison.level if evidence else 0.0
     for block in dict.fromkeys(line.block for line in lines[2:]):
         rivals = [at for at, line in enumerate(lines) if line.block == block]

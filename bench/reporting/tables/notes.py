@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from bench.analysis.budgets import selection_split
+from bench.analysis.budgets import has_traces, selection_split
 from bench.analysis.statistics import LEARNED_GAIN
 from bench.tasks.catalogue import TASKS, in_order
 from bench.tasks.catalogue import title as title_of
@@ -14,6 +14,10 @@ from bench.tasks.scores import TITLES
 def tasks_of(points: pd.DataFrame) -> list[str]:
     """Return the tasks of the points in the catalogue's order, followed by tasks of the user's own."""
     return in_order(points["task"])
+
+
+POINTS_MARK = "¶"
+"""Mark of scores that were published without traces."""
 
 
 def learned_note(learned: Sequence[str]) -> str:
@@ -48,6 +52,12 @@ def common_notes(points: pd.DataFrame, missing: Mapping[str, Sequence[str]]) -> 
         "FLOPs are 2 x the multiply-adds of matrix products, mean over the examples' true lengths; "
         '"at 128" means at a length of 128 tokens. Scores are x 100.',
     ]
+    if untraced := ", ".join(dict.fromkeys(points.loc[~has_traces(points), "label"].dropna())):
+        notes.append(
+            f"{POINTS_MARK} {untraced}: published without traces, so scores and FLOPs are as submitted and cannot be "
+            "recomputed. They have no intervals and are left out of verdicts, rankings, tables replayed from traces "
+            "and figures with intervals."
+        )
     if "other_code" in points and (other := points[points["other_code"].eq(True)])["label"].any():
         labels = ", ".join(sorted(set(other["label"])))
         notes += [f"Made by other code than the current one, at the same version: {labels}."]

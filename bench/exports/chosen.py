@@ -1,0 +1,78 @@
+"""The points that exports show: for each contestant, task and budget the chosen point, averaged over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from bench.analysis.budgets import at_budget, has_traces
+from bench.sharing.folders import ResultsFolder
+from bench.tasks.catalogue import Task, tasks_of
+
+BUDGETS = (1.0, 2.0, 4.0, 8.0)
+"""Speed-ups over the reference, as in the main table."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A contestant on a task at a budget.
+
+    Attributes:
+        task: The task.
+        budget: Least speed-up over the reference, on the selection split.
+        scores: Metric -> mean over seeds on validation, as a fraction.
+        deviation: Sample deviation of the ranking metric over seeds; NaN with one seed.
+        seeds: The seeds.
+        examples: Number of validation examples.
+        flops: Mean FLOPs of an example.
+        speedup: Geometric mean of the speed-ups over the reference.
+        traced: Whether all seeds have traces.
+    """
+
+    task: Task
+    budget: float
+    scores: dict[str, float]
+    deviation: float
+    seeds: tuple[int, ...]
+    examples: int
+    flops: float
+    speedup: float
+    traced: bool
+
+
+def contestants(folder: ResultsFolder) -> Iterator[tuple[str, str, list[Shown]]]:
+    """Yield name, label and shown points of each contestant with a point in the main table.
+
+    A contestant is left out on a task and budget where a seed has no point, since a mean over the others would be too
+    optimistic.
+
+    Args:
+        folder: The results folder.
+    """
+    points, tasks = folder.points(), tasks_of(folder.settings.own_tasks)
+    found: dict[str, list[Shown]] = {}
+    for budget in BUDGETS:
+        rows = at_budget(points, budget)
+        for (method, task), of_task in rows.groupby(["method", "task"], sort=False):
+            if of_task["score"].notna().all():
+                found.setdefault(str(method), []).append(_shown(of_task, tasks[str(task)], budget))
+    labels = points.drop_duplicates("method").set_index("method")["label"]
+    for method, shown in found.items():
+        yield method, str(labels[method]), shown
+
+
+def _shown(rows: pd.DataFrame, task: Task, budget: float) -> Shown:
+    return Shown(
+        task=task,
+        budget=budget,
+        scores={metric: float(rows[metric].mean()) for metric in task.metrics if rows[metric].notna().all()},
+        deviation=float(rows["score"].std()),
+        seeds=tuple(int(seed) for seed in rows["seed"]),
+        examples=int(rows["examples"].iloc[0]),
+        flops=float(rows["flops"].mean()),
+        speedup=float(np.exp(np.log(rows["speedup"].astype(float)).mean())),
+        traced=bool(has_traces(rows).all()),
+    )
