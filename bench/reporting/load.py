@@ -31,13 +31,13 @@ def figure(table: pd.DataFrame) -> Figure:
     handles = []
     for (model, early), rows in table.groupby(["model", "early_exit"], sort=False):
         colour, marker, _ = looks[model]
-        line = {"color": colour, "linestyle": "-" if early else "--"}
-        axes.plot(rows["rate"], rows["p99_ms"], **line)
+        line = "-" if early else "--"
+        axes.plot(rows["rate"], rows["p99_ms"], line, color=colour)
         for late, some in rows.groupby(rows["answered"] < rows["requests"]):
             filled = "none" if late else colour
             axes.plot(some["rate"], some["p99_ms"], marker, color=colour, markerfacecolor=filled)
         label = f"{Path(model).name}, {'early exit' if early else 'full depth'}"
-        handles.append(Line2D([], [], marker=marker, label=label, **line))
+        handles.append(Line2D([], [], color=colour, linestyle=line, marker=marker, label=label))
     axes.set_yscale("log")
     axes.set_xlim(left=0)
     axes.set_xlabel("texts that arrive in a second")
