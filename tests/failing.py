@@ -1,4 +1,4 @@
-"""A contestant whose training fails: no valid learning rate diverges for certain."""
+"""A contestant whose training can fail: options allow no learning rate at which a loss overflows for certain."""
 
 from dataclasses import replace
 
@@ -7,7 +7,8 @@ from bench.training.loop import Plan
 
 
 class Diverging(Finetuned):
-    """Fine-tuning with a learning rate at which the loss is not finite after a few steps."""
+    """Fine-tuning whose loss is not finite after a few steps at a learning rate of 1, the largest allowed."""
 
     def _plan(self, examples: int) -> Plan:
-        return replace(super()._plan(examples), learning_rate=1e30)
+        plan = super()._plan(examples)
+        return replace(plan, learning_rate=1e30) if plan.learning_rate == 1 else plan

@@ -38,7 +38,7 @@ def settings(tiny_settings, tmp_path_factory) -> Settings:
             "method": "examples.every_other:EveryOther",
             "options": {"epochs": 2, "learning_rate": 2e-3},
         },
-        "doomed": teacher | {"method": "failing:Diverging"},
+        "doomed": {"method": "failing:Diverging", "options": {"epochs": 1, "learning_rate": 1.0}},
     }
     settings = check(values | {"depth_reference": None, "latency": {"examples": 8, "rounds": 1}}, "test")
     for planned in runs(settings):

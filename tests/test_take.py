@@ -52,7 +52,7 @@ def settings(tiny_settings, tmp_path_factory) -> Settings:
         name: values["contestants"][name] | {"options": values["contestants"][name]["options"] | options, "tasks": {}}
         for name, (_, options) in of.items()
     }
-    contestants["doomed"] = contestants["teacher"] | {"method": "failing:Diverging"}
+    contestants["doomed"] = {"method": "failing:Diverging", "options": brief | {"learning_rate": 1.0}}
     tickets = {
         "columns": ["said"],
         "label": "verdict",
