@@ -38,7 +38,7 @@ def settings(tiny_settings, tmp_path_factory) -> Settings:
             "method": "examples.every_other:EveryOther",
             "options": {"epochs": 2, "learning_rate": 2e-3},
         },
-        "doomed": teacher | {"options": {"epochs": 1, "learning_rate": 1e6}},
+        "doomed": {"method": "failing:Diverging", "options": {"epochs": 1, "learning_rate": 1.0}},
     }
     settings = check(values | {"depth_reference": None, "latency": {"examples": 8, "rounds": 1}}, "test")
     for planned in runs(settings):
@@ -113,13 +113,13 @@ def test_the_engine_leaves_where_the_points_were_replayed(settings):
                 assert (found != left(point, trace)).mean() < 0.02, kind  # a near tie may round either way
 
 
-def test_what_is_missing_is_left_out(settings, tmp_path):
+def test_a_run_that_is_missing_is_left_out_and_one_without_its_weights_is_not(settings, tmp_path):
     results = tmp_path / "results"
     shutil.copytree(settings.root, results / settings.profile)
     fewer = settings.model_copy(update={"results": results})
     shutil.rmtree(run_folder(fewer, RunKey("sst2", "every-other", "half", 0)) / "model")
-    measure_latency(fewer, tmp_path / "one.parquet")
-    assert set(pd.read_parquet(tmp_path / "one.parquet")["method"]) == {"teacher"}
+    with pytest.raises(UserError, match="no trained model in"):
+        measure_latency(fewer, tmp_path / "one.parquet")
     shutil.rmtree(run_folder(fewer, RunKey("sst2", "every-other", "half", 0)))
     measure_latency(fewer, tmp_path / "one.parquet")
     assert set(pd.read_parquet(tmp_path / "one.parquet")["method"]) == {"teacher"}

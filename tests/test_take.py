@@ -52,7 +52,7 @@ def settings(tiny_settings, tmp_path_factory) -> Settings:
         name: values["contestants"][name] | {"options": values["contestants"][name]["options"] | options, "tasks": {}}
         for name, (_, options) in of.items()
     }
-    contestants["doomed"] = contestants["teacher"] | {"options": brief | {"learning_rate": 1e6}}
+    contestants["doomed"] = {"method": "failing:Diverging", "options": brief | {"learning_rate": 1.0}}
     tickets = {
         "columns": ["said"],
         "label": "verdict",
@@ -255,7 +255,7 @@ def test_what_is_taken_is_what_the_main_table_shows(settings, points, tmp_path):
     [
         ({"task": "rte"}, "no task 'rte' in this profile; choose from sst2, stsb, tickets"),
         ({"method": "bert"}, "no contestant 'bert' in this profile; choose from teacher"),
-        ({"seed": 7}, "sst2 was not run with seed 7; its seeds are 0"),
+        ({"seed": 7}, "sst2 has no seed 7 in this profile; its seeds are 0"),
         ({"speedup": 50}, "no point at 50x; on calibration it reaches "),
         ({"method": "doomed"}, "sst2: doomed, seed 0: .*not finite"),
     ],

@@ -295,7 +295,9 @@ def test_two_workflows_on_one_profile_do_not_meet(finished):
 
 def test_a_failure_is_a_row_and_an_exit_code(tiny_backbone, tmp_path):
     somebody = person(tmp_path / "unlucky", tiny_backbone)
-    diverges, raises = "{tasks: {rte: {learning_rate: 1.0e+30, epochs: 4}}}", "{tasks: {sst2: {raises: true}}}"
+    (somebody.home / "own" / "failing.py").write_text((ROOT / "tests" / "failing.py").read_text())
+    diverges = "{method: 'failing:Diverging', tasks: {rte: {learning_rate: 1.0, epochs: 4}}}"
+    raises = "{tasks: {sst2: {raises: true}}}"
     broken = f"contestants={{teacher: {diverges}, mine: {raises}}}"
     done = somebody.costeff("--cores", "2", "--config", broken)
     said = done.communicate()[0]

@@ -1,4 +1,4 @@
-"""Everyday commands on results: compare, publish, merge, export."""
+"""Everyday commands on results: compare, publish, merge, export, and time what was exported."""
 
 from __future__ import annotations
 
@@ -210,6 +210,52 @@ def runtimes(
         from bench.deploy.timing import summary, time_runtimes
 
     typer.echo(summary(time_runtimes(folders, rounds=rounds, threads=threads)))
+
+
+@app.command(rich_help_panel=EVERYDAY)
+def load(
+    folders: Annotated[list[Path], typer.Argument(help="Folders that `costeff take` wrote for PyTorch.")],
+    texts: Annotated[
+        Path, typer.Option(help="File with one text on each line; a tab separates the two texts of a pair.")
+    ],
+    out: Annotated[Path, typer.Option(help="CSV file to write; the figure is written beside it.")] = Path("load.csv"),
+    rate: Annotated[
+        list[float] | None,
+        typer.Option(callback=positive, help="Texts that arrive in a second; can be given several times."),
+    ] = None,
+    seconds: Annotated[float, typer.Option(callback=positive, help="How long texts arrive, at each rate.")] = 10.0,
+    batch: Annotated[int, typer.Option(min=1, max=10**4, help="Largest number of texts in a batch.")] = 1,
+    window: Annotated[
+        float, typer.Option(min=0, max=10**6, help="Milliseconds that a free worker waits for a full batch.")
+    ] = 0.0,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="Number of threads of the computation.")] = 1,
+    runtime: Annotated[Runtime, typer.Option("--format", help="Runtime that computes.")] = "torch",
+    int8: Annotated[bool, typer.Option("--int8", help="Compute in 8-bit integers (ONNX).")] = False,
+) -> None:
+    """Measure latency under load: texts arrive at random, with and without early exit; run nothing else meanwhile."""
+    with heavy_imports():
+        from bench.deploy.load import measure, printed, texts_of
+        from bench.deploy.writing import Form
+        from bench.reporting.load import write_load
+
+    if out.suffix != ".csv":
+        raise UserError(f"--out {out}: a name that ends in .csv is needed")
+    if out.exists():
+        raise UserError(f"{out} already exists; name another file, or remove it")
+    if window and batch == 1:
+        raise UserError(f"--window {window:g} has no effect on batches of 1; give --batch too")
+    table = measure(
+        folders,
+        texts_of(texts),
+        rates=rate or (),
+        seconds=seconds,
+        batch_size=batch,
+        window=window / 1e3,
+        threads=threads,
+        form=Form(runtime, int8),
+    )
+    typer.echo(printed(table))
+    typer.echo("\nwrote " + ", ".join(map(str, write_load(table, out))))
 
 
 @app.command(rich_help_panel=EVERYDAY)

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import AutoConfig, AutoModelForSequenceClassification
+from transformers.utils import logging as transformers_log
 
+from bench.deploy import energy
 from bench.deploy.checking import runner
 from bench.deploy.writing import TORCH, Form, Runtime, write
 from bench.encoder import EarlyExitClassifier, EarlyExitConfig
@@ -66,14 +68,15 @@ def time_runtimes(
     Returns:
         One row for each model, batch size, length and runtime: `ms`, the median time of a batch; `exit`, the mean exit;
         `promised`, the multiply-adds of the reference divided by those of the model for these texts; `speedup`, the
-        time of the reference under the same runtime divided by that of the model, median over rounds.
+        time of the reference under the same runtime divided by that of the model, median over rounds; `cpu_mj` and
+        `gpu_mj`, the millijoules that this machine spends for each text, NaN without a counter.
 
     Raises:
         UserError: A folder has no exported model for PyTorch.
     """
     torch.set_num_threads(threads)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # read by run.py
-    models = {str(folder): _load(folder) for folder in folders}
+    models = {str(folder): load_model(folder) for folder in folders}
     rng = np.random.default_rng(0)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
@@ -96,6 +99,11 @@ def summary(table: pd.DataFrame) -> str:
     if len(others):
         parts.append(f"Times faster than {reference} under the same runtime, and what FLOPs promise:")
         parts.append(_wide(others, keys, "promised", "speedup", runtimes))
+    for part in energy.PARTS:
+        said = f"Millijoules for each text ({part}): not available"
+        if table[f"{part}_mj"].notna().any():
+            said = f"Millijoules for each text ({part}):\n\n" + _wide(table, keys, "exit", f"{part}_mj", runtimes)
+        parts.append(said)
     for (name, length), rows in others[others["batch"] == 1].groupby(["model", "tokens"], sort=False):
         kept = {row["runtime"]: row["speedup"] / row["promised"] for row in rows.to_dict("records")}
         able = [f"{runtime} ({share:.2f})" for runtime, share in kept.items() if share >= KEPT]
@@ -120,14 +128,16 @@ def _measure(
     """Return the rows of one batch size and length."""
     batch_size, length = texts[0]["input_ids"].shape
     exits = [np.concatenate([each.run(text)[1] for text in texts]) for each in timed]  # also allocates memory
-    seconds = np.empty((rounds, len(timed)))
+    seconds, meter = np.empty((rounds, len(timed))), energy.Meter()
+    spent = [dict.fromkeys(energy.PARTS, 0.0) for _ in timed]
     for own in seconds:
         for position in rng.permutation(len(timed)):
             timed[position].run(texts[0])
-            began = time.perf_counter()
+            before, began = meter.read(), time.perf_counter()
             for text in texts:
                 timed[position].run(text)
             own[position] = (time.perf_counter() - began) / len(texts)
+            spent[position] = {part: spent[position][part] + more for part, more in meter.since(before).items()}
     macs = [
         np.array(models[each.model].model.exit_macs(length))[at - 1].sum()
         for each, at in zip(timed, exits, strict=True)
@@ -144,21 +154,14 @@ def _measure(
             "promised": macs[reference[each.runtime]] / macs[i],
             "speedup": np.median(seconds[:, reference[each.runtime]] / seconds[:, i]),
         }
+        | energy.columns(spent[i], rounds * len(texts) * batch_size)
         for i, each in enumerate(timed)
     ]
 
 
 def _runtimes(name: str, model: EarlyExitClassifier, scratch: Path) -> list[_Timed]:
     """Return a model under PyTorch and under every runtime that is installed."""
-    deployed, policy = deploy(model.model), leaves(model.config.leaving)
-
-    def engine(texts: Texts) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        lengths = texts["attention_mask"].sum(axis=1)
-        with torch.inference_mode():
-            exits, logits = answer(deployed, Batch(torch.from_numpy(texts["input_ids"]), None, lengths), policy)
-        return logits, exits + 1
-
-    found = [_Timed(name, TORCH.name, engine)]
+    found = [_Timed(name, TORCH.name, engine(model))]
     for runtime, int8 in _OTHERS:
         try:
             form = Form(runtime, int8)
@@ -173,8 +176,27 @@ def _runtimes(name: str, model: EarlyExitClassifier, scratch: Path) -> list[_Tim
     return found
 
 
-def _load(folder: Path) -> EarlyExitClassifier:
-    """Return the model of a folder that `costeff take` wrote for PyTorch."""
+def engine(model: EarlyExitClassifier) -> Run:
+    """Return the early-exit engine of a model, as a function of padded texts."""
+    deployed, policy = deploy(model.model), leaves(model.config.leaving)
+
+    def run(texts: Texts) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        lengths, segments = texts["attention_mask"].sum(axis=1), texts["token_type_ids"]
+        second = torch.from_numpy(segments) if segments.any() else None
+        with torch.inference_mode():
+            exits, logits = answer(deployed, Batch(torch.from_numpy(texts["input_ids"]), second, lengths), policy)
+        return logits, exits + 1
+
+    return run
+
+
+def load_model(folder: Path) -> EarlyExitClassifier:
+    """Return the model of a folder that `costeff take` wrote for PyTorch.
+
+    Raises:
+        UserError: The folder has none.
+    """
+    transformers_log.disable_progress_bar()
     try:
         if not isinstance(AutoConfig.from_pretrained(folder), EarlyExitConfig):
             raise UserError(f"{folder} is no model of `costeff take`")

@@ -38,8 +38,9 @@ def operated(draw: st.DrawFn) -> tuple:
     outputs = draw(st.sampled_from([1, 2, 3]))
     seed = draw(st.integers(0, 1000))
     same = {"num_labels": outputs, "pooling": draw(st.sampled_from(["cls", "mean"])),
-            "type_vocab_size": draw(st.sampled_from([0, 2])), "rank": draw(st.sampled_from([None, 9])),
+            "layout": draw(st.sampled_from(["bert", "modernbert"])), "rank": draw(st.sampled_from([None, 9])),
             "head": draw(st.sampled_from(["tanh", "pooler", "tinybert"]))}  # fmt: skip
+    same |= {"type_vocab_size": draw(st.sampled_from([0, 2]))} if same["layout"] == "bert" else {}
     if draw(st.booleans()):
         model = cascade(**same)
     else:
@@ -184,6 +185,7 @@ def test_runtimes_are_timed_side_by_side(tmp_path, monkeypatch):
     assert (whole["exit"] == 1).all() and (early["exit"] == 1).all() and (table["ms"] > 0).all()
     assert (whole["promised"] == 1).all() and (early["promised"] > 2).all()
     said = summary(table)
+    assert said.count("Millijoules for each text") == 2
     assert said.count("0.75 of the promise is kept by") == 2 and "| promised |" in said.replace("  ", "")
     with pytest.raises(UserError, match="holds no model"):
         time_runtimes([tmp_path])

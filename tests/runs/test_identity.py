@@ -26,12 +26,12 @@ TEACHER, PABEE = RunKey("sst2", "teacher", "full", 0), RunKey("sst2", "pabee", "
 
 @pytest.fixture
 def small(tiny_settings):
-    """`small(results, **options of both contestants)`: a teacher and PABEE that train for a moment."""
+    """`small(results, method of the teacher, **options of both contestants)`: two that train for a moment."""
 
-    def build(results: Path, **options) -> Settings:
+    def build(results: Path, method: str = "baselines.finetuned:Finetuned", **options) -> Settings:
         few = {"epochs": 1, "learning_rate": 3e-3} | options
         contestants = {
-            "teacher": {"method": "baselines.finetuned:Finetuned", "options": few},
+            "teacher": {"method": method, "options": few},
             "pabee": {"method": "baselines.pabee:Pabee", "options": few},
         }
         values = tiny_settings(results).model_dump() | {"contestants": contestants, "depth_reference": None}
@@ -152,12 +152,14 @@ def test_other_weights_under_the_same_name_are_another_run(small, tiny_backbone,
 
 
 def test_a_lower_learning_rate_after_a_failure_trains_anew(small, tmp_path):
-    diverging, settings = small(tmp_path / "a", epochs=3, learning_rate=1e6), small(tmp_path / "a", epochs=3)
+    method = "failing:Diverging"
+    diverging = small(tmp_path / "a", method, epochs=3, learning_rate=1.0)
+    settings = small(tmp_path / "a", method, epochs=3)
     assert "lower the learning rate" in produce(diverging, TEACHER)
     facts = read_json(run_folder(diverging, TEACHER) / "run.json")
     assert facts["status"] == "failed" and not facts["again"]
     assert produce(settings, TEACHER) == ""
-    elsewhere = small(tmp_path / "b", epochs=3)
+    elsewhere = small(tmp_path / "b", method, epochs=3)
     assert produce(elsewhere, TEACHER) == ""
     ours, fresh = (load_file(run_folder(of, TEACHER) / "model" / "model.safetensors") for of in (settings, elsewhere))
     assert all(torch.equal(ours[name], fresh[name]) for name in fresh)
@@ -179,7 +181,8 @@ def test_what_a_killed_run_left_is_not_used_for_another(small, tmp_path, what, c
 def test_a_teacher_that_failed_is_named_by_its_students(small, tmp_path, tiny_settings):
     settings = tiny_settings(tmp_path)
     whole = settings.model_dump()
-    whole["contestants"]["teacher"]["options"] = {"epochs": 1, "learning_rate": 1e6}
+    failing = {"method": "failing:Diverging", "options": {"epochs": 1, "learning_rate": 1.0}}
+    whole["contestants"]["teacher"] |= failing
     settings = check(whole, "test")
     assert produce(settings, TEACHER)
     reason = produce(settings, RunKey("sst2", "assistant", "full", 0))
