@@ -69,7 +69,7 @@ def test_a_task_can_have_a_budget_of_its_own(tiny_backbone):
 
 
 def test_stages_keep_their_proportions(tiny_backbone):
-    settings = with_budget(tiny_backbone, 3000, assistant=0.3)
+    settings = with_budget(tiny_backbone, 3000, assistant=0.3, soups=2)
     method = contestant(settings, "tinybert", "sst2")
     variant = method.variants()[0]
     natural = [stage.plan.epochs for stage in method.stages(variant, 4000)]

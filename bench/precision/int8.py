@@ -194,5 +194,5 @@ def quantised(model: Encoder | Cascade) -> Int8Model:
     others = {f"inner.{key}": value for key, value in weights.items() if key.rpartition(".")[0] not in plain}
     made.load_state_dict(others, strict=False)
     for name, part in plain.items():
-        made.inner.get_submodule(name).fill(part)  # type: ignore[operator]
+        made.inner.get_submodule(name).fill(part)
     return made.eval()

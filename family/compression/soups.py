@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from pydantic import Field
@@ -113,7 +113,7 @@ def pruned(model: Encoder, heads: int, neurons: int) -> Encoder:
     """Return a copy of an encoder with the `heads` and `neurons` of the largest norm in each layer."""
     kept: tuple[list, list] = ([], [])
     for layer in model.layers:
-        for place, values, count in zip(kept, magnitudes(layer), (heads, neurons), strict=True):
+        for place, values, count in zip(kept, magnitudes(cast(Layer, layer)), (heads, neurons), strict=True):
             place.append(sorted(torch.argsort(values, descending=True, stable=True)[:count].tolist()))
     return cut(model, *kept)
 
