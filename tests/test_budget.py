@@ -120,6 +120,7 @@ def test_a_stage_with_another_batch_size_is_refused(tiny_backbone):
 def test_check_gives_the_steps_and_refuses_a_budget_that_cannot_be_met(tiny_settings, tmp_path):
     values = tiny_settings(tmp_path).model_dump()
     values["contestants"]["assistant"]["share"] = 0.3
+    values["contestants"]["soups"]["share"] = 2
     values["data"]["max_length"] = (32, 32)
     training = {name: value for name, value in values["training"].items() if value is not None}
     known = check(values | {"training": training | {"budget": {"steps": 60, "batch_size": 16}}}, "test")
