@@ -45,7 +45,7 @@ def test_only_marked_options_are_scaled():
 @hypothesis_settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.integers(200, 3000), examples=st.integers(200, 9000), task=st.sampled_from(["sst2", "stsb", "mnli"]))
 def test_all_contestants_have_the_steps_of_the_budget(tiny_backbone, steps, examples, task):
-    settings = with_budget(tiny_backbone, steps, assistant=0.3)
+    settings = with_budget(tiny_backbone, steps, assistant=0.3, soups=2)
     for name, entry in settings.contestants.items():
         method = contestant(settings, name, task)
         for variant in method.variants():
@@ -56,7 +56,7 @@ def test_all_contestants_have_the_steps_of_the_budget(tiny_backbone, steps, exam
 
 def test_a_task_can_have_a_budget_of_its_own(tiny_backbone):
     overrides = {"training": {"budget": {"steps": 900, "batch_size": 16, "tasks": {"cola": 300}}}}
-    overrides["contestants"] = {"assistant": {"share": 0.3}}
+    overrides["contestants"] = {"assistant": {"share": 0.3}, "soups": {"share": 2}}
     settings = load("conform", overrides | {"backbone": {"name": str(tiny_backbone), "pooling": "mean"}})
     for name, entry in settings.contestants.items():
         for task, steps in (("cola", 300), ("sst2", 900)):
@@ -69,7 +69,7 @@ def test_a_task_can_have_a_budget_of_its_own(tiny_backbone):
 
 
 def test_stages_keep_their_proportions(tiny_backbone):
-    settings = with_budget(tiny_backbone, 3000, assistant=0.3)
+    settings = with_budget(tiny_backbone, 3000, assistant=0.3, soups=2)
     method = contestant(settings, "tinybert", "sst2")
     variant = method.variants()[0]
     natural = [stage.plan.epochs for stage in method.stages(variant, 4000)]
@@ -120,6 +120,7 @@ def test_a_stage_with_another_batch_size_is_refused(tiny_backbone):
 def test_check_gives_the_steps_and_refuses_a_budget_that_cannot_be_met(tiny_settings, tmp_path):
     values = tiny_settings(tmp_path).model_dump()
     values["contestants"]["assistant"]["share"] = 0.3
+    values["contestants"]["soups"]["share"] = 2
     values["data"]["max_length"] = (32, 32)
     training = {name: value for name, value in values["training"].items() if value is not None}
     known = check(values | {"training": training | {"budget": {"steps": 60, "batch_size": 16}}}, "test")

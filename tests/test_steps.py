@@ -49,7 +49,9 @@ def settings(tiny_settings, tmp_path_factory):
     contestants = TINY.model_dump()["contestants"]
     for entry in contestants.values():
         entry["options"] |= {key: value for key, value in short.items() if key in entry["options"]}
-        entry["tasks"] = {}
+        entry["tasks"] = {
+            task: {key: value for key, value in own.items() if key not in short} for task, own in entry["tasks"].items()
+        }
     for name, switch in zip(ABLATIONS, SWITCHES[1:], strict=True):
         full = contestants["costeff"]
         contestants[name] = full | {"options": full["options"] | switch}
@@ -85,10 +87,9 @@ def examples(settings, task: str) -> int:
 
 def made(settings, key: RunKey) -> None:
     """What the run needs."""
-    for needed in contestant(settings, key.method, key.task).needs(key.variant):
-        other = RunKey(key.task, needed.contestant, needed.variant, key.seed)
+    for other in contestant(settings, key.method, key.task).needed(key):
         made(settings, other)
-        if not (settings.root / "runs" / key.task / needed.contestant / needed.variant / "seed0" / "run.json").exists():
+        if not (settings.root / "runs" / other.path / "run.json").exists():
             produce(settings, other)
 
 
