@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +21,10 @@ from bench.names import LARGEST_SEED, valid_name
 
 if TYPE_CHECKING:
     from bench.settings import Settings
+
+
+PART = ".part-"
+"""Prefix of the temporary folders of `written_at_once`; one remains after a process was killed."""
 
 
 @dataclass(frozen=True)
@@ -86,12 +93,24 @@ def state_folder(settings: Settings, key: RunKey) -> Path:
     return settings.root / "state" / key.path
 
 
-def write_json(path: Path, values: Any) -> None:
-    """Write JSON atomically: after an interruption the file has its old content or the new one."""
+@contextmanager
+def written_at_once(path: Path) -> Iterator[Path]:
+    """Yield the path of a temporary file, which replaces `path` at the end and is removed after an error.
+
+    After an interruption the file has its old content or the new one. The temporary file is in a folder of its own
+    beside `path`, so that processes that write the same file at the same time do not mix their contents.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    part.replace(path)
+    with tempfile.TemporaryDirectory(prefix=PART, dir=path.parent, ignore_cleanup_errors=True) as folder:
+        part = Path(folder) / path.name
+        yield part
+        part.replace(path)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON atomically; see `written_at_once`."""
+    with written_at_once(path) as part:
+        part.write_text(json.dumps(values, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def read_json(path: Path, *keys: str) -> dict[str, Any]:
@@ -128,11 +147,9 @@ def read_facts(path: Path) -> dict[str, Any]:
 
 
 def write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Write a Parquet file atomically, as `write_json` does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    table.to_parquet(part, index=False, compression="zstd", compression_level=12)
-    part.replace(path)
+    """Write a Parquet file atomically; see `written_at_once`."""
+    with written_at_once(path) as part:
+        table.to_parquet(part, index=False, compression="zstd", compression_level=12)
 
 
 def read_parquet(path: Path) -> pd.DataFrame:

@@ -27,7 +27,7 @@ from bench.reporting.figures.frontiers import average_curves
 from bench.reporting.tables import Table
 from bench.reporting.tables.notes import common_notes
 from bench.reporting.tables.table import NONE
-from bench.store import read_json
+from bench.store import read_json, written_at_once
 from bench.tasks.catalogue import title as task_title
 from bench.tasks.quality import findings
 from bench.tasks.scores import METRICS, TITLES
@@ -95,9 +95,8 @@ def write(
         plotly=_packed(_LIBRARY.read_text(encoding="utf-8")),
     )
     path = results / "index.html"
-    part = path.with_name("index.html.part")
-    part.write_text(page, encoding="utf-8")
-    part.replace(path)
+    with written_at_once(path) as part:
+        part.write_text(page, encoding="utf-8")
     return path
 
 

@@ -19,7 +19,7 @@ from bench.analysis.budgets import at_budget, predicted, run_folder
 from bench.errors import UserError
 from bench.exit_policies.operating import brings_its_rule
 from bench.exit_policies.policies import Policy
-from bench.store import RunKey
+from bench.store import RunKey, written_at_once
 from bench.tasks.catalogue import TASKS, Task
 from bench.trace import Trace, is_current
 
@@ -83,12 +83,9 @@ def write_submission(
             order = np.argsort(trace.idx, kind="stable")
             own = rule_on(task.name) if rule_on and brings_its_rule(row) else None
             files[name] = _lines(trace.idx[order], words(task, predicted(row, trace, own)[order]))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_name(out.name + ".part")
-    with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
+    with written_at_once(out) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in files.items():
             archive.writestr(zipfile.ZipInfo(name, _TIME), text, zipfile.ZIP_DEFLATED)
-    part.replace(out)
     return chosen.reset_index(drop=True)
 
 

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from bench.errors import UserError
 from bench.names import plain_number
 from bench.settings.sections import Settings
-from bench.settings.values import expand, explain, merge
+from bench.settings.values import expand, explain, literal, merge
 
 PACKAGED = Path(__file__).parents[1] / "packaged"
 """Folder with links to the Snakefile, the workflow, and the profiles of the suite and of Snakemake; files in a
@@ -45,9 +45,9 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
     """Load the settings of a YAML file.
 
     A profile is a file, or the name of a profile of the suite (`sketch`). It may build on another profile with
-    `extends: <file beside it, or a name>`. `~`, `$VAR` and `${VAR}` are expanded in paths: in `path` and in settings
-    that are paths. A relative `data.path`, or file of `own_tasks`, is relative to the folder of the file that states
-    it. Modules of contestants are searched in the folder of this file.
+    `extends: <file beside it, or a name>`. `~`, `$VAR` and `${VAR}` are expanded in settings that are paths, not in
+    `path`; `$$` stands for one `$`. A relative `data.path`, or file of `own_tasks`, is relative to the folder of the
+    file that states it. Modules of contestants are searched in the folder of this file.
 
     Args:
         path: The profile.
@@ -66,8 +66,8 @@ def load_several(paths: Sequence[str | Path], overrides: dict[str, Any]) -> Sett
     """Load several profiles as `load` does; later ones override earlier ones."""
     values: dict[str, Any] = {}
     for path in paths:
-        file = profile_file(expand(str(path), "settings"), Path(), "settings")
-        values = _over(values, {"folder": str(file.parent.absolute())} | _read(file), file.name)
+        file = profile_file(str(path), Path(), "settings")
+        values = _over(values, {"folder": literal(str(file.parent.absolute()))} | _read(file), file.name)
     return check(_over(values, overrides, "--config"), ", ".join(str(path) for path in paths))
 
 
@@ -83,7 +83,7 @@ def profile_file(name: str, folder: Path, where: str) -> Path:
         UserError: The suite has no profile with this name.
     """
     if Path(name).suffix or name != Path(name).name:
-        return _from(folder, name) if folder != Path() else Path(name)
+        return folder / name
     own = sorted(path.stem for path in (PACKAGED / "config").glob("*.yaml"))
     if name not in own:
         raise UserError(
@@ -177,7 +177,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         named += [(files, split) for split in files] if isinstance(files, dict) else []
     for section, key in named:
         if isinstance(section.get(key), str):
-            section[key] = str(_from(path.parent, section[key]))
+            section[key] = _from(path.parent, section[key])
     if "extends" not in values:
         return values
     where = f"{path}: extends"
@@ -217,6 +217,8 @@ def _mapping(value: Any) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _from(folder: Path, name: str) -> Path:
-    """Return the path that `name` means in a file in `folder`; variables and ~ are expanded later."""
-    return Path(name) if name.startswith(("$", "~")) else (folder / name).absolute()
+def _from(folder: Path, name: str) -> str:
+    """Return the path that `name` means in a file in `folder`; variables and ~ in `name` are expanded later."""
+    if name.startswith("~") or (name.startswith("$") and not name.startswith("$$")):
+        return name
+    return name if Path(name).is_absolute() else str(Path(literal(str(folder.absolute()))) / name)

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
 from bench.settings.values import (
     BatchCount,
@@ -274,12 +274,18 @@ class RatioStudy(Values):
         return self
 
 
+def _import_path(value: str) -> str:
+    if not re.match(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*\Z", value):
+        raise ValueError(f"{value!r} is not the import path of a class, package.module:Class, such as my_method:Mine")
+    return value
+
+
 class Contestant(Values):
     """Method with options, under the name used in tables, folders and by other contestants."""
 
     like: Name | None = Field(None, description="Contestant whose values hold where this one states none.")
-    method: str = Field(
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$", description="Import path of its class, package.module:Class."
+    method: Annotated[str, AfterValidator(_import_path)] = Field(
+        description="Import path of its class, package.module:Class."
     )
     options: dict[str, Any] = Field({}, description="Options of the method.")
     share: float = Field(

@@ -15,6 +15,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainSerializer,
     ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
@@ -23,7 +24,8 @@ from pydantic import (
 from bench.errors import UserError
 from bench.names import LARGEST_SEED, plain_number, valid_name
 
-_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\})", re.ASCII)
+_VARIABLE = re.compile(r"\$(?:([A-Za-z_]\w*)|\{([A-Za-z_]\w*)\}|\$)", re.ASCII)
+"""A variable, or $$, which stands for one $."""
 _FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
 """Letters and symbols without ink."""
 _LONGEST_PATH = 3000
@@ -32,7 +34,7 @@ more."""
 
 
 def expand(text: str, where: str) -> str:
-    """Return `text` with a leading `~` and variables (`$NAME`, `${NAME}`) expanded.
+    """Return `text` with a leading `~` and variables (`$NAME`, `${NAME}`) expanded; `$$` becomes `$`.
 
     Args:
         text: The text.
@@ -50,6 +52,8 @@ def expand(text: str, where: str) -> str:
 def _expanded(text: str) -> str:
     def value(found: re.Match[str]) -> str:
         name = found[1] or found[2]
+        if not name:
+            return "$"
         if name not in os.environ:
             raise ValueError(f"{text!r} uses the variable {name}, which is not set; set it, or write the value")
         return os.environ[name]
@@ -61,6 +65,11 @@ def _expanded(text: str) -> str:
     return _VARIABLE.sub(value, home)
 
 
+def literal(text: str) -> str:
+    """Return a path in the form that `expand` turns back into `text`: each `$` doubled, and `./` before a `~`."""
+    return ("./" if text.startswith("~") else "") + text.replace("$", "$$")
+
+
 def _path(value: Any) -> Any:
     """Expand a path given as text, and refuse one that is not valid in a file system."""
     if not isinstance(value, str):
@@ -70,9 +79,15 @@ def _path(value: Any) -> Any:
         raise ValueError(f"{text!r}: a path cannot hold line breaks or other control characters")
     if not text:
         raise ValueError("an empty path; write . for the current folder")
-    if _VARIABLE.search(text):
-        raise ValueError(f"{value!r} is {text!r}, which contains a variable again; rename that folder")
-    if text.startswith("~"):  # else a job that reads these settings would expand it again
+    return text
+
+
+def _checkpoint(value: Any) -> Any:
+    """Expand the name of a checkpoint to one that does not change if a job that reads these settings expands it."""
+    text = _path(value)
+    if isinstance(text, str) and literal(text) != text:
+        if "$" in text:
+            raise ValueError(f"{value!r} is {text!r}, which contains a $; rename that folder")
         text = f"./{text}"
     return text
 
@@ -157,11 +172,13 @@ LearningRate = Annotated[float, Field(gt=0, le=1e6)]
 """Learning rate. Also for options of methods, as are the types above."""
 SpeedUp = Annotated[float, Field(gt=0, le=10_000)]
 """Speed-up over the reference."""
-PathSetting = Annotated[Path, BeforeValidator(_path)]
+PathSetting = Annotated[
+    Path, BeforeValidator(_path), PlainSerializer(lambda path: literal(str(path)), return_type=str, when_used="json")
+]
 """Path in which `~` and variables are expanded. Settings of other types are not expanded."""
 Results = Annotated[PathSetting, AfterValidator(_results)]
 """Folder of results, whose path Snakemake can match."""
-Checkpoint = Annotated[str, BeforeValidator(_path)]
+Checkpoint = Annotated[str, BeforeValidator(_checkpoint)]
 """Name of a checkpoint, which may be a folder: expanded like a path. Also for options of methods."""
 
 

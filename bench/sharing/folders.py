@@ -23,7 +23,7 @@ from bench.errors import UserError
 from bench.settings import Settings, explain
 from bench.sharing.records import SPLITS, Records
 from bench.sharing.untrusted import irregular, printable, read_mapping, read_table
-from bench.store import RunKey
+from bench.store import PART, RunKey
 from bench.tasks.catalogue import tasks_of
 from bench.tasks.scores import METRICS
 
@@ -342,6 +342,8 @@ def _runs(folder: Path, files: Sequence[Path], refused: list[str]) -> dict[RunKe
     runs: dict[RunKey, dict[str, Any]] = {}
     for file in files:
         place = file.relative_to(folder / "runs")
+        if any(part.startswith(PART) for part in place.parts[4:-1]):  # left by a process that was killed
+            continue
         try:
             if len(place.parts) < 5 or not _RUN_FILE.fullmatch("/".join(place.parts[4:])):
                 raise UserError("not a file of a run; delete it")

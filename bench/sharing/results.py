@@ -90,7 +90,10 @@ def _complete_or_not_at_all(out: Path) -> Iterator[Path]:
         part = Path(folder) / out.name
         part.mkdir()
         yield part
-        part.replace(out)
+        try:
+            part.replace(out)
+        except OSError as error:  # another process has written the folder meanwhile
+            raise UserError(f"{out} cannot be written: {error.strerror}; name another folder") from None
 
 
 def placeless(settings: Settings) -> dict[str, Any]:
@@ -98,7 +101,7 @@ def placeless(settings: Settings) -> dict[str, Any]:
     values = settings.model_dump(mode="json") | {"results": str(Path()), "folder": str(Path()), "reuse": []}
     values["data"]["path"] = values["data"]["path"] and "$GLUE_DIR"
     for task in values["own_tasks"].values():
-        task["files"] = {split: Path(file).name for split, file in task["files"].items()}
+        task["files"] = {split: re.sub(r"[$~]", "_", Path(file).name) for split, file in task["files"].items()}
     if Path(values["backbone"]["name"]).is_absolute():
         values["backbone"]["name"] = Path(values["backbone"]["name"]).name
     return values

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from bench.compat import weight_name
+from bench.store import written_at_once
 
 CHECKPOINT = "checkpoint.safetensors"
 FINAL = "final.safetensors"
@@ -50,10 +51,8 @@ class Saving:
 
 def write(tensors: dict[str, Tensor], path: Path, notes: dict[str, Any] | None = None) -> None:
     """Write tensors, and notes that JSON can hold, to a safetensors file in one atomic step."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file({key: value.contiguous() for key, value in tensors.items()}, part, {"notes": json.dumps(notes or {})})
-    part.replace(path)
+    with written_at_once(path) as part:
+        save_file({key: value.contiguous() for key, value in tensors.items()}, part, {"notes": json.dumps(notes or {})})
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

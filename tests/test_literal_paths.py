@@ -1,0 +1,60 @@
+"""Paths given on the command line and folders of profiles are taken as they are; only values in a profile expand."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.errors import UserError
+from bench.settings import expand, load
+from bench.settings.values import literal
+
+ODD = ["it's here", "$X", "${X}", "$$", "a $X 'b'", "~", "~nobody", "100%", 'quo"te', "Ü"]
+TASK = {"columns": ["text"], "labels": ["neg", "pos"], "metrics": ["accuracy"]}
+
+
+@given(st.text(st.sampled_from("$X{}~ab/ '"), max_size=12))
+def test_literal_is_the_inverse_of_expand(text):
+    assert Path(expand(literal(text), "x")) == Path(text)
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_chain_of_profiles_in_odd_folders_reads_its_own_data(tmp_path, monkeypatch, name):
+    monkeypatch.delenv("X", raising=False)
+    first, second, third = (tmp_path / name / part for part in ("one", name, "three"))
+    for folder in (first, second, third):
+        folder.mkdir(parents=True)
+    third_values = {"extends": "sketch", "own_tasks": {"mine": TASK | {"files": {"train": "t $$1.csv"}}}}
+    (third / "c.yaml").write_text(yaml.safe_dump(third_values))
+    files = {"validation": "v.csv"}
+    second_values = {"extends": "../three/c.yaml", "own_tasks": {"mine": {"files": files}}}
+    (second / "b.yaml").write_text(yaml.safe_dump(second_values))
+    shallow = {"short": {"like": "teacher", "options": {"epochs": 1}}}
+    escaped = name.replace("$", "$$")
+    first_values = {"extends": f"../{escaped}/b.yaml", "tasks": ["mine"], "studies": [], "contestants": shallow}
+    (first / "a.yaml").write_text(yaml.safe_dump(first_values))
+    settings = load(first / "a.yaml")
+    assert settings.folder == first
+    found = {split: Path(file).resolve() for split, file in settings.own_tasks["mine"].files.items()}
+    assert found == {"train": third / "t $1.csv", "validation": second / "v.csv"}
+    assert settings.contestants["short"].method == settings.contestants["teacher"].method
+    effective = tmp_path / "settings.yaml"
+    effective.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    assert load(effective) == settings
+
+
+def test_a_relative_profile_in_an_odd_folder(tmp_path, monkeypatch):
+    (tmp_path / "$X").mkdir()
+    (tmp_path / "$X" / "a.yaml").write_text("extends: sketch\n")
+    monkeypatch.chdir(tmp_path)
+    assert load("$X/a.yaml").folder == tmp_path / "$X"
+
+
+@pytest.mark.parametrize("method", ["pabee", "baselines.pabee", "", "a b:C", "x:", ":X", "x:Y\n"])
+def test_a_method_that_is_no_import_path_is_refused_in_plain_words(tmp_path, method):
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump({"extends": "sketch", "contestants": {"new": {"method": method}}}))
+    with pytest.raises(UserError, match=r"is not the import path of a class, package\.module:Class") as caught:
+        load(tmp_path / "a.yaml")
+    assert "pattern" not in str(caught.value)
