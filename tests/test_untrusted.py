@@ -356,3 +356,37 @@ def test_settings_of_others_are_never_expanded(good, text):
     with pytest.raises(UserError, match=r"name: .* names a variable or a home folder") as refusal:
         settings_of(good)
     assert str(Path.home()) not in str(refusal.value).replace(str(good), "")
+
+
+def test_results_made_in_a_folder_with_a_dollar_sign_are_read_and_merged(good, tmp_path):
+    file = good / "settings.yaml"
+    file.write_text(file.read_text().replace("folder: .", "folder: /x/$$HOME dir"))
+    assert "$$HOME" in file.read_text()
+    merge([good], tmp_path / "merged")
+    file.write_text(file.read_text().replace("$$HOME", "$$$HOME"))
+    with pytest.raises(UserError, match="names a variable or a home folder"):
+        open_folder(good)
+
+
+@pytest.mark.parametrize("place", [".part-x/run.json", "model/.part-x/model.safetensors"])
+def test_a_temporary_file_of_a_killed_process_blocks_neither_reading_nor_merging(good, tmp_path, place):
+    (facts,) = good.glob("runs/*/*/*/*/run.json")
+    left = facts.parent / place
+    left.parent.mkdir(parents=True)
+    left.write_text("half")
+    assert len(open_folder(good).runs) == 1
+    merge([good], tmp_path / "merged")
+    assert not list((tmp_path / "merged").rglob(".part-*"))
+
+
+def test_a_merge_into_a_folder_that_another_process_wrote_meanwhile_is_refused(good, tmp_path):
+    out = tmp_path / "merged"
+
+    def meanwhile(settings) -> None:
+        out.mkdir()
+        (out / "theirs").write_text("kept")
+
+    with pytest.raises(UserError, match="cannot be written"):
+        merge([good], out, meanwhile)
+    assert [each.name for each in out.iterdir()] == ["theirs"]
+    assert not list(tmp_path.glob(".merged-*"))

@@ -295,7 +295,7 @@ def settings_of(folder: Path) -> Settings:
     if isinstance(values.get("data"), dict) and values["data"].get("path"):
         values["data"]["path"] = "text-is-not-published"
     for key, text in _texts(values):
-        if "$" in text or text.startswith("~"):
+        if "$" in text.replace("$$", "") or text.startswith("~"):  # $$ is a plain $, which is not expanded
             where = f"{file}: {printable(key)}"
             raise UserError(f"{where}: {printable(text)} names a variable or a home folder of the reader")
     try:
