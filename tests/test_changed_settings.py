@@ -23,6 +23,8 @@ WITHOUT_EFFECT = {
     "data.revision",  # of the Hub, which this text is not from
     "data.path", "data.source", "data.tasks", "backbone.name", "backbone.revision",  # other text and weights
     "comparison.primary.contestant",
+    "keep_models",  # which weights stay on disk
+    "precision_axis",  # adds contestants, which are tested one by one
     "own_tasks", "contestants", "studies",  # tested one by one below
 }  # fmt: skip
 CHANGED: dict[str, Any] = {
@@ -31,7 +33,7 @@ CHANGED: dict[str, Any] = {
     "ablations": {"pabee": "teacher"}, "data.note": "another name", "data.calibration": 20,
     "data.max_train": 50, "data.max_eval": 16, "data.max_length": (30, 30), "training.precision": "bfloat16",
     "training.budget": {"steps": 9}, "latency.speedups": [3.0], "backbone.pooling": "cls", "comparison.level": 0.9,
-    "comparison.primary.speedups": [3.0],
+    "comparison.primary.speedups": [3.0], "backbone.layers": 2,
 }  # fmt: skip
 """Another value of the settings for which twice the value and 1 is not one."""
 

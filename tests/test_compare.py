@@ -1,5 +1,6 @@
 """`costeff compare` reads any results folder, and groups of its tasks, without text."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -82,6 +83,9 @@ def test_results_without_a_finished_run_are_said_to_be_so(costeff, published, tm
     failed = points.drop_duplicates().assign(status="failed", reason="out of memory", selection="calibration")
     folder = shutil.copytree(published, tmp_path / "failed")
     failed.to_parquet(folder / "all-points.parquet")
+    for path in folder.glob("runs/*/*/*/*/run.json"):
+        facts = json.loads(path.read_text()) | {"status": "failed", "reason": "out of memory"}
+        path.write_text(json.dumps(facts))
     code, _, err = costeff("compare", "costeff", "--results", folder)
     assert code == 2 and "no run has finished" in err
 

@@ -38,8 +38,8 @@ DIRECT = [
 ]
 
 
-def test_only_the_site_has_packages_outside_the_lock() -> None:
-    assert set(OPTIONAL) - set(EXTRAS.split(",")) == {"site"}
+def test_only_the_site_and_other_formats_have_packages_outside_the_lock() -> None:
+    assert set(OPTIONAL) - set(EXTRAS.split(",")) == {"site", "onnx", "openvino", "exports"}
 
 
 def test_the_lock_names_no_local_build() -> None:

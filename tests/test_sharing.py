@@ -243,7 +243,7 @@ def test_times_of_another_machine_are_left_out(first, profile, tmp_path, caplog)
         points = pd.read_parquet(settings.root / "all-points.parquet")
         static = points[(points["kind"] == "static") & (points["split"] == "validation")]
         rows = static[["task", "method", "variant", "seed", "weights"]].assign(
-            operated=operated(static), batch_size=1, speedup=2.0
+            operated=operated(static), batch_size=1, speedup=2.0, examples=1, seconds=1.0, torch="2"
         )
         rows = rows.assign(speedup_low=1.9, speedup_high=2.1, promised=2.0, p95_seconds=1.0, reference_p95_seconds=2.0)
         write_parquet(settings.root / "latency.parquet", rows.assign(hardware=machine))

@@ -271,9 +271,12 @@ def _ending(code: int, root: Path | None, log: Path, seconds: float, *, stopped:
         findings = root / FINDINGS
         yield from findings.read_text(encoding="utf-8").splitlines() if findings.is_file() else ()
         yield f"page:  {page}"
-        settings = shlex.quote(str(root / "settings.yaml"))
-        yield f"next:  costeff compare costeff --config {settings}    (verdicts with intervals)"
-        yield "       costeff tour    (committed results on GLUE)"
+        file = root / "settings.yaml"
+        settings = settings_file.load(file)
+        others = [name for name in settings.contestants if name != settings.reference]
+        if one := settings.comparison.primary.contestant or next(iter(others), None):
+            yield f"next:  costeff compare {one} --config {shlex.quote(str(file))}    (verdicts with intervals)"
+        yield "also:  costeff tour    (committed results on GLUE)"
 
 
 def _reason(log: Path) -> Iterator[str]:

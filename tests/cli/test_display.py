@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import settings as budget
 from hypothesis import strategies as st
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from bench.cli import workflow
 from bench.cli.workflow import Display, run
 from bench.names import FINDINGS, PROGRESS
+from bench.settings import load
 
 REPORTER = f"""
 import json, os, signal, sys, time
@@ -109,10 +111,14 @@ def test_the_page_and_the_findings_come_last(tmp_path, monkeypatch, capsys):
     root.mkdir()
     (root / "index.html").touch()
     (root / FINDINGS).write_text("one\ntwo\nthree\n")
+    settings = load("conform", {"contestants": {"costeff": None, "search": None}}).model_dump(mode="json")
+    (root / "settings.yaml").write_text(yaml.safe_dump(settings))
     code, lines = ended(f"send(root={str(root)!r})", tmp_path, monkeypatch, capsys)
     place = lines.index("one")
     assert code == 0 and lines[place : place + 3] == ["one", "two", "three"]
-    assert lines[place + 3] == f"page:  {root / 'index.html'}" and lines[place + 4].startswith("next:  costeff ")
+    assert lines[place + 3] == f"page:  {root / 'index.html'}" and lines[place + 4].startswith(
+        "next:  costeff compare first-layers "
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -174,7 +174,7 @@ def test_a_head_ratio_that_leaves_half_a_head_is_refused_before_training(tiny_se
         values["costeff"]["options"]["sizes"]["half-width"]["heads"] = heads
         return tiny_settings(tmp_path, contestants=values)
 
-    with pytest.raises(UserError, match=r"contestants.costeff.options.sizes.2x: ratio heads: 0.4 of 4"):
+    with pytest.raises(UserError, match=r"contestants.costeff.options.sizes.half-width: ratio heads: 0.4 of 4"):
         contestant(settings(0.4), "costeff", "sst2").check()
     with pytest.raises(UserError, match="less than or equal to 1"):
         contestant(settings(1.4), "costeff", "sst2")

@@ -580,7 +580,7 @@ def test_a_model_of_our_own_comes_back_whole(trained, tmp_path):
     {
         "cut short": (cut_short, "cannot be loaded"),
         "pointer": (replaced(POINTER), "cannot be loaded"),
-        "empty": (replaced(b""), "cannot be loaded"),
+        "empty": (replaced(b""), "has no weights"),
         "no weights": (lambda folder: (folder / files.WEIGHTS).unlink(), "has no weights"),
         "broken configuration": (replaced(b"{", "config.json"), "cannot be loaded"),
         "impossible configuration": (lambda folder: configure(folder, exits=[5]), "cannot be loaded"),
