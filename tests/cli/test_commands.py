@@ -30,7 +30,7 @@ def commands(group: click.Group, prefix: tuple[str, ...] = ()) -> dict[tuple[str
 
 
 COMMANDS = commands(typer.main.get_command(app))
-WITH_PROFILE = {name for name, command in COMMANDS.items() if any(each.name == "config" for each in command.params)}
+WITH_PROFILE = [name for name, command in COMMANDS.items() if any(each.name == "config" for each in command.params)]
 
 
 @pytest.mark.parametrize("name", COMMANDS, ids=" ".join)
