@@ -47,7 +47,7 @@ def main() -> None:
         few = examples.take(spread(examples.lengths, EXAMPLES))
         folders = [
             run_folder(settings, RunKey(task, method, variant, settings.seeds_of(task)[0]))
-            for method, variant in ((settings.reference, "full"), (settings.depth_reference, f"depth{arguments.depth}"))
+            for method, variant in ((settings.reference, "full"), ("first-layers", f"depth{arguments.depth}"))
         ]
         models = [Operated(deploy(load_model(folder, device))) for folder in folders]
         promised = [Costs.load(folder / "costs.json").flops(few.lengths)[-1] for folder in folders]
