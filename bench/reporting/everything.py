@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from bench.analysis.budgets import has_traces
 from bench.analysis.roles import Roles
 from bench.names import FINDINGS
 from bench.reporting import figures, page
@@ -65,7 +66,7 @@ def _written(settings: Settings) -> Iterator[str]:
     skipped = drawing()
     yield from (f"no figure {each.name}: {each.reason}" for each in skipped)
     known = tasks_of(settings.own_tasks)
-    choice = chooser(points, roles, evidence, known, clock) if evidence else None
+    choice = chooser(points[has_traces(points)], roles, evidence, known, clock) if evidence else None
     written = page.write(points, settings.root, made, roles, missing=missing, skipped=skipped, choice=choice)
     yield f"wrote tables, figures and {written}"
 

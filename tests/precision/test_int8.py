@@ -85,7 +85,7 @@ def test_logits_are_near_and_the_saved_model_is_the_same(kind, tmp_path):
 def build(tiny_settings, tmp_path):
     def build(**changes):
         values = tiny_settings(tmp_path / "results").model_dump()
-        names = ("teacher", "pabee", "cut")
+        names = ("teacher", "pabee", "first-layers")
         there = {name: values["contestants"][name] for name in names}
         return check(values | {"contestants": there, "precision_axis": ["float32", "int8"]} | changes, "test")
 
@@ -93,8 +93,8 @@ def build(tiny_settings, tmp_path):
 
 
 def test_the_axis_adds_a_contestant_for_each_and_none_twice(build):
-    settings = build(ablations={"cut": "teacher"}, depth_reference=None)
-    names = ["teacher", "pabee", "cut", "teacher-int8", "pabee-int8"]
+    settings = build(ablations={"first-layers": "teacher"}, depth_reference=None)
+    names = ["teacher", "pabee", "first-layers", "teacher-int8", "pabee-int8"]
     assert list(settings.contestants) == names
     assert list(check(settings.model_dump(), "again").contestants) == names
     assert list(build(precision_axis=["float32"]).contestants) == names[:3]

@@ -52,7 +52,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrom
 
 @pytest.fixture(scope="module")
 def choice(points: pd.DataFrame, results: Path) -> dict[str, Any]:
-    evidence = evidence_of(points, results / "runs", Comparison(resamples=50))
+    evidence = evidence_of(points, results / "runs", Comparison(resamples=100))
     assert evidence
     some = points[points["task"].isin(["cola", "rte"])]
     return chooser(some, ROLES, evidence, KNOWN, results / "latency.parquet")

@@ -17,7 +17,17 @@ TABLES = {"rows", "points", "row", "table", "chosen"}
 """What variables of points are called."""
 MADE = {"place", "missed"}
 """Columns that the analysis adds itself."""
-NEWER = {"weights", "tolerance", "other_code", "training_steps", "restarts", "collapsed"}
+NEWER = {
+    "weights",
+    "tolerance",
+    "other_code",
+    "training_steps",
+    "restarts",
+    "collapsed",
+    "common_parameters",
+    "model_bytes",
+    "trainable_parameters",
+}
 """Columns that results have which are newer than the committed ones."""
 
 

@@ -102,7 +102,11 @@ def test_a_name_changes_no_identity_and_another_size_only_its_own(of):
         ("backbone", {"pooling": "cls"}, "all"),
         ("training", {"precision": "bfloat16"}, "all"),
         ("contestants", "pabee", {"pabee", "fpabee"}),
-        ("contestants", "teacher", {"teacher", "assistant", "costeff", "tinybert", "cascadebert", "kcm", "shared"}),
+        (
+            "contestants",
+            "teacher",
+            {"teacher", "assistant", "costeff", "tinybert", "cascadebert", "kcm", "shared", "ast", "smile", "soups"},
+        ),
         ("contestants", "assistant", {"assistant", "costeff"}),
     ],
 )
