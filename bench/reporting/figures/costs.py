@@ -17,11 +17,10 @@ from bench.reporting.figures.labels import Label, place
 
 
 class Cost(NamedTuple):
-    """A cost of a model: its column in the points table, the title of its axis, and the unit of the column."""
+    """A cost of a model: its column in the points table, and the title of its axis."""
 
     column: str
     title: str
-    unit: float = 1.0
 
 
 COSTS = {
@@ -38,7 +37,7 @@ COSTS = {
 def score_against_cost(points: pd.DataFrame, roles: Roles, *, cost: Cost) -> Figure:
     """Draw the full-depth score of every variant against a cost, averaged over tasks.
 
-    Only seeds with a score and a cost on every task of the variant's contestant group count. Bars are one sample
+    Only seeds with a score and a cost on every task count. Bars are one sample
     standard deviation over seeds. A line joins the variants of a method; a contestant that is `like` another one has
     its mark, so a training budget and its parts form a learning curve.
 
