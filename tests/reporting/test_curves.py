@@ -11,10 +11,10 @@ from synthetic import ROLES
 
 from bench.analysis.budgets import chosen_frontier
 from bench.analysis.comparing.estimates import seed_noise
+from bench.analysis.comparing.intervals import means
 from bench.analysis.comparing.ranking import ranking
 from bench.analysis.comparing.resampling import Resamples, records
 from bench.errors import UserError
-from bench.reporting.figures.bands import means
 from bench.reporting.figures.curves import average_curves, task_curve
 from bench.settings import Comparison
 

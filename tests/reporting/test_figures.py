@@ -13,6 +13,7 @@ from matplotlib.image import imread
 from synthetic import ROLES
 
 from bench.analysis.budgets import RUN, at_budget, operated, operating_points, teacher_rows, timed_points
+from bench.analysis.comparing.intervals import budget_differences, differences, means
 from bench.analysis.comparing.pairings import Pairing
 from bench.analysis.comparing.resampling import Resamples, records, resamples_of
 from bench.analysis.comparing.verdicts import ALL, compare
@@ -20,8 +21,7 @@ from bench.analysis.roles import Roles
 from bench.errors import UserError
 from bench.reporting import figures
 from bench.reporting.figures import drawing, sweeps
-from bench.reporting.figures.bands import differences, means
-from bench.reporting.figures.comparisons import ablation_differences, budget_differences
+from bench.reporting.figures.comparisons import BUDGETS, ablation_differences
 from bench.reporting.figures.curves import average_curves
 from bench.reporting.figures.drawing import Absent, appearances, marks, variant_names
 from bench.reporting.figures.exits import at_half_cost, mean_exit_by_difficulty
@@ -210,7 +210,7 @@ def test_an_averaged_frontier_ends_at_the_slowest_point_of_the_method(some: pd.D
 
 
 def test_differences_from_the_teacher_are_paired_and_those_of_the_table(some: pd.DataFrame, results: Path) -> None:
-    found = budget_differences(some, ROLES, Resamples(results / "runs", resamples=200))
+    found = budget_differences(some, ROLES, Resamples(results / "runs", resamples=200), BUDGETS)
     teacher = teacher_rows(some).groupby("task")["score"].mean()
     for (method, budget), interval in found.items():
         rows = at_budget(some[some["method"] == method], budget)
@@ -224,7 +224,7 @@ def test_differences_from_the_teacher_are_paired_and_those_of_the_table(some: pd
 
 def test_a_difference_has_the_interval_that_the_table_of_verdicts_prints(some: pd.DataFrame, results: Path) -> None:
     resamples = resamples_of(some, results / "runs", Comparison(resamples=200, level=0.9))
-    found = {key: each for key, each in budget_differences(some, ROLES, resamples).items() if each is not None}
+    found = {key: each for key, each in budget_differences(some, ROLES, resamples, BUDGETS).items() if each is not None}
     asked = [Pairing(method, budget, "teacher", 1.0) for method, budget in found]
     table = compare(some, asked, resamples, Comparison(resamples=200, level=0.9))
     table = table[table["task"] == ALL].set_index(["a", "budget_a"])[["difference", "low", "high"]]

@@ -21,12 +21,13 @@ from bench.reporting.tables.latex import escape
 from bench.reporting.tables.main import main
 from bench.reporting.tables.notes import common_notes
 from bench.reporting.tables.paper import paper
+from bench.reporting.tables.summary import summary
 from bench.reporting.tables.table import Table, amount, score
 from bench.settings import Comparison
 from bench.sharing.folders import open_folder
 from bench.tasks.catalogue import title
 
-NAMES = ("main", "verdicts", "paper", "frontier", "quality", "per-exit", "thresholds", "ablations", "ratios")
+NAMES = ("summary", "main", "verdicts", "paper", "frontier", "quality", "per-exit", "thresholds", "ablations", "ratios")
 REPLAYED = ("ranking", "policies", "portfolios")
 """Tables that need the traces."""
 
@@ -115,6 +116,28 @@ def test_main_starts_with_the_controls_and_has_every_method_in_every_block(made,
         ]
         unreached = block["MNLI"].isna() & ~block["Chosen"].fillna("").str.startswith("as at")
         assert block.loc[unreached, "Note"].str.contains("MNLI").all()
+
+
+def test_the_summary_has_the_averages_of_the_main_table(made):
+    rows, blocks = made["summary"].values.set_index("Method"), made["main"].values.set_index("Method")
+    learned = "Learned tasks" if "Learned tasks" in blocks else "Average"
+    assert rows.index[0] == "Teacher"
+    for budget in ("1x", "2x", "4x", "8x"):
+        block = blocks[blocks["Speed-up asked"] == f"at least {budget}"]
+        for method, repeated in block["Chosen"].astype(str).str.startswith("as at").items():
+            cell, average = rows.loc[method, budget], block.loc[method, learned]
+            if not repeated:
+                assert pd.isna(cell) == pd.isna(average), (method, budget)
+            if not repeated and not pd.isna(cell):
+                value, gap, low, high = map(float, re.findall(r"[-+]?[\d.]+", cell))
+                assert value == pytest.approx(average, abs=0.051) and low <= gap <= high
+
+
+def test_the_summary_needs_neither_teacher_nor_traces_nor_rivals(few):
+    few = ROLES.contestants(few).assign(milliseconds=np.nan)
+    for some in (few, few[few["method"] != "teacher"], few[few["method"] == "costeff"]):
+        values = summary(some, [], ROLES, None).values
+        assert len(values) == some["method"][some["kind"] != "control"].nunique()
 
 
 def test_main_averages_only_what_is_complete(made, few):

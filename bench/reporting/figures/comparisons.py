@@ -1,7 +1,5 @@
 """Methods beside the teacher, ablations beside the full method, measured beside calculated speed-ups."""
 
-from collections.abc import Sequence
-
 import matplotlib
 import numpy as np
 import pandas as pd
@@ -11,9 +9,9 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from bench.analysis.budgets import at_budget, succeeded, teacher_rows
-from bench.analysis.comparing.resampling import Point, Resamples, records
+from bench.analysis.comparing.intervals import Interval, budget_differences, by_task, common_seeds, differences
+from bench.analysis.comparing.resampling import Resamples
 from bench.analysis.roles import Roles
-from bench.reporting.figures.bands import Interval, differences
 from bench.reporting.figures.drawing import (
     GREY,
     INK,
@@ -37,39 +35,6 @@ HEAT_BUDGET = 4.0
 """The budget of the table of methods and tasks."""
 
 
-def budget_differences(
-    points: pd.DataFrame, roles: Roles, resamples: Resamples | None, budgets: Sequence[float] = BUDGETS
-) -> dict[tuple[str, float], Interval | None]:
-    """Return each method's difference from the teacher at each budget, averaged over tasks; (method, budget) -> it.
-
-    Scores are of the points that `at_budget` chooses, paired with the teacher's full depth by seed. None where a method
-    lacks a point, or a seed in common with the teacher, on any task.
-    """
-    shown = roles.contestants(points)
-    teacher = _by_task(teacher_rows(points, reference=roles.reference))
-    found: dict[tuple[str, float], Interval | None] = {}
-    sets = {}
-    for budget in budgets:
-        chosen = at_budget(shown[shown["method"] != roles.reference], budget)
-        for method, rows in chosen.groupby("method"):
-            own = _by_task(rows[rows["score"].notna()])
-            pairs = [_common(own.get(task, []), teacher.get(task, [])) for task in task_order(points)]
-            found[str(method), budget] = None
-            if all(first for first, _ in pairs):
-                sets[str(method), budget] = pairs
-    return found | dict(zip(sets, differences(list(sets.values()), resamples), strict=True))
-
-
-def _by_task(rows: pd.DataFrame) -> dict[str, list[Point]]:
-    return {str(task): records(group) for task, group in rows.groupby("task")}
-
-
-def _common(first: Sequence[Point], second: Sequence[Point]) -> tuple[list[Point], list[Point]]:
-    """Return the points of both sides whose seeds both have."""
-    seeds = {row["seed"] for row in first} & {row["seed"] for row in second}
-    return [row for row in first if row["seed"] in seeds], [row for row in second if row["seed"] in seeds]
-
-
 @styled
 def difference_from_teacher(points: pd.DataFrame, roles: Roles, *, resamples: Resamples | None = None) -> Figure:
     """Draw each method's mean difference from the teacher with its interval, one panel for each budget.
@@ -77,7 +42,7 @@ def difference_from_teacher(points: pd.DataFrame, roles: Roles, *, resamples: Re
     Raises:
         Absent: where no method has a point on every task at any budget.
     """
-    found = budget_differences(points, roles, resamples)
+    found = budget_differences(points, roles, resamples, BUDGETS)
     known = {method for (method, _), interval in found.items() if interval is not None}
     looks = {method: mark for method, mark in marks(points, roles).items() if method in known}
     if not looks:
@@ -203,10 +168,10 @@ def ablation_differences(points: pd.DataFrame, roles: Roles, resamples: Resample
     names, sets = [], []
     for ablation, full in roles.ablations.items():
         sides = [rows[rows["method"] == method] for method in (ablation, full)]
-        by_exit = [{key: _by_task(group) for key, group in side.groupby(["variant", "exit"])} for side in sides]
+        by_exit = [{key: by_task(group) for key, group in side.groupby(["variant", "exit"])} for side in sides]
         for (variant, leave), tasks in by_exit[0].items():
             other = by_exit[1].get((variant, leave), {})
-            pairs = {task: _common(own, other.get(task, [])) for task, own in tasks.items()}
+            pairs = {task: common_seeds(own, other.get(task, [])) for task, own in tasks.items()}
             pairs = {task: pair for task, pair in pairs.items() if pair[0]}
             for task, each in [*((task, [pair]) for task, pair in pairs.items()), ("", list(pairs.values()))]:
                 if each:

@@ -11,9 +11,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.analysis.budgets import POINT, TOLERANCE, chosen_frontier, selection_split
+from bench.analysis.comparing.intervals import means
 from bench.analysis.comparing.resampling import Floats, Point, Resamples, records
 from bench.analysis.roles import Roles
-from bench.reporting.figures.bands import means
 from bench.reporting.figures.drawing import Absent
 
 STEPS = 61

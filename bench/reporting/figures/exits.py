@@ -15,10 +15,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from bench.analysis.budgets import RUN, control_rows, operating_points, run_folder, selection_split, succeeded
+from bench.analysis.comparing.intervals import means
 from bench.analysis.comparing.resampling import Resamples, records
 from bench.analysis.roles import Roles
 from bench.exit_policies.operating import left
-from bench.reporting.figures.bands import means
 from bench.reporting.figures.drawing import (
     GREY,
     INK,

@@ -17,6 +17,7 @@ from bench.reporting.tables.notes import common_notes
 from bench.reporting.tables.paper import paper
 from bench.reporting.tables.replayed import policies, portfolio
 from bench.reporting.tables.summaries import frontier, quality, rankings
+from bench.reporting.tables.summary import summary
 from bench.reporting.tables.table import Table
 from bench.settings import Comparison
 from bench.tasks.catalogue import TASKS
@@ -55,6 +56,7 @@ def tables(
     evidence = evidence or evidence_of(points, runs, comparison or Comparison())
     traced = points[has_traces(points)] if evidence else points
     made = [
+        summary(traced, notes, roles, evidence),
         main(points, notes, roles, evidence=evidence),
         verdicts(traced, notes, roles, evidence),
         *([rankings(traced, notes, roles, evidence)] if evidence else []),
