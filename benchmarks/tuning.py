@@ -4,9 +4,10 @@
 
 A trial multiplies every learning rate of a pipeline by one factor of `--factors`. A pipeline is a method with the
 models that only it continues: COST-EFF and its assistant are one. The criterion is computed on the calibration part
-alone, with a seed that no profile reports: the mean over the tasks, over the variants of a method, and over the exits
-of each, so that no exit policy and no threshold takes part. Students learn from the best trial of the teacher. Finished
-trials are kept in results/<profile>-tuning/ and not trained again, so the grid can be widened by a second call.
+alone, with a seed that no profile reports, and follows the main table: the best score among the exits of all variants
+that are at least 1x, 2x, 4x and 8x cheaper than the teacher, averaged over these budgets and over the tasks. Every exit
+is for all examples, so no exit policy and no threshold takes part. Students learn from the best trial of the teacher.
+Finished trials are kept in results/<profile>-tuning/ and not trained again, so a second call can widen the grid.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import math
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from bench.analysis.budgets import TOLERANCE
 from bench.analysis.points import evaluate
 from bench.runs.plan import runs
 from bench.settings import Settings, load
@@ -31,6 +33,9 @@ from bench.tasks.catalogue import TASKS
 from bench.trace import Costs, Trace
 
 SEED = 100
+BUDGETS = (1.0, 2.0, 4.0, 8.0)
+LEAST = 1 - TOLERANCE
+"""Part of a budget that counts as meeting it."""
 FACTORS = (0.5, 1.0, 2.0, 4.0)
 STUDENTS = {
     "distilbert": "teacher",
@@ -165,21 +170,42 @@ class Tuning:
         }
 
     def _scores(self, settings: Settings, each: Try) -> dict[str, float]:
-        found: dict[str, list[float]] = {task: [] for task in self.budget}
+        found: dict[str, list[tuple[float, float]]] = {task: [] for task in self.budget}
         for planned in runs(settings):
             if planned.key.method == each.name(PIPELINES[each.pipeline][-1]):
-                found[planned.key.task].append(_mean_of_exits(settings, planned.key))
-        return {task: float(np.mean(scores)) for task, scores in found.items()}
+                found[planned.key.task] += _exits(settings, planned.key)
+        return {task: at_budgets(exits, self._whole(settings, task)) for task, exits in found.items()}
+
+    def _whole(self, settings: Settings, task: str) -> float:
+        """Return the FLOPs of a teacher."""
+        teacher = next(each.name("teacher") for each in self.scores or [Try("teacher", 1.0)])
+        key = next(run.key for run in runs(settings) if run.key.task == task and run.key.method == teacher)
+        return max(flops for _, flops in _exits(settings, key))
 
 
-def _mean_of_exits(settings: Settings, key: RunKey) -> float:
-    """Return the mean calibration score of a run over its exits; NaN if it failed."""
+def at_budgets(exits: Sequence[tuple[float, float]], whole: float) -> float:
+    """Return the best score at each budget that some exit meets, averaged over these budgets; NaN without exits.
+
+    Args:
+        exits: Score and FLOPs of each exit.
+        whole: FLOPs of the teacher.
+    """
+    best = [
+        max((score for score, flops in exits if flops <= whole / (budget * LEAST)), default=math.nan)
+        for budget in BUDGETS
+    ]
+    return float(np.nanmean(best)) if not np.isnan(best).all() else math.nan
+
+
+def _exits(settings: Settings, key: RunKey) -> list[tuple[float, float]]:
+    """Return calibration score and FLOPs of each exit of a run, for all examples; none if the run failed."""
     folder = run_folder(settings, key)
     if read_json(folder / "run.json")["status"] != "ok":
-        return math.nan
+        return []
     trace, costs = Trace.load(folder / "trace-calibration.parquet"), Costs.load(folder / "costs.json")
     exits = np.arange(len(trace.logits))[:, None].repeat(len(trace.labels), axis=1)
-    return float(evaluate(exits, trace, costs, TASKS[key.task])["score"].mean())
+    table = evaluate(exits, trace, costs, TASKS[key.task])
+    return list(zip(table["score"], table["flops"], strict=True))
 
 
 if __name__ == "__main__":

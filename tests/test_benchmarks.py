@@ -69,3 +69,12 @@ def test_a_finished_run_is_measured(profile, script, arguments, printed, monkeyp
     config = [] if script == "gpu.py" else ["--config", str(profile)]
     called(monkeypatch, script, *config, *arguments)
     assert printed in capsys.readouterr().out
+
+
+def test_a_trial_is_scored_at_the_budgets_that_its_exits_meet():
+    at_budgets = runpy.run_path(str(ROOT / "benchmarks" / "tuning.py"))["at_budgets"]
+    assert at_budgets([(0.8, 100.0)], 100.0) == 0.8
+    assert at_budgets([(0.8, 100.0), (0.6, 50.0)], 100.0) == pytest.approx((0.8 + 0.6) / 2)
+    assert at_budgets([(0.7, 100.0), (0.9, 12.5)], 100.0) == 0.9, "a cheaper exit counts at every larger budget"
+    assert at_budgets([(0.8, 100.0), (0.1, 30.0)], 100.0) == pytest.approx((0.8 + 0.1) / 2)
+    assert at_budgets([], 100.0) != at_budgets([], 100.0), "without exits: not a number"
