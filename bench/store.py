@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import pyarrow as pa
 
-from bench.compat import FIELDS
+from bench import compat
 from bench.errors import UserError, first_line
 from bench.names import LARGEST_SEED, valid_name
 
@@ -315,7 +315,7 @@ def read_points(settings: Settings) -> pd.DataFrame:
         UserError: The file does not exist, or a run was trained again after the file was written.
     """
     path = settings.root / "all-points.parquet"
-    points = read_parquet(path).rename(columns=FIELDS)
+    points = compat.table(read_parquet(path))
     run = ["task", "method", "variant", "seed"]
     for *names, weights in points.reindex(columns=[*run, "weights"]).dropna().drop_duplicates().to_numpy():
         key = RunKey(*names)

@@ -120,7 +120,8 @@ def _check_changes(options: Sequence[str]) -> None:
 def _file(profile: str) -> Path:
     file = settings_file.profile_file(profile, Path(), "settings").absolute()
     if not file.is_file():
-        raise UserError(f"settings {profile}: No such file; name a YAML file, or a profile of the suite: sketch")
+        own = ", ".join(settings_file.packaged_profiles())
+        raise UserError(f"settings {profile}: No such file; name a YAML file, or a profile of the suite: {own}")
     return file
 
 

@@ -18,12 +18,19 @@ function choiceRow(row) {
   head.textContent = row.method;
   const [score, low, high] = row.score;
   made.append(
-    head, cell(score.toFixed(1), true), cell(`${low.toFixed(1)} to ${high.toFixed(1)}`, true),
+    head, cell(`${score.toFixed(1)} (${low.toFixed(1)} to ${high.toFixed(1)})`, true),
+    cell(against(row.first)), cell(against(row.teacher)),
     cell(times(row.speedup), true), cell(times(row.measured), true),
-    cell(row.milliseconds === null ? null : row.milliseconds.toPrecision(3), true),
-    cell(against(row.first)), cell(against(row.teacher)), cell(row.models),
+    cell(row.milliseconds === null ? null : row.milliseconds.toPrecision(3), true), cell(row.models),
   );
   return made;
+}
+
+// The folder of this page as an argument of a shell command.
+function folder() {
+  if (location.protocol !== "file:") return "FOLDER";
+  const path = decodeURIComponent(location.pathname).replace(/\/[^/]*$/, "");
+  return /^[\w./-]+$/.test(path) ? path : `'${path.replaceAll("'", "'\\''")}'`;
 }
 
 function answer(choice) {
@@ -36,9 +43,10 @@ function answer(choice) {
   if (block) {
     notes.push(`Tasks: ${block.tasks.join(", ")}.`);
     if (block.without.length) notes.push(`Without a point on every task at this budget: ${block.without.join("; ")}.`);
+    if (choice.training) notes.push(choice.training);
     notes.push(`Corrected for ${block.comparisons} comparison${block.comparisons === 1 ? "" : "s"}.`);
     if (picked.get("costs") === "flops" && picked.get("metrics") === "score") {
-      notes.push(`The same differences, corrected for its own comparisons alone: ${block.command}`);
+      notes.push(`The same differences, corrected for its own comparisons alone: ${block.command} --results ${folder()}`);
     }
   }
   document.getElementById("choice-notes").replaceChildren(...notes.map((note) => {

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.analysis.budgets import POINT, at_budget, timed_points
+from bench.analysis.budgets import POINT, RUN, at_budget, succeeded, timed_points
 from bench.analysis.comparing.equivalence import judged
 from bench.analysis.comparing.estimates import Estimate, average
 from bench.analysis.comparing.resampling import Point, records
@@ -78,9 +78,25 @@ def chooser(
         "tasks": [[name, title] for name, title in _GROUPS.items() if name in used[2]],
         "metrics": [[name, title] for name, title in _METRICS.items() if name in used[3]],
         "reference": read.name(roles.reference),
+        "training": unequal_training(points, read.names),
         "level": f"{100 * evidence.comparison.level:g} %",
         "blocks": blocks,
     }
+
+
+def unequal_training(points: pd.DataFrame, names: Mapping[str, str]) -> str:
+    """Return a sentence on contestants with more or fewer training steps than the others, or "" if all have as many.
+
+    Models without training, and differences of less than 5 %, do not count.
+    """
+    runs = succeeded(points).drop_duplicates(RUN)
+    if not runs.get("training_steps", pd.Series(dtype=float)).notna().any():
+        return "The training steps behind these models are not recorded, so they may differ between methods."
+    steps = runs[runs["training_steps"] > 0].groupby("method")["training_steps"].mean()
+    if steps.max() <= 1.05 * steps.min():
+        return ""
+    said = "; ".join(f"{names.get(str(method), method)} {mean:.0f}" for method, mean in steps.sort_values().items())
+    return f"Training steps differ (mean over runs, with those of the models that are continued): {said}."
 
 
 def _groups(points: pd.DataFrame, known: Mapping[str, Task], reference: str) -> dict[str, list[str]]:

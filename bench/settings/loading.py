@@ -71,6 +71,11 @@ def load_several(paths: Sequence[str | Path], overrides: dict[str, Any]) -> Sett
     return check(_over(values, overrides, "--config"), ", ".join(str(path) for path in paths))
 
 
+def packaged_profiles() -> list[str]:
+    """Return the names of the profiles of the suite."""
+    return sorted(path.stem for path in (PACKAGED / "config").glob("*.yaml"))
+
+
 def profile_file(name: str, folder: Path, where: str) -> Path:
     """Return the file of a profile.
 
@@ -84,7 +89,7 @@ def profile_file(name: str, folder: Path, where: str) -> Path:
     """
     if Path(name).suffix or name != Path(name).name:
         return folder / name
-    own = sorted(path.stem for path in (PACKAGED / "config").glob("*.yaml"))
+    own = packaged_profiles()
     if name not in own:
         raise UserError(
             f"{where}: no profile of the suite is named {name!r}; the profiles are {', '.join(own)}; "
@@ -163,7 +168,8 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         values = {} if values is None else values
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"settings {path}: {reason}; name a YAML file, or a profile of the suite: sketch") from None
+        own = ", ".join(packaged_profiles())
+        raise UserError(f"settings {path}: {reason}; name a YAML file, or a profile of the suite: {own}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-13-01
         raise UserError(f"settings {path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):

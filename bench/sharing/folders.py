@@ -17,8 +17,8 @@ import pandas as pd
 import yaml
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
+from bench import compat
 from bench.analysis.budgets import POINTS_ONLY, SIMPLICITY, TIER
-from bench.compat import FIELDS
 from bench.errors import UserError
 from bench.settings import Settings, explain
 from bench.sharing.records import SPLITS, Records
@@ -62,8 +62,8 @@ _KINDS = {
         (
             "exit",
             "exit_start",
-            *FIELDS,
-            *FIELDS.values(),
+            *compat.FIELDS,
+            *compat.FIELDS.values(),
             "score",
             "flops",
             "flops_128",
@@ -203,7 +203,7 @@ class ResultsFolder:
         yield from (Path(name) for name in RUN_FILES if (self.path / "runs" / key.path / name).is_file())
 
     def _of_runs(self, name: str, columns: tuple[str, ...]) -> pd.DataFrame:
-        table = read_table(self.path / name, _KINDS, required=(*_RUN, *columns)).rename(columns=FIELDS)
+        table = compat.table(read_table(self.path / name, _KINDS, required=(*_RUN, *columns)))
         for row in table[[*_RUN]].drop_duplicates().itertuples(index=False):
             if RunKey(*row) not in self.runs:
                 place = printable("/".join(map(str, row)))

@@ -15,8 +15,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from bench import compat
 from bench.analysis.budgets import RUN
-from bench.compat import FIELDS
 from bench.errors import UserError
 from bench.names import valid_name
 from bench.settings import Settings
@@ -61,7 +61,7 @@ def publish(settings: Settings, out: Path, *, points_only: bool = False) -> int:
             if points_only and file.suffix == ".json":
                 target.write_text(small.shortened(file), encoding="utf-8")
             elif points_only:
-                write_parquet(target, small.without_traces(read_parquet(file).rename(columns=FIELDS)))
+                write_parquet(target, small.without_traces(compat.table(read_parquet(file))))
             else:
                 shutil.copyfile(file, target)
         (part / "settings.yaml").write_text(yaml.safe_dump(placeless(settings), sort_keys=False))

@@ -10,7 +10,7 @@ from bench.analysis.budgets import at_budget
 from bench.analysis.comparing.pairings import Pairing
 from bench.analysis.comparing.verdicts import compare
 from bench.analysis.task_groups import select_tasks
-from bench.reporting.chooser import chooser
+from bench.reporting.chooser import chooser, unequal_training
 from bench.reporting.tables import evidence_of
 from bench.settings import Comparison
 from bench.tasks.catalogue import TASKS as KNOWN
@@ -74,6 +74,16 @@ def test_scores_are_means_over_seeds_then_tasks_and_the_best_is_first(points, ch
     scores = [row["score"][0] for row in block["rows"] if row["method"] != titles["teacher"]]
     assert scores == sorted(scores, reverse=True)
     assert block["rows"][-1]["method"] == titles["teacher"]
+
+
+def test_unequal_training_is_said_and_equal_training_is_not(points):
+    known = points.assign(training_steps=200.0)
+    assert unequal_training(known, {}) == ""
+    assert "not recorded" in unequal_training(points.drop(columns="training_steps", errors="ignore"), {})
+    more = known.assign(training_steps=known["training_steps"].where(known["method"] != "costeff", 800.0))
+    assert unequal_training(more, {"costeff": "COST-EFF"}).endswith("COST-EFF 800.")
+    untrained = known.assign(training_steps=known["training_steps"].where(known["method"] != "costeff", 0.0))
+    assert unequal_training(untrained, {}) == "", "a method without training is no rival in training"
 
 
 def test_each_method_is_a_row_or_named_as_without_a_point(points, choice):

@@ -22,7 +22,6 @@ from bench.reporting.figures.drawing import (
     marks,
     method_handles,
     new_figure,
-    plain,
     ratio_axis,
     styled,
     task_order,
@@ -195,7 +194,7 @@ def ablation_intervals(points: pd.DataFrame, roles: Roles, *, resamples: Resampl
     if not roles.ablations:
         raise Absent("no ablations are named in the settings")
     table = ablation_differences(points, roles, resamples)
-    labels = plain(points).drop_duplicates(["method", "variant"]).set_index(["method", "variant"])["label"]
+    labels = points.drop_duplicates(["method", "variant"]).set_index(["method", "variant"])["label"]
     keys = sorted({*zip(table["full"], table["ablation"], table["variant"], strict=True)})
     exits = sorted(set(table["exit"]) - {0})
     figure = new_figure(PAGE, 1.25 + 0.25 * len(keys))

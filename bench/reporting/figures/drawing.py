@@ -85,15 +85,6 @@ _OTHERS = ("#882255", "#999933", "#0B4F3C", "#3C3C8C", "#B2182B", "#35978F", "#8
 _MARKERS = ("o", "D", "^", "v", "P", "X", "<", ">")
 _LINES: tuple[Any, ...] = ("-", *dict.fromkeys(line for _, _, line in list(_KNOWN.values())[1:]))
 
-# Labels of version 0.2 in published results -> what figures print.
-_PLAIN = {
-    r"^cut at depth (\d+)$": r"first k layers: \1",
-    r"^finetuned-long$": "teacher, long training",
-    r"^COST-EFF's assistant": "COST-EFF assistant (full width)",
-    r", squat$": ", fewer layers, same parameters",
-    r"^COST-EFF (\d+)x": r"COST-EFF \1x model",
-}
-
 
 class Absent(Exception):
     """Raised where a figure has no data; the message is the reason."""
@@ -126,14 +117,9 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return inner
 
 
-def plain(points: pd.DataFrame) -> pd.DataFrame:
-    """Return `points` with the labels of version 0.2 in today's words."""
-    return points.assign(label=points["label"].replace(_PLAIN, regex=True))
-
-
 def variant_names(points: pd.DataFrame) -> dict[tuple[str, str], str]:
     """Return what the label of each (method, variant) adds to its method's name; empty for an only variant."""
-    return table.variant_names(plain(points))
+    return table.variant_names(points)
 
 
 def marks(points: pd.DataFrame, roles: Roles) -> dict[str, Mark]:
@@ -142,7 +128,7 @@ def marks(points: pd.DataFrame, roles: Roles) -> dict[str, Mark]:
     Known methods have the same mark in every profile. Any other has one that depends on its name, unless a method
     before it in the alphabet has that already. An ablation has the colour of the method that it is taken from.
     """
-    names = table.display_names(plain(points))
+    names = table.display_names(points)
     result = {}
     fixed = {roles.reference: (INK, "*", "-"), roles.depth_reference: (GREY, "s", (0, (1, 1.2)))}
     for method, look in fixed.items():
