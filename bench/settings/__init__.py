@@ -1,6 +1,6 @@
 """Typed settings of a benchmark, and the loader of profiles."""
 
-from bench.settings.loading import PACKAGED, check, load, load_several, profile_file
+from bench.settings.loading import PACKAGED, check, load, load_several, packaged_profiles, profile_file
 from bench.settings.sections import (
     CLASS_METRICS,
     GLUE,
@@ -52,6 +52,7 @@ __all__ = [
     "load",
     "load_several",
     "lookalike",
+    "packaged_profiles",
     "profile_file",
     "twins",
 ]

@@ -168,8 +168,8 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         values = {} if values is None else values
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        own = ", ".join(packaged_profiles())
-        raise UserError(f"settings {path}: {reason}; name a YAML file, or a profile of the suite: {own}") from None
+        suite = ", ".join(packaged_profiles())
+        raise UserError(f"settings {path}: {reason}; name a YAML file, or a profile of the suite: {suite}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-13-01
         raise UserError(f"settings {path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
