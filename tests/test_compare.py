@@ -55,6 +55,15 @@ def test_any_folder_is_compared_from_anywhere(costeff, published, tasks, shown):
     )
     assert code == 0 and "PABEE" in out and all(f"| {name} " in out for name in shown)
     assert not tasks or not [name for name in {"WNLI", "CoLA"} - shown if f"| {name} " in out]
+    answer, table = out.split("\n\n", 1)
+    rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
+    place = {name.strip(): at for at, name in enumerate(rows[0])}
+    whole = [row for row in rows if row[place["Tasks"]].strip() == "all tasks" and row[place["Verdict"]].strip() != "–"]
+    assert whole or answer == ""
+    for row in whole:
+        verdict = row[place["Verdict"]].strip()
+        line = next(line for line in answer.splitlines() if f"{row[place['B']].strip()} (" in line)
+        assert line.startswith("COST-EFF at least 4x") and verdict.split()[0] in line.lower()
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def compare(
     from bench.analysis.comparing.verdicts import compare as verdicts
     from bench.analysis.statistics import learned_tasks
     from bench.analysis.task_groups import select_tasks
-    from bench.reporting.tables.comparisons import FORMATS, how, printed
+    from bench.reporting.tables.comparisons import FORMATS, how, printed, sentences
     from bench.reporting.tables.table import Table, display_names
     from bench.sharing.folders import open_folder
     from bench.store import read_points
@@ -111,6 +111,7 @@ def compare(
         f"{names[a]} (A) minus B on validation, both at least so many times cheaper than the reference, "
         f"{names.get(reference, reference)}"
     )
+    typer.echo("\n".join([*sentences(found, names), ""]))
     typer.echo(
         Table("compare", said, values, FORMATS, notes=[how(settings.comparison, found.attrs["comparisons"])]).markdown()
     )

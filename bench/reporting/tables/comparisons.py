@@ -134,6 +134,32 @@ def printed(found: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
     )
 
 
+def sentences(found: pd.DataFrame, names: Mapping[str, str]) -> list[str]:
+    """Return a line for each pair of budgets: A's score on all tasks, and each B with the verdict and the difference.
+
+    Args:
+        found: Rows of `compare` with the same A.
+        names: Display names of the methods.
+    """
+    said = []
+    averages = found[(found["task"] == ALL) & (found["verdict"] != "")]
+    for (budget_a, budget_b), rows in averages.groupby(["budget_a", "budget_b"], sort=False):
+        a, value = names.get(rows["a"].iloc[0], rows["a"].iloc[0]), 100 * rows["score_a"].iloc[0]
+        against = f"B at least {budget_b:g}x" if budget_a != budget_b else "B too"
+        parts = []
+        for word, alike in rows.sort_values("difference").groupby("verdict", sort=False):
+            each = [
+                "{} ({:+.1f}, {:+.1f} to {:+.1f})".format(names.get(b, b), *(100 * value for value in interval))
+                for b, *interval in alike[["b", "difference", "low", "high"]].itertuples(index=False)
+            ]
+            parts.append(f"{_VERBS[word]} {'; '.join(each)}")
+        said.append(f"{a} at least {budget_a:g}x, {against}: {score(value)}. {'. '.join(parts)}.")
+    return said
+
+
+_VERBS = {"better": "Better than", "worse": "Worse than", "equal": "Equal to", "not decided": "Not decided against"}
+
+
 def ablations(
     points: pd.DataFrame, notes: Sequence[str], ablations: Mapping[str, str], evidence: Evidence | None = None
 ) -> Table:
