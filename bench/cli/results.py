@@ -111,7 +111,7 @@ def compare(
         f"{names[a]} (A) minus B on validation, both at least so many times cheaper than the reference, "
         f"{names.get(reference, reference)}"
     )
-    typer.echo("\n".join([*sentences(found, names), ""]))
+    typer.echo("".join(f"{line}\n" for line in sentences(found, names)))
     typer.echo(
         Table("compare", said, values, FORMATS, notes=[how(settings.comparison, found.attrs["comparisons"])]).markdown()
     )

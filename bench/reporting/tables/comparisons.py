@@ -135,14 +135,15 @@ def printed(found: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
 
 
 def sentences(found: pd.DataFrame, names: Mapping[str, str]) -> list[str]:
-    """Return a line for each pair of budgets: A's score on all tasks, and each B with the verdict and the difference.
+    """Return a line for each pair of budgets: A's mean score over tasks, and each B with verdict and difference.
 
     Args:
         found: Rows of `compare` with the same A.
         names: Display names of the methods.
     """
     said = []
-    averages = found[(found["task"] == ALL) & (found["verdict"] != "")]
+    scope = ALL if found["task"].eq(ALL).any() or found.empty else found["task"].iloc[0]
+    averages = found[(found["task"] == scope) & (found["verdict"] != "")]
     for (budget_a, budget_b), rows in averages.groupby(["budget_a", "budget_b"], sort=False):
         a, value = names.get(rows["a"].iloc[0], rows["a"].iloc[0]), 100 * rows["score_a"].iloc[0]
         against = f"B at least {budget_b:g}x" if budget_a != budget_b else "B too"
