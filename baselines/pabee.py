@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from bench.analysis.metrics import scores
 from bench.analysis.points import predictions
 from bench.context import Context, Criterion
 from bench.encoder import Encoder
@@ -16,7 +17,6 @@ from bench.exit_policies.policies import Patience, replay_many
 from bench.method import BatchSize, Epochs, Method, Options, Stage
 from bench.settings import LearningRate
 from bench.tasks.catalogue import Task
-from bench.tasks.scores import scores
 from bench.trace import Trace
 from bench.training.loop import Plan
 from bench.training.losses import task_loss

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from baselines.augmentation import augmented
+from bench.analysis.metrics import score
 from bench.analysis.points import predictions
 from bench.context import Context, Criterion
 from bench.encoder import Encoder, Shape, backbones
@@ -24,7 +25,6 @@ from bench.settings import Checkpoint, Layers, LearningRate, Width
 from bench.tasks.batches import collate, length_batches
 from bench.tasks.catalogue import Task
 from bench.tasks.examples import Examples
-from bench.tasks.scores import score
 from bench.trace import Trace
 from bench.training.loop import Loss, Plan
 from bench.training.losses import soft_loss, task_loss

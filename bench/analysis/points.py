@@ -8,10 +8,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from bench.analysis.frontier import nondominated
+from bench.analysis.metrics import METRICS, constant, hidden, scores
 from bench.errors import UserError
 from bench.exit_policies.policies import Patience, Policy, ours, replay_many
 from bench.tasks.catalogue import Task
-from bench.tasks.scores import METRICS, constant, hidden, scores
 from bench.trace import Costs, Trace
 
 # Predictions scored at once: 200 thresholds on QQP's 40,000 examples take two blocks with arrays of 32 MB.

@@ -27,9 +27,10 @@ from bench.analysis.budgets import (
 )
 from bench.analysis.comparing.estimates import Estimate, bounds, spread
 from bench.analysis.comparing.resampling import Resamples, resampled
+from bench.analysis.metrics import score
 from bench.analysis.policy_grid import reference_flops
 from bench.exit_policies.policies import Confidence
-from bench.tasks.scores import score
+from bench.settings import SCORE_METRICS
 from bench.trace import Costs, Trace
 
 BUDGETS = (1.5, 2.0, 3.0, 4.0)
@@ -111,7 +112,7 @@ def portfolios(
     """
     chosen_on, reference = selection_split(points), reference_flops(points)
     singles = pd.concat([at_budget(points, budget, by=(*GROUP, "variant"), split=split) for budget in budgets])
-    singles = singles[singles["score"].notna() & ~singles["metric"].isin(["pearson", "spearman"])]
+    singles = singles[singles["score"].notna() & ~singles["metric"].isin(SCORE_METRICS)]
     singles = singles.sort_values(["selected_score", "selected_speedup"], ascending=False, kind="stable")
     best = singles.drop_duplicates(["task", "seed", "budget"])
     of_runs = pd.DataFrame(full_depth_runs(points))

@@ -15,7 +15,6 @@ runs and are not used: keeping a vector only if its gain exceeds one standard er
 against 0.507 without), and keeping all vectors only if they gain in four-fold cross-validation (0.506 against 0.507).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -27,10 +26,10 @@ from optuna.distributions import IntDistribution
 from optuna.trial import Trial
 
 from bench.analysis.frontier import nondominated
+from bench.analysis.metrics import METRICS, f1_of_sums, matthews_of_sums, pearson_of_sums
 from bench.analysis.points import predictions
 from bench.exit_policies.policies import Policy
 from bench.tasks.catalogue import Task
-from bench.tasks.scores import METRICS
 from bench.trace import Costs, Trace
 
 Ints = NDArray[np.int64]
@@ -217,10 +216,15 @@ class _Neighbours:
             true = labels.astype(np.float64) - labels.mean(dtype=np.float64)
             values = answers.astype(np.float64) - answers.mean(dtype=np.float64)
             summed = [values, values**2, values * true]
-            self.score = _correlation(len(labels), float((true**2).sum()))
+            spread = float((true**2).sum())
+            self.score = lambda sums: pearson_of_sums(sums[0], 0.0, sums[1], spread, sums[2], len(labels))
         elif metric in ("f1", "matthews"):
             summed = [(answers == 1) & (labels == 1), answers == 1]
-            self.score = (_f1 if metric == "f1" else _matthews)(len(labels), float((labels == 1).sum()))
+            actual = float((labels == 1).sum())
+            if metric == "f1":
+                self.score = lambda sums: f1_of_sums(sums[0], sums[1], actual)
+            else:
+                self.score = lambda sums: matthews_of_sums(sums[0], sums[1], actual, len(labels))
         else:
             summed = [answers == labels]
             self.score = lambda sums: np.asarray(sums[0] / len(labels))
@@ -252,32 +256,6 @@ class _Neighbours:
         changed = choices[row]
         changed[:, f] = level
         return (changed, score.ravel()[kept], cost.ravel()[kept]), score, cost
-
-
-def _f1(count: int, actual: float) -> Callable[[Floats], Floats]:
-    return lambda sums: _ratio(2 * sums[0], sums[1] + actual)
-
-
-def _matthews(count: int, actual: float) -> Callable[[Floats], Floats]:
-    def score(sums: Floats) -> Floats:
-        hits, guessed = sums[0], sums[1]
-        spread = np.sqrt(guessed * (count - guessed) * actual * (count - actual))
-        return _ratio(hits * count - guessed * actual, spread)
-
-    return score
-
-
-def _correlation(count: int, spread: float) -> Callable[[Floats], Floats]:
-    def score(sums: Floats) -> Floats:
-        variance = sums[1] - sums[0] ** 2 / count
-        constant = variance <= 1e-12 * sums[1]  # 0 up to rounding
-        return _ratio(sums[2], np.sqrt(np.where(constant, 0.0, variance) * spread))
-
-    return score
-
-
-def _ratio(over: Floats, under: Floats) -> Floats:
-    return np.divide(over, under, out=np.zeros_like(over), where=under > 0)
 
 
 def _search(space: _Space, start: Ints) -> Ints:

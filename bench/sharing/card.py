@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from bench.analysis.budgets import at_budget, control_rows, static_rows, teacher_rows
 from bench.analysis.comparing.resampling import records, resamples_of
+from bench.analysis.metrics import score
 from bench.deploy.checking import Agreement
 from bench.deploy.writing import Form
 from bench.errors import UserError
@@ -21,7 +22,6 @@ from bench.settings import Settings
 from bench.store import read_parquet_if_there
 from bench.tasks.catalogue import SCALE, Task
 from bench.tasks.quality import findings
-from bench.tasks.scores import score
 from bench.trace import Costs
 
 HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}

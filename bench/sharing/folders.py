@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from bench.analysis.budgets import POINTS_ONLY, SIMPLICITY, TIER
+from bench.analysis.metrics import METRICS
 from bench.compat import FIELDS
 from bench.errors import UserError
 from bench.settings import Settings, explain
@@ -25,7 +26,6 @@ from bench.sharing.records import SPLITS, Records
 from bench.sharing.untrusted import irregular, printable, read_mapping, read_table
 from bench.store import PART, RunKey
 from bench.tasks.catalogue import tasks_of
-from bench.tasks.scores import METRICS
 
 RUN_FILES = (
     "run.json",

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_log
 
 from bench.analysis.budgets import at_budget, predicted
+from bench.analysis.metrics import score
 from bench.deploy.checking import Agreement, compare
 from bench.deploy.writing import TORCH, Form, write
 from bench.encoder import EarlyExitClassifier
@@ -26,7 +27,6 @@ from bench.tasks.catalogue import Task
 from bench.tasks.catalogue import task as task_named
 from bench.tasks.examples import Examples
 from bench.tasks.prepare import prepare
-from bench.tasks.scores import score
 from bench.trace import Costs, Trace
 
 

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
+from bench.analysis.metrics import METRICS, hidden, scores
 from bench.errors import DataError, UserError
 from bench.settings import CLASS_METRICS, SCORE_METRICS, Data, OwnTask, blank, check, explain
 from bench.tasks.catalogue import Task, task
 from bench.tasks.prepare import prepare, survey
-from bench.tasks.scores import METRICS, hidden, scores
 from bench.tasks.sources import Raw, load
 
 Rows = dict[str, list[Any]]

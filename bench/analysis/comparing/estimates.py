@@ -30,9 +30,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
+from bench.analysis.metrics import SIGNED
+
 Floats = NDArray[np.float64]
-SIGNED = ("matthews", "pearson", "spearman")
-"""Metrics with the range -1 to 1; that of the others is 0 to 1."""
 _BISECTIONS = 60
 _LARGE = 1e9
 

@@ -21,10 +21,10 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, MaxNLocator, NullFormatter, NullLocator
 from PIL import Image
 
+from bench.analysis.metrics import TITLES
 from bench.analysis.roles import Roles
 from bench.reporting.tables import table
 from bench.tasks.catalogue import in_order
-from bench.tasks.scores import TITLES
 
 P = ParamSpec("P")
 

@@ -11,12 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.analysis.frontier import nondominated
+from bench.analysis.metrics import METRICS, constant
 from bench.analysis.points import evaluate
 from bench.errors import UserError
 from bench.exit_policies.operating import brings_its_rule, policy_of
 from bench.exit_policies.policies import replay_many
 from bench.tasks.catalogue import Task
-from bench.tasks.scores import METRICS, constant
 from bench.trace import Costs, Trace
 
 TOLERANCE = 1e-9
