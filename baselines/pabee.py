@@ -52,10 +52,6 @@ class Pabee(Method):
     version = 2
     policy = "patience"
 
-    def variants(self) -> Sequence[str]:
-        """Return the names of the variants."""
-        return ["full"]
-
     def label(self, variant: str) -> str:
         """Return the name in tables and figures."""
         return self.titled("PABEE", "pabee")
@@ -90,8 +86,8 @@ def mean_over_patience(rule: Patience, task: Task) -> Criterion:
 
     def criterion(trace: Trace) -> float:
         exits, examples = len(trace.logits), np.arange(len(trace.labels))
-        left = replay_many(rule, trace.logits, np.arange(1, max(2, exits)))
-        answers = predictions(trace, task)[left, examples]
+        exits_taken = replay_many(rule, trace.logits, np.arange(1, max(2, exits)))
+        answers = predictions(trace, task)[exits_taken, examples]
         return float(scores(task, answers, trace.labels)[task.metrics[0]].mean())
 
     return criterion

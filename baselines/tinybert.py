@@ -78,7 +78,7 @@ class TinyBert(Method):
     - Checkpoint: the epoch of phase B with the best mean of the metrics in `CHOSEN_BY`.
 
     A student without a general checkpoint starts from the backbone's layers m x N/M, reduced in width (`narrowed`); its
-    label says "from backbone". "w/o DA" means without the paper's data augmentation; augmented data include the
+    label contains "from backbone". "w/o DA" means without the paper's data augmentation; augmented data include the
     original examples.
     """
 

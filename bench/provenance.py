@@ -17,9 +17,12 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 
-def identity_of(asked: dict[str, Any]) -> str:
-    """Return the identity of a run: a hash of the inputs that determine its result, 16 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+def identity_of(inputs: dict[str, Any]) -> str:
+    """Return the identity of a run: a hash of the inputs that determine its result, 16 hexadecimal digits.
+
+    `run.json` stores these inputs under the key `asked`.
+    """
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def suite_version() -> str:

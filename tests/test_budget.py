@@ -106,9 +106,6 @@ class Stubborn(Finetuned):
     def check(self):
         pass
 
-    def variants(self):
-        return ["full"]
-
 
 def test_a_stage_with_another_batch_size_is_refused(tiny_backbone):
     settings = with_budget(tiny_backbone, 100)

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.errors import UserError
-from bench.exit_policies.operating import left
+from bench.exit_policies.operating import exits_taken
 from bench.exit_policies.policies import Policy
 from bench.trace import Trace
 
@@ -247,7 +247,7 @@ def predicted(row: pd.Series, trace: Trace, own: Policy | None = None) -> NDArra
         trace: The trace of N examples.
         own: The exit policy that the contestant defines, if it defines one.
     """
-    exits = left(row, trace, own)
+    exits = exits_taken(row, trace, own)
     logits = trace.logits[exits, np.arange(len(exits))]
     return np.asarray(logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1), dtype=np.float64)
 
@@ -267,20 +267,29 @@ def operated(points: pd.DataFrame) -> pd.Series:
     return pd.Series([words(row) for row in points.to_dict("records")], index=points.index, dtype=str)
 
 
-def timed_points(points: pd.DataFrame, latency: pd.DataFrame, batch: int = 1) -> pd.DataFrame:
-    """Return the validation rows that were timed, with `milliseconds`, the median over rounds per example.
+def timed_points(points: pd.DataFrame, times: pd.DataFrame, batch: int = 1) -> pd.DataFrame:
+    """Return the validation rows that were timed, with the columns of their times.
 
     Args:
-        points: all-points.parquet.
-        latency: latency.parquet of the same results; it may be empty.
-        batch: examples per forward pass.
+        points: Rows of all-points.parquet.
+        times: latency.parquet of the same results; it may be empty.
+        batch: Examples per forward pass.
+
+    Returns:
+        Rows with `milliseconds` (median over rounds, per example), `p95_milliseconds`, and two speed-ups over the
+        reference on the timed examples: `measured`, and `promised` by FLOPs.
     """
     rows = succeeded(points)
     rows = rows[(rows["split"] == "validation") & rows["score"].notna()]
-    if latency.empty:  # nothing was timed: the file may have no columns
-        return rows.iloc[:0].assign(milliseconds=pd.Series(dtype=float))
+    columns = ["milliseconds", "p95_milliseconds", "measured", "promised"]
+    if times.empty:  # nothing was timed: the file may have no columns
+        return rows.iloc[:0].reindex(columns=[*rows, *columns])
     keys = [*RUN, "operated"]
-    timed = latency[latency["batch_size"] == batch]
-    timed = timed[keys].assign(milliseconds=1000 * timed["seconds"] / timed["examples"])
+    timed = times[times["batch_size"] == batch]
+    timed = timed.assign(
+        milliseconds=1000 * timed["seconds"] / timed["examples"],
+        p95_milliseconds=1000 * timed["p95_seconds"],
+        measured=timed["speedup"],
+    )
     rows = rows[pd.MultiIndex.from_frame(rows[RUN]).isin(pd.MultiIndex.from_frame(timed[RUN]))]
-    return rows.assign(operated=operated(rows)).merge(timed, on=keys)
+    return rows.assign(operated=operated(rows)).merge(timed[[*keys, *columns]], on=keys)

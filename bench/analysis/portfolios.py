@@ -25,7 +25,7 @@ from bench.analysis.budgets import (
     run_folder,
     selection_split,
 )
-from bench.analysis.comparing.estimates import Estimate, bounds, spread
+from bench.analysis.comparing.estimates import Estimate, bounds, estimate_mean
 from bench.analysis.comparing.resampling import Resamples, resampled
 from bench.analysis.metrics import score
 from bench.analysis.policy_grid import reference_flops
@@ -189,5 +189,7 @@ def gains(chosen: Sequence[Portfolio], resamples: Resamples) -> dict[str, Estima
         observed = np.array([each.score - each.single_score for each in own])
         limits = bounds(own[0].metric, difference=True)
         noise = resamples.noise.get(task, 0.0)
-        found[task] = spread(observed, drawn[:, ::2] - drawn[:, 1::2], len(own[0].labels), bounds=limits, noise=noise)
+        found[task] = estimate_mean(
+            observed, drawn[:, ::2] - drawn[:, 1::2], len(own[0].labels), bounds=limits, noise=noise
+        )
     return found

@@ -87,12 +87,12 @@ def per_exit(
     space = _Space.of(policy, trace, costs, task, grid)
     if policy.name == "none" or len(space.free) < 2:
         return ThresholdStudy([], _table([], space))
-    uniform = space.uniform[_front(*space.judged(space.uniform))]
+    uniform = space.uniform[_front(*space.evaluate(space.uniform))]
     known = [("corner", space.corners()), ("uniform", uniform)]
     start = np.unique(np.concatenate([choices for _, choices in known]), axis=0)
     whole = space.size * len(trace.labels) <= _WHOLE
     proposed = space.everything() if whole else _search(space.some(seed), start)
-    proposed = proposed[_front(*space.judged(proposed))]
+    proposed = proposed[_front(*space.evaluate(proposed))]
     known.append(("search", proposed))
     if trials and not whole:
         known.append(("sampled", _sampled(space, proposed, trials, seed)))
@@ -142,7 +142,7 @@ class _Space:
         for f, e in enumerate(free):
             passing = np.zeros(count, dtype=np.int64)  # number of thresholds with which an example exits here
             for threshold in thresholds:
-                passing += policy.leaves(statistic[e], threshold)
+                passing += policy.decide(statistic[e], threshold)
             ends = np.unique([*passing[passing > 0], len(thresholds)])
             strictest = ends - 1
             strictest[0] *= (passing < ends[0]).any()
@@ -183,21 +183,21 @@ class _Space:
             vectors[:, e] = self.thresholds[self.levels[f][choices[:, f]]]
         return vectors
 
-    def left(self, choices: Ints, without: int | None = None) -> Ints:
+    def exits_taken(self, choices: Ints, without: int | None = None) -> Ints:
         """Return the 0-based exits [K, N] of choices [K, F]. No example exits at the free exit `without`."""
-        left = np.full((len(choices), len(self.labels)), len(self.answers) - 1)
+        exits = np.full((len(choices), len(self.labels)), len(self.answers) - 1)
         for f in reversed(range(len(self.free))):  # from the back, so that the earliest exit wins
             if f != without:
-                left[choices[:, f, None] < self.ranks[f]] = self.free[f]
-        return left
+                exits[choices[:, f, None] < self.ranks[f]] = self.free[f]
+        return exits
 
-    def judged(self, choices: Ints) -> tuple[Floats, Floats]:
+    def evaluate(self, choices: Ints) -> tuple[Floats, Floats]:
         """Compute score and mean FLOPs [K] of choices [K, F]; an undefined score counts as -1."""
         examples, parts = np.arange(len(self.labels)), []
         for block in _blocks(choices, len(examples)):
-            left = self.left(block)
-            measured = METRICS[self.task.metrics[0]](self.answers[left, examples], self.labels)
-            parts.append((np.nan_to_num(measured, nan=-1.0), self.flops[left, examples].mean(axis=1)))
+            exits = self.exits_taken(block)
+            measured = METRICS[self.task.metrics[0]](self.answers[exits, examples], self.labels)
+            parts.append((np.nan_to_num(measured, nan=-1.0), self.flops[exits, examples].mean(axis=1)))
         score, flops = zip(*parts, strict=True)
         return np.concatenate(score), np.concatenate(flops)
 
@@ -241,9 +241,9 @@ class _Neighbours:
         space, examples = self.space, np.arange(len(self.space.labels))
         parts = []
         for block in _blocks(choices, len(examples) * len(self.values)):
-            left = space.left(block, without=f)
-            without = self.values[:, left, examples]
-            change = np.where(left > space.free[f], self.values[:, space.free[f], None] - without, 0.0)
+            exits = space.exits_taken(block, without=f)
+            without = self.values[:, exits, examples]
+            change = np.where(exits > space.free[f], self.values[:, space.free[f], None] - without, 0.0)
             parts.append(without.sum(axis=2)[..., None] + change @ self.leaving[f])
         sums = np.concatenate(parts, axis=1)  # [V, K, L]
         return self.score(sums[:-1]), sums[-1] / len(examples)
@@ -261,7 +261,7 @@ class _Neighbours:
 def _search(space: _Space, start: Ints) -> Ints:
     """Return the non-dominated choices of a coordinate ascent from `start`, followed by a local search."""
     neighbours = _Neighbours(space)
-    found = _merged((start, *space.judged(start)))
+    found = _merged((start, *space.evaluate(start)))
     states = np.repeat(_spread(start, _STARTS), len(_WEIGHTS), axis=0)
     weights, full = np.tile(_WEIGHTS, len(states) // len(_WEIGHTS))[:, None], space.flops[-1].mean()
     for _ in range(_SWEEPS):
@@ -323,7 +323,7 @@ def _sampled(space: _Space, start: Ints, trials: int, seed: int) -> Ints:
 
     def objective(trial: Trial) -> tuple[float, float]:
         choice = [trial.suggest_int(name, 0, each.high) for name, each in zip(names, ranges, strict=True)]
-        [score], [cost] = space.judged(np.array([choice]))
+        [score], [cost] = space.evaluate(np.array([choice]))
         tried.append(choice)
         return float(score), float(cost)
 
@@ -338,5 +338,5 @@ def _table(known: list[tuple[str, Ints]], space: _Space) -> pd.DataFrame:
     table = pd.DataFrame(space.vectors(choices), columns=columns)
     table.insert(0, "number", np.arange(len(table)))
     table.insert(1, "origin", [origin for origin, each in known for _ in each])
-    score, cost = space.judged(choices) if len(choices) else (np.empty(0), np.empty(0))
+    score, cost = space.evaluate(choices) if len(choices) else (np.empty(0), np.empty(0))
     return table.assign(score=score, flops=cost, on_frontier=nondominated(score, cost))

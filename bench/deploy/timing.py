@@ -26,7 +26,7 @@ from bench.encoder import EarlyExitClassifier, EarlyExitConfig
 from bench.encoder.early.deployed import Batch, deploy
 from bench.encoder.early.engine import answer
 from bench.errors import UserError, first_line
-from bench.exit_policies.operating import leaves
+from bench.exit_policies.operating import decision
 
 KEPT = 0.75
 """The part of a promised speed-up that should be there on the clock."""
@@ -56,7 +56,7 @@ def time_runtimes(
     """Time models on random tokens without padding, under every runtime that is installed.
 
     In each round every model is timed once under every runtime, in a random order, on the same texts. Examples exit
-    where the exit policy of the model says.
+    as the exit policy of the model decides.
 
     Args:
         folders: Folders that `costeff take` wrote for PyTorch. The first model is the reference.
@@ -178,7 +178,7 @@ def _runtimes(name: str, model: EarlyExitClassifier, scratch: Path) -> list[_Tim
 
 def engine(model: EarlyExitClassifier) -> Run:
     """Return the early-exit engine of a model, as a function of padded texts."""
-    deployed, policy = deploy(model.model), leaves(model.config.leaving)
+    deployed, policy = deploy(model.model), decision(model.config.leaving)
 
     def run(texts: Texts) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         lengths, segments = texts["attention_mask"].sum(axis=1), texts["token_type_ids"]

@@ -66,7 +66,7 @@ class Policy(ABC):
         """
 
     @abstractmethod
-    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+    def decide(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
         """Return whether examples exit, elementwise; `threshold` broadcasts against `statistic`."""
 
     @abstractmethod
@@ -98,7 +98,7 @@ class Entropy(Policy):
         total = weights.sum(axis=-1)
         return np.maximum(np.log(total) - (weights * shifted).sum(axis=-1) / total, 0.0)
 
-    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+    def decide(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
         """Return whether the entropy is below the threshold."""
         return statistic < np.asarray(threshold)
 
@@ -118,7 +118,7 @@ class Confidence(Policy):
         """Return the largest probabilities [E, N]."""
         return softmax(logits.astype(np.float64), axis=-1).max(axis=-1)
 
-    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+    def decide(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
         """Return whether the largest probability is above the threshold."""
         return statistic > np.asarray(threshold)
 
@@ -161,7 +161,7 @@ class Patience(Policy):
             counter[e] = np.where(agreed[e - 1], counter[e - 1] + 1, 0)
         return counter
 
-    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+    def decide(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
         """Return whether the count reaches the patience, which must be above 0."""
         patience = np.asarray(threshold)
         return (statistic >= patience) & (patience > 0)
@@ -197,7 +197,7 @@ class Agreement(Policy):
         changes = np.abs(np.diff(values[self.exit_start - 1 :], axis=0))
         return _largest(changes, values.shape, self.exit_start, self.run)
 
-    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+    def decide(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
         """Return whether the difference is below the threshold."""
         return statistic < np.asarray(threshold)
 
@@ -233,7 +233,7 @@ class Divergence(Policy):
         divergence = (rel_entr(p[1:], middle) + rel_entr(p[:-1], middle)).sum(axis=-1) / 2
         return _largest(np.maximum(divergence, 0.0), logits.shape[:2], self.exit_start, self.run)
 
-    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+    def decide(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
         """Return whether the divergence is below the threshold."""
         return statistic < np.asarray(threshold)
 
@@ -268,7 +268,7 @@ class FullDepth(Policy):
         """Return zeros [E, N]."""
         return np.zeros(logits.shape[:-1])
 
-    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+    def decide(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
         """Return False for all examples."""
         return np.zeros(np.broadcast_shapes(statistic.shape, np.shape(threshold)), dtype=bool)
 
@@ -321,7 +321,7 @@ def policy_for(
     return family(exit_start=exit_start)
 
 
-def ours(policy: Policy) -> bool:
+def is_builtin_policy(policy: Policy) -> bool:
     """Return whether a policy is one of the built-in classes, which can be replayed from their name in a table."""
     return type(policy) in _FAMILIES.values()
 
@@ -343,10 +343,10 @@ def replay_many(policy: Policy, trace: NDArray[np.floating], thresholds: ArrayLi
         table = np.broadcast_to(table[:, None], (len(table), exits))
     if table.ndim != 2 or table.shape[1] != exits:
         raise ValueError(f"thresholds of shape {np.shape(thresholds)} do not fit {exits} exits")
-    left = np.full((len(table), count), exits - 1)
+    exits_taken = np.full((len(table), count), exits - 1)
     for e in range(exits - 2, policy.exit_start - 2, -1):  # from the back, so that the earliest exit wins
-        left[policy.leaves(statistic[e], table[:, e, None])] = e
-    return left
+        exits_taken[policy.decide(statistic[e], table[:, e, None])] = e
+    return exits_taken
 
 
 def replay(policy: Policy, trace: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.int64]:
@@ -360,7 +360,7 @@ def replay(policy: Policy, trace: NDArray[np.floating], threshold: ArrayLike) ->
     return replay_many(policy, trace, np.asarray(threshold, dtype=np.float64)[None])[0]
 
 
-def leaves_now(
+def decide_now(
     policy: Policy, logits: NDArray[np.floating], threshold: ArrayLike, signal: NDArray[np.floating] | None = None
 ) -> NDArray[np.bool_]:
     """Return which examples exit at the exit computed last, e, which is not the model's last one: bool [B].
@@ -375,4 +375,4 @@ def leaves_now(
     if e < policy.earliest:
         return np.zeros(logits.shape[1], dtype=bool)
     thresholds = np.asarray(threshold, dtype=np.float64)
-    return policy.leaves(policy.statistic(logits, signal)[e], thresholds if thresholds.ndim == 0 else thresholds[e])
+    return policy.decide(policy.statistic(logits, signal)[e], thresholds if thresholds.ndim == 0 else thresholds[e])

@@ -10,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from bench.analysis.budgets import POINT, at_budget, timed_points
-from bench.analysis.comparing.equivalence import judged
+from bench.analysis.comparing.equivalence import classify_differences
 from bench.analysis.comparing.estimates import Estimate, average
 from bench.analysis.comparing.resampling import Point, records
 from bench.analysis.comparing.seeds import geometric
@@ -43,7 +42,7 @@ Chosen = dict[str, dict[str, list[Point]]]
 
 
 def chooser(
-    points: pd.DataFrame, roles: Roles, evidence: Evidence, known: Mapping[str, Task], clock: Path
+    points: pd.DataFrame, roles: Roles, evidence: Evidence, known: Mapping[str, Task], times: pd.DataFrame
 ) -> dict[str, Any]:
     """Return the data of the chooser; a choice that has no points is left out.
 
@@ -52,7 +51,7 @@ def chooser(
         roles: The roles of the methods.
         evidence: Resamples and settings of comparisons.
         known: Map from name to task.
-        clock: results/<profile>/latency.parquet, which may be missing.
+        times: latency.parquet; it may be empty.
 
     Returns:
         Titles of the choices (`costs`, `budgets`, `tasks`, `metrics`) and `blocks`, by
@@ -62,7 +61,7 @@ def chooser(
     lacking = [name for name in ("latency_1", "accuracy") if name not in points]
     points = points.assign(flops_speedup=points["speedup"], **dict.fromkeys(lacking, np.nan))
     groups = _groups(points, known, roles.reference)
-    read = _Reader(roles.reference, display_names(points), evidence, _times(points, clock))
+    read = _Reader(roles.reference, display_names(points), evidence, _times(points, times))
     blocks: dict[str, dict[str, Any]] = {}
     for cost in _SPEEDUP:
         for metric in _METRICS:
@@ -115,12 +114,9 @@ def _view(points: pd.DataFrame, cost: str, metric: str, reference: str) -> pd.Da
     return seen
 
 
-def _times(points: pd.DataFrame, clock: Path) -> dict[tuple[Any, ...], float]:
+def _times(points: pd.DataFrame, times: pd.DataFrame) -> dict[tuple[Any, ...], float]:
     """Map each timed point to its milliseconds per example at batch size 1."""
-    if not clock.is_file() or "operated" not in (latency := pd.read_parquet(clock)):
-        return {}
-    timed = timed_points(points, latency)
-    return {_key(row): float(row["milliseconds"]) for row in records(timed)}
+    return {_key(row): float(row["milliseconds"]) for row in records(timed_points(points, times))}
 
 
 def _key(row: Point) -> tuple[Any, ...]:
@@ -185,7 +181,9 @@ class _Reader:
             if not set(known) - {self.reference}:
                 continue
             pairs = list(combinations(known, 2))
-            found = judged([_mean([gap(a, b, task) for task in tasks]) for a, b in pairs], self.evidence.comparison)
+            found = classify_differences(
+                [_mean([gap(a, b, task) for task in tasks]) for a, b in pairs], self.evidence.comparison
+            )
             verdicts = _both_ways(pairs, found)
             lines = [self._line(method, chosen[method], tasks) for method in known]
             lines.sort(key=lambda line: (line["method"] == self.reference, -line["score"][0]))

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bench.analysis.budgets import at_budget, predicted, run_folder
 from bench.errors import UserError
-from bench.exit_policies.operating import brings_its_rule
+from bench.exit_policies.operating import has_own_policy
 from bench.exit_policies.policies import Policy
 from bench.store import RunKey, written_at_once
 from bench.tasks.catalogue import TASKS, Task
@@ -81,7 +81,7 @@ def write_submission(
                 raise UserError(f"{task.name}: no trace of the {split} split ({path}); run it on data that has one")
             trace = Trace.load(path)
             order = np.argsort(trace.idx, kind="stable")
-            own = rule_on(task.name) if rule_on and brings_its_rule(row) else None
+            own = rule_on(task.name) if rule_on and has_own_policy(row) else None
             files[name] = _lines(trace.idx[order], words(task, predicted(row, trace, own)[order]))
     with written_at_once(out) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in files.items():

@@ -262,7 +262,9 @@ def _failed_need(settings: Settings, method: Method, key: RunKey, identities: Id
             return NeedFailed(f"its {need.method}{other} failed: {facts['reason']}", again=facts["again"])
         if facts["identity"] != identities.of(need).hash:
             why = identities.of(need).difference(facts["asked"])
-            raise UserError(f"{key.path} needs {need.path}, which was asked otherwise ({why}); run that anew first")
+            raise UserError(
+                f"{key.path} needs {need.path}, which was made with other settings ({why}); run that again first"
+            )
     return None
 
 
@@ -275,7 +277,7 @@ def _take(kept: Path, folder: Path, task: Task) -> None:
         shutil.copyfile(file, folder / file.relative_to(kept))
     mark_model(folder)
     write_json(folder / "run.json", read_json(kept / "run.json") | {"taken_from": kept.parents[4].name})
-    log.info("taken from %s: it was asked the same", kept)
+    log.info("copied from %s, a run with the same identity", kept)
 
 
 def _alone(state: Path, key: RunKey, wait: bool = False) -> AcquireReturnProxy:
@@ -299,10 +301,10 @@ def _alone(state: Path, key: RunKey, wait: bool = False) -> AcquireReturnProxy:
 
 def _fresh_state(state: Path, identity: Identity, here: dict[str, Any], code: str | None) -> None:
     """Remove the checkpoints of an interrupted run unless identity, code and machine settings are the same."""
-    stamp = {"identity": identity.hash, "asked": identity.asked, "where": here, "code": code}
+    stamp = {"identity": identity.hash, "asked": identity.inputs, "where": here, "code": code}
     file = state / "identity.json"
     if state.exists() and _read_if_readable(file) != stamp:
-        log.info("what is left of an earlier run was asked or made otherwise: starting anew")
+        log.info("settings or code have changed since the interrupted run: starting again")
         remove_folder(state)
     if not file.is_file():
         write_json(file, stamp)
@@ -344,7 +346,7 @@ def describe(context: Context, method: Method, identity: Identity, began: float)
     return {
         "key": context.key.facts,
         "identity": identity.hash,
-        "asked": identity.asked,
+        "asked": identity.inputs,
         "where": where(context.settings),
         "method": f"{type(method).__module__}:{type(method).__qualname__}, version {method.version}",
         "data": {
@@ -357,7 +359,7 @@ def describe(context: Context, method: Method, identity: Identity, began: float)
         },
         "backbone": {
             "name": context.settings.backbone.name,
-            "sha256": identity.asked["backbone"]["digest"],
+            "sha256": identity.inputs["backbone"]["digest"],
             **({"layers": context.settings.backbone.layers} if context.settings.backbone.layers else {}),
         },
         "code": suite_version(),

@@ -62,8 +62,7 @@ _KINDS = {
         (
             "exit",
             "exit_start",
-            *FIELDS,
-            *FIELDS.values(),
+            "threshold",
             "score",
             "flops",
             "flops_128",
@@ -77,8 +76,9 @@ _KINDS = {
     **dict.fromkeys(("mean_layers", "parameters", "parameters_encoder", "examples", "constant"), "number"),
     **dict.fromkeys(("accuracy", "f1", "matthews", "pearson", "spearman", "on_frontier"), "number"),
     **dict.fromkeys(("thresholds", "exits"), "numbers"),
-    "left": "bytes",
+    "exits_taken": "bytes",
 }
+_KINDS |= {old: _KINDS[name] for old, name in FIELDS.items()}
 """Columns of `all-points.parquet` and `latency.parquet`."""
 _TIMED = ("operated", "batch_size", "examples", "promised", "speedup", "seconds", "p95_seconds", "hardware", "torch")
 """Columns that a `latency.parquet` has beside those of the run."""

@@ -19,7 +19,7 @@ from bench.deploy.writing import TORCH, Form, write
 from bench.encoder import EarlyExitClassifier
 from bench.encoder.saved import has_weights, load_model
 from bench.errors import UserError
-from bench.exit_policies.operating import left, plain
+from bench.exit_policies.operating import exits_taken, plain
 from bench.settings import Settings
 from bench.sharing.card import write_card
 from bench.store import RunKey, read_json, read_points, run_folder, seed_of
@@ -124,7 +124,7 @@ def write_model(
     else:
         write(model, part, form, tokenizer.model_max_length)
         examples = _validation(settings, task, tokenizer, key, trace)
-        checked = compare(part, examples, predicted(row, trace), left(row, trace))
+        checked = compare(part, examples, predicted(row, trace), exits_taken(row, trace))
     facts = read_json(folder / "run.json")
     costs = Costs.load(folder / "costs.json")
     write_card(part / "README.md", settings, points, row, task, facts, costs, form, checked)

@@ -152,15 +152,15 @@ def test_all_thresholds_of_an_exit_at_once_are_judged_as_one_at_a_time(case, gri
     space = searching._Space.of(policy, data, costs, task(name), grid)
     rng = np.random.default_rng(seed)
     choices = np.stack([rng.integers(len(levels), size=3) for levels in space.levels], axis=1)
-    np.testing.assert_array_equal(space.left(choices), replay_many(policy, data.logits, space.vectors(choices)))
+    np.testing.assert_array_equal(space.exits_taken(choices), replay_many(policy, data.logits, space.vectors(choices)))
     for f, levels in enumerate(space.levels):
         score, cost = searching._Neighbours(space).at(choices, f)
         for level in range(len(levels)):
             changed = choices.copy()
             changed[:, f] = level
-            judged = space.judged(changed)
-            np.testing.assert_allclose(score[:, level], judged[0], atol=1e-6 if name == "stsb" else 1e-12)
-            np.testing.assert_allclose(cost[:, level], judged[1])
+            expected = space.evaluate(changed)
+            np.testing.assert_allclose(score[:, level], expected[0], atol=1e-6 if name == "stsb" else 1e-12)
+            np.testing.assert_allclose(cost[:, level], expected[1])
 
 
 @pytest.mark.parametrize(

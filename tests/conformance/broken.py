@@ -33,9 +33,6 @@ class Sound(Method):
     Options = Small
     policy = "entropy"
 
-    def variants(self):
-        return ["full"]
-
     def train(self, context, variant):
         model = context.backbone("tanh", exits="all")
         context.fit(model, joint, Plan(3, self.options.learning_rate), "joint")

@@ -344,7 +344,7 @@ SPOILED: dict[str, tuple[Change, tuple[str, ...]]] = {
         with_value("word_embeddings", lambda words: torch.cat([words, words[:2]])),
         ("word_embeddings.weight", "[14, 16]", "vocab_size 12"),
     ),
-    "a narrow matrix": (with_value("layer.2.", lambda values: values[..., :-1]), ("layer.2.", "config.json says")),
+    "a narrow matrix": (with_value("layer.2.", lambda values: values[..., :-1]), ("layer.2.", "in config.json")),
     "nan": (with_value("layer.1.", first_as(float("nan"))), ("layer.1.", "nan")),
     "infinite": (with_value("layer.1.", first_as(float("inf"))), ("layer.1.", "infinite")),
     "zeros": (with_value("layer.2.", torch.zeros_like), ("layer.2.", "zeros")),

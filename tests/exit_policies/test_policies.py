@@ -17,7 +17,7 @@ from bench.exit_policies.policies import (
     FullDepth,
     Patience,
     Policy,
-    leaves_now,
+    decide_now,
     policy_for,
     replay,
     replay_many,
@@ -144,7 +144,7 @@ def test_statistics_are_causal_and_the_engine_decides_as_the_replay(case):
         for e in range(exits):
             prefix = logits[: e + 1]
             np.testing.assert_array_equal(policy.statistic(prefix)[e], statistic[e])
-            leaving = (left < 0) & (leaves_now(policy, prefix, threshold) if e < exits - 1 else True)
+            leaving = (left < 0) & (decide_now(policy, prefix, threshold) if e < exits - 1 else True)
             left[leaving] = e
         np.testing.assert_array_equal(left, replay(policy, logits, threshold))
 

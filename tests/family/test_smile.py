@@ -154,7 +154,7 @@ def test_it_needs_the_models_of_all_tasks_with_a_seed_that_they_have(plan):
         ("stsb", 1): {("sst2", 1), ("stsb", 1)},
         ("stsb", 4): {("sst2", 1), ("stsb", 4)},
     }
-    one = Identities(settings).of(RunKey("sst2", "smile", "gate2-rank4", 1)).asked["needs"]
+    one = Identities(settings).of(RunKey("sst2", "smile", "gate2-rank4", 1)).inputs["needs"]
     assert set(one) == {"teacher/full", "stsb/teacher/full/seed1"}
     contestants = settings.model_dump()["contestants"]
     contestants["smile"]["options"]["tasks"] = ["sst2", "rte"]

@@ -247,17 +247,22 @@ def test_a_difference_from_itself_is_exactly_nothing(some: pd.DataFrame, results
     assert interval == (0, 0, 0)
 
 
-def test_a_timed_point_is_drawn_at_its_milliseconds(some: pd.DataFrame, tmp_path: Path) -> None:
+def test_a_timed_point_is_drawn_at_its_milliseconds(some: pd.DataFrame) -> None:
     one = some[(some["task"] == "cola") & (some["seed"] == 1) & (some["kind"] == "static")]
     one = one[one["split"] == "validation"]
     timed = one[RUN].assign(
-        operated=operated(one), batch_size=1, examples=4, seconds=[0.01 * i for i in range(1, len(one) + 1)]
+        operated=operated(one),
+        batch_size=1,
+        examples=4,
+        seconds=[0.01 * i for i in range(1, len(one) + 1)],
+        p95_seconds=0.02,
+        speedup=1.0,
+        promised=1.0,
     )
-    timed.to_parquet(tmp_path / "latency.parquet")
     rows = timed_points(some, timed)
     assert sorted(rows["milliseconds"]) == pytest.approx([2.5 * i for i in range(1, len(one) + 1)])
     assert set(rows["task"]) == {"cola"} and set(rows["seed"]) == {1}
-    figure = figures.score_against_milliseconds(some, ROLES, results=tmp_path)
+    figure = figures.score_against_milliseconds(some, ROLES, times=timed)
     drawn = np.concatenate([line.get_xdata() for line in figure.axes[0].get_lines() if line.get_marker() == "o"])
     assert set(np.round(drawn, 6)) <= set(np.round(rows["milliseconds"], 6)) and outside(figure) < 0.02
 

@@ -360,12 +360,11 @@ def test_text_is_escaped_where_its_format_needs_it():
     assert r"a|b\_c \& 5\%" in table.latex()
 
 
-def test_calculated_and_measured_speedups_are_of_the_same_examples(tmp_path):
+def test_calculated_and_measured_speedups_are_of_the_same_examples():
     folder = open_folder(Path(__file__).parents[2] / "results" / "reference" / "glue-laptop")
     points, times = folder.points(), folder.latencies()
     some = times[times["task"].isin(["cola", "rte"])].assign(noise_low=0.97, noise_high=1.04)
-    some.to_parquet(tmp_path / "latency.parquet")
-    table = latency(points, ["shared note"], Roles(), tmp_path / "latency.parquet")
+    table = latency(points, ["shared note"], Roles(), some)
     teacher = table.values[table.values["Speed-up asked"] == "teacher"].squeeze()
     assert teacher["Measured, batch 1"] == pytest.approx(1) and teacher["Tasks"] == 2
     at_4 = table.values.query("`Speed-up asked` == 'at least 4x' and Method == 'COST-EFF'").squeeze()
@@ -376,4 +375,4 @@ def test_calculated_and_measured_speedups_are_of_the_same_examples(tmp_path):
         assert at_4[f"{kind}, batch 1"] == pytest.approx(np.exp(np.log(own[column]).mean()))
     assert any("0.97 to 1.04 at batch 1" in note for note in table.notes) and "shared note" in table.notes
     assert any("Measured on AMD EPYC" in note and "1 thread" in note for note in table.notes)
-    assert latency(points, [], Roles(), tmp_path / "none.parquet") is None
+    assert latency(points, [], Roles(), pd.DataFrame()) is None

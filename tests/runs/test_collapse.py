@@ -25,9 +25,6 @@ class Stuck(Method):
     class Options(Options):
         stuck: int = 1
 
-    def variants(self) -> list[str]:
-        return ["full"]
-
     def train(self, context: Context, variant: str) -> nn.Module:
         model = context.backbone("pooler")
         if context.attempt < self.options.stuck:

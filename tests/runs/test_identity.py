@@ -1,4 +1,4 @@
-"""A kept run stands for a planned one only if it was asked the same: no more, and no less."""
+"""A kept run is reused for a planned one if and only if all inputs that determine its result are equal."""
 
 import shutil
 from pathlib import Path
@@ -200,7 +200,7 @@ def test_results_of_two_identities_are_never_united(small, tmp_path):
     replay(settings, "sst2", 0)
     assert set(collect(settings)["status"]) == {"ok"}
     with pytest.raises(
-        UserError, match=r"sst2/teacher/full/seed0 was asked otherwise.*learning_rate was 0\.003, now 0\.001"
+        UserError, match=r"sst2/teacher/full/seed0 was made with other settings.*learning_rate was 0\.003, now 0\.001"
     ):
         collect(small(tmp_path, learning_rate=1e-3))
     with pytest.raises(UserError, match="has not been replayed"):

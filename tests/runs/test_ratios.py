@@ -104,7 +104,7 @@ def contents(of: Settings) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def variants(trials: Iterable[ratios.Asked]) -> list[str]:
+def variants(trials: Iterable[ratios.DrawnTrial]) -> list[str]:
     return [trial.variant for trial in trials]
 
 
@@ -147,11 +147,11 @@ def test_a_generation_is_drawn_from_the_results_of_those_before(tmp_path, sample
     for wanted in (1, 6):
         of = settings(tmp_path / str(wanted), sampler=sampler, generations=4, population=10)
 
-        def judged(of: Settings, key: RunKey, wanted: int = wanted) -> None:
+        def score_all(of: Settings, key: RunKey, wanted: int = wanted) -> None:
             distance = abs(int(key.variant[1]) - wanted)
             run(of, key, {"score": 1 - 0.1 * distance, "flops": 1.0 + distance, "parameters": 5.0 + distance})
 
-        trials = whole(of, judged)
+        trials = whole(of, score_all)
         first, late = trials[trials["generation"] == 0], trials[trials["generation"] >= 2]
         assert (late["heads"] - wanted).abs().mean() < (first["heads"] - wanted).abs().mean() - 0.5
         heads[wanted] = trials

@@ -128,7 +128,7 @@ def variances(scores: ArrayLike, resampled: ArrayLike) -> tuple[Floats, Floats]:
     return of_seeds, np.maximum.reduce([of_examples - of_both, of_examples - of_seeds, np.zeros_like(of_examples)])
 
 
-def spread(
+def estimate_mean(
     scores: Floats, resampled: Floats, examples: int, *, bounds: tuple[float, float] = (-1.0, 1.0), noise: float = 0.0
 ) -> Estimate:
     """Compute the estimate of the mean over K seeds.

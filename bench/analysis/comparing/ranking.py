@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis.budgets import at_budget
-from bench.analysis.comparing.equivalence import judged
+from bench.analysis.comparing.equivalence import classify_differences
 from bench.analysis.comparing.estimates import Estimate, average
 from bench.analysis.comparing.resampling import Point, Resamples, records
 from bench.analysis.comparing.seeds import geometric
@@ -101,7 +101,7 @@ def _ranked(
                 won = (gap > 0) + 0.5 * (gap == 0)
                 wins[a] += won.tolist()
                 wins[b] += (1 - won).tolist()
-    table = judged(differences, comparison)
+    table = classify_differences(differences, comparison)
     significant = (table["p"] <= 1 - comparison.level).to_numpy()
     above = {method: 0 for method in means}
     below = dict(above)

@@ -184,7 +184,7 @@ def appearances(names: Mapping[str, str]) -> dict[str, tuple[str, str, Any]]:
         free = [
             option for option in options if not any(option[:2] == each[:2] or option[1:] == each[1:] for each in used)
         ]
-        # Colours tell methods apart best.
+        # Methods are easiest to distinguish by colour.
         fresh = [option for option in free if option[0] not in {colour for colour, *_ in used}]
         result[method] = next(iter([*fresh, *free, *options]))
     return result

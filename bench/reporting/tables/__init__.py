@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from bench.analysis.budgets import POINT, has_traces, timed_points
@@ -31,7 +30,7 @@ def tables(
     missing: Mapping[str, Sequence[str]] | None = None,
     sweeps: Path | None = None,
     runs: Path | None = None,
-    clock: Path | None = None,
+    times: pd.DataFrame | None = None,
     comparison: Comparison | None = None,
     glue_caps: Mapping[str, str] | None = None,
     evidence: Evidence | None = None,
@@ -44,13 +43,15 @@ def tables(
         missing: Map from task to the splits that its source does not have.
         sweeps: results/<profile>/sweeps.
         runs: results/<profile>/runs. Without traces differences have no intervals.
-        clock: results/<profile>/latency.parquet.
+        times: latency.parquet; None or empty if nothing was measured.
         comparison: Settings of comparisons.
         glue_caps: `Settings.glue_caps`. The text of tasks that are not in it is not that of GLUE.
         evidence: Resamples to share with other parts of the report. Default: made from `runs` and `comparison`.
     """
     points = points.reindex(columns=list(dict.fromkeys([*points, *_NEEDED])))
-    points = _with_times(points, clock)
+    times = pd.DataFrame() if times is None else times
+    timed = timed_points(points, times).drop_duplicates(POINT)
+    points = points.merge(timed[[*POINT, "milliseconds"]], on=POINT, how="left")
     notes = common_notes(points, missing or {})
     evidence = evidence or evidence_of(points, runs, comparison or Comparison())
     traced = points[has_traces(points)] if evidence else points
@@ -65,7 +66,7 @@ def tables(
         thresholds(points, notes),
         *([cost] if (cost := training(points, notes)) else []),
         *([sizes] if (sizes := storage(points, notes)) else []),
-        *([times] if clock and (times := latency(points, notes, roles, clock)) else []),
+        *([speed] if (speed := latency(points, notes, roles, times)) else []),
     ]
     if evidence and runs:
         made += [policies(traced, notes, roles, runs), portfolio(traced, notes, roles, evidence)]
@@ -81,14 +82,6 @@ def evidence_of(points: pd.DataFrame, runs: Path | None, comparison: Comparison)
         return None
     splits = ("validation", MISMATCHED)
     return Evidence(comparison, {split: resamples_of(points, runs, comparison, split=split) for split in splits})
-
-
-def _with_times(points: pd.DataFrame, clock: Path | None) -> pd.DataFrame:
-    """Return the points with `milliseconds`, which is NaN where no time was measured."""
-    if clock is None or not clock.is_file():
-        return points.assign(milliseconds=np.nan)
-    timed = timed_points(points, pd.read_parquet(clock)).drop_duplicates(POINT)
-    return points.merge(timed[[*POINT, "milliseconds"]], on=POINT, how="left")
 
 
 # Columns that are missing if all runs failed.

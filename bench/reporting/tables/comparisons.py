@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 
 from bench.analysis.budgets import failures, succeeded
-from bench.analysis.comparing.equivalence import judged
+from bench.analysis.comparing.equivalence import classify_differences
 from bench.analysis.comparing.estimates import Estimate, average
 from bench.analysis.comparing.pairings import every_pair, pairings
 from bench.analysis.comparing.resampling import records
@@ -84,10 +84,10 @@ def verdicts(
     if evidence:
         first = evidence.comparison.primary.contestant
         pairs = every_pair(points, reference=roles.reference, ablations=roles.ablations, first=first)
-        asked = pairings(points, pairs, evidence.comparison, reference=roles.reference, budgets=budgets)
+        wanted = pairings(points, pairs, evidence.comparison, reference=roles.reference, budgets=budgets)
         learned = learned_tasks(points, reference=roles.reference)
         found = compare(
-            points, asked, evidence.splits["validation"], evidence.comparison, learned=learned, single_tasks=False
+            points, wanted, evidence.splits["validation"], evidence.comparison, learned=learned, single_tasks=False
         )
         shown = found[(found["verdict"] != "") | (found["family"] == PRIMARY)]
         table = printed(shown, names).reindex(columns=columns)
@@ -190,7 +190,7 @@ def ablations(
     shown: dict[str, Format] = {f"Exit {e}": difference for e in sorted(exits)}
     order = list(shown)
     if evidence and len(table):
-        both = judged([*estimates["All exits"], *estimates["Full depth"]], evidence.comparison)
+        both = classify_differences([*estimates["All exits"], *estimates["Full depth"]], evidence.comparison)
         for column, part in zip(estimates, (both.iloc[: len(table)], both.iloc[len(table) :]), strict=True):
             table[f"{column}, low"], table[f"{column}, high"] = (part[e].to_numpy(float) * 100 for e in ("low", "high"))
             table[f"{column}, verdict"] = part["verdict"].to_numpy()

@@ -71,8 +71,8 @@ def thresholds(points: pd.DataFrame, notes: Sequence[str], *, budgets: Sequence[
                 line |= {f"Uniform, {title}": uniform.mean(), f"Per exit, {title}": own.mean()}
                 line |= {f"Gain, {title}": gain.mean(), f"Gain, {title} std": gain.std(ddof=1)}
             lines.append(line)
-    order, asked = [title_of(task) for task in tasks_of(points)], [f"{budget:g}x" for budget in budgets]
-    lines.sort(key=lambda line: (asked.index(line["Speed-up"]), order.index(line["Task"])))
+    order, shown = [title_of(task) for task in tasks_of(points)], [f"{budget:g}x" for budget in budgets]
+    lines.sort(key=lambda line: (shown.index(line["Speed-up"]), order.index(line["Task"])))
     formats: dict[str, Format] = {}
     for title in ("selection", "validation"):
         formats |= {f"Uniform, {title}": score, f"Per exit, {title}": score, f"Gain, {title}": difference}

@@ -18,7 +18,7 @@ from bench.analysis.budgets import (
     failures,
     teacher_rows,
 )
-from bench.analysis.comparing.equivalence import judged
+from bench.analysis.comparing.equivalence import classify_differences
 from bench.analysis.comparing.estimates import Estimate, average
 from bench.analysis.comparing.resampling import Point, Resamples, records
 from bench.analysis.comparing.seeds import over_seeds, over_tasks
@@ -281,7 +281,7 @@ def _bold(
             best = max(able, key=lambda at: lines[at].cells[title])
             parts = averages.get(title, [title])
             gaps = [_gap(lines[best], lines[at], parts, evidence) for at in able]
-            p_values = judged(gaps, evidence.comparison)["p"] if evidence else [np.nan] * len(able)
+            p_values = classify_differences(gaps, evidence.comparison)["p"] if evidence else [np.nan] * len(able)
             for at, p in zip(able, p_values, strict=True):
                 # Without traces, two scores are equal if they are printed equally.
                 as_printed = shown(score, lines[at].cells[title]) == shown(score, lines[best].cells[title])

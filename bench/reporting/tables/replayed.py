@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from bench.analysis import policy_grid, portfolios
-from bench.analysis.comparing.equivalence import judged
+from bench.analysis.comparing.equivalence import classify_differences
 from bench.analysis.comparing.estimates import average
 from bench.analysis.comparing.seeds import geometric, over_seeds, over_tasks
 from bench.analysis.comparing.verdicts import ALL, LEARNED
@@ -130,7 +130,7 @@ def portfolio(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence
     formats: dict[str, Format] = {"Best single": score, "Its speed-up": speedup, "Best portfolio": score}
     formats |= {"Speed-up": speedup, "Gain": difference, "Low": difference, "High": difference}
     if len(values):
-        found = judged(estimates, evidence.comparison, values["Tasks"].tolist())
+        found = classify_differences(estimates, evidence.comparison, values["Tasks"].tolist())
         for column, name in (("Gain", "difference"), ("Low", "low"), ("High", "high")):
             values[column] = 100 * found[name]
         values["Verdict"] = found["verdict"]

@@ -39,12 +39,17 @@ def ahead(settings: Settings, cores: int) -> Forecast | None:
         return None
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
     data = {task: task_data(settings, task_named(task, settings.own_tasks), tokenizer) for task in settings.tasks}
-    told = forecast(settings, [*found.runs, *found.trials], data, cores)
-    seconds = {key.path.as_posix(): told.runs[key] for key in found.runs if key in told.runs}
-    trials = [told.runs[key] for key in found.trials if key in told.runs]
-    kept = {"jobs": told.jobs, "clock": told.clock, "runs": seconds, "trials": sum(trials) / max(1, len(trials))}
+    expected = forecast(settings, [*found.runs, *found.trials], data, cores)
+    seconds = {key.path.as_posix(): expected.runs[key] for key in found.runs if key in expected.runs}
+    trials = [expected.runs[key] for key in found.trials if key in expected.runs]
+    kept = {
+        "jobs": expected.jobs,
+        "clock": expected.clock,
+        "runs": seconds,
+        "trials": sum(trials) / max(1, len(trials)),
+    }
     write_json(_file(settings), kept)
-    return told
+    return expected
 
 
 def report(settings: Settings, identities: Identities, descriptor: int) -> None:
@@ -113,9 +118,9 @@ class Progress:
                 yield f"{key.path.as_posix()}: {facts['reason']}; see {log_file(self._settings, key)}"
 
     def _trials(self) -> tuple[list[RunKey], int]:
-        """Return the runs of the trials asked for so far, and the number of those to come."""
-        trials, not_asked = trials_so_far(self._settings)
-        return trials, sum(not_asked.values())
+        """Return the runs of the trials drawn so far, and the number of those still to draw."""
+        trials, later = trials_so_far(self._settings)
+        return trials, sum(later.values())
 
     def _facts(self, keys: Sequence[RunKey] | dict[RunKey, None]) -> dict[RunKey, dict[str, Any]]:
         """Return the facts of the runs among `keys` that have a result."""
