@@ -34,7 +34,7 @@ class _Mark:
 
 EPOCHS, BATCH_SIZE = _Mark(), _Mark()
 Epochs = Annotated[float, Field(gt=0, le=10_000), EPOCHS]
-"""A positive number of epochs; a training budget multiplies it (`bench.lineage.within_budget`)."""
+"""A positive number of epochs; a training budget multiplies it (`bench.runs.training.lineage.within_budget`)."""
 OptionalEpochs = Annotated[float | None, Field(gt=0, le=10_000), EPOCHS]
 """A number of epochs like `Epochs`, or None."""
 BatchSize = Annotated[BatchCount, BATCH_SIZE]

@@ -128,7 +128,7 @@ def test_what_cannot_be_trusted_together_is_not_united(first, profile, tmp_path,
         merge([first[1], tmp_path / "published"], tmp_path / "united")
 
 
-def test_what_lies_elsewhere_and_was_asked_the_same_is_not_trained(first, profile, tmp_path, caplog):
+def test_a_run_with_the_same_identity_elsewhere_is_not_trained(first, profile, tmp_path, caplog):
     newcomer = {"every-other": {"method": "examples.every_other:EveryOther", "options": BRIEF}}
     contestants = first[0].model_dump()["contestants"] | newcomer
     settings = made(profile(tmp_path, contestants=contestants, reuse=[first[1]]))
@@ -211,7 +211,7 @@ def test_a_study_that_asks_for_other_trials_has_the_weights_it_starts_from(study
 
 
 def test_a_newcomer_is_timed_beside_published_runs_on_one_machine(first, profile, tmp_path):
-    """Weights that are not here are drawn: the clock reads shapes, and rows leave where the published traces say."""
+    """Missing weights are drawn at random; latency depends on shapes, and examples exit as in the traces."""
     newcomer = {"every-other": {"method": "examples.every_other:EveryOther", "options": BRIEF}}
     contestants = first[0].model_dump()["contestants"] | newcomer
     here = tmp_path / "published"

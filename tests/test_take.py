@@ -1,4 +1,4 @@
-"""A model that is taken home answers as its point in the table does, in another process, and leaves as early."""
+"""An exported model gives the answers and exits of its operating point, in another process."""
 
 import json
 import os
@@ -164,7 +164,7 @@ def test_a_pipeline_elsewhere_answers_as_the_tables_point(settings, answers, kin
 
 
 @pytest.mark.parametrize("kind", KINDS, ids="-".join)
-def test_rows_leave_the_batch_where_the_table_says(settings, answers, kind):
+def test_rows_exit_the_batch_as_in_the_table(settings, answers, kind):
     row, out, _ = answers[kind]
     model = AutoModelForSequenceClassification.from_pretrained(out)
     inputs = [each if isinstance(each, dict) else {"text": each} for each in inputs_of(settings, row["task"])]
@@ -181,7 +181,7 @@ def test_rows_leave_the_batch_where_the_table_says(settings, answers, kind):
 
 
 def test_some_of_every_kind_part_the_examples(settings, answers):
-    """Or the tests above would say little."""
+    """Otherwise the tests above would be trivial."""
     left_at = {kind: exits_taken(row, trace_of(settings, row)) for kind, (row, _, _) in answers.items()}
     parted = {kind for kind, exits in left_at.items() if len(set(exits)) > 1}
     assert {"uniform", "per_exit"} <= {kind for _, _, kind in parted}
@@ -189,7 +189,7 @@ def test_some_of_every_kind_part_the_examples(settings, answers):
     assert {"assistant", "pabee", "cascadebert"} <= {method for _, method, _ in parted}
 
 
-def test_the_card_says_what_it_is(settings, answers):
+def test_the_card_describes_the_model(settings, answers):
     row, out, _ = answers["tickets", "assistant", "per_exit"]
     card = ModelCard.load(out / "README.md")
     assert card.data.pipeline_tag == "text-classification" and card.data.metrics == ["f1_macro", "accuracy"]

@@ -66,10 +66,9 @@ def compare(
     from bench.analysis.comparing.resampling import resamples_of
     from bench.analysis.comparing.verdicts import BUDGETS
     from bench.analysis.comparing.verdicts import compare as verdicts
-    from bench.analysis.statistics import learned_tasks
-    from bench.analysis.task_groups import select_tasks
+    from bench.analysis.statistics import learned_tasks, select_tasks
     from bench.reporting.tables.comparisons import FORMATS, how, printed
-    from bench.reporting.tables.table import Table, display_names
+    from bench.reporting.tables.format.table import Table, display_names
     from bench.sharing.folders import open_folder
     from bench.store import read_points
     from bench.tasks.catalogue import tasks_of

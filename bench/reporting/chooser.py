@@ -22,11 +22,11 @@ from bench.analysis.comparing.resampling import Point, records
 from bench.analysis.comparing.seeds import geometric
 from bench.analysis.comparing.verdicts import estimate, mean_estimate, scored
 from bench.analysis.roles import Roles
-from bench.analysis.task_groups import GROUPS, select_tasks
+from bench.analysis.statistics import GROUPS, select_tasks
 from bench.errors import UserError
+from bench.reporting.tables.format.table import display_names
 from bench.reporting.tables.main import Evidence
 from bench.reporting.tables.notes import tasks_of
-from bench.reporting.tables.table import display_names
 from bench.tasks.catalogue import Task
 from bench.tasks.catalogue import title as task_title
 

@@ -26,8 +26,8 @@ from bench.reporting.figures import Skipped, describe, drawn
 from bench.reporting.figures.drawing import Absent, marks, task_order
 from bench.reporting.figures.frontiers import average_curves
 from bench.reporting.tables import Table
+from bench.reporting.tables.format.table import NONE
 from bench.reporting.tables.notes import common_notes
-from bench.reporting.tables.table import NONE
 from bench.store import read_json, written_at_once
 from bench.tasks.catalogue import title as task_title
 from bench.tasks.quality import findings

@@ -23,7 +23,6 @@ from transformers.utils import logging as transformers_log
 from bench.context import Context, load_model
 from bench.encoder.saved import has_weights
 from bench.errors import NeedFailed, TrainingFailed, UserError, is_disk_full
-from bench.lineage import within_budget
 from bench.measuring import counting
 from bench.measuring.recording import record
 from bench.method import Method, contestant
@@ -32,6 +31,7 @@ from bench.runs.identity import Identities, Identity, where
 from bench.runs.reuse import taken
 from bench.runs.training.collapse import collapsed
 from bench.runs.training.cost import training_cost
+from bench.runs.training.lineage import within_budget
 from bench.settings import Settings
 from bench.sharing.records import check_run
 from bench.store import (

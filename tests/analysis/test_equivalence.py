@@ -1,4 +1,4 @@
-"""Estimates, intervals and corrected tests: their laws, and by simulation that they err as seldom as they say."""
+"""Properties of estimates, intervals and corrected tests; a simulation checks their error rates."""
 
 import importlib.util
 import sys
@@ -58,7 +58,7 @@ def test_a_verdict_agrees_with_its_p_values_and_none_is_no_verdict(estimates):
 
 @settings(max_examples=60, deadline=None)
 @given(ESTIMATE)
-def test_alone_a_verdict_is_what_its_interval_says(one):
+def test_a_single_verdict_agrees_with_its_interval(one):
     """Better or worse: the 95 % interval excludes 0. Equal: the 90 % interval lies within the margin."""
     row = classify_differences([one], PLAIN).iloc[0]
     if abs(abs(one.value) - one.half(0.95)) > 1e-6:

@@ -132,7 +132,7 @@ def test_what_each_kind_of_model_offers(costs):
     assert regression["uniform"] > 2
     assert set(table.query("kind == 'uniform'")["policy"]) == {"agreement"} and table["tolerance"].isna().all()
     close = values[:1] + np.cumsum(np.full((5, 40, 1), 0.2), axis=0)
-    assert kinds(Patience(tolerance=0.1), logits=close, name="stsb")[0]["uniform"] == 1  # nobody leaves early
+    assert kinds(Patience(tolerance=0.1), logits=close, name="stsb")[0]["uniform"] == 1  # no example exits early
     counts, table = kinds(Patience(tolerance=0.3), logits=close, name="stsb")
     assert counts["uniform"] == 4 and set(table["tolerance"]) == {0.3}
     trace_of = trace(close, np.linspace(0, 5, 40))

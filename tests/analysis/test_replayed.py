@@ -5,10 +5,10 @@ import pytest
 import synthetic
 
 from bench.analysis.budgets import TOLERANCE, at_budget
+from bench.analysis.combinations.policy_grid import FIXED, OWN, POLICIES, policy_grid
+from bench.analysis.combinations.portfolios import gains, portfolios
 from bench.analysis.comparing.resampling import Resamples
 from bench.analysis.metrics import score
-from bench.analysis.policy_grid import FIXED, OWN, POLICIES, policy_grid
-from bench.analysis.portfolios import gains, portfolios
 from bench.analysis.statistics import learned_tasks
 from bench.errors import UserError
 from bench.trace import Costs, Trace

@@ -67,7 +67,7 @@ def test_two_studies_are_identical_and_seeds_differ(costs):
     assert not first.trials.equals(other.trials)
 
 
-def test_trials_replay_to_what_the_table_says(costs):
+def test_replayed_trials_equal_the_table(costs):
     found, data = study(costs), learned()
     vectors = found.trials.filter(like="threshold_").to_numpy()
     again = evaluate(replay_many(Entropy(), data.logits, vectors), data, costs, task("sst2"))

@@ -1,4 +1,4 @@
-"""What the engine is told, exit after exit, is what the replay says, to the last bit of a near tie."""
+"""Decisions exit by exit equal those of the replay, even where the statistic is close to the threshold."""
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def test_a_broken_answer_is_treated_as_the_replay_treats_it(policy, value):
             same_decisions(policy, logits, threshold)
 
 
-def test_a_rule_of_ones_own_is_asked_too():
+def test_an_own_policy_is_evaluated_too():
     class Second(Entropy):
         """A contestant's own rule: its decisions are its own, not those of the class it comes from."""
 

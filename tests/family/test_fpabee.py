@@ -9,8 +9,8 @@ from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 
 from bench.exit_policies.policies import is_builtin_policy, replay
-from bench.lineage import steps_in_all
 from bench.method import contestant
+from bench.runs.training.lineage import steps_in_all
 from bench.settings import load
 from bench.tasks.catalogue import TASKS
 from family.exits.fpabee import FPabee, FPabeeOptions

@@ -12,7 +12,6 @@ from bench.encoder.early import engine
 from bench.encoder.saved import has_weights
 from bench.errors import UserError
 from bench.exit_policies.deciding import never
-from bench.lineage import steps_in_all
 from bench.measuring import counting
 from bench.measuring.recording import record
 from bench.method import Method, Needed, contestant
@@ -20,6 +19,7 @@ from bench.runs.collect import _with_stored
 from bench.runs.identity import Identities
 from bench.runs.plan import Planned, runs
 from bench.runs.train_run import produce
+from bench.runs.training.lineage import steps_in_all
 from bench.runs.training.models import release_after
 from bench.settings import check
 from bench.store import RunKey, run_folder

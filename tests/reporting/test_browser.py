@@ -128,7 +128,7 @@ def test_every_axis_can_be_chosen(browser: webdriver.Chrome) -> None:
     assert title == "accuracy × 100"
 
 
-def test_pointing_at_a_mark_tells_what_it_is(browser: webdriver.Chrome) -> None:
+def test_hovering_over_a_mark_shows_its_point(browser: webdriver.Chrome) -> None:
     choose(browser, "task", "rte")
     place = browser.execute_script(
         """const plot = document.getElementById("plot");

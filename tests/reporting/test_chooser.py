@@ -9,7 +9,7 @@ from synthetic import ROLES, TASKS
 from bench.analysis.budgets import at_budget
 from bench.analysis.comparing.pairings import Pairing
 from bench.analysis.comparing.verdicts import compare
-from bench.analysis.task_groups import select_tasks
+from bench.analysis.statistics import select_tasks
 from bench.reporting.chooser import chooser
 from bench.reporting.tables import evidence_of
 from bench.settings import Comparison
@@ -30,7 +30,7 @@ def choice(points, evidence):
 
 
 def names(points: pd.DataFrame, choice: dict) -> dict[str, str]:
-    from bench.reporting.tables.table import display_names
+    from bench.reporting.tables.format.table import display_names
 
     return display_names(ROLES.contestants(points))
 

@@ -1,4 +1,4 @@
-"""Figures: each draws, says what is true, stays inside its canvas, and is the same file when drawn again."""
+"""Figures are drawn, agree with the points, stay inside the canvas, and are the same file when drawn again."""
 
 from pathlib import Path
 
@@ -20,13 +20,12 @@ from bench.analysis.roles import Roles
 from bench.errors import UserError
 from bench.reporting import figures
 from bench.reporting.figures import drawing, sweeps
-from bench.reporting.figures.bands import differences, means
 from bench.reporting.figures.comparisons import ablation_differences, budget_differences
-from bench.reporting.figures.curves import average_curves
+from bench.reporting.figures.curves import average_curves, differences, means
 from bench.reporting.figures.drawing import Absent, appearances, marks, variant_names
 from bench.reporting.figures.exits import at_half_cost, mean_exit_by_difficulty
 from bench.reporting.published import read_published
-from bench.reporting.tables import table
+from bench.reporting.tables.format import table
 from bench.settings import Comparison
 
 TASKS = ("cola", "stsb", "mnli")

@@ -17,11 +17,11 @@ from bench.analysis.roles import Roles
 from bench.reporting.tables import tables
 from bench.reporting.tables.comparisons import ablations
 from bench.reporting.tables.costs import latency
-from bench.reporting.tables.latex import escape
+from bench.reporting.tables.format.latex import escape
+from bench.reporting.tables.format.table import Table, amount, score
 from bench.reporting.tables.main import main
 from bench.reporting.tables.notes import common_notes
 from bench.reporting.tables.paper import paper
-from bench.reporting.tables.table import Table, amount, score
 from bench.settings import Comparison
 from bench.sharing.folders import open_folder
 from bench.tasks.catalogue import title
@@ -69,7 +69,7 @@ def test_every_table_is_written_three_times_with_its_notes(few, sweeps, results,
     assert all(path.stat().st_size > 0 for path in files)
 
 
-def test_every_table_says_where_its_numbers_come_from(made):
+def test_every_table_names_the_source_of_its_numbers(made):
     for table in made.values():
         for text in (table.said(), table.markdown(), table.latex()):
             assert "sketch (generated)" in text
@@ -136,7 +136,7 @@ def test_failed_runs_are_rows_with_their_reason(made):
         assert values[hit].astype(str).apply(lambda row: row.str.contains("TinyBERT-style")).any(axis=None)
 
 
-def test_bold_is_the_best_and_what_cannot_be_told_from_it(made, few):
+def test_bold_is_the_best_and_what_does_not_differ_from_it(made, few):
     for table in (made["main"], main(few, [], ROLES)):
         bold, values = table.is_bold(), table.values
         assert not bold[values["Speed-up asked"].isin(["control", "failed"])].any(axis=None)
@@ -175,7 +175,7 @@ def test_nothing_below_the_best_constant_is_bold(few):
     assert not main(weak, [], ROLES).is_bold().any(axis=None)
 
 
-def test_a_block_with_the_same_points_says_so(made):
+def test_a_block_with_the_same_points_is_marked(made):
     values = made["main"].values
     again = values[values["Chosen"].fillna("").str.startswith("as at")]
     assert len(again) and again["Average"].isna().all()
@@ -292,7 +292,7 @@ def test_paper_rows_are_marked_and_generated_text_gets_no_difference(made, few):
 
 
 def test_differences_are_decided_task_by_task_and_by_the_settings(few):
-    """Whatever the data's free text says: it may name GLUE where the text is not GLUE's, and not where it is."""
+    """The free text of the data does not matter: it may name GLUE for other text, and not name it for GLUE's."""
     tasks = list(few["task"].unique())
     for note in ("GLUE", "2,000 training rows"):
         for glue in [{}, {"mnli": "2,000 training"}, dict.fromkeys(tasks, "")]:
@@ -339,7 +339,7 @@ def test_ratio_trials_are_listed(made):
     assert list(values["Pareto"]) == ["yes", "no"] and "loss is not finite" in made["ratios"].markdown()
 
 
-def test_one_seed_has_no_deviation_and_says_so(few):
+def test_one_seed_has_no_deviation_and_a_note(few):
     alone = few[few["seed"] == 2]
     table = main(alone, common_notes(alone, {}), Roles())
     assert not any(name.endswith(" std") for name in table.values)

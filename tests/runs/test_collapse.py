@@ -1,4 +1,4 @@
-"""A run whose answers are all the same is trained again with another seed, and says so."""
+"""A run whose answers are all the same is trained again with another seed, which is recorded."""
 
 import numpy as np
 import pandas as pd

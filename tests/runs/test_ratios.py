@@ -175,7 +175,7 @@ def test_a_failed_trial_is_a_row_with_its_reason_and_the_study_goes_on(tmp_path,
 
 
 @pytest.mark.parametrize("survivors", [0, 1])
-def test_nsgaii_lives_through_a_generation_that_has_almost_no_survivor(tmp_path, survivors):
+def test_nsgaii_continues_after_a_generation_with_almost_no_survivor(tmp_path, survivors):
     of = settings(tmp_path, population=4)
     ratios.ask(of, TASK, METHOD, 0)
     for rank, key in enumerate(ratios.trial_keys(of, TASK, METHOD, 0)):
@@ -219,7 +219,7 @@ def test_trials_run_with_the_first_seed_of_the_task(tmp_path):
 
 
 def test_a_small_space_with_a_conditional_parameter_is_tried_whole(tmp_path):
-    """With fewer shapes than trials some are asked again; whole numbers survive a column with gaps."""
+    """With fewer shapes than trials some are drawn again; whole numbers survive a column with gaps."""
     of = settings(tmp_path, Tiny, population=5)
     trials = whole(of, lambda of, key: run(of, key, {"score": 0.5, "flops": 1.0, "parameters": 1.0}))
     assert len(trials) == 15 and set(trials["variant"]) == {"whole", "cut-1", "cut-2"}
@@ -230,7 +230,7 @@ def test_a_small_space_with_a_conditional_parameter_is_tried_whole(tmp_path):
         assert isinstance(trial.params.get("layers", 1), int)
 
 
-def test_what_cannot_be_is_said_in_one_line(tmp_path):
+def test_impossible_input_is_refused_in_one_line(tmp_path):
     of = settings(tmp_path)
     with pytest.raises(UserError, match="costeff sweep tell sst2 slender --generation 0"):
         ratios.ask(of, TASK, METHOD, 1)

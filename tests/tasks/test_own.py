@@ -152,9 +152,7 @@ def test_blanks_and_byte_order_marks_are_no_part_of_a_name(
 
 
 @pytest.mark.parametrize(("value", "what"), [("high", "not a number"), (True, "not a number"), (11, "outside")])
-def test_what_is_no_score_is_told_apart_from_what_is_too_high(
-    tickets: Callable[..., Task], value: Any, what: str
-) -> None:
+def test_a_missing_score_differs_from_one_out_of_range(tickets: Callable[..., Task], value: Any, what: str) -> None:
     rows = {"text": ["a"], "label": [value]}
     with pytest.raises(UserError, match=f"line 1: column 'label' is .*{what}"):
         read(tickets(".jsonl", rows, rows, labels=None, range=[0, 10], metrics=["pearson"]))
@@ -342,7 +340,7 @@ def test_the_metrics_that_may_be_named_are_those_that_there_are() -> None:
     assert sorted((*CLASS_METRICS, *SCORE_METRICS)) == sorted(METRICS)
 
 
-def test_what_joins_all_rows_is_told(tickets: Callable[..., Task]) -> None:
+def test_a_text_that_joins_all_rows_is_reported(tickets: Callable[..., Task]) -> None:
     rows = {"text": ["thanks", "hello"] * 20, "label": ["praise", "bug"] * 20, "customer": [i // 3 for i in range(40)]}
     with pytest.raises(UserError, match="40 rows in 1 groups; rows of one customer or of one text stay together"):
         survey(tickets(train=rows, group="customer"), Data(calibration=8))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from bench.analysis.budgets import at_budget, succeeded, teacher_rows
 from bench.analysis.comparing.resampling import Point, Resamples, records
 from bench.analysis.roles import Roles
-from bench.reporting.figures.bands import Interval, differences
+from bench.reporting.figures.curves import Interval, differences
 from bench.reporting.figures.drawing import (
     GREY,
     INK,

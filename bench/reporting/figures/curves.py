@@ -1,23 +1,78 @@
-"""Lines and bands of the frontiers, without drawing.
+"""Lines and bands of the frontiers, and intervals of means and differences, without drawing.
 
 Points are chosen on the selection split and read on another one. They are not filtered again there, so a line may go
 down.
 """
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from bench.analysis.budgets import POINT, TOLERANCE, chosen_frontier, selection_split
+from bench.analysis.comparing.estimates import Estimate, average
 from bench.analysis.comparing.resampling import Floats, Point, Resamples, records
+from bench.analysis.comparing.verdicts import estimate, gaps, mean_estimate
 from bench.analysis.roles import Roles
-from bench.reporting.figures.bands import means
 from bench.reporting.figures.drawing import Absent
 
+Side = Sequence[Point]
+T = TypeVar("T")
 STEPS = 61
 """Budgets of the averaged frontier, from 1x to the fastest point."""
+
+
+class Interval(NamedTuple):
+    """A value and its interval over seeds and examples, as fractions; NaN edges where a trace is missing."""
+
+    value: float
+    low: float
+    high: float
+
+
+def means(sets: Sequence[Sequence[Side]], resamples: Resamples | None) -> list[Interval]:
+    """Return the interval of each set's score: the mean over tasks of the mean over seeds.
+
+    Args:
+        sets: for each interval, for each task, the operating points of all seeds.
+        resamples: the resampled scores and the level of the intervals; None gives NaN edges.
+    """
+    values = [float(np.mean([np.mean([float(row["score"]) for row in rows]) for rows in tasks])) for tasks in sets]
+    if resamples is not None:
+        resamples.prepare(row for tasks in sets for rows in tasks for row in rows)
+    return _intervals(values, sets, mean_estimate, resamples)
+
+
+def differences(sets: Sequence[Sequence[tuple[Side, Side]]], resamples: Resamples | None) -> list[Interval]:
+    """Return the interval of each set's difference in score: paired by seed, then the mean over tasks.
+
+    Args:
+        sets: for each interval, for each task, the operating points of both sides; at least one seed in common.
+        resamples: the resampled scores and the level of the intervals; None gives NaN edges.
+    """
+    values = [float(np.mean([gaps(*pair)[-1].mean() for pair in tasks])) for tasks in sets]
+    if resamples is not None:
+        resamples.prepare(row for tasks in sets for pair in tasks for rows in pair for row in rows)
+    return _intervals(values, sets, lambda pair, drawn: estimate(*pair, drawn), resamples)
+
+
+def _intervals(
+    values: Sequence[float],
+    sets: Sequence[Sequence[T]],
+    of_task: Callable[[T, Resamples], Estimate],
+    resamples: Resamples | None,
+) -> list[Interval]:
+    """Return each value with the interval of the average over its tasks."""
+    found = []
+    for value, tasks in zip(values, sets, strict=True):
+        low = high = np.nan
+        if resamples is not None:
+            low, high = average([of_task(task, resamples) for task in tasks]).interval(resamples.level)
+        found.append(Interval(value, low, high))
+    return found
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from PIL import Image
 
 from bench.analysis.metrics import TITLES
 from bench.analysis.roles import Roles
-from bench.reporting.tables import table
+from bench.reporting.tables.format import table
 from bench.tasks.catalogue import in_order
 
 P = ParamSpec("P")

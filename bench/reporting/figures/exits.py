@@ -18,7 +18,7 @@ from bench.analysis.budgets import RUN, control_rows, operating_points, run_fold
 from bench.analysis.comparing.resampling import Resamples, records
 from bench.analysis.roles import Roles
 from bench.exit_policies.operating import exits_taken
-from bench.reporting.figures.bands import means
+from bench.reporting.figures.curves import means
 from bench.reporting.figures.drawing import (
     GREY,
     INK,

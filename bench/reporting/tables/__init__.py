@@ -11,12 +11,12 @@ from bench.analysis.roles import Roles
 from bench.reporting.tables.comparisons import ablations, verdicts
 from bench.reporting.tables.costs import latency, storage, training
 from bench.reporting.tables.details import per_exit, ratios, thresholds
+from bench.reporting.tables.format.table import Table
 from bench.reporting.tables.main import MISMATCHED, Evidence, main
 from bench.reporting.tables.notes import common_notes
 from bench.reporting.tables.paper import paper
 from bench.reporting.tables.replayed import policies, portfolio
 from bench.reporting.tables.summaries import frontier, quality, rankings
-from bench.reporting.tables.table import Table
 from bench.settings import Comparison
 from bench.tasks.catalogue import TASKS
 

@@ -14,9 +14,9 @@ from bench.analysis.comparing.verdicts import ALL, ONE_SEED, PRIMARY, compare, e
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import learned_tasks
 from bench.errors import UserError
+from bench.reporting.tables.format.table import Format, Table, difference, display_names, percent, plain, score, speedup
 from bench.reporting.tables.main import Evidence, title_of
 from bench.reporting.tables.notes import learned_note, tasks_of
-from bench.reporting.tables.table import Format, Table, difference, display_names, percent, plain, score, speedup
 from bench.settings import Comparison
 
 BUDGETS = (1.0, 2.0, 4.0, 8.0)

@@ -7,9 +7,9 @@ from typing import Any
 import pandas as pd
 
 from bench.analysis.budgets import RUN, at_budget, failures, succeeded
+from bench.reporting.tables.format.table import Format, Table, amount, difference, plain, score
 from bench.reporting.tables.main import title_of
 from bench.reporting.tables.notes import tasks_of
-from bench.reporting.tables.table import Format, Table, amount, difference, plain, score
 from bench.store import read_parquet
 
 

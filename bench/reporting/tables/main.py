@@ -26,8 +26,8 @@ from bench.analysis.comparing.verdicts import LEARNED, estimate
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import learned_tasks
 from bench.errors import UserError
+from bench.reporting.tables.format.table import Format, Table, amount, display_names, plain, score, shown, speedup
 from bench.reporting.tables.notes import POINTS_MARK, learned_note, tasks_of
-from bench.reporting.tables.table import Format, Table, amount, display_names, plain, score, shown, speedup
 from bench.settings import Comparison
 from bench.tasks.catalogue import title as title_of
 

@@ -6,16 +6,16 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis import policy_grid, portfolios
+from bench.analysis.combinations import policy_grid, portfolios
 from bench.analysis.comparing.equivalence import classify_differences
 from bench.analysis.comparing.estimates import average
 from bench.analysis.comparing.seeds import geometric, over_seeds, over_tasks
 from bench.analysis.comparing.verdicts import ALL, LEARNED
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import learned_tasks
+from bench.reporting.tables.format.table import Format, Table, difference, display_names, score, speedup, variant_names
 from bench.reporting.tables.main import Evidence
 from bench.reporting.tables.notes import learned_note
-from bench.reporting.tables.table import Format, Table, difference, display_names, score, speedup, variant_names
 from bench.tasks.catalogue import in_order
 
 CLASSES = "classification tasks"

@@ -13,10 +13,7 @@ from bench.analysis.comparing.verdicts import ALL, LEARNED
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import BUDGETS, frontier_summary, gains, kept, learned_tasks
 from bench.reporting.tables.details import with_failures
-from bench.reporting.tables.main import Evidence, title_of
-from bench.reporting.tables.notes import learned_note, tasks_of
-from bench.reporting.tables.replayed import scopes_of
-from bench.reporting.tables.table import (
+from bench.reporting.tables.format.table import (
     Format,
     Table,
     difference,
@@ -27,6 +24,9 @@ from bench.reporting.tables.table import (
     speedup,
     whole,
 )
+from bench.reporting.tables.main import Evidence, title_of
+from bench.reporting.tables.notes import learned_note, tasks_of
+from bench.reporting.tables.replayed import scopes_of
 
 SEED = ["task", "method", "seed"]
 SHARES = (0.99, 0.97, 0.95)

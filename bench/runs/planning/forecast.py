@@ -31,10 +31,10 @@ from torch import Tensor
 from bench.context import machine_of, pick_device, usable_cores
 from bench.encoder import Encoder, EncoderConfig, Shape, Width
 from bench.errors import UserError
-from bench.lineage import stages_of
 from bench.measuring.recording import record
 from bench.method import Stage, contestant
 from bench.runs.plan import runs as planned_runs
+from bench.runs.training.lineage import stages_of
 from bench.settings import Settings
 from bench.store import RunKey
 from bench.tasks.batches import length_batches

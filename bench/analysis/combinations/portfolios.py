@@ -25,10 +25,10 @@ from bench.analysis.budgets import (
     run_folder,
     selection_split,
 )
+from bench.analysis.combinations.policy_grid import reference_flops
 from bench.analysis.comparing.estimates import Estimate, bounds, estimate_mean
 from bench.analysis.comparing.resampling import Resamples, resampled
 from bench.analysis.metrics import score
-from bench.analysis.policy_grid import reference_flops
 from bench.exit_policies.policies import Confidence
 from bench.settings import SCORE_METRICS
 from bench.trace import Costs, Trace

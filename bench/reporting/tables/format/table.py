@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
-from bench.reporting.tables import latex
+from bench.reporting.tables.format import latex
 
 NONE = "–"
 _CSV = "%.6g"
@@ -127,7 +127,7 @@ class Table:
         return "\n\n".join(part for part in (f"**{self.caption}**", body if len(cells) else "", notes) if part) + "\n"
 
     def latex(self) -> str:
-        """Return the table as LaTeX; see `bench.reporting.tables.latex`."""
+        """Return the table as LaTeX; see `bench.reporting.tables.format.latex`."""
         texts = [name for name in self.columns if name not in self.formats]
         return latex.document(self.name, self.caption, self.printed(), self.is_bold(), texts, self.notes)
 
