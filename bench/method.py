@@ -282,11 +282,6 @@ class Method:
 def contestant(settings: Settings, name: str, task: str) -> Method:
     """Return a contestant of the settings, set up for one task.
 
-    Args:
-        settings: Settings of the benchmark.
-        name: Name of the contestant.
-        task: Name of the task.
-
     Raises:
         UserError: If there is no such contestant, or its class or options are not valid.
     """

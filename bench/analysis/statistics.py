@@ -125,11 +125,6 @@ def frontier_summary(
 ) -> pd.DataFrame:
     """Summarise frontiers that are chosen on the selection split, with values on validation.
 
-    Args:
-        points: All operating points.
-        roles: The roles of the methods.
-        budgets: Speed-ups over the reference.
-
     Returns:
         One row per task, method and seed, with points (number of points on the frontier), hypervolume (see
         `bench.analysis.frontier.hypervolume`; above the score of the constant baseline and the FLOPs of the teacher),

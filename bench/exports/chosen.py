@@ -48,9 +48,6 @@ def contestants(folder: ResultsFolder) -> Iterator[tuple[str, str, list[Shown]]]
 
     A contestant is left out on a task and budget where a seed has no point, since a mean over the others would be too
     optimistic.
-
-    Args:
-        folder: The results folder.
     """
     points, tasks = folder.points(), tasks_of(folder.settings.own_tasks)
     found: dict[str, list[Shown]] = {}

@@ -12,12 +12,7 @@ from bench.sharing.folders import ResultsFolder
 
 
 def write(folder: ResultsFolder, out: Path) -> list[Path]:
-    """Write <out>/<contestant>-<budget>x.md with the chosen point of every task, and return the paths.
-
-    Args:
-        folder: The results folder.
-        out: The folder to write.
-    """
+    """Write <out>/<contestant>-<budget>x.md with the chosen point of every task, and return the paths."""
     settings, written = folder.settings, []
     out.mkdir(parents=True, exist_ok=True)
     for method, label, shown in contestants(folder):

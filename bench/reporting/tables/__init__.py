@@ -1,4 +1,8 @@
-"""Tables of a profile, made from all-points.parquet, as CSV, Markdown and LaTeX."""
+"""Tables of a profile, made from all-points.parquet, as CSV, Markdown and LaTeX.
+
+Functions that make a table share these arguments: `points`, all operating points; `notes`, the notes below every table;
+`roles`, the roles of the methods; `evidence`, the resamples and settings of comparisons, or None without traces.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -68,15 +68,7 @@ def verdicts(
     *,
     budgets: Sequence[float] = BUDGETS,
 ) -> Table:
-    """Return the table of verdicts on averages over tasks: every pair of contestants, and each with the reference.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-        roles: The roles of the methods.
-        evidence: Resamples and settings of comparisons, or None without traces.
-        budgets: Speed-ups over the reference.
-    """
+    """Return the table of verdicts on averages over tasks: every pair of contestants, and each with the reference."""
     names = display_names(points)
     columns = ["Comparison", "A", "B", "A at least", "B at least", "Tasks", *list(FORMATS)[:9], "Verdict", "Rests on"]
     columns += [*list(FORMATS)[9:], "Accuracy verdict", "Note"]

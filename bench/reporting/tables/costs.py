@@ -29,12 +29,7 @@ _UNITS = {"TFLOP": 1e12, "TFLOP with sources": 1e12, "Peak memory, MB": 1e6, "Tr
 
 
 def training(points: pd.DataFrame, notes: Sequence[str]) -> Table | None:
-    """Return the table of training costs, averaged over tasks and seeds, or None if no cost is known.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-    """
+    """Return the table of training costs, averaged over tasks and seeds, or None if no cost is known."""
     rows = succeeded(points).drop_duplicates(RUN)
     if not rows.get("training_steps", pd.Series(dtype=float)).notna().any():
         return None
@@ -75,12 +70,7 @@ def _collapsed(rows: pd.DataFrame) -> list[str]:
 
 
 def storage(points: pd.DataFrame, notes: Sequence[str]) -> Table | None:
-    """Return the table of what models store, averaged over seeds, or None if no size is known.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-    """
+    """Return the table of what models store, averaged over seeds, or None if no size is known."""
     rows = succeeded(points)
     rows = rows[rows["kind"].eq("static") & rows["split"].eq("validation")]
     if not rows.get("model_bytes", pd.Series(dtype=float)).notna().any():

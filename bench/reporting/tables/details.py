@@ -14,12 +14,7 @@ from bench.store import read_parquet
 
 
 def per_exit(points: pd.DataFrame, notes: Sequence[str]) -> Table:
-    """Return the table of the score of each exit when all examples exit there.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-    """
+    """Return the table of the score of each exit when all examples exit there."""
     rows = succeeded(points)
     rows = rows[(rows["split"] == "validation") & rows["kind"].isin(["fixed_exit", "static"])]
     exits = rows.loc[rows["kind"] == "fixed_exit", "exit"].max()
@@ -44,13 +39,7 @@ def per_exit(points: pd.DataFrame, notes: Sequence[str]) -> Table:
 
 
 def thresholds(points: pd.DataFrame, notes: Sequence[str], *, budgets: Sequence[float] = (2.0, 4.0, 8.0)) -> Table:
-    """Return the table that compares one threshold for all exits with one threshold per exit at equal budgets.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-        budgets: Speed-ups over the reference.
-    """
+    """Return the table that compares one threshold for all exits with one threshold per exit at equal budgets."""
     good = succeeded(points)
     swept = good[good["kind"].isin(["uniform", "per_exit"])]
     both = swept.groupby(RUN)["kind"].transform("nunique") == 2

@@ -90,15 +90,7 @@ def main(
     budgets: Sequence[float] = BUDGETS,
     evidence: Evidence | None = None,
 ) -> Table:
-    """Return the main table, with controls first and failed runs last.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-        roles: The roles of the methods.
-        budgets: Speed-ups over the reference.
-        evidence: Resamples and settings of comparisons, or None without traces.
-    """
+    """Return the main table, with controls first and failed runs last."""
     names, tasks = display_names(points), tasks_of(points)
     planned = points[["task", "seed"]].drop_duplicates()
     halves = "mnli" in tasks and points["split"].eq(MISMATCHED).any()

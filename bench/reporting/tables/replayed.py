@@ -80,14 +80,7 @@ def policies(points: pd.DataFrame, notes: Sequence[str], roles: Roles, runs: Pat
 
 
 def portfolio(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: Evidence) -> Table:
-    """Return the table of the best portfolio at each budget, with its gain over the best single contestant.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-        roles: The roles of the methods.
-        evidence: Resamples and settings of comparisons.
-    """
+    """Return the table of the best portfolio at each budget, with its gain over the best single contestant."""
     resamples = evidence.splits["validation"]
     chosen = portfolios.portfolios(roles.contestants(points), resamples.runs)
     learned = learned_tasks(points, reference=roles.reference)

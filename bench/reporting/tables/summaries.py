@@ -43,14 +43,7 @@ def frontier(
     *,
     budgets: Sequence[float] = BUDGETS,
 ) -> Table:
-    """Return the table of hypervolume, ELUE score, score and gain kept, for each task and on average.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-        roles: The roles of the methods.
-        budgets: Speed-ups over the reference.
-    """
+    """Return the table of hypervolume, ELUE score, score and gain kept, for each task and on average."""
     summary = frontier_summary(points, roles, budgets=budgets)
     names, tasks = display_names(points), tasks_of(points)
     scores = {f"score_{budget:g}x": f"Score at {budget:g}x" for budget in budgets}
@@ -162,14 +155,7 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares:
 
 
 def rankings(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: Evidence) -> Table:
-    """Return the table of methods ranked by their average at each budget, with intervals of ranks.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-        roles: The roles of the methods.
-        evidence: Resamples and settings of comparisons.
-    """
+    """Return the table of methods ranked by their average at each budget, with intervals of ranks."""
     comparison, shown = evidence.comparison, roles.contestants(points)
     learned = learned_tasks(points, reference=roles.reference)
     scopes = scopes_of(tasks_of(points), learned)
