@@ -137,14 +137,7 @@ def _with_reasons(points: pd.DataFrame, chosen: pd.DataFrame, by: tuple[str, ...
     return rows.sort_values(keys, ignore_index=True)
 
 
-def at_quality(
-    points: pd.DataFrame,
-    share: float,
-    *,
-    reference: str = "teacher",
-    split: str = "validation",
-    by: tuple[str, ...] = GROUP,
-) -> pd.DataFrame:
+def at_quality(points: pd.DataFrame, share: float, *, reference: str = "teacher") -> pd.DataFrame:
     """Choose, for each method, task and seed, the cheapest operating point that keeps a share of the reference's gain.
 
     Candidates are the points whose score on the selection split is at least control + share x (reference - control),
@@ -156,21 +149,19 @@ def at_quality(
         points: All operating points.
         share: Share of the gain to keep, such as 0.99.
         reference: The reference contestant.
-        split: The split to report.
-        by: Columns that define a group.
 
     Returns:
-        One row per group: the row of the chosen point on `split`, with `share`, `selected_score`, `selected_speedup`
-        and `kept`, the share of the gain that it keeps on `split`. Groups without a candidate have NaN scores and a
+        One row per group: the row of the chosen point on validation, with `share`, `selected_score`, `selected_speedup`
+        and `kept`, the share of the gain that it keeps on validation. Groups without a candidate have NaN scores and a
         `reason`.
     """
     selected = selection_split(points)
     usable = operating_points(points)
     floor, gain = _gain(usable, points, reference, selected)
     enough = (usable["score"] >= floor + share * gain - _ROUNDING) & (usable["split"] == selected) & (gain > 0)
-    chosen = best(usable, enough, split=split, by=by, order=("speedup", "score"))
-    rows = _with_reasons(points, chosen, by, f"no point keeps {100 * share:g} % of the gain")
-    floor, gain = _gain(rows, points, reference, split)
+    chosen = best(usable, enough, order=("speedup", "score"))
+    rows = _with_reasons(points, chosen, GROUP, f"no point keeps {100 * share:g} % of the gain")
+    floor, gain = _gain(rows, points, reference, "validation")
     without = ~(_gain(rows, points, reference, selected)[1] > 0) & rows["reason"].str.startswith("no point")
     rows["reason"] = rows["reason"].where(~without, f"{reference} gains nothing over the control")
     return rows.assign(share=float(share), kept=((rows["score"] - floor) / gain).where(gain > 0))

@@ -49,7 +49,6 @@ def time_runtimes(
     folders: Sequence[Path],
     *,
     lengths: Sequence[int] = (16, 64, 128),
-    batch_sizes: Sequence[int] = (1, 32),
     rounds: int = 15,
     threads: int = 1,
 ) -> pd.DataFrame:
@@ -61,7 +60,6 @@ def time_runtimes(
     Args:
         folders: Folders that `costeff take` wrote for PyTorch. The first model is the reference.
         lengths: Numbers of tokens.
-        batch_sizes: Numbers of texts in a batch.
         rounds: Number of rounds.
         threads: Number of threads of every runtime.
 
@@ -83,7 +81,7 @@ def time_runtimes(
         timed = [each for name, model in models.items() for each in _runtimes(name, model, Path(scratch))]
         shortest = min(model.positions() for model in models.values())
         words = min(_vocabulary(model) for model in models.values())
-        for batch_size in batch_sizes:
+        for batch_size in (1, 32):
             for length in (length for length in lengths if length <= shortest):
                 texts = [_texts(rng, batch_size, length, words) for _ in range(8 if batch_size == 1 else 1)]
                 rows += _measure(timed, models, texts, rounds, rng)

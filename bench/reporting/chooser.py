@@ -15,30 +15,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.analysis.budgets import POINT, at_budget, timed_points
+from bench.analysis.budgets import POINT, timed_points
 from bench.analysis.comparing.equivalence import classify_differences
-from bench.analysis.comparing.estimates import Estimate, average
+from bench.analysis.comparing.estimates import Estimate, average, average_if_known
 from bench.analysis.comparing.resampling import Point, records
 from bench.analysis.comparing.seeds import geometric
-from bench.analysis.comparing.verdicts import estimate, mean_estimate, scored
+from bench.analysis.comparing.verdicts import chosen_points, estimate, mean_estimate, scored
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import GROUPS, select_tasks
 from bench.errors import UserError
 from bench.reporting.tables.format.table import display_names
-from bench.reporting.tables.main import Evidence
+from bench.reporting.tables.main import BUDGETS, Evidence
 from bench.reporting.tables.notes import tasks_of
 from bench.tasks.catalogue import Task
 from bench.tasks.catalogue import title as task_title
 
-BUDGETS = (1.0, 2.0, 4.0, 8.0)
 COSTS = {"flops": "FLOPs", "milliseconds": "milliseconds"}
 _SPEEDUP = {"flops": "speedup", "milliseconds": "latency_1"}
 _GROUPS = {"all": "all tasks", "pairs": "sentence pairs", "single": "single texts", "learned": "learned tasks"}
 _METRICS = {"score": "each task's own metric", "accuracy": "accuracy"}
 _OPPOSITE = {"better": "worse", "worse": "better"}
-
-Chosen = dict[str, dict[str, list[Point]]]
-"""The chosen points by method and task, one per seed."""
 
 
 def chooser(
@@ -161,8 +157,8 @@ class _Reader:
             `answer`, a sentence; and the `command` that prints the same differences.
         """
         resamples = self.evidence.splits["validation"]
-        chosen = _chosen(points[points["method"] != self.reference], budget)
-        chosen |= _chosen(points[points["method"] == self.reference], 1.0)
+        chosen = chosen_points(points[points["method"] != self.reference], budget)
+        chosen |= chosen_points(points[points["method"] == self.reference], 1.0)
         resamples.prepare(row for tasks in chosen.values() for rows in tasks.values() for row in rows)
 
         @cache
@@ -182,7 +178,7 @@ class _Reader:
                 continue
             pairs = list(combinations(known, 2))
             found = classify_differences(
-                [_mean([gap(a, b, task) for task in tasks]) for a, b in pairs], self.evidence.comparison
+                [average_if_known(gap(a, b, task) for task in tasks) for a, b in pairs], self.evidence.comparison
             )
             verdicts = _both_ways(pairs, found)
             lines = [self._line(method, chosen[method], tasks) for method in known]
@@ -258,17 +254,3 @@ def _both_ways(pairs: Sequence[tuple[str, str]], found: pd.DataFrame) -> dict[tu
             opposite = _OPPOSITE.get(row.verdict, row.verdict)
             verdicts[b, a] = [-100 * row.difference, -100 * row.high, -100 * row.low, opposite]
     return verdicts
-
-
-def _chosen(points: pd.DataFrame, budget: float) -> Chosen:
-    """Return the points chosen at a budget that have a score."""
-    chosen: Chosen = {}
-    for row in records(at_budget(points, budget)) if len(points) else []:
-        if not pd.isna(row["score"]):
-            chosen.setdefault(row["method"], {}).setdefault(row["task"], []).append(row)
-    return chosen
-
-
-def _mean(parts: Sequence[Estimate | None]) -> Estimate | None:
-    known = [part for part in parts if part is not None]
-    return average(known) if len(known) == len(parts) else None

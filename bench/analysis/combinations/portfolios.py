@@ -185,7 +185,7 @@ def gains(chosen: Sequence[Portfolio], resamples: Resamples) -> dict[str, Estima
     for task in dict.fromkeys(each.task for each in chosen):
         own = [each for each in chosen if each.task == task]
         answers = [given for each in own for given in (each.answers, each.single_answers)]
-        drawn = resampled(own[0].metric, answers, own[0].labels, resamples=resamples.resamples, seed=resamples.seed)
+        drawn = resampled(own[0].metric, answers, own[0].labels, resamples=resamples.resamples)
         observed = np.array([each.score - each.single_score for each in own])
         limits = bounds(own[0].metric, difference=True)
         noise = resamples.noise.get(task, 0.0)

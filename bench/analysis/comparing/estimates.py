@@ -22,7 +22,7 @@ task over all models of the profile (`seed_noise`). The second does not depend o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -163,6 +163,13 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
         seeds=min(each.seeds for each in estimates),
         bounds=(sum(each.bounds[0] for each in estimates) / count, sum(each.bounds[1] for each in estimates) / count),
     )
+
+
+def average_if_known(estimates: Iterable[Estimate | None]) -> Estimate | None:
+    """Return the mean of estimates on different tasks; None if one is missing or there are none."""
+    given = list(estimates)
+    known = [each for each in given if each is not None]
+    return average(known) if known and len(known) == len(given) else None
 
 
 def _freedom(parts: Sequence[tuple[float, float]]) -> float:

@@ -34,7 +34,6 @@ class Resamples:
         runs: Path,
         *,
         resamples: int,
-        seed: int = 0,
         split: str = "validation",
         level: float = 0.95,
         noise: Mapping[str, float] | None = None,
@@ -44,12 +43,11 @@ class Resamples:
         Args:
             runs: results/<profile>/runs, with the traces.
             resamples: Number of resamples of each task's examples.
-            seed: Seed of the resamples.
             split: The split whose traces are read.
             level: Confidence level of the bands in figures.
             noise: `seed_noise` of the profile's points, for the intervals of averages over tasks.
         """
-        self.runs, self.resamples, self.seed, self.split = runs, resamples, seed, split
+        self.runs, self.resamples, self.split = runs, resamples, split
         self.level, self.noise = level, dict(noise or {})
         self._scores: dict[tuple[Any, ...], Floats] = {}
         self._examples: dict[str, tuple[NDArray[np.int64], NDArray[Any], Path]] = {}
@@ -84,7 +82,7 @@ class Resamples:
             block = max(1, 2 * _BLOCK // max(len(labels), 1))
             for few in (keys[start : start + block] for start in range(0, len(keys), block)):
                 predictions = [answers[key] for key in few]
-                scores = resampled(metric, predictions, labels, resamples=self.resamples, seed=self.seed)
+                scores = resampled(metric, predictions, labels, resamples=self.resamples)
                 self._scores |= dict(zip(few, scores.T.copy(), strict=True))
 
     def _trace(self, folder: Path, task: str) -> Trace:

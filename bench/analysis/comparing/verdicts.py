@@ -17,7 +17,7 @@ import pandas as pd
 
 from bench.analysis.budgets import POINT, at_budget
 from bench.analysis.comparing.equivalence import COLUMNS, classify_differences, p_values, verdict_of
-from bench.analysis.comparing.estimates import Estimate, average, bounds, estimate_mean
+from bench.analysis.comparing.estimates import Estimate, average, average_if_known, bounds, estimate_mean
 from bench.analysis.comparing.pairings import Pairing
 from bench.analysis.comparing.resampling import Floats, Point, Resamples, records
 from bench.analysis.comparing.seeds import geometric
@@ -76,6 +76,14 @@ def mean_estimate(rows: Sequence[Point], resamples: Resamples) -> Estimate:
 def scored(rows: Sequence[Point]) -> list[Point]:
     """Return the rows that have a score."""
     return [row for row in rows if not pd.isna(row["score"])]
+
+
+def chosen_points(points: pd.DataFrame, budget: float) -> dict[str, dict[str, list[Point]]]:
+    """Map method and task to the points with a score that are chosen at a budget, one per seed."""
+    chosen: dict[str, dict[str, list[Point]]] = {}
+    for row in scored(records(at_budget(points, budget))) if len(points) else []:
+        chosen.setdefault(row["method"], {}).setdefault(row["task"], []).append(row)
+    return chosen
 
 
 @dataclass
@@ -240,9 +248,14 @@ def _with_verdicts(
     table = pd.DataFrame(rows, columns=columns)
     scopes = table["task"].where(table["task"].isin([ALL, LEARNED]), "single tasks")
     families = list(zip(table["family"], scopes, strict=True))
-    found = classify_differences([_mean(sides, "estimate") for sides in made], comparison, families)
+    found = classify_differences(
+        [average_if_known(side.estimate for side in sides.values()) for sides in made], comparison, families
+    )
     with_f1 = [any(side.by_accuracy is not side.estimate for side in sides.values()) for sides in made]
-    others = [_mean(sides, "by_accuracy") if f1 else None for sides, f1 in zip(made, with_f1, strict=True)]
+    others = [
+        average_if_known(side.by_accuracy for side in sides.values()) if f1 else None
+        for sides, f1 in zip(made, with_f1, strict=True)
+    ]
     accuracy = classify_differences(others, comparison, families)
     additional = [_additional(row, sides, comparison) for row, sides in zip(found.itertuples(), made, strict=True)]
     table = table.join(found[COLUMNS]).join(pd.DataFrame(additional, columns=["iqm", "wins", "wilcoxon", "rests_on"]))
@@ -251,11 +264,6 @@ def _with_verdicts(
     counted = pd.Series(families, dtype=object)[found["verdict"] != ""]
     table.attrs["comparisons"] = counted.value_counts(sort=False).to_dict()
     return table
-
-
-def _mean(sides: Mapping[str, _Side], which: str) -> Estimate | None:
-    parts = [getattr(side, which) for side in sides.values()]
-    return average(parts) if parts and all(part is not None for part in parts) else None
 
 
 def _additional(row: Any, sides: Mapping[str, _Side], comparison: Comparison) -> dict[str, Any]:

@@ -38,7 +38,7 @@ HEAT_BUDGET = 4.0
 
 
 def budget_differences(
-    points: pd.DataFrame, roles: Roles, resamples: Resamples | None, budgets: Sequence[float] = BUDGETS
+    points: pd.DataFrame, roles: Roles, resamples: Resamples | None
 ) -> dict[tuple[str, float], Interval | None]:
     """Return each method's difference from the teacher at each budget, averaged over tasks; (method, budget) -> it.
 
@@ -49,7 +49,7 @@ def budget_differences(
     teacher = _by_task(teacher_rows(points, reference=roles.reference))
     found: dict[tuple[str, float], Interval | None] = {}
     sets = {}
-    for budget in budgets:
+    for budget in BUDGETS:
         chosen = at_budget(shown[shown["method"] != roles.reference], budget)
         for method, rows in chosen.groupby("method"):
             own = _by_task(rows[rows["score"].notna()])

@@ -264,9 +264,9 @@ def method_handles(rows: pd.DataFrame, looks: Mapping[str, Mark]) -> list[Line2D
     return [Line2D([], [], **mark.dots, label=mark.name) for method, mark in looks.items() if method in present]
 
 
-def halo(width: float = 1.8) -> list[withStroke]:
+def halo() -> list[withStroke]:
     """Return a white outline, which keeps text legible over lines."""
-    return [withStroke(linewidth=width, foreground="white")]
+    return [withStroke(linewidth=1.8, foreground="white")]
 
 
 def ratio_axis(axis: Axis, low: float, high: float) -> None:

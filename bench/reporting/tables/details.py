@@ -12,6 +12,8 @@ from bench.reporting.tables.main import title_of
 from bench.reporting.tables.notes import tasks_of
 from bench.store import read_parquet
 
+_BUDGETS = (2.0, 4.0, 8.0)
+
 
 def per_exit(points: pd.DataFrame, notes: Sequence[str]) -> Table:
     """Return the table of the score of each exit when all examples exit there."""
@@ -38,13 +40,13 @@ def per_exit(points: pd.DataFrame, notes: Sequence[str]) -> Table:
     )
 
 
-def thresholds(points: pd.DataFrame, notes: Sequence[str], *, budgets: Sequence[float] = (2.0, 4.0, 8.0)) -> Table:
+def thresholds(points: pd.DataFrame, notes: Sequence[str]) -> Table:
     """Return the table that compares one threshold for all exits with one threshold per exit at equal budgets."""
     good = succeeded(points)
     swept = good[good["kind"].isin(["uniform", "per_exit"])]
     both = swept.groupby(RUN)["kind"].transform("nunique") == 2
     lines: list[dict[str, Any]] = []
-    for budget in budgets if both.any() else []:
+    for budget in _BUDGETS if both.any() else []:
         found = {}
         for kind in ("uniform", "per_exit"):
             rows = at_budget(swept[both & (swept["kind"] == kind)], budget, by=tuple(RUN))
@@ -60,7 +62,7 @@ def thresholds(points: pd.DataFrame, notes: Sequence[str], *, budgets: Sequence[
                 line |= {f"Uniform, {title}": uniform.mean(), f"Per exit, {title}": own.mean()}
                 line |= {f"Gain, {title}": gain.mean(), f"Gain, {title} std": gain.std(ddof=1)}
             lines.append(line)
-    order, shown = [title_of(task) for task in tasks_of(points)], [f"{budget:g}x" for budget in budgets]
+    order, shown = [title_of(task) for task in tasks_of(points)], [f"{budget:g}x" for budget in _BUDGETS]
     lines.sort(key=lambda line: (shown.index(line["Speed-up"]), order.index(line["Task"])))
     formats: dict[str, Format] = {}
     for title in ("selection", "validation"):

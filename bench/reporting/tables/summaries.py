@@ -24,6 +24,7 @@ from bench.reporting.tables.format.table import (
     speedup,
     whole,
 )
+from bench.reporting.tables.main import BUDGETS as SPEEDUPS
 from bench.reporting.tables.main import Evidence, title_of
 from bench.reporting.tables.notes import learned_note, tasks_of
 from bench.reporting.tables.replayed import scopes_of
@@ -36,18 +37,12 @@ KEPT = (
 )
 
 
-def frontier(
-    points: pd.DataFrame,
-    notes: Sequence[str],
-    roles: Roles,
-    *,
-    budgets: Sequence[float] = BUDGETS,
-) -> Table:
+def frontier(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
     """Return the table of hypervolume, ELUE score, score and gain kept, for each task and on average."""
-    summary = frontier_summary(points, roles, budgets=budgets)
+    summary = frontier_summary(points, roles, budgets=BUDGETS)
     names, tasks = display_names(points), tasks_of(points)
-    scores = {f"score_{budget:g}x": f"Score at {budget:g}x" for budget in budgets}
-    gained = [f"{kind}_{budget:g}x" for budget in budgets for kind in ("gain", "teacher_gain")]
+    scores = {f"score_{budget:g}x": f"Score at {budget:g}x" for budget in BUDGETS}
+    gained = [f"{kind}_{budget:g}x" for budget in BUDGETS for kind in ("gain", "teacher_gain")]
     learned = learned_tasks(points, reference=roles.reference)
     values_of = ["points", "hypervolume", "elue", *scores, *gained]
     means = _with_averages(summary, values_of, scopes_of(tasks, learned), list(dict.fromkeys(points["method"])))
@@ -57,11 +52,11 @@ def frontier(
         line: dict[str, Any] = {"Task": row["shown"], "Method": names.get(row["method"], row["method"])}
         line |= {"Points": row["points"], "Hypervolume": row["hypervolume"], "Hypervolume std": row["hypervolume_std"]}
         line |= {"ELUE": row["elue"] * 100, "ELUE std": row["elue_std"] * 100}
-        for budget in budgets:
+        for budget in BUDGETS:
             line[f"Score at {budget:g}x"] = row[f"score_{budget:g}x"] * 100
             line[f"Kept at {budget:g}x"] = 100 * kept(row[f"gain_{budget:g}x"], row[f"teacher_gain_{budget:g}x"])
         lines.append(line)
-    for budget in budgets:
+    for budget in BUDGETS:
         formats |= {f"Score at {budget:g}x": score, f"Kept at {budget:g}x": percent}
     values = with_failures(pd.DataFrame(lines), points, ["Task", "Method", *formats], "Method")
     return Table(
@@ -80,20 +75,13 @@ def frontier(
             "the same FLOPs, linear in log FLOPs, constant outside its range.",
             f"Score and gain kept at a budget: those of the best point with at least this speed-up. {KEPT}",
             learned_note(learned),
-            *_no_gain(summary, tasks, [f"teacher_gain_{budget:g}x" for budget in budgets]),
+            *_no_gain(summary, tasks, [f"teacher_gain_{budget:g}x" for budget in BUDGETS]),
         ],
     )
 
 
-def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares: Sequence[float] = SHARES) -> Table:
-    """Return the table of the speed-up at which each method keeps a share of the teacher's gain.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-        roles: The roles of the methods.
-        shares: Shares of the gain to keep.
-    """
+def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
+    """Return the table of the speed-up at which each method keeps a share of the teacher's gain."""
     names, tasks = display_names(points), tasks_of(points)
     learned = learned_tasks(points, reference=roles.reference)
     scopes = scopes_of(tasks, learned)
@@ -101,7 +89,7 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares:
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     unkept: dict[tuple[str, str], dict[str, list[float]]] = {}
     every = []
-    for share in shares:
+    for share in SHARES:
         fast, really = f"Speed-up at {_listed([share])}", f"Kept at {_listed([share])}"
         formats |= {fast: speedup, really: percent}
         rows = at_quality(points, share, reference=roles.reference)
@@ -135,7 +123,7 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares:
     for cell, reasons in unkept.items():
         lines[cell]["Note"] = "; ".join(f"{_listed(those)} {reason}" for reason, those in reasons.items())
     values = with_failures(pd.DataFrame(list(lines.values())), points, ["Task", "Method", *formats], "Method")
-    listed = _listed(shares)
+    listed = _listed(SHARES)
     return Table(
         "quality",
         f"Cost at a quality: the speed-up that keeps {listed} of the teacher's gain",
@@ -159,7 +147,7 @@ def rankings(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence:
     comparison, shown = evidence.comparison, roles.contestants(points)
     learned = learned_tasks(points, reference=roles.reference)
     scopes = scopes_of(tasks_of(points), learned)
-    found = ranking(shown, evidence.splits["validation"], comparison, budgets=(1.0, 2.0, 4.0, 8.0), scopes=scopes)
+    found = ranking(shown, evidence.splits["validation"], comparison, budgets=SPEEDUPS, scopes=scopes)
     names = display_names(points)
     percents = {name: 100 * found[name].astype(float) for name in ("score", "low", "high", "iqm", "wins")}
     values = pd.DataFrame(
