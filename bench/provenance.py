@@ -63,12 +63,12 @@ def package_of(module: str, file: Path) -> dict[str, str]:
     """Return name and version of the installed distribution that contains `file`; empty if there is none."""
     for name in importlib.metadata.packages_distributions().get(module.partition(".")[0], ()):
         found = importlib.metadata.distribution(name)
-        if file.resolve().is_relative_to(_home(found).resolve()):
+        if file.resolve().is_relative_to(_package_folder(found).resolve()):
             return {"package": found.name, "version": found.version}
     return {}
 
 
-def _home(found: importlib.metadata.Distribution) -> Path:
+def _package_folder(found: importlib.metadata.Distribution) -> Path:
     """Return the folder of a distribution's files; for an editable installation, its checkout."""
     origin = json.loads(found.read_text("direct_url.json") or "{}")
     if origin.get("dir_info", {}).get("editable"):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from toys import shortened
 
 from bench.context import Context, task_data
 from bench.encoder.backbones import tokenizer
@@ -44,14 +45,7 @@ def everyone() -> list:
 
 @pytest.fixture(scope="module")
 def settings(tiny_settings, tmp_path_factory):
-    short = {"epochs": 0.5, "hidden_epochs": 0.3, "rate": 0.2, "distil_epochs": 0.3, "representation_epochs": 0.3}
-    short |= {"fold_epochs": 0.3}
-    contestants = TINY.model_dump()["contestants"]
-    for entry in contestants.values():
-        entry["options"] |= {key: value for key, value in short.items() if key in entry["options"]}
-        entry["tasks"] = {
-            task: {key: value for key, value in own.items() if key not in short} for task, own in entry["tasks"].items()
-        }
+    contestants = shortened(TINY)
     for name, switch in zip(ABLATIONS, SWITCHES[1:], strict=True):
         full = contestants["costeff"]
         contestants[name] = full | {"options": full["options"] | switch}

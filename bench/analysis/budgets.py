@@ -271,8 +271,8 @@ def timed_points(points: pd.DataFrame, times: pd.DataFrame, batch: int = 1) -> p
         reference on the timed examples: `measured`, and `promised` by FLOPs.
     """
     rows = succeeded(points)
-    rows = rows[(rows["split"] == "validation") & rows["score"].notna()]
     columns = ["milliseconds", "p95_milliseconds", "measured", "promised"]
+    rows = rows[(rows["split"] == "validation") & rows["score"].notna()].drop(columns=columns, errors="ignore")
     if times.empty:  # nothing was timed: the file may have no columns
         return rows.iloc[:0].reindex(columns=[*rows, *columns])
     keys = [*RUN, "operated"]

@@ -28,7 +28,7 @@ from bench.measuring.recording import record
 from bench.method import Method, contestant
 from bench.provenance import code_of, suite_version
 from bench.runs.identity import Identities, Identity, where
-from bench.runs.reuse import taken
+from bench.runs.reuse import reusable_runs
 from bench.runs.training.collapse import collapsed
 from bench.runs.training.cost import training_cost
 from bench.runs.training.lineage import within_budget
@@ -88,13 +88,13 @@ def produce(settings: Settings, key: RunKey) -> str:
         raise UserError(f"{key.method} has no variant {key.variant!r} on {key.task}; there are {known}")
     folder, state = run_folder(settings, key), state_folder(settings, key)
     check_folders(settings.root, folder / "model", state)
-    with _alone(state, key):
+    with _run_lock(state, key):
         identities = Identities(settings)
         identity = identities.of(key)
         _fresh_state(state, identity, where(settings), code_of(type(method)).get("fingerprint"))
         context = Context(settings, method.task, key, state)
-        if kept := taken(settings, identities, key).get(key):
-            _take(kept, folder, method.task)
+        if kept := reusable_runs(settings, identities, key).get(key):
+            _copy_run(kept, folder, method.task)
             remove_folder(state)
             return ""
         failed = _failed_need(settings, method, key, identities)
@@ -224,7 +224,7 @@ def _restore(settings: Settings, method: Method, key: RunKey, identities: Identi
         folder, state = run_folder(settings, need), state_folder(settings, need)
         if has_weights(folder):
             continue
-        with _alone(state, need, wait=True):
+        with _run_lock(state, need, wait=True):
             if has_weights(folder):
                 continue
             needed = contestant(settings, need.method, need.task)
@@ -268,7 +268,7 @@ def _failed_need(settings: Settings, method: Method, key: RunKey, identities: Id
     return None
 
 
-def _take(kept: Path, folder: Path, task: Task) -> None:
+def _copy_run(kept: Path, folder: Path, task: Task) -> None:
     """Copy a run from another results folder. A published folder has the configuration of the model but no weights."""
     check_run(kept, task, read_json(kept / "run.json"))
     clear_run(folder)
@@ -280,7 +280,7 @@ def _take(kept: Path, folder: Path, task: Task) -> None:
     log.info("copied from %s, a run with the same identity", kept)
 
 
-def _alone(state: Path, key: RunKey, wait: bool = False) -> AcquireReturnProxy:
+def _run_lock(state: Path, key: RunKey, wait: bool = False) -> AcquireReturnProxy:
     """Lock a run for this process; the lock is released when the process ends.
 
     Args:

@@ -208,7 +208,7 @@ logits, exits = classify({several})
 Examples are removed from the batch when they exit. Texts are cut to {length} tokens, as in training. `model.json` lists
 the graphs with their inputs and outputs.
 
-This model is in the form {form.name}. Against the same point in PyTorch, {checked.said()} (in batches of 32);
+This model is in the form {form.name}. Against the same point in PyTorch, {checked.summary()} (in batches of 32);
 {row["metric"]} is {now:.2f}. The sections below describe the point in PyTorch."""
 
 

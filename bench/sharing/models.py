@@ -69,7 +69,7 @@ def take(
     return (
         f"{row['label']}, seed {int(row['seed'])}, {str(row['kind']).replace('_', ' ')}: "
         f"{row['metric']} {100 * row['score']:.2f}, {row['speedup']:.2f}x cheaper on validation"
-        + (f"; {form.name}: {checked.said()}" if checked else "")
+        + (f"; {form.name}: {checked.summary()}" if checked else "")
     )
 
 

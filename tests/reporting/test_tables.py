@@ -71,7 +71,7 @@ def test_every_table_is_written_three_times_with_its_notes(few, sweeps, results,
 
 def test_every_table_names_the_source_of_its_numbers(made):
     for table in made.values():
-        for text in (table.said(), table.markdown(), table.latex()):
+        for text in (table.caption_and_notes(), table.markdown(), table.latex()):
             assert "sketch (generated)" in text
             assert "Chosen on calibration, reported on validation." in text
             assert "2 x the multiply-adds" in text
@@ -165,7 +165,7 @@ def test_one_answer_to_everybody_is_marked_and_never_bold_and_so_is_its_average(
     assert "‡" in values.loc["PABEE", "MNLI mark"] and "‡" in values.loc["PABEE", "Average mark"]
     assert "‡" not in values.loc["PABEE", "RTE mark"]
     assert not bold.loc["PABEE", ["MNLI", "Average", "w/o WNLI"]].any()
-    assert bold["MNLI"].any() and "never bold" in table.said()
+    assert bold["MNLI"].any() and "never bold" in table.caption_and_notes()
     plain = main(points, [], ROLES, budgets=[1.0])
     assert plain.is_bold().set_axis(plain.values["Method"]).loc["PABEE", "Average"]
 
@@ -187,7 +187,7 @@ def test_verdicts_have_four_words(made):
     assert set(values["Verdict"]) <= {"better", "worse", "equal", "not decided", ""} and len(values)
     decided = values[values["Verdict"].isin(["better", "worse"])]
     assert len(decided) and ((decided["Low"] > 0) == (decided["Verdict"] == "better")).all()
-    assert "Holm" in made["verdicts"].said()
+    assert "Holm" in made["verdicts"].caption_and_notes()
     none = values[values["Verdict"] == ""]
     assert none["p"].isna().all() and (none["Note"] != "").all() and (none["Comparison"] == "primary").all()
     assert (values["Comparison"] == "primary").to_numpy().argmin() == (values["Comparison"] == "primary").sum()
@@ -223,7 +223,11 @@ def test_a_point_that_misses_its_budget_on_validation_is_marked(points):
     assert found.loc[(found["method"] == "pabee") & (found["task"] == "mnli"), "missed"].any()
     table = main(slow, [], ROLES, budgets=(2.0,))
     marks = table.values.set_index("Method")["MNLI mark"]
-    assert "§" in marks["PABEE"] and "§" in table.said() and "§" not in main(points, [], ROLES, budgets=(0.1,)).said()
+    assert (
+        "§" in marks["PABEE"]
+        and "§" in table.caption_and_notes()
+        and "§" not in main(points, [], ROLES, budgets=(0.1,)).caption_and_notes()
+    )
 
 
 def test_fixed_quality_counts_where_every_seed_keeps_it(made, points):
@@ -253,7 +257,7 @@ def test_any_part_of_a_profile_has_all_its_tables(small, data):
     folder = data.draw(st.sampled_from([None, small / "runs"]))
     for table in tables(points, ROLES, runs=folder, comparison=Comparison(resamples=100)):
         assert len(table.printed()) == len(values_of(table.csv())) if len(table.printed()) else True
-        assert table.markdown() and table.latex() and table.said()
+        assert table.markdown() and table.latex() and table.caption_and_notes()
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")

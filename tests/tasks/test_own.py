@@ -250,7 +250,7 @@ def test_the_hubs_names_are_matched(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = read(task("news", {"news": OwnTask(labels=labels, **own)}))
     assert raw.splits["train"]["label"] == [1, 2, 3, 0] and asked == [(("fancyzhx/ag_news",), {"revision": None})]
     for other in (["a", "b", "c", "World"], ["sci/tech", "world", "sports", "business"]):
-        with pytest.raises(UserError, match=r"calls the labels World, Sports, Business, Sci/Tech; news knows"):
+        with pytest.raises(UserError, match=r"calls the labels World, Sports, Business, Sci/Tech; news has the labels"):
             read(task("news", {"news": OwnTask(labels=other, **own)}))
     assert read(task("news", {"news": OwnTask(labels=[0, 1, 2, 3], **own)})).splits["train"]["label"] == [0, 1, 2, 3]
 

@@ -198,14 +198,14 @@ def _tasks(
         except UserError as error:
             facts["note"] = str(error)
             continue
-        facts["note"] = ONE_SEED if len(common) == 1 else missed([row for side in known for row in side])
+        facts["note"] = ONE_SEED if len(common) == 1 else missed_budget([row for side in known for row in side])
         a, b = ([other for row in side if (other := _by_accuracy(row)) is not None] for side in known)
         if facts["metric"] == "f1" and (len(a), len(b)) == (len(known[0]), len(known[1])):
             result.by_accuracy = estimate(a, b, resamples)
     return found
 
 
-def missed(rows: Sequence[Point]) -> str:
+def missed_budget(rows: Sequence[Point]) -> str:
     """Return a note that names the methods whose speed-up on validation is below the budget, beyond the tolerance."""
     names = [row["method"] for row in rows if row.get("missed")]
     return f"below its speed-up on validation: {', '.join(dict.fromkeys(names))}" if names else ""

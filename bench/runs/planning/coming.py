@@ -15,7 +15,7 @@ from bench.method import contestant
 from bench.runs.identity import Identities
 from bench.runs.plan import runs
 from bench.runs.ratios import trials_so_far
-from bench.runs.reuse import taken
+from bench.runs.reuse import reusable_runs
 from bench.settings import Settings
 from bench.store import RunKey, read_facts, run_folder
 
@@ -27,7 +27,7 @@ class Coming:
     runs: tuple[RunKey, ...]
     trials: tuple[RunKey, ...]
     """Trials of ratio studies; random points replace those that the study has not drawn yet."""
-    taken: Mapping[RunKey, Path]
+    reusable_runs: Mapping[RunKey, Path]
     """Runs that will be copied from a folder under `reuse`."""
 
     def __len__(self) -> int:
@@ -35,10 +35,10 @@ class Coming:
 
     def lines(self) -> Iterator[str]:
         """Yield a line about reused runs, if there are any."""
-        if self.taken:
+        if self.reusable_runs:
             names = Counter(key.method for key in (*self.runs, *self.trials))
             made = ", ".join(f"{name} ({count})" for name, count in names.items())
-            yield f"reuse: {len(self.taken)} runs are copied; trained here: {made or 'none'}"
+            yield f"reuse: {len(self.reusable_runs)} runs are copied; trained here: {made or 'none'}"
 
 
 def coming(settings: Settings, identities: Identities) -> Coming:
@@ -47,7 +47,7 @@ def coming(settings: Settings, identities: Identities) -> Coming:
     Raises:
         UserError: where a text, a checkpoint or a folder cannot be read.
     """
-    elsewhere = taken(settings, identities)
+    elsewhere = reusable_runs(settings, identities)
     drawn, later = trials_so_far(settings)
     planned = dict.fromkeys(run.key for run in runs(settings))
     foreseen = [key for key in elsewhere if key not in planned and key not in drawn]

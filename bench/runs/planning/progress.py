@@ -19,7 +19,7 @@ from bench.errors import UserError
 from bench.runs.identity import Identities
 from bench.runs.plan import runs
 from bench.runs.planning.coming import coming
-from bench.runs.planning.forecast import REPORT_SECONDS, Forecast, forecast, spoken
+from bench.runs.planning.forecast import REPORT_SECONDS, Forecast, duration, forecast
 from bench.runs.ratios import trials_so_far
 from bench.settings import Settings
 from bench.store import RunKey, log_file, read_facts, read_json, run_folder, state_folder, write_json
@@ -108,7 +108,7 @@ class Progress:
         if len(facts) == len(known) + later and not (settings.root / "complete").is_file():
             going = ["thresholds, latency, tables and figures"]
         to_come = [key for key in trials if key not in facts]
-        return "; ".join([said, *_left(settings, facts, len(to_come) + later), *going])
+        return "; ".join([said, *_remaining_time(settings, facts, len(to_come) + later), *going])
 
     def failures(self) -> Iterator[str]:
         """Yield a line for each run that has failed since the last call."""
@@ -133,7 +133,7 @@ class Progress:
         return {key: self._done[key] for key in keys if key in self._done}
 
 
-def _left(settings: Settings, facts: dict[RunKey, dict], trials: int) -> Sequence[str]:
+def _remaining_time(settings: Settings, facts: dict[RunKey, dict], trials: int) -> Sequence[str]:
     """Return the time left in words: the forecast of the rest, scaled by how long finished runs really took."""
     if not _file(settings).is_file():
         return []
@@ -146,7 +146,7 @@ def _left(settings: Settings, facts: dict[RunKey, dict], trials: int) -> Sequenc
     rest /= kept["jobs"]
     rest += 0.0 if (settings.root / "latency.parquet").is_file() else kept["clock"]
     rest += 0.0 if (settings.root / "complete").is_file() else REPORT_SECONDS
-    return [f"about {spoken(rest * pace)} left"] if rest else ["done"]
+    return [f"about {duration(rest * pace)} left"] if rest else ["done"]
 
 
 def _going(settings: Settings, key: RunKey) -> str:

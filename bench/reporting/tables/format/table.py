@@ -109,10 +109,10 @@ class Table:
         return result
 
     def csv(self) -> str:
-        """Return the values as CSV, without caption and notes (see `said`)."""
+        """Return the values as CSV, without caption and notes (see `caption_and_notes`)."""
         return self.values.to_csv(index=False, float_format=_CSV)
 
-    def said(self) -> str:
+    def caption_and_notes(self) -> str:
         """Return the caption and the notes, one per line."""
         return "".join(f"{line}\n" for line in (self.caption, *self.notes))
 
@@ -135,7 +135,12 @@ class Table:
         """Write <name>.csv, <name>.notes.txt, <name>.md and <name>.tex to a folder; return their paths."""
         folder.mkdir(parents=True, exist_ok=True)
         written = []
-        texts = {".csv": self.csv(), ".notes.txt": self.said(), ".md": self.markdown(), ".tex": self.latex()}
+        texts = {
+            ".csv": self.csv(),
+            ".notes.txt": self.caption_and_notes(),
+            ".md": self.markdown(),
+            ".tex": self.latex(),
+        }
         for ending, text in texts.items():
             path = folder / f"{self.name}{ending}"
             path.write_text(text, encoding="utf-8")
