@@ -45,8 +45,8 @@ def set_up(runs: Runs, key: RunKey) -> None:
     try:
         json.dumps(method.relevant_options(key.variant))
     except (TypeError, ValueError) as error:
-        raise Fault(f"`asked` returns what is no plain value: {error}") from None
-    _hold(isinstance(method.label(key.variant), str), "`label` returns no text")
+        raise Fault(f"`relevant_options` returns a value that JSON cannot hold: {error}") from None
+    _hold(isinstance(method.label(key.variant), str), "`label` does not return text")
     policy = method.exit_policy()
     _hold(policy.name == "none" or policy.exit_start >= 1, f"exit_start is {policy.exit_start}")
 
@@ -166,7 +166,7 @@ def engine_agrees(runs: Runs, key: RunKey) -> None:
         # Examples within rounding error of the threshold are not compared.
         near = 0.0 if policy.name == "patience" else 1e-5
         sure = replay(policy, statistic, value * (1 - near)) == replay(policy, statistic, value * (1 + near))
-        _hold(sure.mean() > 0.9, f"at the threshold {value} one example in ten lies on the threshold itself")
+        _hold(sure.mean() > 0.9, f"at the threshold {value} one example in ten is within rounding error of it")
         answers = trace.logits[expected, np.arange(len(examples))]
         for size in (1, 32):
             found = engine.run(model, examples, rule(policy, value), size)

@@ -73,7 +73,7 @@ def measure(
     if len(devices) > 1:
         raise UserError(f"latency: models are on {' and '.join(sorted(map(str, devices)))}; move them to one")
     if rounds < 1 or not len(examples) or not contestants:
-        raise UserError(f"latency: {rounds} rounds over {len(examples)} examples; ask for at least one of each")
+        raise UserError(f"latency: {rounds} rounds over {len(examples)} examples; at least one of each is needed")
     device, rng = devices.pop(), np.random.default_rng(seed)
     parts = length_batches(examples.lengths, batch_size, None)
     batches = [Batch.of(examples, each, device) for each in parts]

@@ -105,7 +105,7 @@ def test_main_starts_with_the_controls_and_has_every_method_in_every_block(made,
     values = made["main"].values
     assert list(values["Method"][:2]) == ["Best constant", "Teacher"]
     for budget in ("1x", "2x", "4x", "8x"):
-        block = values[values["Speed-up asked"] == f"at least {budget}"]
+        block = values[values["Budget"] == f"at least {budget}"]
         assert list(block["Method"]) == [
             "Cut at depth",
             "COST-EFF",
@@ -118,7 +118,7 @@ def test_main_starts_with_the_controls_and_has_every_method_in_every_block(made,
 
 
 def test_main_averages_only_what_is_complete(made, few):
-    values = made["main"].values.set_index(["Speed-up asked", "Method"])
+    values = made["main"].values.set_index(["Budget", "Method"])
     tasks = ["CoLA", "MRPC", "STS-B", "MNLI", "RTE", "WNLI"]
     row = values.loc[("at least 1x", "COST-EFF")]
     assert row["Average"] == pytest.approx(row[tasks].astype(float).mean())
@@ -139,13 +139,13 @@ def test_failed_runs_are_rows_with_their_reason(made):
 def test_bold_is_the_best_and_what_does_not_differ_from_it(made, few):
     for table in (made["main"], main(few, [], ROLES)):
         bold, values = table.is_bold(), table.values
-        assert not bold[values["Speed-up asked"].isin(["control", "failed"])].any(axis=None)
-        for _, block in values[values["Speed-up asked"].str.startswith("at least")].groupby("Speed-up asked"):
+        assert not bold[values["Budget"].isin(["control", "failed"])].any(axis=None)
+        for _, block in values[values["Budget"].str.startswith("at least")].groupby("Budget"):
             known = block["MNLI"].dropna()
             if len(known) > 1 and not block["Chosen"].fillna("").str.startswith("as at").any():
                 assert bold.at[known.idxmax(), "MNLI"]
     values, bold = made["main"].values, made["main"].is_bold()
-    blocks = values["Speed-up asked"].where(values["Speed-up asked"].str.startswith("at least"))
+    blocks = values["Budget"].where(values["Budget"].str.startswith("at least"))
     best = values.groupby(blocks)["MNLI"].transform("max")
     assert (bold["MNLI"] & (values["MNLI"] < best - 0.05)).any()  # below the best, by names that are not the folders'
     assert not made["paper"].is_bold().any(axis=None)
@@ -369,9 +369,9 @@ def test_calculated_and_measured_speedups_are_of_the_same_examples():
     points, times = folder.points(), folder.latencies()
     some = times[times["task"].isin(["cola", "rte"])].assign(noise_low=0.97, noise_high=1.04)
     table = latency(points, ["shared note"], Roles(), some)
-    teacher = table.values[table.values["Speed-up asked"] == "teacher"].squeeze()
+    teacher = table.values[table.values["Budget"] == "teacher"].squeeze()
     assert teacher["Measured, batch 1"] == pytest.approx(1) and teacher["Tasks"] == 2
-    at_4 = table.values.query("`Speed-up asked` == 'at least 4x' and Method == 'COST-EFF'").squeeze()
+    at_4 = table.values.query("Budget == 'at least 4x' and Method == 'COST-EFF'").squeeze()
     chosen = at_budget(points[points["method"] == "costeff"], speedup=4.0)
     own = chosen.assign(operated=operated(chosen)).merge(some[some["batch_size"] == 1], on=[*RUN, "operated"])
     assert len(own) == 2

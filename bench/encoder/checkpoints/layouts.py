@@ -46,7 +46,7 @@ class Layout:
                     yield theirs.replace("#", str(layer)), ours.replace("#", str(layer)), letters
 
     def size(self, letters: str) -> tuple[int, ...]:
-        """Return the shape that letters stand for."""
+        """Return the shape that a string of letters denotes."""
         s = self.shape
         sizes = {"V": s["vocab_size"], "P": s["max_positions"], "S": s["type_vocab_size"], "d": s["hidden_size"]}
         sizes |= {"f": s["ffn"][0]}

@@ -56,7 +56,7 @@ class Head(NamedTuple):
 
 
 class DeployedLayout:
-    """Base class of the deployed form of an `Encoder`, whatever its layout."""
+    """Base class of the deployed form of an `Encoder` in either layout."""
 
     def __init__(self, model: Encoder) -> None:
         config, embeddings = model.config, model.embeddings

@@ -113,7 +113,7 @@ def latency(points: pd.DataFrame, notes: Sequence[str], roles: Roles, times: pd.
         chosen += [(str(name), f"at least {budget:g}x", rows) for name, rows in found.groupby("method", sort=False)]
     lines = []
     for method, block, rows in chosen:
-        line: dict[str, object] = {"Speed-up asked": block, "Method": names.get(method, method)}
+        line: dict[str, object] = {"Budget": block, "Method": names.get(method, method)}
         for size in _SIZES:
             timed = timed_points(rows, times, size)
             if timed.empty:
@@ -137,7 +137,7 @@ def latency(points: pd.DataFrame, notes: Sequence[str], roles: Roles, times: pd.
             f"ms, batch {size}": plain,
         }
     formats |= {"p95 ms, batch 1": plain, "Tasks": plain}
-    values = pd.DataFrame(lines).reindex(columns=["Speed-up asked", "Method", *formats])
+    values = pd.DataFrame(lines).reindex(columns=["Budget", "Method", *formats])
     return Table(
         "latency", "Calculated and measured speed-ups", values, formats, notes=[*notes, *_latency_notes(times)]
     )

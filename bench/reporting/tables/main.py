@@ -123,11 +123,11 @@ def main(
     printed = [_printed(line) for line in lines]
     for run in failures(points).to_dict("records"):
         reason = f"{run['reason']} ({title_of(run['task'])}, seed {run['seed']})"
-        printed.append({"Speed-up asked": "failed", "Method": run["label"], "Note": reason})
+        printed.append({"Budget": "failed", "Method": run["label"], "Note": reason})
     formats: dict[str, Format] = {**dict.fromkeys(averages, score), **dict.fromkeys(SPEEDUPS, speedup)}
     timed = [name for name in TIMES if any(pd.notna(line.cells.get(name)) for line in lines)]
     formats |= dict.fromkeys(timed, plain) | dict.fromkeys(scored, score) | dict.fromkeys(COSTS, amount)
-    values = ordered(pd.DataFrame(printed), ["Speed-up asked", "Method", *formats, "Chosen", "Note"])
+    values = ordered(pd.DataFrame(printed), ["Budget", "Method", *formats, "Chosen", "Note"])
     return Table(
         "main",
         "Scores on validation at the given minimum speed-ups over the teacher",
@@ -241,7 +241,7 @@ def _same(before: Mapping[str, Sequence[Point]], now: Mapping[str, Sequence[Poin
 
 
 def _printed(line: _Line) -> dict[str, Any]:
-    head = {"Speed-up asked": line.block, "Method": line.method}
+    head = {"Budget": line.block, "Method": line.method}
     if line.repeats:
         return {**head, "Chosen": f"as at {line.repeats}"}
     return {**head, **line.cells, "Note": line.note}
