@@ -21,6 +21,8 @@ from bench.trace import Trace
 RUN = ["task", "method", "variant", "seed"]
 POINT = [*RUN, "kind", "point"]
 GROUP = ("task", "method", "seed")
+BUDGETS = (1.0, 2.0, 4.0, 8.0)
+"""Speed-ups over the reference at which tables, figures and exports show the best points."""
 # Kinds of operating points that may be chosen; of equal points the simplest kind is kept.
 SIMPLICITY = {"static": 0, "fixed_exit": 1, "uniform": 2, "per_exit": 3}
 _ROUNDING = 1e-12

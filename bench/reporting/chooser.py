@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.analysis.budgets import POINT, timed_points
+from bench.analysis.budgets import BUDGETS, POINT, timed_points
 from bench.analysis.comparing.equivalence import classify_differences
 from bench.analysis.comparing.estimates import Estimate, average, average_if_known
 from bench.analysis.comparing.resampling import Point, records
@@ -25,7 +25,7 @@ from bench.analysis.roles import Roles
 from bench.analysis.statistics import GROUPS, select_tasks
 from bench.errors import UserError
 from bench.reporting.tables.format.table import display_names
-from bench.reporting.tables.main import BUDGETS, Evidence
+from bench.reporting.tables.main import Evidence
 from bench.reporting.tables.notes import tasks_of
 from bench.tasks.catalogue import Task
 from bench.tasks.catalogue import title as task_title

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from bench.analysis.budgets import has_traces
+from bench.analysis.metrics import METRICS
 from bench.analysis.roles import Roles
 from bench.names import FINDINGS
 from bench.reporting import figures, page
@@ -19,10 +20,9 @@ from bench.store import read_json, read_parquet_if_there, read_points
 from bench.tasks.catalogue import tasks_of
 
 _COLUMNS = (
-    "kind", "point", "policy", "threshold", "thresholds", "exit", "split", "score", "metric", "matthews", "accuracy",
-    "f1",
-    "pearson", "spearman", "examples", "flops", "flops_128", "speedup", "speedup_128", "mean_exit", "mean_layers",
-    "exits", "parameters", "parameters_encoder", "on_frontier",
+    "kind", "point", "policy", "threshold", "thresholds", "exit", "split", "score", "metric", *METRICS, "examples",
+    "flops", "flops_128", "speedup", "speedup_128", "mean_exit", "mean_layers", "exits", "parameters",
+    "parameters_encoder", "on_frontier",
 )  # fmt: skip
 
 

@@ -25,7 +25,7 @@ from bench.analysis.budgets import (
     run_folder,
     selection_split,
 )
-from bench.analysis.combinations.policy_grid import reference_flops
+from bench.analysis.combinations.policy_grid import BUDGETS, reference_flops
 from bench.analysis.comparing.estimates import Estimate, bounds, estimate_mean
 from bench.analysis.comparing.resampling import Resamples, resampled
 from bench.analysis.metrics import score
@@ -33,7 +33,6 @@ from bench.exit_policies.policies import Confidence
 from bench.settings import SCORE_METRICS
 from bench.trace import Costs, Trace
 
-BUDGETS = (1.5, 2.0, 3.0, 4.0)
 THRESHOLDS = 50
 """Number of thresholds for each pair, which are quantiles of the small model's confidence."""
 Floats = NDArray[np.float64]

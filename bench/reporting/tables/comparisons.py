@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis.budgets import failures, succeeded
+from bench.analysis.budgets import BUDGETS, failures, succeeded
 from bench.analysis.comparing.equivalence import classify_differences
 from bench.analysis.comparing.estimates import Estimate, average_if_known
 from bench.analysis.comparing.pairings import every_pair, pairings
@@ -15,7 +15,7 @@ from bench.analysis.roles import Roles
 from bench.analysis.statistics import learned_tasks
 from bench.errors import UserError
 from bench.reporting.tables.format.table import Format, Table, difference, display_names, percent, plain, score, speedup
-from bench.reporting.tables.main import BUDGETS, Evidence, title_of
+from bench.reporting.tables.main import Evidence, title_of
 from bench.reporting.tables.notes import learned_note, tasks_of
 from bench.settings import Comparison
 

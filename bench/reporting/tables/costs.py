@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.analysis.budgets import RUN, at_budget, succeeded, teacher_rows, timed_points
+from bench.analysis.budgets import BUDGETS, RUN, at_budget, succeeded, teacher_rows, timed_points
 from bench.analysis.comparing.seeds import geometric
 from bench.analysis.roles import Roles
 from bench.reporting.tables.format.table import Format, Table, display_names, plain, score, speedup
-from bench.reporting.tables.main import BUDGETS, title_of
+from bench.reporting.tables.main import title_of
 
 _COLUMNS = {
     "Steps": "training_steps",

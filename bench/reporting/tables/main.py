@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis.budgets import (
+    BUDGETS,
     POINT,
     POINTS_ONLY,
     TIER,
@@ -33,7 +34,6 @@ from bench.tasks.catalogue import title as title_of
 
 log = logging.getLogger(__name__)
 
-BUDGETS = (1.0, 2.0, 4.0, 8.0)
 WITHOUT = "wnli"
 FIXED_EXIT, CONSTANT, MISSED = "†", "‡", "§"
 MISMATCHED = "validation_mismatched"

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.analysis.budgets import BUDGETS as SPEEDUPS
 from bench.analysis.budgets import at_quality, failures
 from bench.analysis.comparing.ranking import ranking
 from bench.analysis.comparing.seeds import over_seeds, over_tasks
@@ -24,7 +25,6 @@ from bench.reporting.tables.format.table import (
     speedup,
     whole,
 )
-from bench.reporting.tables.main import BUDGETS as SPEEDUPS
 from bench.reporting.tables.main import Evidence, title_of
 from bench.reporting.tables.notes import learned_note, tasks_of
 from bench.reporting.tables.replayed import scopes_of
