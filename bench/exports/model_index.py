@@ -6,7 +6,8 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
-from bench.exports.chosen import BUDGETS, Shown, contestants
+from bench.analysis.budgets import BUDGETS
+from bench.exports.chosen import Shown, contestants
 from bench.sharing.card import eval_results
 from bench.sharing.folders import ResultsFolder
 
