@@ -122,5 +122,5 @@ def test_a_method_that_does_not_say_is_named(settings, monkeypatch):
 @pytest.mark.parametrize(
     ("seconds", "text"), [(3, "3 s"), (89, "89 s"), (120, "2 min"), (5300, "88 min"), (7200, "2.0 h")]
 )
-def test_spoken(seconds, text):
+def test_duration(seconds, text):
     assert duration(seconds) == text
