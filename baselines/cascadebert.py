@@ -80,10 +80,6 @@ class CascadeBert(Method):
         if task.regression:
             self.policy = "none"
 
-    def variants(self) -> Sequence[str]:
-        """Return the names of the variants."""
-        return ["full"]
-
     def check(self) -> None:
         """Raise UserError for options that do not fit the backbone."""
         kept = self.options.small_layers

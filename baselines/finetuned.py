@@ -12,8 +12,8 @@ from bench.context import Context
 from bench.encoder import Encoder
 from bench.encoder.cut import take_layers
 from bench.errors import UserError
-from bench.lineage import lineage, steps_in_all
 from bench.method import BatchSize, Epochs, Method, Options, Stage, contestant
+from bench.runs.training.lineage import lineage, steps_in_all
 from bench.settings import Layers, LearningRate
 from bench.training.loop import Plan
 from bench.training.losses import task_loss
@@ -36,7 +36,7 @@ class FinetunedOptions(Options):
     as_long_as: AsLongAs | None = Field(
         None,
         description="Train for as many optimizer steps as this variant has behind its weights "
-        "(`bench.lineage.steps_in_all`); `epochs` is then ignored.",
+        "(`bench.runs.training.lineage.steps_in_all`); `epochs` is then ignored.",
     )
     depths: list[Layers] | None = Field(
         None, min_length=1, description="Layers kept, one variant each; null: all, the teacher."

@@ -9,6 +9,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from bench.analysis.metrics import scores
 from bench.analysis.points import predictions
 from bench.context import Context, Criterion
 from bench.encoder import Encoder
@@ -16,7 +17,6 @@ from bench.exit_policies.policies import Patience, replay_many
 from bench.method import BatchSize, Epochs, Method, Options, Stage
 from bench.settings import LearningRate
 from bench.tasks.catalogue import Task
-from bench.tasks.scores import scores
 from bench.trace import Trace
 from bench.training.loop import Plan
 from bench.training.losses import task_loss
@@ -52,10 +52,6 @@ class Pabee(Method):
     version = 2
     policy = "patience"
 
-    def variants(self) -> Sequence[str]:
-        """Return the names of the variants."""
-        return ["full"]
-
     def label(self, variant: str) -> str:
         """Return the name in tables and figures."""
         return self.titled("PABEE", "pabee")
@@ -90,8 +86,8 @@ def mean_over_patience(rule: Patience, task: Task) -> Criterion:
 
     def criterion(trace: Trace) -> float:
         exits, examples = len(trace.logits), np.arange(len(trace.labels))
-        left = replay_many(rule, trace.logits, np.arange(1, max(2, exits)))
-        answers = predictions(trace, task)[left, examples]
+        exits_taken = replay_many(rule, trace.logits, np.arange(1, max(2, exits)))
+        answers = predictions(trace, task)[exits_taken, examples]
         return float(scores(task, answers, trace.labels)[task.metrics[0]].mean())
 
     return criterion

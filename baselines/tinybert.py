@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from baselines.augmentation import augmented
+from bench.analysis.metrics import score
 from bench.analysis.points import predictions
 from bench.context import Context, Criterion
 from bench.encoder import Encoder, Shape, backbones
@@ -24,7 +25,6 @@ from bench.settings import Checkpoint, Layers, LearningRate, Width
 from bench.tasks.batches import collate, length_batches
 from bench.tasks.catalogue import Task
 from bench.tasks.examples import Examples
-from bench.tasks.scores import score
 from bench.trace import Trace
 from bench.training.loop import Loss, Plan
 from bench.training.losses import soft_loss, task_loss
@@ -78,7 +78,7 @@ class TinyBert(Method):
     - Checkpoint: the epoch of phase B with the best mean of the metrics in `CHOSEN_BY`.
 
     A student without a general checkpoint starts from the backbone's layers m x N/M, reduced in width (`narrowed`); its
-    label says "from backbone". "w/o DA" means without the paper's data augmentation; augmented data include the
+    label contains "from backbone". "w/o DA" means without the paper's data augmentation; augmented data include the
     original examples.
     """
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = {r"(?<!\w)heads\.": "exit_heads."}
 """Pattern in the name of a weight -> its replacement: `Encoder.heads` is now `Encoder.exit_heads`."""
-FIELDS = {"knob": "threshold"}
+FIELDS = {"knob": "threshold", "left": "exits_taken"}
 """Old name of a column of a points table, or of a field of an operating point -> current name."""
 LABELS = {
     r"^cut at depth (\d+)$": r"first k layers: \1",

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from transformers import set_seed
 
+from bench.analysis.metrics import scores
 from bench.analysis.points import predictions
 from bench.encoder import backbones
 from bench.encoder.saved import load_model
@@ -22,7 +23,6 @@ from bench.errors import UserError
 from bench.measuring.recording import record
 from bench.store import RunKey, needed_run, run_folder
 from bench.tasks.prepare import Survey, prepare, survey
-from bench.tasks.scores import scores
 from bench.training.loop import Loss, Machine, Plan, fit
 from bench.training.targets import FrozenTeacher
 

@@ -34,7 +34,7 @@ class _Mark:
 
 EPOCHS, BATCH_SIZE = _Mark(), _Mark()
 Epochs = Annotated[float, Field(gt=0, le=10_000), EPOCHS]
-"""A positive number of epochs; a training budget multiplies it (`bench.lineage.within_budget`)."""
+"""A positive number of epochs; a training budget multiplies it (`bench.runs.training.lineage.within_budget`)."""
 OptionalEpochs = Annotated[float | None, Field(gt=0, le=10_000), EPOCHS]
 """A number of epochs like `Epochs`, or None."""
 BatchSize = Annotated[BatchCount, BATCH_SIZE]
@@ -133,8 +133,8 @@ class Needed:
 class Method:
     """Base class of a method, set up for one task.
 
-    A subclass implements `variants` and `train`, cites its paper in its docstring, and overrides the other methods
-    where their defaults do not apply.
+    A subclass implements `train`, cites its paper in its docstring, and overrides the other methods where their
+    defaults do not apply.
 
     Attributes:
         Options: Class of the options.
@@ -152,8 +152,8 @@ class Method:
         self.name, self.task, self.options, self.settings = name, task, options, settings
 
     def variants(self) -> Sequence[str]:
-        """Return the names of the variants that the contestant trains on this task."""
-        raise NotImplementedError
+        """Return the names of the variants that the contestant trains on this task; by default one, `full`."""
+        return ["full"]
 
     def check(self) -> None:
         """Check the options before anything trains.
@@ -237,7 +237,7 @@ class Method:
         Raises:
             UserError: If the method does not implement it.
         """
-        raise UserError(f"{self.name}: this method does not say how long it trains; give it `stages`")
+        raise UserError(f"{self.name}: this method does not state how long it trains; implement its method `stages`")
 
     @property
     def backbone(self) -> Shape:
@@ -276,16 +276,11 @@ class Method:
         Raises:
             UserError: If the method has no search space.
         """
-        raise UserError(f"{self.name}: this method has no search space; a study needs one that has")
+        raise UserError(f"{self.name}: this method has no search space, which a study needs; implement `search_space`")
 
 
 def contestant(settings: Settings, name: str, task: str) -> Method:
     """Return a contestant of the settings, set up for one task.
-
-    Args:
-        settings: Settings of the benchmark.
-        name: Name of the contestant.
-        task: Name of the task.
 
     Raises:
         UserError: If there is no such contestant, or its class or options are not valid.

@@ -17,9 +17,12 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 
 
-def identity_of(asked: dict[str, Any]) -> str:
-    """Return the identity of a run: a hash of the inputs that determine its result, 16 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:16]
+def identity_of(inputs: dict[str, Any]) -> str:
+    """Return the identity of a run: a hash of the inputs that determine its result, 16 hexadecimal digits.
+
+    `run.json` stores these inputs under the key `asked`.
+    """
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def suite_version() -> str:
@@ -60,12 +63,12 @@ def package_of(module: str, file: Path) -> dict[str, str]:
     """Return name and version of the installed distribution that contains `file`; empty if there is none."""
     for name in importlib.metadata.packages_distributions().get(module.partition(".")[0], ()):
         found = importlib.metadata.distribution(name)
-        if file.resolve().is_relative_to(_home(found).resolve()):
+        if file.resolve().is_relative_to(_package_folder(found).resolve()):
             return {"package": found.name, "version": found.version}
     return {}
 
 
-def _home(found: importlib.metadata.Distribution) -> Path:
+def _package_folder(found: importlib.metadata.Distribution) -> Path:
     """Return the folder of a distribution's files; for an editable installation, its checkout."""
     origin = json.loads(found.read_text("direct_url.json") or "{}")
     if origin.get("dir_info", {}).get("editable"):

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr, ndtri, stdtrit
 
-from bench.analysis.comparing.equivalence import judged
-from bench.analysis.comparing.estimates import Estimate, average, bounds, spread
+from bench.analysis.comparing.equivalence import classify_differences
+from bench.analysis.comparing.estimates import Estimate, average, bounds, estimate_mean
 from bench.analysis.comparing.resampling import resampled
 from bench.settings import Comparison
 
@@ -84,7 +84,7 @@ def estimates(drawn: list[tuple[Floats, Floats]]) -> dict[tuple[int, int], Estim
         for a, b in combinations(range(len(scores)), 2):
             gap, gaps = scores[a] - scores[b], boot[:, a] - boot[:, b]
             limits = bounds("accuracy", difference=True)
-            parts.setdefault((a, b), []).append(spread(gap, gaps, EXAMPLES, bounds=limits, noise=noise))
+            parts.setdefault((a, b), []).append(estimate_mean(gap, gaps, EXAMPLES, bounds=limits, noise=noise))
     return {pair: average(of_tasks) for pair, of_tasks in parts.items()}
 
 
@@ -110,7 +110,7 @@ def _satterthwaite(drawn: list[tuple[Floats, Floats]], level: float) -> float:
     """Half-width with one Student quantile, whose degrees of freedom are estimated from the variances at hand."""
     parts = []
     for scores, boot in drawn:
-        each = spread(scores[0] - scores[1], boot[:, 0] - boot[:, 1], EXAMPLES)
+        each = estimate_mean(scores[0] - scores[1], boot[:, 0] - boot[:, 1], EXAMPLES)
         parts += [(each.seeds_variance, each.seeds_freedom), (each.examples_variance, each.examples_freedom)]
     variance = sum(part for part, _ in parts)
     freedom = variance**2 / sum(part**2 / free for part, free in parts if part > 0)
@@ -137,7 +137,7 @@ def wrong(world: World, repeats: int, rng: np.random.Generator, comparison: Comp
     truths = np.array([world.truth(*pair) for pair in pairs])
     errors = {"equal": 0, "better or worse": 0}
     for _ in range(repeats):
-        words = judged(list(estimates(world.draw(rng)).values()), comparison)["verdict"].to_numpy()
+        words = classify_differences(list(estimates(world.draw(rng)).values()), comparison)["verdict"].to_numpy()
         errors["equal"] += bool((words[np.abs(truths) >= comparison.margin / 100 - 1e-9] == "equal").any())
         sign = np.sign(np.where(np.abs(truths) < 1e-9, 0, truths))
         said = np.select([words == "better", words == "worse"], [1, -1], 0)

@@ -34,10 +34,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.context import data_survey
-from bench.lineage import stages_of
 from bench.method import contestant
 from bench.runs.plan import runs
 from bench.runs.train_run import produce
+from bench.runs.training.lineage import stages_of
 from bench.settings import Settings, load
 from bench.store import RunKey, read_json, run_folder
 from bench.tasks.catalogue import task

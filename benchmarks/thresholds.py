@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis.frontier import hypervolume
+from bench.analysis.metrics import constant
 from bench.analysis.points import RunName, build
 from bench.analysis.thresholds import per_exit
 from bench.exit_policies.policies import Policy
@@ -27,7 +28,6 @@ from bench.runs.plan import runs
 from bench.settings import load
 from bench.store import run_folder
 from bench.tasks.catalogue import Task
-from bench.tasks.scores import constant
 from bench.trace import Costs, Trace
 
 SETS = {

@@ -66,10 +66,6 @@ class Assistant(Method):
     Options = AssistantOptions
     policy = "entropy"
 
-    def variants(self) -> Sequence[str]:
-        """Return the only variant, `full`."""
-        return ["full"]
-
     def needs(self, variant: str) -> Sequence[Needed]:
         """Return the teacher."""
         return [Needed(self.options.teacher, "full")]

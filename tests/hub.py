@@ -61,7 +61,7 @@ def _distilbert(folder: Path, words: int) -> None:
 
 
 def _pickled(folder: Path, words: int, layers: int, hidden: int, ffn: int, fits: int = 0) -> None:
-    """One PyTorch file, a configuration that does not say its kind; TinyBERT's has maps to its teacher."""
+    """One PyTorch file, a configuration without its model type; TinyBERT's has maps to its teacher."""
     _bert(folder, words, layers, hidden, ffn)
     tensors = load_file(folder / "model.safetensors")
     for i in range(fits):

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from bench.analysis.metrics import constant, scores
 from bench.analysis.roles import Roles
 from bench.exit_policies.policies import policy_for, replay
 from bench.tasks.catalogue import Task, task
-from bench.tasks.scores import constant, scores
 from bench.trace import Costs, Trace
 
 TASKS = ("cola", "mrpc", "stsb", "mnli", "rte", "wnli")

@@ -200,7 +200,7 @@ def workflow(tmp_path_factory):
 
 
 def refusal(file: Path) -> str:
-    """Return what `costeff check` says of a profile that it refuses, "" of one that it accepts."""
+    """Return the error of `costeff check` for a profile; "" if the profile is accepted."""
     try:
         for line in report(load(file), 1):
             if line == "nothing is missing":  # what follows is a forecast, which takes long

@@ -41,7 +41,7 @@ def profile(tiny_settings, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("script", [path.name for path in SCRIPTS])
-def test_every_script_says_how_it_is_called(script, monkeypatch, capsys):
+def test_every_script_documents_its_usage(script, monkeypatch, capsys):
     with pytest.raises(SystemExit) as ended:
         called(monkeypatch, script, "--help")
     assert ended.value.code == 0 and "usage: " in capsys.readouterr().out

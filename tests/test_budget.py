@@ -8,9 +8,9 @@ from pydantic import Field
 
 from baselines.finetuned import Finetuned
 from bench.errors import UserError
-from bench.lineage import stages_of, steps_in_all, within_budget
 from bench.method import BatchSize, Epochs, OptionalEpochs, Options, Stage, contestant
 from bench.runs.planning.checks import report
+from bench.runs.training.lineage import stages_of, steps_in_all, within_budget
 from bench.settings import check, load
 from bench.training.loop import Plan
 
@@ -105,9 +105,6 @@ class Stubborn(Finetuned):
 
     def check(self):
         pass
-
-    def variants(self):
-        return ["full"]
 
 
 def test_a_stage_with_another_batch_size_is_refused(tiny_backbone):

@@ -106,7 +106,7 @@ def test_a_stage_depends_on_what_it_reads(name, value, stage, base: Settings):
 
 
 def test_times_of_another_reference_or_of_other_examples_are_not_current(base: Settings):
-    """Snakemake compares no params of a job whose ancient inputs are made again, so the file has to tell."""
+    """Snakemake compares no params of a job whose ancient inputs are made again, so the file records them."""
     asked = json.dumps(collecting.latency_inputs(base), sort_keys=True)
     assert not collecting.latency_is_current(base)
     write_parquet(base.root / "latency.parquet", pd.DataFrame({"asked": [asked, asked]}))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench.analysis.task_groups import select_tasks
+from bench.analysis.statistics import select_tasks
 from bench.cli import main
 from bench.errors import UserError
 from bench.tasks.catalogue import tasks_of
@@ -84,12 +84,12 @@ def test_any_folder_is_compared_from_anywhere(costeff, published, tasks, shown):
         (("costeff",), "does not exist; run the workflow"),
     ],
 )
-def test_what_cannot_be_compared_is_said_in_one_line(costeff, published, words, said):
+def test_an_impossible_comparison_is_one_line(costeff, published, words, said):
     code, out, err = costeff("compare", *(word.format(published) for word in words))
     assert code == 2 and not out and said in err and err.count("\n") == 1
 
 
-def test_results_without_a_finished_run_are_said_to_be_so(costeff, published, tmp_path):
+def test_results_without_a_finished_run_are_reported(costeff, published, tmp_path):
     points = pd.read_parquet(published / "all-points.parquet")[["task", "method", "variant", "seed", "label"]]
     failed = points.drop_duplicates().assign(status="failed", reason="out of memory", selection="calibration")
     folder = shutil.copytree(published, tmp_path / "failed")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -18,6 +19,7 @@ from bench.encoder.early.classifier import EarlyExitConfig
 from bench.encoder.saved import load_model
 from bench.exit_policies import operating
 from bench.sharing.folders import open_folder
+from bench.store import read_points, write_parquet
 from bench.training.loop import Machine, Plan, fit
 from bench.training.saving import CHECKPOINT
 
@@ -94,4 +96,16 @@ def test_an_operating_point_of_0_2_has_todays_field_names():
         leaving={"kind": "uniform", "policy": "entropy", "exit_start": 1, "knob": 0.5, "thresholds": []}
     )
     assert config.leaving["threshold"] == 0.5
-    assert operating.leaves(config.leaving) is not None
+    assert operating.decision(config.leaving) is not None
+
+
+def test_exits_of_an_own_policy_are_read_under_the_earlier_column_name(tmp_path: Path):
+    """Exits of a policy of the contestant's own were stored in the column `left`."""
+    settings = open_folder(REFERENCE).settings.model_copy(update={"results": tmp_path})
+    exits = np.array([0, 2, 1], dtype=np.uint8)
+    written = pd.read_parquet(REFERENCE / "all-points.parquet").iloc[:1].assign(left=[exits.tobytes()])
+    write_parquet(settings.root / "all-points.parquet", written.drop(columns="weights", errors="ignore"))
+    points = read_points(settings)
+    assert "left" not in points and operating.has_own_policy(points.iloc[0])
+    config = EarlyExitConfig(leaving={"kind": "fixed_exit", "exit": 2, "left": None})
+    assert "exits_taken" in config.leaving

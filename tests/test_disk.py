@@ -1,4 +1,4 @@
-"""A disk that is too small: said before anything trains, or in one line when it fills all the same."""
+"""A disk that is too small is reported before anything trains, or in one line when it is full."""
 
 import shlex
 import shutil

@@ -58,7 +58,7 @@ def run(page: Path) -> None:
 
 @pytest.fixture
 def home(tiny_backbone, tmp_path, monkeypatch) -> Path:
-    """A folder with what pages speak of: `my-model`, a taken model, and `letters-a`, published results."""
+    """A folder with what the pages use: `my-model`, an exported model, and `letters-a`, published results."""
     model = backbones.load(str(tiny_backbone), num_labels=3, head="tanh", pooling="mean")
     leaving = {"kind": "static"}
     EarlyExitClassifier.of(model, leaving, ("bug", "question", "praise")).save_pretrained(tmp_path / "my-model")
@@ -80,7 +80,7 @@ def test_a_name_that_is_not_imported_is_found():
 
 @pytest.mark.parametrize("name", ["Mine", "Distilled", "MineByMargin"])
 def test_its_methods_conform(name, tiny_backbone, tmp_path, monkeypatch):
-    """On one task; whether one epoch is enough to learn is not asked."""
+    """On one task; the result is not required to be learned after one epoch."""
     (tmp_path / "my_method.py").write_text("\n".join(blocks(ROOT / "docs" / "new-method.md", "python")))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))

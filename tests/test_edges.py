@@ -52,7 +52,7 @@ def costeff(*arguments: str, folder: Path, **environment: str) -> subprocess.Com
         "take sst2 teacher out", "submit teacher out.zip", "compare teacher",
     ],
 )  # fmt: skip
-def test_a_command_without_results_says_so_and_writes_nothing(command, tmp_path):
+def test_a_command_without_results_reports_it_and_writes_nothing(command, tmp_path):
     done = costeff(*command.split(), "--config", "sketch", folder=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "results/sketch" in done.stderr and "run the workflow" in done.stderr

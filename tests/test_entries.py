@@ -147,7 +147,7 @@ def test_broken_and_hostile_entries_fail_by_the_check_that_is_named(own, name):
 
 
 def test_a_claim_to_have_no_traces_does_not_hide_the_points(own):
-    """Rows marked as published without traces are shown as such, though traces lie there."""
+    """Rows marked as published without traces are shown as such, although there are traces."""
     points(own / "all-points.parquet", lambda table: table.insert(0, "tier", "points"))
     assert states(own)["replay"] == "not possible"
 

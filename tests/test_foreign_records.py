@@ -218,7 +218,7 @@ def test_points_and_runs_agree_on_what_has_finished(folder, status):
         points = pd.read_parquet(file)
         points.loc[points["method"] == "pabee", "status"] = "failed"
         points.to_parquet(file)
-    with pytest.raises(UserError, match=r"all-points\.parquet says otherwise"):
+    with pytest.raises(UserError, match=r"differs from all-points\.parquet"):
         open_folder(folder).points()
 
 

@@ -11,7 +11,7 @@ from bench.context import load_model, task_data
 from bench.encoder import backbones
 from bench.encoder.early.engine import run
 from bench.errors import UserError
-from bench.exit_policies.operating import leaves, left
+from bench.exit_policies.operating import decision, exits_taken
 from bench.reporting.everything import write_everything
 from bench.runs.clock import measure_latency, spread
 from bench.runs.collect import collect, operated
@@ -92,7 +92,7 @@ def test_time_and_promise_are_of_the_same_examples(settings):
         points = points_of(settings, key)[0]
         same = (operated(points) == row["operated"]) & (points["split"] == "validation")
         trace = Trace.load(folder / "trace-validation.parquet")
-        exits = left(points[same].iloc[0].to_dict(), trace)[chosen]
+        exits = exits_taken(points[same].iloc[0].to_dict(), trace)[chosen]
         spent = Costs.load(folder / "costs.json").mean_flops(exits, lengths[chosen])
         assert row["promised"] == pytest.approx(teacher.flops(lengths[chosen])[-1].mean() / spent)
         if row["method"] == "teacher":
@@ -109,8 +109,8 @@ def test_the_engine_leaves_where_the_points_were_replayed(settings):
     for kind, rows in points.groupby("kind"):
         for point in rows.iloc[[0, len(rows) // 2, -1]].to_dict("records"):
             for size in (1, 32):
-                found = run(model, validation(settings), leaves(point), size).exits
-                assert (found != left(point, trace)).mean() < 0.02, kind  # a near tie may round either way
+                found = run(model, validation(settings), decision(point), size).exits
+                assert (found != exits_taken(point, trace)).mean() < 0.02, kind  # a near tie may round either way
 
 
 def test_a_run_that_is_missing_is_left_out_and_one_without_its_weights_is_not(settings, tmp_path):

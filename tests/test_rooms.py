@@ -1,4 +1,4 @@
-"""The two laws of the house: imports go one way, and what turns traces into statements needs no torch."""
+"""Import order of the packages, and packages that must work without torch."""
 
 import ast
 import subprocess
@@ -24,23 +24,23 @@ ORDER = [
     ("exports",),
     ("context",),
     ("method",),
-    ("lineage", "precision"),
+    ("precision",),
     ("runs",),
     ("conformance",),
     ("reporting",),
     ("cli",),
     ("serve",),
 ]
-"""The rooms of `bench`, from the ground up: a room imports from those before it."""
-LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
+"""The packages of `bench` in the order of imports: a package imports only from those before it."""
+LEVEL = {package: level for level, packages in enumerate(ORDER) for package in packages}
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     return module.split(".")[1]
 
 
 def imports(path: Path) -> set[str]:
-    """The rooms that a file imports where it runs; what is only for types does not count."""
+    """Return the packages that a file imports at run time; imports for types alone do not count."""
     found = set()
 
     def visit(node: ast.AST) -> None:
@@ -48,9 +48,9 @@ def imports(path: Path) -> set[str]:
             return
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "bench":
             names = [node.module] if "." in node.module else [f"bench.{alias.name}" for alias in node.names]
-            found.update(room_of(name) for name in names)
+            found.update(package_of(name) for name in names)
         elif isinstance(node, ast.Import):
-            found.update(room_of(alias.name) for alias in node.names if alias.name.startswith("bench."))
+            found.update(package_of(alias.name) for alias in node.names if alias.name.startswith("bench."))
         for child in ast.iter_child_nodes(node):
             visit(child)
 
@@ -62,18 +62,20 @@ FILES = sorted(path for path in (ROOT / "bench").rglob("*.py") if path != ROOT /
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_room_imports_from_one_above_it(path: Path):
+def test_no_package_imports_from_one_above_it(path: Path):
     own = path.relative_to(ROOT / "bench").parts[0].removesuffix(".py")
     for other in imports(path) - {own}:
-        assert LEVEL[other] < LEVEL[own], f"{own} imports {other}"
+        assert LEVEL[other] < LEVEL[own], (
+            f"bench.{own} imports bench.{other}, which stands above it or beside it in ORDER"
+        )
 
 
-def test_every_room_has_its_place():
+def test_every_package_has_a_level():
     assert {path.relative_to(ROOT / "bench").parts[0].removesuffix(".py") for path in FILES} == set(LEVEL)
     assert all(len(set(below) & set(above)) == 0 for below, above in pairwise(ORDER))
 
 
-def test_bench_knows_no_contestant():
+def test_bench_imports_no_contestant():
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module:
@@ -81,7 +83,7 @@ def test_bench_knows_no_contestant():
 
 
 @pytest.mark.parametrize(("package", "below"), [("costeff", ()), ("baselines", ()), ("family", ("baselines",))])
-def test_contestants_import_the_suite_and_not_one_another(package: str, below: tuple[str, ...]):
+def test_contestants_import_bench_and_not_one_another(package: str, below: tuple[str, ...]):
     for path in (ROOT / package).rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom) and node.module:
@@ -89,12 +91,12 @@ def test_contestants_import_the_suite_and_not_one_another(package: str, below: t
                 assert top not in {"costeff", "baselines", "family"} - {package, *below}, path
 
 
-@pytest.mark.parametrize("room", ["exit_policies", "analysis", "reporting"])
-def test_statements_need_no_torch(room: str):
+@pytest.mark.parametrize("package", ["exit_policies", "analysis", "reporting"])
+def test_analysis_and_reports_need_no_torch(package: str):
     modules = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
         for path in FILES
-        if path.relative_to(ROOT / "bench").parts[0] == room
+        if path.relative_to(ROOT / "bench").parts[0] == package
     ]
     code = f"import sys, importlib\nfor name in {modules!r}: importlib.import_module(name)\n"
     code += "print(sorted(set(sys.modules) & {'torch', 'transformers'}))"

@@ -154,7 +154,7 @@ def test_the_command_prints_the_plan_and_stops_with_one_line(tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no config.json" in done.stderr
 
 
-def test_paths_are_meant_from_the_file_that_says_them(tmp_path, monkeypatch):
+def test_relative_paths_start_at_the_file_that_contains_them(tmp_path, monkeypatch):
     """In whichever folder one stands, through `extends`, with variables and ~; overrides come last."""
     monkeypatch.setenv("TEXTS", str(tmp_path / "texts"))
     monkeypatch.setenv("HOME", str(tmp_path / "home"))

@@ -128,14 +128,17 @@ def test_what_cannot_be_trusted_together_is_not_united(first, profile, tmp_path,
         merge([first[1], tmp_path / "published"], tmp_path / "united")
 
 
-def test_what_lies_elsewhere_and_was_asked_the_same_is_not_trained(first, profile, tmp_path, caplog):
+def copied(settings: Settings) -> dict[str, bool]:
+    """Map each contestant to whether its run was copied from another folder."""
+    facts = {run.key.method: read_json(run_folder(settings, run.key) / "run.json") for run in runs(settings)}
+    return {method: "taken_from" in each for method, each in facts.items()}
+
+
+def test_a_run_with_the_same_identity_elsewhere_is_not_trained(first, profile, tmp_path, caplog):
     newcomer = {"every-other": {"method": "examples.every_other:EveryOther", "options": BRIEF}}
     contestants = first[0].model_dump()["contestants"] | newcomer
     settings = made(profile(tmp_path, contestants=contestants, reuse=[first[1]]))
-    taken = {
-        run.key.method: "taken_from" in read_json(run_folder(settings, run.key) / "run.json") for run in runs(settings)
-    }
-    assert taken == {"teacher": True, "pabee": True, "every-other": False}
+    assert copied(settings) == {"teacher": True, "pabee": True, "every-other": False}
     kept = run_folder(first[0], RunKey("sst2", "pabee", "full", 0)) / "trace-validation.parquet"
     ours = run_folder(settings, RunKey("sst2", "pabee", "full", 0)) / "trace-validation.parquet"
     assert kept.read_bytes() == ours.read_bytes()
@@ -145,10 +148,7 @@ def test_a_published_teacher_is_trained_where_a_newcomer_starts_from_it(first, p
     student = {"assistant": {"method": "costeff.recipe:Assistant", "options": BRIEF}}
     contestants = first[0].model_dump()["contestants"] | student
     settings = made(profile(tmp_path, contestants=contestants, reuse=[first[1]]))
-    taken = {
-        run.key.method: "taken_from" in read_json(run_folder(settings, run.key) / "run.json") for run in runs(settings)
-    }
-    assert taken == {"teacher": False, "pabee": True, "assistant": False}
+    assert copied(settings) == {"teacher": False, "pabee": True, "assistant": False}
     with pytest.raises(UserError, match="has no runs"):
         produce(profile(tmp_path / "x", reuse=[tmp_path / "nowhere"]), RunKey("sst2", "teacher", "full", 0))
 
@@ -211,7 +211,7 @@ def test_a_study_that_asks_for_other_trials_has_the_weights_it_starts_from(study
 
 
 def test_a_newcomer_is_timed_beside_published_runs_on_one_machine(first, profile, tmp_path):
-    """Weights that are not here are drawn: the clock reads shapes, and rows leave where the published traces say."""
+    """Missing weights are drawn at random; latency depends on shapes, and examples exit as in the traces."""
     newcomer = {"every-other": {"method": "examples.every_other:EveryOther", "options": BRIEF}}
     contestants = first[0].model_dump()["contestants"] | newcomer
     here = tmp_path / "published"

@@ -1,16 +1,17 @@
-"""A method says what it trains, and that is what it trains: which shapes, how many steps, chosen by reading what."""
+"""Declared stages equal real trainings: shapes, number of steps, and data read for selection."""
 
 from pathlib import Path
 
 import pytest
 from torch.optim.optimizer import register_optimizer_step_post_hook
+from toys import shortened
 
 from bench.context import Context, task_data
 from bench.encoder.backbones import tokenizer
 from bench.errors import UserError
-from bench.lineage import steps_in_all
 from bench.method import contestant
 from bench.runs.train_run import produce
+from bench.runs.training.lineage import steps_in_all
 from bench.settings import load
 from bench.store import RunKey
 
@@ -44,14 +45,7 @@ def everyone() -> list:
 
 @pytest.fixture(scope="module")
 def settings(tiny_settings, tmp_path_factory):
-    short = {"epochs": 0.5, "hidden_epochs": 0.3, "rate": 0.2, "distil_epochs": 0.3, "representation_epochs": 0.3}
-    short |= {"fold_epochs": 0.3}
-    contestants = TINY.model_dump()["contestants"]
-    for entry in contestants.values():
-        entry["options"] |= {key: value for key, value in short.items() if key in entry["options"]}
-        entry["tasks"] = {
-            task: {key: value for key, value in own.items() if key not in short} for task, own in entry["tasks"].items()
-        }
+    contestants = shortened(TINY)
     for name, switch in zip(ABLATIONS, SWITCHES[1:], strict=True):
         full = contestants["costeff"]
         contestants[name] = full | {"options": full["options"] | switch}
@@ -118,13 +112,13 @@ def steps_of(method, variant: str, count: int) -> int:
 
 
 @pytest.mark.parametrize("key", everyone())
-def test_a_method_trains_what_it_says(settings, key, tmp_path):
+def test_declared_stages_are_those_trained(settings, key, tmp_path):
     method = contestant(settings, key.method, key.task)
     assert told(method, key.variant, examples(settings, key.task)) == trainings(settings, key, tmp_path)
 
 
 @pytest.mark.parametrize("name", ABLATIONS)
-def test_an_ablation_trains_what_it_says(settings, name, tmp_path):
+def test_declared_stages_of_an_ablation_are_those_trained(settings, name, tmp_path):
     method = contestant(settings, name, "sst2")
     said = told(method, "half-width", examples(settings, "sst2"))
     assert said == trainings(settings, RunKey("sst2", name, "half-width", 0), tmp_path)

@@ -1,4 +1,4 @@
-"""A model that is taken home answers as its point in the table does, in another process, and leaves as early."""
+"""An exported model gives the answers and exits of its operating point, in another process."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from bench.analysis.budgets import at_budget, operating_points, predicted
 from bench.deploy.writing import Form
 from bench.errors import UserError
-from bench.exit_policies.operating import left
+from bench.exit_policies.operating import exits_taken
 from bench.runs.collect import collect
 from bench.runs.plan import runs
 from bench.runs.replay import replay
@@ -87,7 +87,7 @@ def parting(settings: Settings, points: pd.DataFrame, task: str, method: str, ki
     """Of a contestant's points of a kind one that parts the examples best, as the table gives a chosen one."""
     rows = operating_points(points).query("task == @task and method == @method and kind == @kind")
     rows = rows[rows["split"] == "validation"]
-    spread = [np.unique(left(row, trace_of(settings, row)), return_counts=True)[1].max() for _, row in
+    spread = [np.unique(exits_taken(row, trace_of(settings, row)), return_counts=True)[1].max() for _, row in
               rows.iterrows()]  # fmt: skip
     row = rows.iloc[int(np.argmin(spread))]
     selected = points.query("task == @task and method == @method and kind == @kind and split == 'calibration'")
@@ -164,7 +164,7 @@ def test_a_pipeline_elsewhere_answers_as_the_tables_point(settings, answers, kin
 
 
 @pytest.mark.parametrize("kind", KINDS, ids="-".join)
-def test_rows_leave_the_batch_where_the_table_says(settings, answers, kind):
+def test_rows_exit_the_batch_as_in_the_table(settings, answers, kind):
     row, out, _ = answers[kind]
     model = AutoModelForSequenceClassification.from_pretrained(out)
     inputs = [each if isinstance(each, dict) else {"text": each} for each in inputs_of(settings, row["task"])]
@@ -176,20 +176,20 @@ def test_rows_leave_the_batch_where_the_table_says(settings, answers, kind):
         output = model(**batch)
         assert output.logits.shape == (len(some), model.config.num_labels) and not output.logits.requires_grad
         found += output.exits.tolist()
-    exits = left(row, trace_of(settings, row)) + 1
+    exits = exits_taken(row, trace_of(settings, row)) + 1
     assert found == exits.tolist()
 
 
 def test_some_of_every_kind_part_the_examples(settings, answers):
-    """Or the tests above would say little."""
-    left_at = {kind: left(row, trace_of(settings, row)) for kind, (row, _, _) in answers.items()}
+    """Otherwise the tests above would be trivial."""
+    left_at = {kind: exits_taken(row, trace_of(settings, row)) for kind, (row, _, _) in answers.items()}
     parted = {kind for kind, exits in left_at.items() if len(set(exits)) > 1}
     assert {"uniform", "per_exit"} <= {kind for _, _, kind in parted}
     assert {"stsb", "tickets"} <= {task for task, _, _ in parted}
     assert {"assistant", "pabee", "cascadebert"} <= {method for _, method, _ in parted}
 
 
-def test_the_card_says_what_it_is(settings, answers):
+def test_the_card_describes_the_model(settings, answers):
     row, out, _ = answers["tickets", "assistant", "per_exit"]
     card = ModelCard.load(out / "README.md")
     assert card.data.pipeline_tag == "text-classification" and card.data.metrics == ["f1_macro", "accuracy"]
@@ -229,7 +229,7 @@ def test_graphs_elsewhere_answer_as_the_tables_point(settings, points, kind, tmp
     together, *alone = json.loads(told.stdout)
     trace = trace_of(settings, row)
     logits, exits = np.array(together[0]), np.array(together[1])
-    assert exits.tolist() == (left(row, trace) + 1).tolist()
+    assert exits.tolist() == (exits_taken(row, trace) + 1).tolist()
     found = logits.argmax(axis=1) if logits.shape[1] > 1 else logits[:, 0]
     np.testing.assert_allclose(found, predicted(row, trace), atol=1e-4)
     for i, (values, at) in enumerate(alone):

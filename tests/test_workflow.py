@@ -114,7 +114,7 @@ def test_wrong_settings_are_named_in_one_line_before_any_job():
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody in a folder that is not the repository's, with a profile and a contestant of their own in another."""
+    """A workflow run in a folder outside the repository, with a profile and a contestant in another folder."""
 
     home: Path
 
@@ -158,7 +158,7 @@ def person(home: Path, backbone: Path) -> Person:
 
 @pytest.fixture(scope="module")
 def finished(tiny_backbone, tmp_path_factory) -> Person:
-    """Somebody whose benchmark is complete."""
+    """A profile whose benchmark is complete."""
     somebody = person(tmp_path_factory.mktemp("a person"), tiny_backbone)
     done = somebody.snakemake()
     assert done.returncode == 0, done.stdout + done.stderr
@@ -247,7 +247,7 @@ def test_weights_are_gone_and_come_back_where_they_are_needed(finished, tmp_path
     assert "extra" in set(points["method"]) and set(points["status"]) == {"ok"}
 
 
-def test_the_command_says_what_was_found_and_snakemake_s_text_is_in_a_file(finished):
+def test_the_command_prints_findings_and_snakemake_s_text_is_in_a_file(finished):
     again = finished.costeff("--cores", "2")
     said = again.communicate()[0]
     assert again.returncode == 0, said

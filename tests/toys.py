@@ -1,10 +1,13 @@
-"""Small random models, examples and traces."""
+"""Small random models, examples and traces, and contestants that train for a moment."""
+
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from bench.encoder import Cascade, Encoder, EncoderConfig
+from bench.settings import Settings
 from bench.tasks.examples import Examples
 from bench.trace import Trace
 
@@ -62,3 +65,24 @@ def learned(count: int = 300, exits: int = 5, seed: int = 0, split: int = 0) -> 
     margin = (labels * 2 - 1) * skill + rng.normal(size=count) * 0.5 + rng.normal(size=(exits, count)) * 0.5
     margin *= np.random.default_rng(seed).uniform(0.5, 3, exits)[:, None]
     return trace(np.stack([-margin, margin], axis=-1), labels, rng.integers(4, 40, count))
+
+
+SHORT: dict[str, float] = {
+    "epochs": 0.5,
+    "hidden_epochs": 0.3,
+    "distil_epochs": 0.3,
+    "representation_epochs": 0.3,
+    "fold_epochs": 0.3,
+}
+SHORT |= {"rate": 0.2}
+
+
+def shortened(settings: Settings) -> dict[str, Any]:
+    """Return the contestants of a profile with few training steps."""
+    contestants: dict[str, Any] = settings.model_dump()["contestants"]
+    for entry in contestants.values():
+        entry["options"] |= {key: value for key, value in SHORT.items() if key in entry["options"]}
+        entry["tasks"] = {
+            task: {key: value for key, value in own.items() if key not in SHORT} for task, own in entry["tasks"].items()
+        }
+    return contestants

@@ -14,13 +14,15 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.errors import UserError
-from bench.exit_policies.operating import left
+from bench.exit_policies.operating import exits_taken
 from bench.exit_policies.policies import Policy
 from bench.trace import Trace
 
 RUN = ["task", "method", "variant", "seed"]
 POINT = [*RUN, "kind", "point"]
 GROUP = ("task", "method", "seed")
+BUDGETS = (1.0, 2.0, 4.0, 8.0)
+"""Speed-ups over the reference at which tables, figures and exports show the best points."""
 # Kinds of operating points that may be chosen; of equal points the simplest kind is kept.
 SIMPLICITY = {"static": 0, "fixed_exit": 1, "uniform": 2, "per_exit": 3}
 _ROUNDING = 1e-12
@@ -137,14 +139,7 @@ def _with_reasons(points: pd.DataFrame, chosen: pd.DataFrame, by: tuple[str, ...
     return rows.sort_values(keys, ignore_index=True)
 
 
-def at_quality(
-    points: pd.DataFrame,
-    share: float,
-    *,
-    reference: str = "teacher",
-    split: str = "validation",
-    by: tuple[str, ...] = GROUP,
-) -> pd.DataFrame:
+def at_quality(points: pd.DataFrame, share: float, *, reference: str = "teacher") -> pd.DataFrame:
     """Choose, for each method, task and seed, the cheapest operating point that keeps a share of the reference's gain.
 
     Candidates are the points whose score on the selection split is at least control + share x (reference - control),
@@ -156,21 +151,19 @@ def at_quality(
         points: All operating points.
         share: Share of the gain to keep, such as 0.99.
         reference: The reference contestant.
-        split: The split to report.
-        by: Columns that define a group.
 
     Returns:
-        One row per group: the row of the chosen point on `split`, with `share`, `selected_score`, `selected_speedup`
-        and `kept`, the share of the gain that it keeps on `split`. Groups without a candidate have NaN scores and a
+        One row per group: the row of the chosen point on validation, with `share`, `selected_score`, `selected_speedup`
+        and `kept`, the share of the gain that it keeps on validation. Groups without a candidate have NaN scores and a
         `reason`.
     """
     selected = selection_split(points)
     usable = operating_points(points)
     floor, gain = _gain(usable, points, reference, selected)
     enough = (usable["score"] >= floor + share * gain - _ROUNDING) & (usable["split"] == selected) & (gain > 0)
-    chosen = best(usable, enough, split=split, by=by, order=("speedup", "score"))
-    rows = _with_reasons(points, chosen, by, f"no point keeps {100 * share:g} % of the gain")
-    floor, gain = _gain(rows, points, reference, split)
+    chosen = best(usable, enough, order=("speedup", "score"))
+    rows = _with_reasons(points, chosen, GROUP, f"no point keeps {100 * share:g} % of the gain")
+    floor, gain = _gain(rows, points, reference, "validation")
     without = ~(_gain(rows, points, reference, selected)[1] > 0) & rows["reason"].str.startswith("no point")
     rows["reason"] = rows["reason"].where(~without, f"{reference} gains nothing over the control")
     return rows.assign(share=float(share), kept=((rows["score"] - floor) / gain).where(gain > 0))
@@ -247,7 +240,7 @@ def predicted(row: pd.Series, trace: Trace, own: Policy | None = None) -> NDArra
         trace: The trace of N examples.
         own: The exit policy that the contestant defines, if it defines one.
     """
-    exits = left(row, trace, own)
+    exits = exits_taken(row, trace, own)
     logits = trace.logits[exits, np.arange(len(exits))]
     return np.asarray(logits[:, 0] if logits.shape[1] == 1 else logits.argmax(axis=1), dtype=np.float64)
 
@@ -267,20 +260,29 @@ def operated(points: pd.DataFrame) -> pd.Series:
     return pd.Series([words(row) for row in points.to_dict("records")], index=points.index, dtype=str)
 
 
-def timed_points(points: pd.DataFrame, latency: pd.DataFrame, batch: int = 1) -> pd.DataFrame:
-    """Return the validation rows that were timed, with `milliseconds`, the median over rounds per example.
+def timed_points(points: pd.DataFrame, times: pd.DataFrame, batch: int = 1) -> pd.DataFrame:
+    """Return the validation rows that were timed, with the columns of their times.
 
     Args:
-        points: all-points.parquet.
-        latency: latency.parquet of the same results; it may be empty.
-        batch: examples per forward pass.
+        points: Rows of all-points.parquet.
+        times: latency.parquet of the same results; it may be empty.
+        batch: Examples per forward pass.
+
+    Returns:
+        Rows with `milliseconds` (median over rounds, per example), `p95_milliseconds`, and two speed-ups over the
+        reference on the timed examples: `measured`, and `promised` by FLOPs.
     """
     rows = succeeded(points)
-    rows = rows[(rows["split"] == "validation") & rows["score"].notna()]
-    if latency.empty:  # nothing was timed: the file may have no columns
-        return rows.iloc[:0].assign(milliseconds=pd.Series(dtype=float))
+    columns = ["milliseconds", "p95_milliseconds", "measured", "promised"]
+    rows = rows[(rows["split"] == "validation") & rows["score"].notna()].drop(columns=columns, errors="ignore")
+    if times.empty:  # nothing was timed: the file may have no columns
+        return rows.iloc[:0].reindex(columns=[*rows, *columns])
     keys = [*RUN, "operated"]
-    timed = latency[latency["batch_size"] == batch]
-    timed = timed[keys].assign(milliseconds=1000 * timed["seconds"] / timed["examples"])
+    timed = times[times["batch_size"] == batch]
+    timed = timed.assign(
+        milliseconds=1000 * timed["seconds"] / timed["examples"],
+        p95_milliseconds=1000 * timed["p95_seconds"],
+        measured=timed["speedup"],
+    )
     rows = rows[pd.MultiIndex.from_frame(rows[RUN]).isin(pd.MultiIndex.from_frame(timed[RUN]))]
-    return rows.assign(operated=operated(rows)).merge(timed, on=keys)
+    return rows.assign(operated=operated(rows)).merge(timed[[*keys, *columns]], on=keys)

@@ -8,10 +8,10 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
 from bench.analysis.frontier import nondominated
+from bench.analysis.metrics import METRICS, constant, hidden, scores
 from bench.errors import UserError
-from bench.exit_policies.policies import Patience, Policy, ours, replay_many
+from bench.exit_policies.policies import Patience, Policy, is_builtin_policy, replay_many
 from bench.tasks.catalogue import Task
-from bench.tasks.scores import METRICS, constant, hidden, scores
 from bench.trace import Costs, Trace
 
 # Predictions scored at once: 200 thresholds on QQP's 40,000 examples take two blocks with arrays of 32 MB.
@@ -72,8 +72,8 @@ def build(
 
     Returns:
         The table. `exit_start` is the first exit (1-based) that points may use; `tolerance` is that of patience on
-        regression, else NaN. For an exit policy of the contestant's own, column `left` holds the 0-based exits, one
-        byte per example; the other policies can be replayed from their name.
+        regression, else NaN. For an exit policy of the contestant's own, column `exits_taken` holds the 0-based exits,
+        one byte per example; the other policies can be replayed from their name.
 
     Raises:
         UserError: If there is no trace with labels of the split `selection`.
@@ -124,7 +124,7 @@ def _kinds(policy: Policy, trace: Trace, grid: int, vectors: Sequence[Sequence[f
     thresholds = policy.thresholds(grid, depth, outputs)
     strictest = {row.tobytes(): k for k, row in enumerate(operated(thresholds)(trace))}
     thresholds = thresholds[sorted(strictest.values())]
-    own = not ours(policy)
+    own = not is_builtin_policy(policy)
     kinds.append(
         _Kind(
             _columns("uniform", len(thresholds), policy.name, threshold=thresholds.tolist()), operated(thresholds), own
@@ -152,11 +152,11 @@ def _columns(kind: str, count: int, policy: str = "none", **given: list) -> dict
 
 def _points(kind: _Kind, split: str, trace: Trace, costs: Costs, task: Task) -> pd.DataFrame:
     """Return the rows of one kind on one split, computed in blocks that fit in memory."""
-    left = kind.exits(trace)
+    exits = kind.exits(trace)
     block = max(1, _BLOCK // len(trace.idx))
-    parts = [evaluate(left[i : i + block], trace, costs, task) for i in range(0, len(left), block)]
+    parts = [evaluate(exits[i : i + block], trace, costs, task) for i in range(0, len(exits), block)]
     table = pd.concat([pd.DataFrame(kind.columns), pd.concat(parts, ignore_index=True)], axis=1).assign(split=split)
-    return table.assign(left=[row.tobytes() for row in left.astype(np.uint8)]) if kind.own else table
+    return table.assign(exits_taken=[row.tobytes() for row in exits.astype(np.uint8)]) if kind.own else table
 
 
 def predictions(trace: Trace, task: Task) -> NDArray:

@@ -1,9 +1,9 @@
-"""Summaries of frontiers, and the share of the teacher's gain that a method keeps.
+"""Summaries of frontiers, the share of the teacher's gain that a method keeps, and learned tasks.
 
 Scores are fractions here; tables print them times 100.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,10 +19,14 @@ from bench.analysis.budgets import (
 )
 from bench.analysis.frontier import hypervolume
 from bench.analysis.roles import Roles
+from bench.errors import UserError
+from bench.tasks.catalogue import Task
 
 BUDGETS = (2.0, 4.0, 8.0, 19.0)
 LEARNED_GAIN = 0.05
 """Smallest gain of the reference over the constant baseline, as a fraction, for a task to count as learned."""
+GROUPS = ("pairs", "single", "learned")
+"""Names of groups of tasks for `--tasks`."""
 
 
 def elue(score: ArrayLike, flops: ArrayLike, reference_score: ArrayLike, reference_flops: ArrayLike) -> float:
@@ -85,6 +89,34 @@ def learned_tasks(points: pd.DataFrame, *, reference: str = "teacher") -> list[s
     return [str(task) for task in every.index[every]]
 
 
+def select_tasks(wanted: str, points: pd.DataFrame, known: Mapping[str, Task], *, reference: str) -> list[str]:
+    """Return the tasks in a comma-separated list of names and groups.
+
+    Args:
+        wanted: Names of tasks, or `pairs` (two texts), `single` (one text) and `learned` (`learned_tasks`).
+        points: All operating points.
+        known: Map from name to task.
+        reference: The contestant whose gain decides which tasks count as learned.
+
+    Raises:
+        UserError: For a name that is neither a task of the points nor a group, and if the result is empty.
+    """
+    available = list(dict.fromkeys(points["task"]))
+    groups: dict[str, Callable[[], Sequence[str]]] = {
+        "pairs": lambda: [task for task in available if task in known and len(known[task].columns) == 2],
+        "single": lambda: [task for task in available if task in known and len(known[task].columns) == 1],
+        "learned": lambda: learned_tasks(points, reference=reference),
+    }
+    chosen: list[str] = []
+    for name in filter(None, (part.strip() for part in wanted.split(","))):
+        if name not in available and name not in groups:
+            raise UserError(f"--tasks: no task {name!r}; choose from {', '.join([*available, *groups])}")
+        chosen += [name] if name in available else groups[name]()
+    if not chosen:
+        raise UserError(f"--tasks {wanted}: no such task here; there are {', '.join(available)}")
+    return [task for task in available if task in chosen]
+
+
 def frontier_summary(
     points: pd.DataFrame,
     roles: Roles,
@@ -92,11 +124,6 @@ def frontier_summary(
     budgets: Sequence[float] = BUDGETS,
 ) -> pd.DataFrame:
     """Summarise frontiers that are chosen on the selection split, with values on validation.
-
-    Args:
-        points: All operating points.
-        roles: The roles of the methods.
-        budgets: Speed-ups over the reference.
 
     Returns:
         One row per task, method and seed, with points (number of points on the frontier), hypervolume (see

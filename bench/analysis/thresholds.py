@@ -15,7 +15,6 @@ runs and are not used: keeping a vector only if its gain exceeds one standard er
 against 0.507 without), and keeping all vectors only if they gain in four-fold cross-validation (0.506 against 0.507).
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -27,10 +26,10 @@ from optuna.distributions import IntDistribution
 from optuna.trial import Trial
 
 from bench.analysis.frontier import nondominated
+from bench.analysis.metrics import METRICS, f1_of_sums, matthews_of_sums, pearson_of_sums
 from bench.analysis.points import predictions
 from bench.exit_policies.policies import Policy
 from bench.tasks.catalogue import Task
-from bench.tasks.scores import METRICS
 from bench.trace import Costs, Trace
 
 Ints = NDArray[np.int64]
@@ -88,12 +87,12 @@ def per_exit(
     space = _Space.of(policy, trace, costs, task, grid)
     if policy.name == "none" or len(space.free) < 2:
         return ThresholdStudy([], _table([], space))
-    uniform = space.uniform[_front(*space.judged(space.uniform))]
+    uniform = space.uniform[_front(*space.evaluate(space.uniform))]
     known = [("corner", space.corners()), ("uniform", uniform)]
     start = np.unique(np.concatenate([choices for _, choices in known]), axis=0)
     whole = space.size * len(trace.labels) <= _WHOLE
     proposed = space.everything() if whole else _search(space.some(seed), start)
-    proposed = proposed[_front(*space.judged(proposed))]
+    proposed = proposed[_front(*space.evaluate(proposed))]
     known.append(("search", proposed))
     if trials and not whole:
         known.append(("sampled", _sampled(space, proposed, trials, seed)))
@@ -143,7 +142,7 @@ class _Space:
         for f, e in enumerate(free):
             passing = np.zeros(count, dtype=np.int64)  # number of thresholds with which an example exits here
             for threshold in thresholds:
-                passing += policy.leaves(statistic[e], threshold)
+                passing += policy.decide(statistic[e], threshold)
             ends = np.unique([*passing[passing > 0], len(thresholds)])
             strictest = ends - 1
             strictest[0] *= (passing < ends[0]).any()
@@ -184,21 +183,21 @@ class _Space:
             vectors[:, e] = self.thresholds[self.levels[f][choices[:, f]]]
         return vectors
 
-    def left(self, choices: Ints, without: int | None = None) -> Ints:
+    def exits_taken(self, choices: Ints, without: int | None = None) -> Ints:
         """Return the 0-based exits [K, N] of choices [K, F]. No example exits at the free exit `without`."""
-        left = np.full((len(choices), len(self.labels)), len(self.answers) - 1)
+        exits = np.full((len(choices), len(self.labels)), len(self.answers) - 1)
         for f in reversed(range(len(self.free))):  # from the back, so that the earliest exit wins
             if f != without:
-                left[choices[:, f, None] < self.ranks[f]] = self.free[f]
-        return left
+                exits[choices[:, f, None] < self.ranks[f]] = self.free[f]
+        return exits
 
-    def judged(self, choices: Ints) -> tuple[Floats, Floats]:
+    def evaluate(self, choices: Ints) -> tuple[Floats, Floats]:
         """Compute score and mean FLOPs [K] of choices [K, F]; an undefined score counts as -1."""
         examples, parts = np.arange(len(self.labels)), []
         for block in _blocks(choices, len(examples)):
-            left = self.left(block)
-            measured = METRICS[self.task.metrics[0]](self.answers[left, examples], self.labels)
-            parts.append((np.nan_to_num(measured, nan=-1.0), self.flops[left, examples].mean(axis=1)))
+            exits = self.exits_taken(block)
+            measured = METRICS[self.task.metrics[0]](self.answers[exits, examples], self.labels)
+            parts.append((np.nan_to_num(measured, nan=-1.0), self.flops[exits, examples].mean(axis=1)))
         score, flops = zip(*parts, strict=True)
         return np.concatenate(score), np.concatenate(flops)
 
@@ -217,10 +216,15 @@ class _Neighbours:
             true = labels.astype(np.float64) - labels.mean(dtype=np.float64)
             values = answers.astype(np.float64) - answers.mean(dtype=np.float64)
             summed = [values, values**2, values * true]
-            self.score = _correlation(len(labels), float((true**2).sum()))
+            spread = float((true**2).sum())
+            self.score = lambda sums: pearson_of_sums(sums[0], 0.0, sums[1], spread, sums[2], len(labels))
         elif metric in ("f1", "matthews"):
             summed = [(answers == 1) & (labels == 1), answers == 1]
-            self.score = (_f1 if metric == "f1" else _matthews)(len(labels), float((labels == 1).sum()))
+            actual = float((labels == 1).sum())
+            if metric == "f1":
+                self.score = lambda sums: f1_of_sums(sums[0], sums[1], actual)
+            else:
+                self.score = lambda sums: matthews_of_sums(sums[0], sums[1], actual, len(labels))
         else:
             summed = [answers == labels]
             self.score = lambda sums: np.asarray(sums[0] / len(labels))
@@ -237,9 +241,9 @@ class _Neighbours:
         space, examples = self.space, np.arange(len(self.space.labels))
         parts = []
         for block in _blocks(choices, len(examples) * len(self.values)):
-            left = space.left(block, without=f)
-            without = self.values[:, left, examples]
-            change = np.where(left > space.free[f], self.values[:, space.free[f], None] - without, 0.0)
+            exits = space.exits_taken(block, without=f)
+            without = self.values[:, exits, examples]
+            change = np.where(exits > space.free[f], self.values[:, space.free[f], None] - without, 0.0)
             parts.append(without.sum(axis=2)[..., None] + change @ self.leaving[f])
         sums = np.concatenate(parts, axis=1)  # [V, K, L]
         return self.score(sums[:-1]), sums[-1] / len(examples)
@@ -254,36 +258,10 @@ class _Neighbours:
         return (changed, score.ravel()[kept], cost.ravel()[kept]), score, cost
 
 
-def _f1(count: int, actual: float) -> Callable[[Floats], Floats]:
-    return lambda sums: _ratio(2 * sums[0], sums[1] + actual)
-
-
-def _matthews(count: int, actual: float) -> Callable[[Floats], Floats]:
-    def score(sums: Floats) -> Floats:
-        hits, guessed = sums[0], sums[1]
-        spread = np.sqrt(guessed * (count - guessed) * actual * (count - actual))
-        return _ratio(hits * count - guessed * actual, spread)
-
-    return score
-
-
-def _correlation(count: int, spread: float) -> Callable[[Floats], Floats]:
-    def score(sums: Floats) -> Floats:
-        variance = sums[1] - sums[0] ** 2 / count
-        constant = variance <= 1e-12 * sums[1]  # 0 up to rounding
-        return _ratio(sums[2], np.sqrt(np.where(constant, 0.0, variance) * spread))
-
-    return score
-
-
-def _ratio(over: Floats, under: Floats) -> Floats:
-    return np.divide(over, under, out=np.zeros_like(over), where=under > 0)
-
-
 def _search(space: _Space, start: Ints) -> Ints:
     """Return the non-dominated choices of a coordinate ascent from `start`, followed by a local search."""
     neighbours = _Neighbours(space)
-    found = _merged((start, *space.judged(start)))
+    found = _merged((start, *space.evaluate(start)))
     states = np.repeat(_spread(start, _STARTS), len(_WEIGHTS), axis=0)
     weights, full = np.tile(_WEIGHTS, len(states) // len(_WEIGHTS))[:, None], space.flops[-1].mean()
     for _ in range(_SWEEPS):
@@ -345,7 +323,7 @@ def _sampled(space: _Space, start: Ints, trials: int, seed: int) -> Ints:
 
     def objective(trial: Trial) -> tuple[float, float]:
         choice = [trial.suggest_int(name, 0, each.high) for name, each in zip(names, ranges, strict=True)]
-        [score], [cost] = space.judged(np.array([choice]))
+        [score], [cost] = space.evaluate(np.array([choice]))
         tried.append(choice)
         return float(score), float(cost)
 
@@ -360,5 +338,5 @@ def _table(known: list[tuple[str, Ints]], space: _Space) -> pd.DataFrame:
     table = pd.DataFrame(space.vectors(choices), columns=columns)
     table.insert(0, "number", np.arange(len(table)))
     table.insert(1, "origin", [origin for origin, each in known for _ in each])
-    score, cost = space.judged(choices) if len(choices) else (np.empty(0), np.empty(0))
+    score, cost = space.evaluate(choices) if len(choices) else (np.empty(0), np.empty(0))
     return table.assign(score=score, flops=cost, on_frontier=nondominated(score, cost))

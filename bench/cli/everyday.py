@@ -117,7 +117,7 @@ def size(
 
 
 @app.command("forecast", rich_help_panel=EVERYDAY)
-def say_forecast(
+def print_forecast(
     profile: Profile = None,
     config: Config = None,
     cores: Cores = None,
@@ -133,7 +133,7 @@ def say_forecast(
 
 
 @app.command("progress", rich_help_panel=EVERYDAY)
-def say_progress(
+def print_progress(
     profile: Profile = None,
     config: Config = None,
     every: Annotated[

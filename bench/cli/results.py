@@ -66,10 +66,9 @@ def compare(
     from bench.analysis.comparing.resampling import resamples_of
     from bench.analysis.comparing.verdicts import BUDGETS
     from bench.analysis.comparing.verdicts import compare as verdicts
-    from bench.analysis.statistics import learned_tasks
-    from bench.analysis.task_groups import select_tasks
+    from bench.analysis.statistics import learned_tasks, select_tasks
     from bench.reporting.tables.comparisons import FORMATS, how, printed, sentences
-    from bench.reporting.tables.table import Table, display_names
+    from bench.reporting.tables.format.table import Table, display_names
     from bench.sharing.folders import open_folder
     from bench.store import read_points
     from bench.tasks.catalogue import tasks_of
@@ -101,10 +100,10 @@ def compare(
     rivals = others or [method for method in dict.fromkeys(points["method"]) if method != a]
     comparison, reference = settings.comparison, settings.reference
     resamples = resamples_of(points, settings.root / "runs", comparison)
-    asked = pairings(
+    wanted = pairings(
         points, [(a, rival) for rival in rivals], comparison, reference=reference, budgets=speedup or BUDGETS
     )
-    found = verdicts(points, asked, resamples, comparison, learned=learned_tasks(points, reference=reference))
+    found = verdicts(points, wanted, resamples, comparison, learned=learned_tasks(points, reference=reference))
     names = display_names(points)
     values = printed(found, names).drop(columns="A")
     said = (
@@ -195,7 +194,7 @@ def take(
 
     form, settings = Form(runtime, int8), settings_of(profile, config)
     typer.echo(taken(settings, task, method, out, speedup=speedup, seed=seed, form=form))
-    typer.echo(f"wrote {out}; its README.md says how to use it")
+    typer.echo(f"wrote {out}; its README.md explains how to use it")
 
 
 @app.command(rich_help_panel=EVERYDAY)

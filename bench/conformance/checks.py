@@ -12,7 +12,7 @@ import pandas as pd
 from bench.conformance.runs import Fault, Runs
 from bench.encoder.early import engine
 from bench.exit_policies.deciding import never, rule
-from bench.exit_policies.policies import ours, replay, replay_many
+from bench.exit_policies.policies import is_builtin_policy, replay, replay_many
 from bench.measuring.recording import record
 from bench.method import check_variants
 from bench.store import RunKey, state_folder
@@ -45,8 +45,8 @@ def set_up(runs: Runs, key: RunKey) -> None:
     try:
         json.dumps(method.relevant_options(key.variant))
     except (TypeError, ValueError) as error:
-        raise Fault(f"`asked` returns what is no plain value: {error}") from None
-    _hold(isinstance(method.label(key.variant), str), "`label` returns no text")
+        raise Fault(f"`relevant_options` returns a value that JSON cannot hold: {error}") from None
+    _hold(isinstance(method.label(key.variant), str), "`label` does not return text")
     policy = method.exit_policy()
     _hold(policy.name == "none" or policy.exit_start >= 1, f"exit_start is {policy.exit_start}")
 
@@ -105,17 +105,18 @@ def looks_back(runs: Runs, key: RunKey) -> None:
 def threshold(runs: Runs, key: RunKey) -> None:
     """Check that stricter thresholds never give earlier exits, and that the strictest one is full depth."""
     policy, statistic, thresholds = runs.rule(key), runs.statistic(key), runs.thresholds(key)
-    left, last = replay_many(policy, statistic, thresholds), len(statistic) - 1
-    _hold((np.diff(left, axis=0) >= 0).all(), "at a stricter threshold some examples exit earlier")
+    exits, last = replay_many(policy, statistic, thresholds), len(statistic) - 1
+    _hold((np.diff(exits, axis=0) >= 0).all(), "at a stricter threshold some examples exit earlier")
     _hold(
-        (left[-1] == last).all(),
-        f"at the strictest threshold {100 * (left[-1] < last).mean():.0f} % of the examples exit early",
+        (exits[-1] == last).all(),
+        f"at the strictest threshold {100 * (exits[-1] < last).mean():.0f} % of the examples exit early",
     )
-    if policy.name == "patience" or not ours(policy):  # its loosest threshold may not be met at the first exit
-        _hold(left[0].min() < last or policy.earliest >= last, "at the loosest threshold no example exits early")
+    # The loosest threshold of patience or of an own policy may not be met at the first exit.
+    if policy.name == "patience" or not is_builtin_policy(policy):
+        _hold(exits[0].min() < last or policy.earliest >= last, "at the loosest threshold no example exits early")
     else:
         _hold(
-            (left[0] == policy.earliest).all(), "at the loosest threshold some examples do not exit at the first exit"
+            (exits[0] == policy.earliest).all(), "at the loosest threshold some examples do not exit at the first exit"
         )
 
 
@@ -165,7 +166,7 @@ def engine_agrees(runs: Runs, key: RunKey) -> None:
         # Examples within rounding error of the threshold are not compared.
         near = 0.0 if policy.name == "patience" else 1e-5
         sure = replay(policy, statistic, value * (1 - near)) == replay(policy, statistic, value * (1 + near))
-        _hold(sure.mean() > 0.9, f"at the threshold {value} one example in ten lies on the threshold itself")
+        _hold(sure.mean() > 0.9, f"at the threshold {value} one example in ten is within rounding error of it")
         answers = trace.logits[expected, np.arange(len(examples))]
         for size in (1, 32):
             found = engine.run(model, examples, rule(policy, value), size)
@@ -255,7 +256,7 @@ CHECKS = (
     Check(
         "thresholds range from early exits to full depth",
         threshold,
-        "order `thresholds` from the loosest to full depth for all examples; `leaves` compares in this direction",
+        "order `thresholds` from the loosest to full depth for all examples; `decide` compares in this direction",
         exits=True,
     ),
     Check(

@@ -33,7 +33,7 @@ class Agreement:
     other_predictions: int
     other_exits: int
 
-    def said(self) -> str:
+    def summary(self) -> str:
         """Return the numbers in words."""
         return (
             f"of {len(self.predictions)} validation examples {self.other_predictions} have another prediction and "

@@ -68,7 +68,7 @@ class Part(nn.Module):
             found["logits"] = said[:, : self.outputs]
             if self.policy is not None and not self.final and e >= self.policy.exit_start - 1:
                 statistic, before = policies.statistic(self.policy, found["logits"], before)
-                found |= before | {"leaves": policies.leaves(self.policy, statistic, self.threshold)}
+                found |= before | {"leaves": policies.decide(self.policy, statistic, self.threshold)}
         return tuple((found | state)[name] for name in self.gives)
 
 

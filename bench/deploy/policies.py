@@ -54,7 +54,7 @@ def statistic(policy: Policy, logits: Tensor, before: dict[str, Tensor]) -> tupl
     return (_relative_entropy(now, middle) + _relative_entropy(then, middle)).sum(-1) / 2, {"logits": logits}
 
 
-def leaves(policy: Policy, statistic: Tensor, threshold: float) -> Tensor:
+def decide(policy: Policy, statistic: Tensor, threshold: float) -> Tensor:
     """Return whether examples with this statistic [B] exit, bool [B]."""
     if isinstance(policy, Confidence):
         return statistic > threshold

@@ -26,7 +26,7 @@ from bench.encoder import EarlyExitClassifier, EarlyExitConfig
 from bench.encoder.early.deployed import Batch, deploy
 from bench.encoder.early.engine import answer
 from bench.errors import UserError, first_line
-from bench.exit_policies.operating import leaves
+from bench.exit_policies.operating import decision
 
 KEPT = 0.75
 """The part of a promised speed-up that should be there on the clock."""
@@ -49,19 +49,17 @@ def time_runtimes(
     folders: Sequence[Path],
     *,
     lengths: Sequence[int] = (16, 64, 128),
-    batch_sizes: Sequence[int] = (1, 32),
     rounds: int = 15,
     threads: int = 1,
 ) -> pd.DataFrame:
     """Time models on random tokens without padding, under every runtime that is installed.
 
     In each round every model is timed once under every runtime, in a random order, on the same texts. Examples exit
-    where the exit policy of the model says.
+    as the exit policy of the model decides.
 
     Args:
         folders: Folders that `costeff take` wrote for PyTorch. The first model is the reference.
         lengths: Numbers of tokens.
-        batch_sizes: Numbers of texts in a batch.
         rounds: Number of rounds.
         threads: Number of threads of every runtime.
 
@@ -83,7 +81,7 @@ def time_runtimes(
         timed = [each for name, model in models.items() for each in _runtimes(name, model, Path(scratch))]
         shortest = min(model.positions() for model in models.values())
         words = min(_vocabulary(model) for model in models.values())
-        for batch_size in batch_sizes:
+        for batch_size in (1, 32):
             for length in (length for length in lengths if length <= shortest):
                 texts = [_texts(rng, batch_size, length, words) for _ in range(8 if batch_size == 1 else 1)]
                 rows += _measure(timed, models, texts, rounds, rng)
@@ -178,7 +176,7 @@ def _runtimes(name: str, model: EarlyExitClassifier, scratch: Path) -> list[_Tim
 
 def engine(model: EarlyExitClassifier) -> Run:
     """Return the early-exit engine of a model, as a function of padded texts."""
-    deployed, policy = deploy(model.model), leaves(model.config.leaving)
+    deployed, policy = deploy(model.model), decision(model.config.leaving)
 
     def run(texts: Texts) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         lengths, segments = texts["attention_mask"].sum(axis=1), texts["token_type_ids"]

@@ -47,7 +47,7 @@ def tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenizerBase
 
 
 def shape_of(name: str, revision: str | None = None, layers: int | None = None) -> Shape:
-    """Return the shape of a checkpoint, which its configuration says.
+    """Return the shape of a checkpoint, from its configuration.
 
     Args:
         name: Name of the checkpoint.

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench.exit_policies.policies import Agreement, Confidence, Entropy, Patience, Policy, leaves_now
+from bench.exit_policies.policies import Agreement, Confidence, Entropy, Patience, Policy, decide_now
 
-Leaves = Callable[[Sequence[NDArray[np.floating]], Sequence[NDArray[np.floating]]], NDArray[np.bool_]]
+ExitDecision = Callable[[Sequence[NDArray[np.floating]], Sequence[NDArray[np.floating]]], NDArray[np.bool_]]
 """Decides which examples exit at the exit computed last: bool [B].
 
 The arguments are the logits [B, C] and the signals [B] (empty if the model has none) of all exits so far. It is called
@@ -26,7 +26,7 @@ _NEAR = 1e-9
 _STAYS, _EXITS = np.array([False]), np.array([True])
 
 
-def rule(policy: Policy, threshold: ArrayLike) -> Leaves:
+def rule(policy: Policy, threshold: ArrayLike) -> ExitDecision:
     """Return the exit decisions of a policy at one operating point.
 
     Args:
@@ -37,7 +37,7 @@ def rule(policy: Policy, threshold: ArrayLike) -> Leaves:
     thresholds = np.asarray(threshold, dtype=np.float64)
     threshold_of = thresholds.tolist().__getitem__ if thresholds.ndim else lambda _, same=float(thresholds): same
 
-    def leaves(seen: Sequence[NDArray[np.floating]], signals: Sequence[NDArray[np.floating]] = ()) -> NDArray[np.bool_]:
+    def decide(seen: Sequence[NDArray[np.floating]], signals: Sequence[NDArray[np.floating]] = ()) -> NDArray[np.bool_]:
         e = len(seen) - 1
         if e < policy.earliest:
             return np.zeros(len(seen[0]), dtype=bool)
@@ -45,9 +45,9 @@ def rule(policy: Policy, threshold: ArrayLike) -> Leaves:
             exits = single(policy, seen, threshold_of(e))
             if exits is not None:
                 return _EXITS if exits else _STAYS
-        return leaves_now(policy, np.stack(seen), thresholds, np.stack(signals) if len(signals) else None)
+        return decide_now(policy, np.stack(seen), thresholds, np.stack(signals) if len(signals) else None)
 
-    return leaves
+    return decide
 
 
 def never(seen: Sequence[NDArray[np.floating]], signals: Sequence[NDArray[np.floating]] = ()) -> NDArray[np.bool_]:
@@ -55,13 +55,13 @@ def never(seen: Sequence[NDArray[np.floating]], signals: Sequence[NDArray[np.flo
     return np.zeros(len(seen[-1]), dtype=bool)
 
 
-def fixed(exit_index: int) -> Leaves:
+def fixed(exit_index: int) -> ExitDecision:
     """Return decisions with which all examples exit at `exit_index` (0-based)."""
 
-    def leaves(seen: Sequence[NDArray[np.floating]], signals: Sequence[NDArray[np.floating]] = ()) -> NDArray[np.bool_]:
+    def decide(seen: Sequence[NDArray[np.floating]], signals: Sequence[NDArray[np.floating]] = ()) -> NDArray[np.bool_]:
         return np.full(len(seen[0]), len(seen) > exit_index)
 
-    return leaves
+    return decide
 
 
 def _entropy(policy: Policy, seen: Sequence[NDArray[np.floating]], threshold: float) -> bool | None:

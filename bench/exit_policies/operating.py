@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import UserError
-from bench.exit_policies.deciding import Leaves, fixed, never, rule
+from bench.exit_policies.deciding import ExitDecision, fixed, never, rule
 from bench.exit_policies.policies import Agreement, Policy, policy_for, replay
 from bench.trace import Trace
 
@@ -23,7 +23,7 @@ def plain(point: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: For an exit policy of the contestant's own, which only its code can evaluate.
     """
-    if brings_its_rule(point):
+    if has_own_policy(point):
         raise UserError(f"the exit policy {point['policy']} is the contestant's own and cannot be written to a file")
     return {
         "kind": str(point["kind"]),
@@ -36,12 +36,12 @@ def plain(point: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def brings_its_rule(point: Mapping[str, Any]) -> bool:
+def has_own_policy(point: Mapping[str, Any]) -> bool:
     """Return whether the point uses an exit policy that the contestant defines."""
-    return isinstance(point.get("left"), bytes)
+    return isinstance(point.get("exits_taken"), bytes)
 
 
-def leaves(point: Mapping[str, Any], own: Policy | None = None) -> Leaves:
+def decision(point: Mapping[str, Any], own: Policy | None = None) -> ExitDecision:
     """Return the exit decisions of an operating point, for the early-exit engine.
 
     Args:
@@ -55,10 +55,10 @@ def leaves(point: Mapping[str, Any], own: Policy | None = None) -> Leaves:
         return never
     if point["kind"] == "fixed_exit":
         return fixed(int(point["exit"]) - 1)
-    return rule(own if brings_its_rule(point) and own is not None else policy_of(point), threshold_of(point))
+    return rule(own if has_own_policy(point) and own is not None else policy_of(point), threshold_of(point))
 
 
-def left(point: Mapping[str, Any], trace: Trace, own: Policy | None = None) -> NDArray[np.int64]:
+def exits_taken(point: Mapping[str, Any], trace: Trace, own: Policy | None = None) -> NDArray[np.int64]:
     """Return the 0-based exit [N] of each example of a trace at an operating point.
 
     For an exit policy of the contestant's own, the exits recorded in the row are used unless `own` is given.
@@ -77,10 +77,10 @@ def left(point: Mapping[str, Any], trace: Trace, own: Policy | None = None) -> N
         raise UserError(f"{point['method']}: a point with {exits_needed} exits of a model with {len(trace.logits)}")
     if point["kind"] in ("static", "fixed_exit"):
         return np.full(len(trace.idx), (int(point["exit"]) or len(trace.logits)) - 1)
-    if brings_its_rule(point) and own is not None:
+    if has_own_policy(point) and own is not None:
         return replay(own, own.statistic(trace.logits, trace.signal), threshold_of(point))
-    if brings_its_rule(point):
-        exits = np.frombuffer(point["left"], dtype=np.uint8).astype(np.int64)
+    if has_own_policy(point):
+        exits = np.frombuffer(point["exits_taken"], dtype=np.uint8).astype(np.int64)
         if len(exits) != len(trace.idx):
             raise UserError(
                 f"{point['method']}: the exits of its own exit policy are known of the split {point['split']} only"

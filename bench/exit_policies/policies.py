@@ -19,6 +19,8 @@ from scipy.special import rel_entr, softmax
 
 from bench.errors import UserError
 
+Array = NDArray[np.floating]
+
 # Grids are cubic in [0, 1]: trained exits are confident on most examples, so most decisions change close to the strict
 # end (entropies of 1e-4), where an even grid of 200 thresholds has one point.
 _SPACING = 3
@@ -55,9 +57,7 @@ class Policy(ABC):
         return self.exit_start - 1
 
     @abstractmethod
-    def statistic(
-        self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
-    ) -> NDArray[np.floating]:
+    def statistic(self, logits: Array, signal: Array | None = None) -> Array:
         """Return the statistic [E, N].
 
         Args:
@@ -66,7 +66,7 @@ class Policy(ABC):
         """
 
     @abstractmethod
-    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+    def decide(self, statistic: Array, threshold: ArrayLike) -> NDArray[np.bool_]:
         """Return whether examples exit, elementwise; `threshold` broadcasts against `statistic`."""
 
     @abstractmethod
@@ -88,9 +88,7 @@ class Entropy(Policy):
 
     name = "entropy"
 
-    def statistic(
-        self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
-    ) -> NDArray[np.floating]:
+    def statistic(self, logits: Array, signal: Array | None = None) -> Array:
         """Return the entropies [E, N] in nats."""
         # H = log Z - sum p (z - max): no log of p, so a probability that underflows contributes 0, not NaN.
         shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
@@ -98,7 +96,7 @@ class Entropy(Policy):
         total = weights.sum(axis=-1)
         return np.maximum(np.log(total) - (weights * shifted).sum(axis=-1) / total, 0.0)
 
-    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+    def decide(self, statistic: Array, threshold: ArrayLike) -> NDArray[np.bool_]:
         """Return whether the entropy is below the threshold."""
         return statistic < np.asarray(threshold)
 
@@ -112,13 +110,11 @@ class Confidence(Policy):
 
     name = "confidence"
 
-    def statistic(
-        self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
-    ) -> NDArray[np.floating]:
+    def statistic(self, logits: Array, signal: Array | None = None) -> Array:
         """Return the largest probabilities [E, N]."""
         return softmax(logits.astype(np.float64), axis=-1).max(axis=-1)
 
-    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+    def decide(self, statistic: Array, threshold: ArrayLike) -> NDArray[np.bool_]:
         """Return whether the largest probability is above the threshold."""
         return statistic > np.asarray(threshold)
 
@@ -147,9 +143,7 @@ class Patience(Policy):
         """Return the index of the second allowed exit, the first that can repeat a prediction."""
         return self.exit_start
 
-    def statistic(
-        self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
-    ) -> NDArray[np.floating]:
+    def statistic(self, logits: Array, signal: Array | None = None) -> Array:
         """Return how many times in a row the prediction was repeated, [E, N]."""
         if logits.shape[-1] == 1:
             agreed = np.abs(np.diff(logits[..., 0].astype(np.float64), axis=0)) < self.tolerance
@@ -161,7 +155,7 @@ class Patience(Policy):
             counter[e] = np.where(agreed[e - 1], counter[e - 1] + 1, 0)
         return counter
 
-    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+    def decide(self, statistic: Array, threshold: ArrayLike) -> NDArray[np.bool_]:
         """Return whether the count reaches the patience, which must be above 0."""
         patience = np.asarray(threshold)
         return (statistic >= patience) & (patience > 0)
@@ -172,89 +166,74 @@ class Patience(Policy):
 
 
 @dataclass(frozen=True)
-class Agreement(Policy):
+class _Change(Policy):
+    """Exit when the change from exit to exit is below the threshold at `run` successive exits.
+
+    The statistic is the largest of the last `run` changes, and infinite where there are fewer. Threshold 0 is full
+    depth; with infinity, examples exit at the first exit that has `run` changes.
+    """
+
+    run: int = 1
+    largest: ClassVar[float]
+    """Largest finite threshold to try."""
+
+    @property
+    def earliest(self) -> int:
+        """Return the index of the first exit with `run` changes."""
+        return self.exit_start - 1 + self.run
+
+    @abstractmethod
+    def _changes(self, logits: Array) -> NDArray[np.float64]:
+        """Return the changes [E - 1, N] of logits [E, N, C] from each exit to the next."""
+
+    def statistic(self, logits: Array, signal: Array | None = None) -> Array:
+        """Return the largest of the last `run` changes, [E, N]."""
+        changes = self._changes(logits[self.exit_start - 1 :])
+        largest = np.full(logits.shape[:2], np.inf)
+        for e in range(self.earliest, len(largest)):
+            last = e - self.exit_start + 1
+            largest[e] = changes[last - self.run : last].max(axis=0)
+        return largest
+
+    def decide(self, statistic: Array, threshold: ArrayLike) -> NDArray[np.bool_]:
+        """Return whether the change is below the threshold."""
+        return statistic < np.asarray(threshold)
+
+    def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
+        """Return infinity, then thresholds from `largest` to 0."""
+        return np.concatenate([[np.inf], _grid(count - 1) * self.largest]) if count > 2 else np.array([np.inf, 0.0])
+
+
+class Agreement(_Change):
     """Exit, on regression, when |y_i - y_{i-1}| < threshold at `run` successive exits.
 
-    The statistic is the largest of the last `run` differences, and infinite where there are fewer. Thresholds range
-    over the scores of STS-B, 0 (full depth) to 5, and infinity (exit at the first exit that has `run` differences).
+    Thresholds range over the scores of STS-B, 0 to 5.
     """
 
-    run: int = 1
-    name: ClassVar[str] = "agreement"
+    name = "agreement"
+    largest = 5.0
 
-    @property
-    def earliest(self) -> int:
-        """Return the index of the first exit with `run` differences."""
-        return self.exit_start - 1 + self.run
-
-    def statistic(
-        self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
-    ) -> NDArray[np.floating]:
-        """Return the largest of the last `run` differences between predictions, [E, N]."""
+    def _changes(self, logits: Array) -> NDArray[np.float64]:
         if logits.shape[-1] != 1:
             raise UserError(f"agreement is for one output (regression), not {logits.shape[-1]}: use patience")
-        values = logits[..., 0].astype(np.float64)
-        changes = np.abs(np.diff(values[self.exit_start - 1 :], axis=0))
-        return _largest(changes, values.shape, self.exit_start, self.run)
-
-    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
-        """Return whether the difference is below the threshold."""
-        return statistic < np.asarray(threshold)
-
-    def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
-        """Return infinity, then thresholds from 5 to 0."""
-        return np.concatenate([[np.inf], _grid(count - 1) * 5.0]) if count > 2 else np.array([np.inf, 0.0])
+        return np.abs(np.diff(logits[..., 0].astype(np.float64), axis=0))
 
 
-@dataclass(frozen=True)
-class Divergence(Policy):
+class Divergence(_Change):
     """Exit when the divergence between successive exits is below the threshold at `run` successive exits (F-PABEE).
 
-    The statistic is the largest Jensen-Shannon divergence (natural logarithm, at most log 2) of the last `run` pairs of
-    exits, and infinite where there are fewer. Threshold 0 is full depth; with infinity, examples exit at the first exit
-    that has `run` pairs. See Gao et al., F-PABEE: Flexible-patience-based early exiting, 2023 (arXiv 2305.11916),
-    section 3.
+    The divergence is Jensen-Shannon's (natural logarithm, at most log 2). See Gao et al., F-PABEE: Flexible-patience-
+    based early exiting, 2023 (arXiv 2305.11916), section 3.
     """
 
-    run: int = 1
-    name: ClassVar[str] = "divergence"
+    name = "divergence"
+    largest = float(np.log(2))
 
-    @property
-    def earliest(self) -> int:
-        """Return the index of the first exit with `run` divergences."""
-        return self.exit_start - 1 + self.run
-
-    def statistic(
-        self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
-    ) -> NDArray[np.floating]:
-        """Return the largest of the last `run` divergences, [E, N]."""
-        p = softmax(logits[self.exit_start - 1 :].astype(np.float64), axis=-1)
+    def _changes(self, logits: Array) -> NDArray[np.float64]:
+        p = softmax(logits.astype(np.float64), axis=-1)
         middle = (p[1:] + p[:-1]) / 2
         divergence = (rel_entr(p[1:], middle) + rel_entr(p[:-1], middle)).sum(axis=-1) / 2
-        return _largest(np.maximum(divergence, 0.0), logits.shape[:2], self.exit_start, self.run)
-
-    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
-        """Return whether the divergence is below the threshold."""
-        return statistic < np.asarray(threshold)
-
-    def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
-        """Return infinity, then thresholds from log 2 to 0."""
-        return np.concatenate([[np.inf], _grid(count - 1) * np.log(2)]) if count > 2 else np.array([np.inf, 0.0])
-
-
-def _largest(changes: NDArray[np.float64], shape: tuple[int, ...], exit_start: int, run: int) -> NDArray[np.float64]:
-    """Return the largest of the last `run` changes between exits, infinite where there are fewer.
-
-    Args:
-        changes: [E - exit_start, N], from exit `exit_start` (1-based) to the next, and so on; empty if E < exit_start.
-        shape: (E, N), the shape of the result.
-        exit_start: First exit, from 1, at which an example may exit.
-        run: Number of changes.
-    """
-    largest = np.full(shape, np.inf)
-    for e in range(exit_start - 1 + run, len(largest)):
-        largest[e] = changes[e - exit_start - run + 1 : e - exit_start + 1].max(axis=0)
-    return largest
+        return np.maximum(divergence, 0.0)
 
 
 class FullDepth(Policy):
@@ -262,13 +241,11 @@ class FullDepth(Policy):
 
     name = "none"
 
-    def statistic(
-        self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
-    ) -> NDArray[np.floating]:
+    def statistic(self, logits: Array, signal: Array | None = None) -> Array:
         """Return zeros [E, N]."""
         return np.zeros(logits.shape[:-1])
 
-    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+    def decide(self, statistic: Array, threshold: ArrayLike) -> NDArray[np.bool_]:
         """Return False for all examples."""
         return np.zeros(np.broadcast_shapes(statistic.shape, np.shape(threshold)), dtype=bool)
 
@@ -321,12 +298,12 @@ def policy_for(
     return family(exit_start=exit_start)
 
 
-def ours(policy: Policy) -> bool:
+def is_builtin_policy(policy: Policy) -> bool:
     """Return whether a policy is one of the built-in classes, which can be replayed from their name in a table."""
     return type(policy) in _FAMILIES.values()
 
 
-def replay_many(policy: Policy, trace: NDArray[np.floating], thresholds: ArrayLike) -> NDArray[np.int64]:
+def replay_many(policy: Policy, trace: Array, thresholds: ArrayLike) -> NDArray[np.int64]:
     """Return the 0-based exits [K, N] of N examples at K operating points.
 
     Examples that do not exit earlier exit at the last exit, whose threshold is not read.
@@ -343,13 +320,13 @@ def replay_many(policy: Policy, trace: NDArray[np.floating], thresholds: ArrayLi
         table = np.broadcast_to(table[:, None], (len(table), exits))
     if table.ndim != 2 or table.shape[1] != exits:
         raise ValueError(f"thresholds of shape {np.shape(thresholds)} do not fit {exits} exits")
-    left = np.full((len(table), count), exits - 1)
+    exits_taken = np.full((len(table), count), exits - 1)
     for e in range(exits - 2, policy.exit_start - 2, -1):  # from the back, so that the earliest exit wins
-        left[policy.leaves(statistic[e], table[:, e, None])] = e
-    return left
+        exits_taken[policy.decide(statistic[e], table[:, e, None])] = e
+    return exits_taken
 
 
-def replay(policy: Policy, trace: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.int64]:
+def replay(policy: Policy, trace: Array, threshold: ArrayLike) -> NDArray[np.int64]:
     """Return the 0-based exit [N] of each example at one operating point.
 
     Args:
@@ -360,9 +337,7 @@ def replay(policy: Policy, trace: NDArray[np.floating], threshold: ArrayLike) ->
     return replay_many(policy, trace, np.asarray(threshold, dtype=np.float64)[None])[0]
 
 
-def leaves_now(
-    policy: Policy, logits: NDArray[np.floating], threshold: ArrayLike, signal: NDArray[np.floating] | None = None
-) -> NDArray[np.bool_]:
+def decide_now(policy: Policy, logits: Array, threshold: ArrayLike, signal: Array | None = None) -> NDArray[np.bool_]:
     """Return which examples exit at the exit computed last, e, which is not the model's last one: bool [B].
 
     Args:
@@ -375,4 +350,4 @@ def leaves_now(
     if e < policy.earliest:
         return np.zeros(logits.shape[1], dtype=bool)
     thresholds = np.asarray(threshold, dtype=np.float64)
-    return policy.leaves(policy.statistic(logits, signal)[e], thresholds if thresholds.ndim == 0 else thresholds[e])
+    return policy.decide(policy.statistic(logits, signal)[e], thresholds if thresholds.ndim == 0 else thresholds[e])

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
-from bench.analysis.budgets import at_budget, has_traces
+from bench.analysis.budgets import BUDGETS, at_budget, has_traces
+from bench.analysis.comparing.seeds import geometric
 from bench.sharing.folders import ResultsFolder
 from bench.tasks.catalogue import Task, tasks_of
-
-BUDGETS = (1.0, 2.0, 4.0, 8.0)
-"""Speed-ups over the reference, as in the main table."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +45,6 @@ def contestants(folder: ResultsFolder) -> Iterator[tuple[str, str, list[Shown]]]
 
     A contestant is left out on a task and budget where a seed has no point, since a mean over the others would be too
     optimistic.
-
-    Args:
-        folder: The results folder.
     """
     points, tasks = folder.points(), tasks_of(folder.settings.own_tasks)
     found: dict[str, list[Shown]] = {}
@@ -73,6 +67,6 @@ def _shown(rows: pd.DataFrame, task: Task, budget: float) -> Shown:
         seeds=tuple(int(seed) for seed in rows["seed"]),
         examples=int(rows["examples"].iloc[0]),
         flops=float(rows["flops"].mean()),
-        speedup=float(np.exp(np.log(rows["speedup"].astype(float)).mean())),
+        speedup=geometric(rows["speedup"]),
         traced=bool(has_traces(rows).all()),
     )

@@ -12,6 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from bench.analysis.metrics import SIGNED
 from bench.exports.chosen import Shown, contestants
 from bench.provenance import suite_version
 from bench.settings import Settings
@@ -20,8 +21,6 @@ from bench.sharing.folders import ResultsFolder
 from bench.store import write_json
 
 SCHEMA = "0.3.0"
-_SIGNED = {"matthews", "pearson", "spearman"}
-"""Metrics from -1 to 1; the others are from 0 to 1."""
 
 
 def write(folder: ResultsFolder, out: Path) -> list[Path]:
@@ -104,7 +103,7 @@ def _result(settings: Settings, shown: Shown, metric: str, value: float) -> dict
             "metric_unit": "proportion",
             "lower_is_better": False,
             "score_type": "continuous",
-            "min_score": -1.0 if metric in _SIGNED else 0.0,
+            "min_score": -1.0 if metric in SIGNED else 0.0,
             "max_score": 1.0,
         },
         "score_details": {"score": value, "details": details},

@@ -6,18 +6,14 @@ from pathlib import Path
 
 from huggingface_hub import ModelCardData
 
-from bench.exports.chosen import BUDGETS, Shown, contestants
+from bench.analysis.budgets import BUDGETS
+from bench.exports.chosen import Shown, contestants
 from bench.sharing.card import eval_results
 from bench.sharing.folders import ResultsFolder
 
 
 def write(folder: ResultsFolder, out: Path) -> list[Path]:
-    """Write <out>/<contestant>-<budget>x.md with the chosen point of every task, and return the paths.
-
-    Args:
-        folder: The results folder.
-        out: The folder to write.
-    """
+    """Write <out>/<contestant>-<budget>x.md with the chosen point of every task, and return the paths."""
     settings, written = folder.settings, []
     out.mkdir(parents=True, exist_ok=True)
     for method, label, shown in contestants(folder):

@@ -25,10 +25,6 @@ _FORMATS |= {".html": "text/html", ".png": "image/png", ".md": "text/markdown", 
 def write(folder: ResultsFolder, out: Path) -> list[Path]:
     """Write `out` as a crate with copies of the published files, and return the path of its metadata.
 
-    Args:
-        folder: The results folder.
-        out: The folder to write.
-
     Raises:
         UserError: The package rocrate is not installed.
     """

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bench.encoder.early.deployed import Batch, Deployed
 from bench.encoder.early.engine import answer
 from bench.errors import UserError
-from bench.exit_policies.deciding import Leaves, never
+from bench.exit_policies.deciding import ExitDecision, never
 from bench.tasks.batches import length_batches
 from bench.tasks.examples import Examples
 
@@ -24,18 +24,18 @@ from bench.tasks.examples import Examples
 class Operated:
     """A deployed model with its exit policy.
 
-    `left` gives the exits of a model with random weights (`saved.of_shape`): the policy is computed, because it takes
+    `exits` gives the exits of a model with random weights (`saved.of_shape`): the policy is computed, because it takes
     time, but its decisions are replaced by these exits.
     """
 
     model: Deployed
-    leaves: Leaves = never
-    left: NDArray[np.int64] | None = None
+    decide: ExitDecision = never
+    exits: NDArray[np.int64] | None = None
     """[N] exit of each example, 0-based."""
 
-    def policy(self, positions: NDArray[np.int64]) -> Leaves:
+    def policy(self, positions: NDArray[np.int64]) -> ExitDecision:
         """Return the exit policy for one pass over the batch of the examples at `positions`."""
-        return self.leaves if self.left is None else _at_exits(self.leaves, self.left[positions])
+        return self.decide if self.exits is None else _at_exits(self.decide, self.exits[positions])
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def measure(
     if len(devices) > 1:
         raise UserError(f"latency: models are on {' and '.join(sorted(map(str, devices)))}; move them to one")
     if rounds < 1 or not len(examples) or not contestants:
-        raise UserError(f"latency: {rounds} rounds over {len(examples)} examples; ask for at least one of each")
+        raise UserError(f"latency: {rounds} rounds over {len(examples)} examples; at least one of each is needed")
     device, rng = devices.pop(), np.random.default_rng(seed)
     parts = length_batches(examples.lengths, batch_size, None)
     batches = [Batch.of(examples, each, device) for each in parts]
@@ -92,13 +92,13 @@ def measure(
     return [Timing(times[:, i].sum(axis=1), float(np.percentile(times[:, i], 95))) for i in range(len(contestants))]
 
 
-def _at_exits(leaves: Leaves, exits: NDArray[np.int64]) -> Leaves:
-    """Return a policy for one batch that computes `leaves` and then lets each row exit at `exits` [B], 0-based."""
+def _at_exits(decide: ExitDecision, exits: NDArray[np.int64]) -> ExitDecision:
+    """Return a policy for one batch that computes `decide` and then lets each row exit at `exits` [B], 0-based."""
     staying = exits  # of the rows in the batch
 
     def policy(seen: Sequence[NDArray[np.floating]], signals: Sequence[NDArray[np.floating]]) -> NDArray[np.bool_]:
         nonlocal staying
-        leaves(seen, signals)
+        decide(seen, signals)
         leaving = staying < len(seen)
         staying = staying[~leaving]
         return leaving
@@ -106,7 +106,7 @@ def _at_exits(leaves: Leaves, exits: NDArray[np.int64]) -> Leaves:
     return policy
 
 
-def _seconds(model: Deployed, batch: Batch, leaves: Leaves) -> float:
+def _seconds(model: Deployed, batch: Batch, decide: ExitDecision) -> float:
     start = time.perf_counter()
-    answer(model, batch, leaves)
+    answer(model, batch, decide)
     return time.perf_counter() - start

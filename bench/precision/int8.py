@@ -158,7 +158,7 @@ class Int8Model(SavedModel):
         return self.inner.exit_layers
 
     def exit_macs(self, length: int) -> list[int]:
-        """Return the multiply-adds up to each exit, whatever their precision."""
+        """Return the multiply-adds up to each exit, of any precision."""
         return self.inner.exit_macs(length)
 
     def begin(self, *inputs: Tensor | None) -> dict[str, Tensor]:

@@ -10,40 +10,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bench.analysis.budgets import POINT, RUN, at_budget, succeeded, timed_points
-from bench.analysis.comparing.equivalence import judged
-from bench.analysis.comparing.estimates import Estimate, average
+from bench.analysis.budgets import BUDGETS, POINT, RUN, succeeded, timed_points
+from bench.analysis.comparing.equivalence import classify_differences
+from bench.analysis.comparing.estimates import Estimate, average, average_if_known
 from bench.analysis.comparing.resampling import Point, records
 from bench.analysis.comparing.seeds import geometric
-from bench.analysis.comparing.verdicts import estimate, mean_estimate, scored
+from bench.analysis.comparing.verdicts import chosen_points, estimate, mean_estimate, scored
 from bench.analysis.roles import Roles
-from bench.analysis.task_groups import GROUPS, select_tasks
+from bench.analysis.statistics import GROUPS, select_tasks
 from bench.errors import UserError
+from bench.reporting.tables.format.table import display_names
 from bench.reporting.tables.main import Evidence
 from bench.reporting.tables.notes import tasks_of
-from bench.reporting.tables.table import display_names
 from bench.tasks.catalogue import Task
 from bench.tasks.catalogue import title as task_title
 
-BUDGETS = (1.0, 2.0, 4.0, 8.0)
 COSTS = {"flops": "FLOPs", "milliseconds": "milliseconds"}
 _SPEEDUP = {"flops": "speedup", "milliseconds": "latency_1"}
 _GROUPS = {"all": "all tasks", "pairs": "sentence pairs", "single": "single texts", "learned": "learned tasks"}
 _METRICS = {"score": "each task's own metric", "accuracy": "accuracy"}
 _OPPOSITE = {"better": "worse", "worse": "better"}
 
-Chosen = dict[str, dict[str, list[Point]]]
-"""The chosen points by method and task, one per seed."""
-
 
 def chooser(
-    points: pd.DataFrame, roles: Roles, evidence: Evidence, known: Mapping[str, Task], clock: Path
+    points: pd.DataFrame, roles: Roles, evidence: Evidence, known: Mapping[str, Task], times: pd.DataFrame
 ) -> dict[str, Any]:
     """Return the data of the chooser; a choice that has no points is left out.
 
@@ -52,7 +47,7 @@ def chooser(
         roles: The roles of the methods.
         evidence: Resamples and settings of comparisons.
         known: Map from name to task.
-        clock: results/<profile>/latency.parquet, which may be missing.
+        times: latency.parquet; it may be empty.
 
     Returns:
         Titles of the choices (`costs`, `budgets`, `tasks`, `metrics`) and `blocks`, by
@@ -62,7 +57,7 @@ def chooser(
     lacking = [name for name in ("latency_1", "accuracy") if name not in points]
     points = points.assign(flops_speedup=points["speedup"], **dict.fromkeys(lacking, np.nan))
     groups = _groups(points, known, roles.reference)
-    read = _Reader(roles.reference, display_names(points), evidence, _times(points, clock))
+    read = _Reader(roles.reference, display_names(points), evidence, _times(points, times))
     blocks: dict[str, dict[str, Any]] = {}
     for cost in _SPEEDUP:
         for metric in _METRICS:
@@ -131,12 +126,9 @@ def _view(points: pd.DataFrame, cost: str, metric: str, reference: str) -> pd.Da
     return seen
 
 
-def _times(points: pd.DataFrame, clock: Path) -> dict[tuple[Any, ...], float]:
+def _times(points: pd.DataFrame, times: pd.DataFrame) -> dict[tuple[Any, ...], float]:
     """Map each timed point to its milliseconds per example at batch size 1."""
-    if not clock.is_file() or "operated" not in (latency := pd.read_parquet(clock)):
-        return {}
-    timed = timed_points(points, latency)
-    return {_key(row): float(row["milliseconds"]) for row in records(timed)}
+    return {_key(row): float(row["milliseconds"]) for row in records(timed_points(points, times))}
 
 
 def _key(row: Point) -> tuple[Any, ...]:
@@ -181,8 +173,8 @@ class _Reader:
             `answer`, a sentence; and the `command` that prints the same differences.
         """
         resamples = self.evidence.splits["validation"]
-        chosen = _chosen(points[points["method"] != self.reference], budget)
-        chosen |= _chosen(points[points["method"] == self.reference], 1.0)
+        chosen = chosen_points(points[points["method"] != self.reference], budget)
+        chosen |= chosen_points(points[points["method"] == self.reference], 1.0)
         resamples.prepare(row for tasks in chosen.values() for rows in tasks.values() for row in rows)
 
         @cache
@@ -201,7 +193,9 @@ class _Reader:
             if not set(known) - {self.reference}:
                 continue
             pairs = list(combinations(known, 2))
-            found = judged([_mean([gap(a, b, task) for task in tasks]) for a, b in pairs], self.evidence.comparison)
+            found = classify_differences(
+                [average_if_known(gap(a, b, task) for task in tasks) for a, b in pairs], self.evidence.comparison
+            )
             verdicts = _both_ways(pairs, found)
             lines = [self._line(method, chosen[method], tasks) for method in known]
             lines.sort(key=lambda line: (line["method"] == self.reference, -line["score"][0]))
@@ -276,17 +270,3 @@ def _both_ways(pairs: Sequence[tuple[str, str]], found: pd.DataFrame) -> dict[tu
             opposite = _OPPOSITE.get(row.verdict, row.verdict)
             verdicts[b, a] = [-100 * row.difference, -100 * row.high, -100 * row.low, opposite]
     return verdicts
-
-
-def _chosen(points: pd.DataFrame, budget: float) -> Chosen:
-    """Return the points chosen at a budget that have a score."""
-    chosen: Chosen = {}
-    for row in records(at_budget(points, budget)) if len(points) else []:
-        if not pd.isna(row["score"]):
-            chosen.setdefault(row["method"], {}).setdefault(row["task"], []).append(row)
-    return chosen
-
-
-def _mean(parts: Sequence[Estimate | None]) -> Estimate | None:
-    known = [part for part in parts if part is not None]
-    return average(known) if len(known) == len(parts) else None

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from bench.analysis.budgets import has_traces
+from bench.analysis.metrics import METRICS
 from bench.analysis.roles import Roles
 from bench.names import FINDINGS
 from bench.reporting import figures, page
@@ -15,14 +16,13 @@ from bench.reporting.findings import findings
 from bench.reporting.published import for_figures, read_published
 from bench.reporting.tables import evidence_of, tables
 from bench.settings import Settings
-from bench.store import read_json, read_points
+from bench.store import read_json, read_parquet_if_there, read_points
 from bench.tasks.catalogue import tasks_of
 
 _COLUMNS = (
-    "kind", "point", "policy", "threshold", "thresholds", "exit", "split", "score", "metric", "matthews", "accuracy",
-    "f1",
-    "pearson", "spearman", "examples", "flops", "flops_128", "speedup", "speedup_128", "mean_exit", "mean_layers",
-    "exits", "parameters", "parameters_encoder", "on_frontier",
+    "kind", "point", "policy", "threshold", "thresholds", "exit", "split", "score", "metric", *METRICS, "examples",
+    "flops", "flops_128", "speedup", "speedup_128", "mean_exit", "mean_layers", "exits", "parameters",
+    "parameters_encoder", "on_frontier",
 )  # fmt: skip
 
 
@@ -44,29 +44,31 @@ def _written(settings: Settings) -> Iterator[str]:
     roles = Roles(settings.reference, settings.depth_reference, settings.ablations, likes)
     # Published points are shown with measured ones only if text and backbone are those of the papers.
     papers = settings.data.source != "sketch" and "bert-base-uncased" in settings.backbone.name
-    sweeps, runs, clock = (settings.root / name for name in ("sweeps", "runs", "latency.parquet"))
+    sweeps, runs = settings.root / "sweeps", settings.root / "runs"
+    times = read_parquet_if_there(settings.root / "latency.parquet")
     published = for_figures(read_published()) if papers else None
     # Figures are drawn while the tables are made.
-    drawing = figures.begin(points, settings.root, roles, published=published, comparison=settings.comparison)
-    evidence = evidence_of(points, runs, settings.comparison)
+    comparison = settings.comparison
+    drawing = figures.begin(points, settings.root, roles, published=published, comparison=comparison, times=times)
+    evidence = evidence_of(points, runs, comparison)
     made = tables(
         points,
         roles,
         missing=missing,
         sweeps=sweeps,
         runs=runs,
-        clock=clock,
+        times=times,
         evidence=evidence,
         glue_caps=settings.glue_caps,
     )
     for table in made:
         table.write(settings.root / "tables")
-    found = findings(points, made, roles, contestant=settings.comparison.primary.contestant)
+    found = findings(points, made, roles, contestant=comparison.primary.contestant)
     (settings.root / FINDINGS).write_text("\n".join(found) + "\n", encoding="utf-8")
     skipped = drawing()
     yield from (f"no figure {each.name}: {each.reason}" for each in skipped)
     known = tasks_of(settings.own_tasks)
-    choice = chooser(points[has_traces(points)], roles, evidence, known, clock) if evidence else None
+    choice = chooser(points[has_traces(points)], roles, evidence, known, times) if evidence else None
     written = page.write(points, settings.root, made, roles, missing=missing, skipped=skipped, choice=choice)
     yield f"wrote tables, figures and {written}"
 

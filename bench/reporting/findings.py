@@ -12,7 +12,7 @@ from bench.analysis.comparing.verdicts import LEARNED, PRIMARY
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import learned_tasks
 from bench.reporting.tables import Table
-from bench.reporting.tables.table import display_names
+from bench.reporting.tables.format.table import display_names
 
 BUDGETS = (4.0, 2.0, 1.0)
 """Budgets of which the first is reported where two methods have a point on every task."""

@@ -20,17 +20,17 @@ from bench.analysis.budgets import (
     operating_points,
     selection_split,
 )
+from bench.analysis.metrics import METRICS, TITLES
 from bench.analysis.roles import Roles
 from bench.reporting.figures import Skipped, describe, drawn
 from bench.reporting.figures.drawing import Absent, marks, task_order
 from bench.reporting.figures.frontiers import average_curves
 from bench.reporting.tables import Table
+from bench.reporting.tables.format.table import NONE
 from bench.reporting.tables.notes import common_notes
-from bench.reporting.tables.table import NONE
 from bench.store import read_json, written_at_once
 from bench.tasks.catalogue import title as task_title
 from bench.tasks.quality import findings
-from bench.tasks.scores import METRICS, TITLES
 
 # Plotly's names of the figures' markers.
 _SYMBOLS = {

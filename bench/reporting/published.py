@@ -5,7 +5,7 @@ the system, or empty. `task` is a task of the catalogue, "mnli-mm" for the misma
 row that only states a cost. `metric` is "unstated" if the source does not state which of a task's two metrics it
 reports.
 
-`flops` are 2 x multiply-adds; if a source counts multiply-adds, they are doubled and the notes of the row say so.
+`flops` are 2 x multiply-adds; if a source counts multiply-adds, they are doubled and the notes of the row state it.
 `speedup` is as printed, and `speedup_of` is the quantity that it counts: FLOPs, layers, or time on some machine.
 """
 

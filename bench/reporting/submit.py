@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from bench.analysis.budgets import at_budget, predicted, run_folder
 from bench.errors import UserError
-from bench.exit_policies.operating import brings_its_rule
+from bench.exit_policies.operating import has_own_policy
 from bench.exit_policies.policies import Policy
 from bench.store import RunKey, written_at_once
 from bench.tasks.catalogue import TASKS, Task
@@ -81,15 +81,15 @@ def write_submission(
                 raise UserError(f"{task.name}: no trace of the {split} split ({path}); run it on data that has one")
             trace = Trace.load(path)
             order = np.argsort(trace.idx, kind="stable")
-            own = rule_on(task.name) if rule_on and brings_its_rule(row) else None
-            files[name] = _lines(trace.idx[order], words(task, predicted(row, trace, own)[order]))
+            own = rule_on(task.name) if rule_on and has_own_policy(row) else None
+            files[name] = _lines(trace.idx[order], server_labels(task, predicted(row, trace, own)[order]))
     with written_at_once(out) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, text in files.items():
             archive.writestr(zipfile.ZipInfo(name, _TIME), text, zipfile.ZIP_DEFLATED)
     return chosen.reset_index(drop=True)
 
 
-def words(task: Task, predictions: NDArray[np.float64]) -> list[str]:
+def server_labels(task: Task, predictions: NDArray[np.float64]) -> list[str]:
     """Return predictions [N] in the format of the server: labels, or numbers from 0 to 5 with three decimals."""
     if task.regression:
         return [f"{value:.3f}" for value in np.clip(predictions, 0.0, 5.0)]

@@ -21,7 +21,7 @@ from bench.encoder import backbones
 from bench.encoder.early.deployed import Deployed, deploy
 from bench.encoder.saved import has_weights, load_model, of_shape
 from bench.errors import UserError
-from bench.exit_policies.operating import leaves, left
+from bench.exit_policies.operating import decision, exits_taken
 from bench.exit_policies.policies import Policy
 from bench.measuring.latency import Operated, Timing, measure
 from bench.method import contestant
@@ -57,7 +57,7 @@ def measure_latency(settings: Settings, out: Path) -> None:
       itself, timed as another contestant. A speed-up between them cannot be told from 1.
     - `p95_seconds`, `reference_p95_seconds`: 95th percentile of the time of one example at batch size 1.
     - `trained`: whether the weights are those of the run. A run from a published folder has no weights, so it is timed
-      with random weights of its shape, and its examples exit where its trace says.
+      with random weights of its shape, and its examples exit as in its trace.
     - `asked`: the `latency_inputs`, as JSON.
 
     A run that failed or is missing has no row. No other process should run at the same time.
@@ -125,17 +125,17 @@ def _task(settings: Settings, reference: RunKey, device: torch.device) -> Iterat
         runs[key] = runs.get(key) or _load(settings, key, examples, device)
         own = points[(points["method"] == name) & (points["variant"] == variant)]
         timed += [(point, runs[key]) for point in own.to_dict("records")]
-    asked = settings.latency
+    latency = settings.latency
     for batch_size, count, rounds in (
-        (1, max(1, asked.examples // 4), 4 * asked.rounds),
-        (32, asked.examples, asked.rounds),
+        (1, max(1, latency.examples // 4), 4 * latency.rounds),
+        (32, latency.examples, latency.rounds),
     ):
         chosen = spread(examples.lengths, count)
         lengths = examples.lengths[chosen]
         found, noise = _measure(timed, full, examples, chosen, batch_size, rounds)
         promise = full.costs.flops(lengths)[-1].sum()
         for (point, run), (own_time, reference_time) in zip(timed, found, strict=True):
-            exits = left(point, run.trace)[chosen]
+            exits = exits_taken(point, run.trace)[chosen]
             ratios = reference_time.seconds / own_time.seconds
             low, middle, high = np.percentile(ratios, [25, 50, 75])
             yield {name: point[name] for name in (*RUN, "operated", "weights")} | {
@@ -171,11 +171,13 @@ def _measure(
     contestants = {(id(full), "none", b""): Operated(full.model), (0, "again", b""): Operated(full.model)}
     kinds = []
     for point, run in timed:
-        exits = left(point, run.trace)[chosen]
+        exits = exits_taken(point, run.trace)[chosen]
         # Full depth does the same work for all points of a run without an exit policy.
         work = b"" if point["kind"] == "static" else exits.tobytes()
         kinds.append((id(run), str(point["policy"]), work))
-        contestants.setdefault(kinds[-1], Operated(run.model, leaves(point, run.rule), None if run.trained else exits))
+        contestants.setdefault(
+            kinds[-1], Operated(run.model, decision(point, run.rule), None if run.trained else exits)
+        )
     found = measure(
         list(contestants.values()), examples.take(chosen), batch_size=batch_size, rounds=rounds, seed=len(chosen)
     )

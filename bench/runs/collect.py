@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from bench.analysis.budgets import RUN, operated
+from bench.compat import FIELDS
 from bench.errors import UserError
 from bench.method import contestant
 from bench.provenance import changed
@@ -128,7 +129,7 @@ def _united(settings: Settings, keys: list[RunKey]) -> pd.DataFrame:
     identities, known = Identities(settings), dict[tuple, pd.DataFrame]()
     for task, seed in dict.fromkeys((key.task, key.seed) for key in keys):
         file = points_file(settings, task, seed)
-        if len(table := read_parquet_if_there(file)):
+        if len(table := read_parquet_if_there(file).rename(columns=FIELDS)):
             known |= {(task, *run, seed): rows for run, rows in table.groupby(["method", "variant"], sort=False)}
     table = pd.concat([_run(settings, key, identities, known) for key in keys], ignore_index=True)
     return _with_stored(_with_speedups(table, settings.reference)).assign(selection=settings.selection)
@@ -138,8 +139,8 @@ def _run(settings: Settings, key: RunKey, identities: Identities, known: dict[tu
     facts = facts_of(settings, key)
     if "asked" in facts and facts["identity"] != identities.of(key).hash:
         raise UserError(
-            f"{run_folder(settings, key)} was asked otherwise than planned now "
-            f"({identities.of(key).difference(facts['asked'])}); run the workflow, or give the settings of then"
+            f"{run_folder(settings, key)} was made with other settings "
+            f"({identities.of(key).difference(facts['asked'])}); run the workflow, or use the settings of that run"
         )
     label = contestant(settings, key.method, key.task).label(key.variant)  # always the current label
     if facts["status"] == "ok":

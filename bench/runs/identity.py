@@ -32,19 +32,19 @@ class Identity:
     """The inputs that determine the result of a run.
 
     Attributes:
-        asked: The inputs as nested plain values.
+        inputs: The inputs as nested plain values. `run.json` stores them under the key `asked`.
     """
 
-    asked: dict[str, Any]
+    inputs: dict[str, Any]
 
     @property
     def hash(self) -> str:
         """Hash of the inputs, 16 hexadecimal digits. Runs with equal hashes are interchangeable."""
-        return identity_of(self.asked)
+        return identity_of(self.inputs)
 
     def difference(self, other: dict[str, Any]) -> str:
         """Describe the first input in which `other` differs."""
-        return next(_differences(other, self.asked), "nothing that was written down")
+        return next(_differences(other, self.inputs), "no recorded input")
 
 
 class Identities:
@@ -62,7 +62,7 @@ class Identities:
             UserError: If the data or a checkpoint cannot be read.
         """
         if key not in self._known:
-            self._known[key] = Identity(self._asked(key))
+            self._known[key] = Identity(self._inputs(key))
         return self._known[key]
 
     def text(self, task: str, seed: int) -> Survey:
@@ -76,11 +76,11 @@ class Identities:
             self._texts[task, seed] = data_survey(self.settings, known, seed)
         return self._texts[task, seed]
 
-    def _asked(self, key: RunKey) -> dict[str, Any]:
+    def _inputs(self, key: RunKey) -> dict[str, Any]:
         settings, entry = self.settings, self.settings.contestants[key.method]
         method = contestant(settings, key.method, key.task)
         data, backbone, text = settings.data.of(key.task), settings.backbone, self.text(key.task, key.seed)
-        asked = {
+        inputs = {
             "suite": VERSION,
             "task": key.task,
             "variant": key.variant,
@@ -109,14 +109,14 @@ class Identities:
             own: dict[str, Any] = {"metrics": list(method.task.metrics[:1]), "labels": list(method.task.labels)}
             if method.task.regression:  # training rescales labels from this range
                 own["range"] = list(method.task.range)
-            asked["own"] = own
-        asked["restarts"] = settings.training.restarts
+            inputs["own"] = own
+        inputs["restarts"] = settings.training.restarts
         if budget := settings.training.budget:
             steps = budget.of(key.task)
-            asked["budget"] = {"steps": steps, "batch_size": budget.batch_size, "share": entry.share}
+            inputs["budget"] = {"steps": steps, "batch_size": budget.batch_size, "share": entry.share}
         if settings.training.precision != "auto":  # "auto" depends on the machine, see `where`
-            asked["precision"] = settings.training.precision
-        return asked
+            inputs["precision"] = settings.training.precision
+        return inputs
 
 
 def _named(need: RunKey, key: RunKey) -> str:
@@ -137,12 +137,12 @@ def where(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _differences(kept: Any, asked: Any, path: str = "") -> Iterator[str]:
-    if isinstance(kept, dict) and isinstance(asked, dict):
-        for key in sorted({*kept, *asked}):
-            yield from _differences(kept.get(key), asked.get(key), f"{path}.{key}" if path else key)
-    elif json.dumps(kept) != json.dumps(asked):
-        yield f"{path} was {_short(kept)}, now {_short(asked)}"
+def _differences(kept: Any, inputs: Any, path: str = "") -> Iterator[str]:
+    if isinstance(kept, dict) and isinstance(inputs, dict):
+        for key in sorted({*kept, *inputs}):
+            yield from _differences(kept.get(key), inputs.get(key), f"{path}.{key}" if path else key)
+    elif json.dumps(kept) != json.dumps(inputs):
+        yield f"{path} was {_short(kept)}, now {_short(inputs)}"
 
 
 def _short(value: Any) -> str:

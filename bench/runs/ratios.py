@@ -44,7 +44,7 @@ _DRAWS = 50  # attempts to draw a variant that is new, since every trial costs a
 
 
 @dataclass(frozen=True)
-class Asked:
+class DrawnTrial:
     """A drawn trial.
 
     Attributes:
@@ -90,27 +90,27 @@ def history_file(settings: Settings, task: str, method: str, generation: int) ->
 def trial_keys(settings: Settings, task: str, method: str, generation: int) -> list[RunKey]:
     """Return the runs of the trials that `ask` wrote; they use the first seed of the task."""
     seed = settings.seeds_of(task)[0]
-    return [RunKey(task, method, trial.variant, seed) for trial in _asked(settings, task, method, generation)]
+    return [RunKey(task, method, trial.variant, seed) for trial in _drawn_trials(settings, task, method, generation)]
 
 
 def foreseen(settings: Settings, task: str, method: str, folders: Sequence[Path]) -> list[RunKey]:
     """Return the runs of all trials that are known in advance, given histories of the study in other folders."""
-    study, asker = study_of(settings, task, method), contestant(settings, method, task)
+    study, searched = study_of(settings, task, method), contestant(settings, method, task)
     seed, history = settings.seeds_of(task)[0], pd.DataFrame()
     keys: list[RunKey] = []
     for generation in range(study.generations):
-        variants = [trial.variant for trial in _sampled(study, asker, generation, history)]
+        variants = [trial.variant for trial in _sampled(study, searched, generation, history)]
         keys += [RunKey(task, method, variant, seed) for variant in variants]
         name = Path("sweeps") / task / method / f"history-{generation}.parquet"
-        told = [_told(folder / name) for folder in folders if (folder / name).exists()]
-        told = [table for table in told if list(table["variant"]) == [key.variant for key in keys]]
-        if not told:
+        known = [_read_history(folder / name) for folder in folders if (folder / name).exists()]
+        known = [table for table in known if list(table["variant"]) == [key.variant for key in keys]]
+        if not known:
             break
-        history = told[0]
+        history = known[0]
     return keys
 
 
-def _told(file: Path) -> pd.DataFrame:
+def _read_history(file: Path) -> pd.DataFrame:
     """Read a history from another results folder.
 
     Raises:
@@ -140,7 +140,7 @@ def trials_so_far(settings: Settings) -> tuple[list[RunKey], dict[tuple[str, str
     return list(known), later
 
 
-def ask(settings: Settings, task: str, method: str, generation: int) -> list[Asked]:
+def ask(settings: Settings, task: str, method: str, generation: int) -> list[DrawnTrial]:
     """Draw the trials of a generation, given the history of the generations before it; write and return them.
 
     Raises:
@@ -150,11 +150,11 @@ def ask(settings: Settings, task: str, method: str, generation: int) -> list[Ask
     study = study_of(settings, task, method)
     _check_generation(study, generation)
     history = _history_before(settings, task, method, generation)
-    asked = _sampled(study, contestant(settings, method, task), generation, history)
+    drawn_trials = _sampled(study, contestant(settings, method, task), generation, history)
     values = {"task": task, "method": method, "generation": generation, "sampler": study.sampler}
     path = generation_file(settings, task, method, generation)
-    write_json(path, values | {"trials": [asdict(trial) for trial in asked]})
-    return asked
+    write_json(path, values | {"trials": [asdict(trial) for trial in drawn_trials]})
+    return drawn_trials
 
 
 def tell(settings: Settings, task: str, method: str, generation: int) -> pd.DataFrame:
@@ -167,7 +167,7 @@ def tell(settings: Settings, task: str, method: str, generation: int) -> pd.Data
         UserError: If a run of the generation is missing.
     """
     _check_generation(study_of(settings, task, method), generation)
-    trials = _asked(settings, task, method, generation)
+    trials = _drawn_trials(settings, task, method, generation)
     keys = trial_keys(settings, task, method, generation)
     rows = [
         {"number": trial.number, "generation": generation, "variant": trial.variant}
@@ -239,18 +239,20 @@ class _Generations(NSGAIISampler):
         return super().sample_relative(study, trial, search_space)
 
 
-def _sampled(study: RatioStudy, method: Method, generation: int, history: pd.DataFrame) -> list[Asked]:
+def _sampled(study: RatioStudy, method: Method, generation: int, history: pd.DataFrame) -> list[DrawnTrial]:
     drawn = replay(history, _sampler(study, generation))
     known = set(history.get("variant", ()))
-    asked: list[Asked] = []
+    drawn_trials: list[DrawnTrial] = []
     for _ in range(study.population):
         trial, variant = _draw(drawn, method, known)
         known.add(variant)
         if clash := set(trial.params) & set(_COLUMNS):
-            raise UserError(f"{study.method}: its search space names a parameter {min(clash)}, as a result is")
+            raise UserError(
+                f"{study.method}: its search space has a parameter {min(clash)}, which is the name of a result"
+            )
         ranges = {name: json.loads(distribution_to_json(its)) for name, its in trial.distributions.items()}
-        asked.append(Asked(len(history) + len(asked), variant, trial.params, ranges))
-    return asked
+        drawn_trials.append(DrawnTrial(len(history) + len(drawn_trials), variant, trial.params, ranges))
+    return drawn_trials
 
 
 def _draw(study: Study, method: Method, known: Iterable[str]) -> tuple[Trial, str]:
@@ -295,10 +297,10 @@ def _outcome(settings: Settings, key: RunKey) -> dict[str, Any]:
     return found | {"status": "ok", "reason": ""}
 
 
-def _asked(settings: Settings, task: str, method: str, generation: int) -> list[Asked]:
+def _drawn_trials(settings: Settings, task: str, method: str, generation: int) -> list[DrawnTrial]:
     path = generation_file(settings, task, method, generation)
     try:
-        return [Asked(**trial) for trial in read_json(path, "trials")["trials"]]
+        return [DrawnTrial(**trial) for trial in read_json(path, "trials")["trials"]]
     except TypeError as error:
         raise UserError(f"{path}: not the trials of a study ({error}); delete it and run again") from None
 

@@ -107,5 +107,5 @@ def traces_of(settings: Settings, key: RunKey) -> dict[str, Trace]:
     folder = run_folder(settings, key)
     files = {path.stem.removeprefix("trace-"): path for path in sorted(folder.glob("trace-*.parquet"))}
     for split in {settings.selection, "validation"} - files.keys():
-        raise UserError(f"{folder / f'trace-{split}.parquet'} is not there; the workflow makes the run anew")
+        raise UserError(f"{folder / f'trace-{split}.parquet'} does not exist; the workflow makes the run again")
     return {split: Trace.load(path) for split, path in files.items()}

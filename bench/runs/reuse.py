@@ -15,7 +15,7 @@ from bench.sharing.folders import runs_of
 from bench.store import RunKey
 
 
-def taken(settings: Settings, identities: Identities, key: RunKey | None = None) -> dict[RunKey, Path]:
+def reusable_runs(settings: Settings, identities: Identities, key: RunKey | None = None) -> dict[RunKey, Path]:
     """Map planned runs, including trials of studies, to folders of runs with the same identity under `reuse`.
 
     A run without weights, as in a published folder, is left out if a run that must be trained depends on it.

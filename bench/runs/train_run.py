@@ -23,15 +23,15 @@ from transformers.utils import logging as transformers_log
 from bench.context import Context, load_model
 from bench.encoder.saved import has_weights
 from bench.errors import NeedFailed, TrainingFailed, UserError, is_disk_full
-from bench.lineage import within_budget
 from bench.measuring import counting
 from bench.measuring.recording import record
 from bench.method import Method, contestant
 from bench.provenance import code_of, suite_version
 from bench.runs.identity import Identities, Identity, where
-from bench.runs.reuse import taken
+from bench.runs.reuse import reusable_runs
 from bench.runs.training.collapse import collapsed
 from bench.runs.training.cost import training_cost
+from bench.runs.training.lineage import within_budget
 from bench.settings import Settings
 from bench.sharing.records import check_run
 from bench.store import (
@@ -88,13 +88,13 @@ def produce(settings: Settings, key: RunKey) -> str:
         raise UserError(f"{key.method} has no variant {key.variant!r} on {key.task}; there are {known}")
     folder, state = run_folder(settings, key), state_folder(settings, key)
     check_folders(settings.root, folder / "model", state)
-    with _alone(state, key):
+    with _run_lock(state, key):
         identities = Identities(settings)
         identity = identities.of(key)
         _fresh_state(state, identity, where(settings), code_of(type(method)).get("fingerprint"))
         context = Context(settings, method.task, key, state)
-        if kept := taken(settings, identities, key).get(key):
-            _take(kept, folder, method.task)
+        if kept := reusable_runs(settings, identities, key).get(key):
+            _copy_run(kept, folder, method.task)
             remove_folder(state)
             return ""
         failed = _failed_need(settings, method, key, identities)
@@ -224,7 +224,7 @@ def _restore(settings: Settings, method: Method, key: RunKey, identities: Identi
         folder, state = run_folder(settings, need), state_folder(settings, need)
         if has_weights(folder):
             continue
-        with _alone(state, need, wait=True):
+        with _run_lock(state, need, wait=True):
             if has_weights(folder):
                 continue
             needed = contestant(settings, need.method, need.task)
@@ -262,11 +262,13 @@ def _failed_need(settings: Settings, method: Method, key: RunKey, identities: Id
             return NeedFailed(f"its {need.method}{other} failed: {facts['reason']}", again=facts["again"])
         if facts["identity"] != identities.of(need).hash:
             why = identities.of(need).difference(facts["asked"])
-            raise UserError(f"{key.path} needs {need.path}, which was asked otherwise ({why}); run that anew first")
+            raise UserError(
+                f"{key.path} needs {need.path}, which was made with other settings ({why}); run that again first"
+            )
     return None
 
 
-def _take(kept: Path, folder: Path, task: Task) -> None:
+def _copy_run(kept: Path, folder: Path, task: Task) -> None:
     """Copy a run from another results folder. A published folder has the configuration of the model but no weights."""
     check_run(kept, task, read_json(kept / "run.json"))
     clear_run(folder)
@@ -275,10 +277,10 @@ def _take(kept: Path, folder: Path, task: Task) -> None:
         shutil.copyfile(file, folder / file.relative_to(kept))
     mark_model(folder)
     write_json(folder / "run.json", read_json(kept / "run.json") | {"taken_from": kept.parents[4].name})
-    log.info("taken from %s: it was asked the same", kept)
+    log.info("copied from %s, a run with the same identity", kept)
 
 
-def _alone(state: Path, key: RunKey, wait: bool = False) -> AcquireReturnProxy:
+def _run_lock(state: Path, key: RunKey, wait: bool = False) -> AcquireReturnProxy:
     """Lock a run for this process; the lock is released when the process ends.
 
     Args:
@@ -299,10 +301,10 @@ def _alone(state: Path, key: RunKey, wait: bool = False) -> AcquireReturnProxy:
 
 def _fresh_state(state: Path, identity: Identity, here: dict[str, Any], code: str | None) -> None:
     """Remove the checkpoints of an interrupted run unless identity, code and machine settings are the same."""
-    stamp = {"identity": identity.hash, "asked": identity.asked, "where": here, "code": code}
+    stamp = {"identity": identity.hash, "asked": identity.inputs, "where": here, "code": code}
     file = state / "identity.json"
     if state.exists() and _read_if_readable(file) != stamp:
-        log.info("what is left of an earlier run was asked or made otherwise: starting anew")
+        log.info("settings or code have changed since the interrupted run: starting again")
         remove_folder(state)
     if not file.is_file():
         write_json(file, stamp)
@@ -344,7 +346,7 @@ def describe(context: Context, method: Method, identity: Identity, began: float)
     return {
         "key": context.key.facts,
         "identity": identity.hash,
-        "asked": identity.asked,
+        "asked": identity.inputs,
         "where": where(context.settings),
         "method": f"{type(method).__module__}:{type(method).__qualname__}, version {method.version}",
         "data": {
@@ -357,7 +359,7 @@ def describe(context: Context, method: Method, identity: Identity, began: float)
         },
         "backbone": {
             "name": context.settings.backbone.name,
-            "sha256": identity.asked["backbone"]["digest"],
+            "sha256": identity.inputs["backbone"]["digest"],
             **({"layers": context.settings.backbone.layers} if context.settings.backbone.layers else {}),
         },
         "code": suite_version(),

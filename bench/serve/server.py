@@ -198,7 +198,7 @@ def _set_threads(number: int) -> None:
 
 
 def _draw_anew() -> None:
-    """Seed random generators anew, as a new process does; Python's `random` does so by itself after a fork."""
+    """Seed random generators again, as in a new process; Python's `random` reseeds itself after a fork."""
     import numpy
     import torch
 

@@ -1,17 +1,8 @@
 """Typed settings of a benchmark, and the loader of profiles."""
 
 from bench.settings.loading import PACKAGED, check, load, load_several, packaged_profiles, profile_file
-from bench.settings.sections import (
-    CLASS_METRICS,
-    GLUE,
-    SCORE_METRICS,
-    Comparison,
-    Data,
-    OwnTask,
-    Primary,
-    RatioStudy,
-    Settings,
-)
+from bench.settings.sections import Comparison, Primary, RatioStudy, Settings
+from bench.settings.tasks import CLASS_METRICS, GLUE, SCORE_METRICS, Data, OwnTask
 from bench.settings.values import (
     BatchCount,
     Checkpoint,

@@ -13,6 +13,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from bench.analysis.budgets import at_budget, control_rows, static_rows, teacher_rows
 from bench.analysis.comparing.resampling import records, resamples_of
+from bench.analysis.metrics import score
 from bench.deploy.checking import Agreement
 from bench.deploy.writing import Form
 from bench.errors import UserError
@@ -21,7 +22,6 @@ from bench.settings import Settings
 from bench.store import read_parquet_if_there
 from bench.tasks.catalogue import SCALE, Task
 from bench.tasks.quality import findings
-from bench.tasks.scores import score
 from bench.trace import Costs
 
 HUB_METRICS = {"matthews": "matthews_correlation", "pearson": "pearsonr", "spearman": "spearmanr"}
@@ -208,7 +208,7 @@ logits, exits = classify({several})
 Examples are removed from the batch when they exit. Texts are cut to {length} tokens, as in training. `model.json` lists
 the graphs with their inputs and outputs.
 
-This model is in the form {form.name}. Against the same point in PyTorch, {checked.said()} (in batches of 32);
+This model is in the form {form.name}. Against the same point in PyTorch, {checked.summary()} (in batches of 32);
 {row["metric"]} is {now:.2f}. The sections below describe the point in PyTorch."""
 
 

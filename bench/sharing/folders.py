@@ -19,13 +19,13 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from bench import compat
 from bench.analysis.budgets import POINTS_ONLY, SIMPLICITY, TIER
+from bench.analysis.metrics import METRICS
 from bench.errors import UserError
 from bench.settings import Settings, explain
 from bench.sharing.records import SPLITS, Records
 from bench.sharing.untrusted import irregular, printable, read_mapping, read_table
 from bench.store import PART, RunKey
 from bench.tasks.catalogue import tasks_of
-from bench.tasks.scores import METRICS
 
 RUN_FILES = (
     "run.json",
@@ -58,27 +58,14 @@ _KINDS = {
     **dict.fromkeys((*_RUN[:3], "label", "kind", "policy", "metric", "split", "status", "reason"), "text"),
     **dict.fromkeys(("profile", "arithmetic", "selection", "source", "operated", "hardware", "torch", TIER), "text"),
     **dict.fromkeys(("seed", "point", "batch_size"), "whole"),
-    **dict.fromkeys(
-        (
-            "exit",
-            "exit_start",
-            *compat.FIELDS,
-            *compat.FIELDS.values(),
-            "score",
-            "flops",
-            "flops_128",
-            "speedup",
-            "speedup_128",
-            "mean_exit",
-        ),
-        "number",
-    ),
+    **dict.fromkeys(("exit", "exit_start", "threshold", "score", *METRICS, "on_frontier"), "number"),
+    **dict.fromkeys(("flops", "flops_128", "speedup", "speedup_128", "mean_exit"), "number"),
     **dict.fromkeys(("promised", "seconds", "p95_seconds", "noise_low", "noise_high"), "number"),
     **dict.fromkeys(("mean_layers", "parameters", "parameters_encoder", "examples", "constant"), "number"),
-    **dict.fromkeys(("accuracy", "f1", "matthews", "pearson", "spearman", "on_frontier"), "number"),
     **dict.fromkeys(("thresholds", "exits"), "numbers"),
-    "left": "bytes",
+    "exits_taken": "bytes",
 }
+_KINDS |= {old: _KINDS[name] for old, name in compat.FIELDS.items()}
 """Columns of `all-points.parquet` and `latency.parquet`."""
 _TIMED = ("operated", "batch_size", "examples", "promised", "speedup", "seconds", "p95_seconds", "hardware", "torch")
 """Columns that a `latency.parquet` has beside those of the run."""

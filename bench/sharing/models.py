@@ -13,12 +13,13 @@ from transformers import AutoTokenizer
 from transformers.utils import logging as transformers_log
 
 from bench.analysis.budgets import at_budget, predicted
+from bench.analysis.metrics import score
 from bench.deploy.checking import Agreement, compare
 from bench.deploy.writing import TORCH, Form, write
 from bench.encoder import EarlyExitClassifier
 from bench.encoder.saved import has_weights, load_model
 from bench.errors import UserError
-from bench.exit_policies.operating import left, plain
+from bench.exit_policies.operating import exits_taken, plain
 from bench.settings import Settings
 from bench.sharing.card import write_card
 from bench.store import RunKey, read_json, read_points, run_folder, seed_of
@@ -26,7 +27,6 @@ from bench.tasks.catalogue import Task
 from bench.tasks.catalogue import task as task_named
 from bench.tasks.examples import Examples
 from bench.tasks.prepare import prepare
-from bench.tasks.scores import score
 from bench.trace import Costs, Trace
 
 
@@ -69,7 +69,7 @@ def take(
     return (
         f"{row['label']}, seed {int(row['seed'])}, {str(row['kind']).replace('_', ' ')}: "
         f"{row['metric']} {100 * row['score']:.2f}, {row['speedup']:.2f}x cheaper on validation"
-        + (f"; {form.name}: {checked.said()}" if checked else "")
+        + (f"; {form.name}: {checked.summary()}" if checked else "")
     )
 
 
@@ -124,7 +124,7 @@ def write_model(
     else:
         write(model, part, form, tokenizer.model_max_length)
         examples = _validation(settings, task, tokenizer, key, trace)
-        checked = compare(part, examples, predicted(row, trace), left(row, trace))
+        checked = compare(part, examples, predicted(row, trace), exits_taken(row, trace))
     facts = read_json(folder / "run.json")
     costs = Costs.load(folder / "costs.json")
     write_card(part / "README.md", settings, points, row, task, facts, costs, form, checked)

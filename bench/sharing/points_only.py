@@ -33,12 +33,14 @@ def without_traces(points: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of all-points.parquet that are published with points only.
 
     These are full depth, every fixed exit, the constant baseline, and the point of each run that `at_budget` chooses at
-    each of `BUDGETS`. The exits of each example (column `left`) are left out.
+    each of `BUDGETS`. The exits of each example (column `exits_taken`) are left out.
     """
     chosen = pd.concat([at_budget(points, budget, by=tuple(RUN)) for budget in BUDGETS]).dropna(subset="score")
     kept = pd.MultiIndex.from_frame(points.reindex(columns=POINT)).isin(pd.MultiIndex.from_frame(chosen[POINT]))
     kept |= points["kind"].isin(_ALWAYS) | points["kind"].isna()  # a failed run has no kind
-    return points[kept].drop(columns="left", errors="ignore").assign(**{TIER: POINTS_ONLY}).reset_index(drop=True)
+    return (
+        points[kept].drop(columns="exits_taken", errors="ignore").assign(**{TIER: POINTS_ONLY}).reset_index(drop=True)
+    )
 
 
 def shortened(file: Path) -> str:

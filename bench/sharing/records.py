@@ -76,7 +76,7 @@ class Records:
                 found.append(f"{place}: the settings do not declare the task")
             elif rows is not None and finished != bool((rows["status"] != "failed").all()):
                 known = "finished" if finished else "failed"
-                found.append(f"{place / 'run.json'}: the run is {known}, and all-points.parquet says otherwise")
+                found.append(f"{place / 'run.json'}: the run is {known}, which differs from all-points.parquet")
             elif finished:
                 for name, why in self._of_run(folder / place, tasks[key.task], facts, rows, splits):
                     found.append(f"{place / name}: {why}")

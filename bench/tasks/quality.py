@@ -210,8 +210,8 @@ def _tokenizer_notes(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _scores(measured: Mapping[str, float]) -> str:
-    told = ", ".join(f"{name} {value:.4g}" for name, value in measured.items() if name != "rows")
-    return f"{measured['rows']} rows; {told or 'scores hidden'}"
+    listed = ", ".join(f"{name} {value:.4g}" for name, value in measured.items() if name != "rows")
+    return f"{measured['rows']} rows; {listed or 'scores hidden'}"
 
 
 def _classes(rows: Mapping[str, int]) -> str:

@@ -37,7 +37,7 @@ Loss = Callable[[Any, dict[str, Tensor], float], Tensor]
 
 LOOK = 25
 """Interval, in steps, of the check for a finite loss on a GPU. Each check waits for the GPU."""
-TELL = 30.0
+LOG_SECONDS = 30.0
 """Interval, in seconds, of progress lines in the log."""
 
 
@@ -95,10 +95,10 @@ class Plan:
         warmup = max(self.warmup_floor, math.ceil(self.warmup * steps)) if self.warmup or self.warmup_floor else 0
         if step < warmup:
             return self.learning_rate * (step / warmup)
-        left = max(0.0, (steps - step) / max(1, steps - warmup))
+        remaining = max(0.0, (steps - step) / max(1, steps - warmup))
         if self.schedule == "cosine":
-            return self.learning_rate * (1 - math.cos(math.pi * left)) / 2
-        return self.learning_rate * (left if self.schedule == "linear" else 1)
+            return self.learning_rate * (1 - math.cos(math.pi * remaining)) / 2
+        return self.learning_rate * (remaining if self.schedule == "linear" else 1)
 
 
 @dataclass(frozen=True)
@@ -235,7 +235,7 @@ class _Stage:
             self._load()
             machine.saving.resumed()
         log.info("%s: steps %d to %d", self.folder.name, self.done + 1, self.steps)
-        began = told = time.monotonic()
+        began = logged = time.monotonic()
         self.model.train()
         batches = feed(self.examples, schedule[self.done :], self.device)
         for step in range(self.done, self.steps):
@@ -250,8 +250,8 @@ class _Stage:
             if saved:
                 self._save()
                 machine.saving.wrote()
-            if time.monotonic() - told >= TELL:
-                told = time.monotonic()
+            if time.monotonic() - logged >= LOG_SECONDS:
+                logged = time.monotonic()
                 log.info("%s: step %d of %d", self.folder.name, self.done, self.steps)
         for words in self.words:
             words.write_back()

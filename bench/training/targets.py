@@ -99,7 +99,7 @@ class FrozenTeacher:
         numbers += int((self.lengths**2).sum()) * sum(self.heads) * attention
         self.kept = 4 * numbers <= budget
         if self.kept:
-            self._keep(examples, batch_size, _home(model.device, 4 * numbers))
+            self._keep(examples, batch_size, _storage_device(model.device, 4 * numbers))
 
     def __call__(self, batch: dict[str, Tensor]) -> Target:
         """Return the outputs for a collated batch, whose `idx` are positions in the examples."""
@@ -165,7 +165,7 @@ class FrozenTeacher:
                 self.scores.put(pairs[both], scores.to(home, torch.float32)[:, both])
 
 
-def _home(device: torch.device, size: int) -> torch.device:
+def _storage_device(device: torch.device, size: int) -> torch.device:
     """Return where `size` bytes are kept: on the device, or on the CPU if they exceed half of its free memory."""
     if device.type != "cuda" or size <= torch.cuda.mem_get_info(device)[0] / 2:
         return device

@@ -52,7 +52,7 @@ class Chop(Method):
     and the model is fine-tuned. Own choices, where the paper or its missing code are silent: which layers are removed
     (variants); the text is the task's, which all contestants share; 15 % of its tokens are masked as in BERT, drawn
     uniformly. A backbone without a masked-language-modelling head is not pretrained
-    further, and the label says so.
+    further, and its label states this.
     """
 
     Options = ChopOptions

@@ -36,7 +36,7 @@ class KcmOptions(Options):
         [], description="Budgets of FLOPs, at the mean length of train."
     )
     latency: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
-        [], description="Budgets of latency, as `attention` and `ffn` say."
+        [], description="Budgets of latency, as computed from `attention` and `ffn`."
     )
     attention: Part | None = Field(None, description="Measured latency of attention, by its heads.")
     ffn: Part | None = Field(None, description="Measured latency of the FFN, by its neurons.")

@@ -38,10 +38,6 @@ class Shared(Method):
     Options = SharedOptions
     policy = "entropy"
 
-    def variants(self) -> Sequence[str]:
-        """Return the names of the variants."""
-        return ["full"]
-
     def needs(self, variant: str) -> Sequence[Needed]:
         """Return the teacher."""
         return [Needed(self.options.teacher, "full")]

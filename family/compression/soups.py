@@ -10,6 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from bench.analysis.metrics import scores
 from bench.analysis.points import predictions
 from bench.context import Context
 from bench.encoder import Encoder, Width
@@ -17,7 +18,6 @@ from bench.encoder.cut import cut
 from bench.encoder.layers.bert import Layer
 from bench.measuring.recording import record
 from bench.method import BatchSize, Epochs, Method, Needed, Options, Stage
-from bench.tasks.scores import scores
 from bench.training.loop import Plan
 from bench.training.losses import task_loss
 

@@ -34,7 +34,7 @@ class Certainty(Policy):
             raise UserError("certainty is read from a signal, and this model gives none: make it with signal=True")
         return expit(signal.astype(np.float64))
 
-    def leaves(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
+    def decide(self, statistic: NDArray[np.floating], threshold: ArrayLike) -> NDArray[np.bool_]:
         """Return whether each example exits."""
         return statistic > np.asarray(threshold)
 
@@ -61,10 +61,6 @@ class Berxit(Method):
 
     Options = BerxitOptions
     policy = Certainty
-
-    def variants(self) -> Sequence[str]:
-        """Return the names of the variants."""
-        return ["full"]
 
     def label(self, variant: str) -> str:
         """Return the name in tables and figures."""

@@ -39,10 +39,6 @@ class DeeBert(Method):
     Options = DeeBertOptions
     policy = "entropy"
 
-    def variants(self) -> Sequence[str]:
-        """Return the names of the variants."""
-        return ["full"]
-
     def label(self, variant: str) -> str:
         """Return the name in tables and figures."""
         return self.titled("DeeBERT", "deebert")

@@ -45,10 +45,6 @@ class FPabee(Method):
     Options = FPabeeOptions
     policy = "divergence"
 
-    def variants(self) -> Sequence[str]:
-        """Return the names of the variants."""
-        return ["full"]
-
     def starts_from(self, variant: str) -> Needed:
         """Return PABEE's model."""
         return Needed(self.options.pabee, "full")

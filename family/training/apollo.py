@@ -52,10 +52,6 @@ class Apollo(Method):
 
     Options = ApolloOptions
 
-    def variants(self) -> Sequence[str]:
-        """Return the names of the variants."""
-        return ["full"]
-
     def check(self) -> None:
         """Raise UserError for stages or a layout of the backbone that do not fit."""
         layers, last = self.backbone_of_bert().layers, self.options.layers[-1]

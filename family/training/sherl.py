@@ -46,10 +46,6 @@ class Sherl(Method):
 
     Options = SherlOptions
 
-    def variants(self) -> Sequence[str]:
-        """Return the names of the variants."""
-        return ["full"]
-
     def check(self) -> None:
         """Raise UserError for a backbone of another layout than BERT's."""
         self.backbone_of_bert()

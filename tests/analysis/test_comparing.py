@@ -97,7 +97,7 @@ def test_a_budget_with_the_same_points_is_no_new_comparison(points, results):
         pd.testing.assert_frame_equal(compared(points, results, [("tinybert", "pabee")], budgets=(1.0, again)), once)
 
 
-def test_what_cannot_be_compared_says_why_has_no_verdict_and_is_not_counted(points, results):
+def test_an_impossible_comparison_has_a_reason_no_verdict_and_is_not_counted(points, results):
     table = compared(points, results, [("pabee", "costeff")], budgets=[100.0], resamples=100)
     assert table["note"].tolist() == ["pabee: no point at 100x; costeff: no point at 100x"]
     assert table["verdict"].tolist() == [""] and table.attrs["comparisons"] == {}
@@ -150,7 +150,7 @@ def test_f1_tasks_are_compared_by_accuracy_too(points, results):
     assert table.loc[ALL, "accuracy"] == pytest.approx((others + known["accuracy"]) / (len(table) - 1))
 
 
-def test_a_failed_seed_is_left_out_on_both_sides_and_one_seed_says_so(points, results):
+def test_a_failed_seed_is_left_out_on_both_sides_and_one_seed_is_noted(points, results):
     table = compared(points, results, [("tinybert", "costeff")], budgets=[1.0], resamples=100).set_index("task")
     assert table.loc["rte", "seeds"] == 1 and table.loc["rte", "note"] == ONE_SEED
     assert table.loc["mnli", "seeds"] == 2 and table.loc[ALL, "note"] == f"{ONE_SEED} (rte)"
@@ -186,7 +186,7 @@ def test_a_comparison_with_an_unusable_trace_is_refused_by_name(tmp_path, damage
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 10_000))
-def test_resamples_pair_what_was_asked_for_at_different_times(seed):
+def test_resamples_of_separate_calls_are_paired(seed):
     rng = np.random.default_rng(seed)
     labels, answers = rng.integers(2, size=50), rng.integers(2, size=(2, 50))
     together = resampled("f1", list(answers), labels, resamples=20)

@@ -1,4 +1,4 @@
-"""Estimates, intervals and corrected tests: their laws, and by simulation that they err as seldom as they say."""
+"""Properties of estimates, intervals and corrected tests; a simulation checks their error rates."""
 
 import importlib.util
 import sys
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from bench.analysis.comparing.equivalence import holm, judged
-from bench.analysis.comparing.estimates import Estimate, average, half_width, spread, tails
+from bench.analysis.comparing.equivalence import classify_differences, holm
+from bench.analysis.comparing.estimates import Estimate, average, estimate_mean, half_width, tails
 from bench.settings import Comparison
 
 WORDS = {"better", "worse", "equal", "not decided"}
@@ -41,7 +41,7 @@ ESTIMATES = st.lists(st.none() | ESTIMATE, max_size=12)
 @settings(max_examples=60, deadline=None)
 @given(ESTIMATES)
 def test_a_verdict_agrees_with_its_p_values_and_none_is_no_verdict(estimates):
-    table = judged(estimates, PLAIN)
+    table = classify_differences(estimates, PLAIN)
     assert len(table) == len(estimates)
     for row, each in zip(table.itertuples(), estimates, strict=True):
         if each is None:
@@ -53,14 +53,14 @@ def test_a_verdict_agrees_with_its_p_values_and_none_is_no_verdict(estimates):
         else:
             assert row.verdict == "not decided"
     made = [each for each in estimates if each is not None]
-    np.testing.assert_array_equal(judged(made, PLAIN)["p"], table.loc[table["verdict"] != "", "p"])
+    np.testing.assert_array_equal(classify_differences(made, PLAIN)["p"], table.loc[table["verdict"] != "", "p"])
 
 
 @settings(max_examples=60, deadline=None)
 @given(ESTIMATE)
-def test_alone_a_verdict_is_what_its_interval_says(one):
+def test_a_single_verdict_agrees_with_its_interval(one):
     """Better or worse: the 95 % interval excludes 0. Equal: the 90 % interval lies within the margin."""
-    row = judged([one], PLAIN).iloc[0]
+    row = classify_differences([one], PLAIN).iloc[0]
     if abs(abs(one.value) - one.half(0.95)) > 1e-6:
         assert (row["p"] <= 0.05) == (abs(one.value) > one.half(0.95))
     if abs(abs(one.value) + one.half(0.90) - 0.01) > 1e-6:
@@ -80,9 +80,11 @@ def test_an_interval_stays_within_the_metric_and_grows_with_its_level(one, level
 @settings(max_examples=60, deadline=None)
 @given(st.lists(ESTIMATE, min_size=1, max_size=10), st.lists(ESTIMATE, max_size=10))
 def test_more_comparisons_make_no_verdict_bolder_and_other_families_do_not_matter(some, others):
-    alone = judged(some, PLAIN)
-    together = judged([*some, *others], PLAIN).iloc[: len(some)]
-    apart = judged([*some, *others], PLAIN, ["one"] * len(some) + ["other"] * len(others)).iloc[: len(some)]
+    alone = classify_differences(some, PLAIN)
+    together = classify_differences([*some, *others], PLAIN).iloc[: len(some)]
+    apart = classify_differences([*some, *others], PLAIN, ["one"] * len(some) + ["other"] * len(others)).iloc[
+        : len(some)
+    ]
     for name in ("p", "p_equal"):
         assert (together[name] >= alone[name] - 1e-12).all()
         np.testing.assert_array_equal(apart[name], alone[name])
@@ -123,7 +125,7 @@ def test_the_parts_add_up_to_the_variance_of_the_mean(seeds):
         of_seed = rng.normal(scale=0.05 * (seeds > 1), size=(seeds, 1))
         answers = of_seed + rng.normal(scale=0.5, size=examples) + rng.normal(scale=0.5, size=(seeds, examples))
         drawn = rng.multinomial(examples, np.full(examples, 1 / examples), size=60) @ answers.T / examples
-        made = spread(answers.mean(axis=1), drawn, examples)
+        made = estimate_mean(answers.mean(axis=1), drawn, examples)
         values.append(made.value)
         parts.append(made.seeds_variance + made.examples_variance)
     assert np.mean(parts) == pytest.approx(np.var(values), rel=0.15)
@@ -170,5 +172,8 @@ def test_the_simulation_finds_differences_and_equality():
     world = simulation.World(5, (0.02,) * 3, (0.0, 0.0, simulation.apart(-0.15, 0.02)))
     truth = [world.truth(*pair) for pair in ((0, 1), (0, 2))]
     assert truth == pytest.approx([0.0, 0.15], abs=1e-9)
-    found = [judged(list(simulation.estimates(world.draw(rng)).values()), Comparison(margin=8.0)) for _ in range(10)]
+    found = [
+        classify_differences(list(simulation.estimates(world.draw(rng)).values()), Comparison(margin=8.0))
+        for _ in range(10)
+    ]
     assert [table["verdict"].tolist() for table in found].count(["equal", "better", "better"]) >= 9

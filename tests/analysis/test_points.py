@@ -12,7 +12,7 @@ from toys import cascade, encoder, examples, learned, trace
 from bench.analysis.frontier import hypervolume, nondominated
 from bench.analysis.points import RunName, build, evaluate
 from bench.errors import UserError
-from bench.exit_policies.operating import leaves, left, plain
+from bench.exit_policies.operating import decision, exits_taken, plain
 from bench.exit_policies.policies import Confidence, Entropy, FullDepth, Patience, Policy, policy_for, replay_many
 from bench.measuring.counting import measure
 from bench.measuring.recording import record
@@ -132,15 +132,15 @@ def test_what_each_kind_of_model_offers(costs):
     assert regression["uniform"] > 2
     assert set(table.query("kind == 'uniform'")["policy"]) == {"agreement"} and table["tolerance"].isna().all()
     close = values[:1] + np.cumsum(np.full((5, 40, 1), 0.2), axis=0)
-    assert kinds(Patience(tolerance=0.1), logits=close, name="stsb")[0]["uniform"] == 1  # nobody leaves early
+    assert kinds(Patience(tolerance=0.1), logits=close, name="stsb")[0]["uniform"] == 1  # no example exits early
     counts, table = kinds(Patience(tolerance=0.3), logits=close, name="stsb")
     assert counts["uniform"] == 4 and set(table["tolerance"]) == {0.3}
     trace_of = trace(close, np.linspace(0, 5, 40))
     for _, point in table.query("kind == 'uniform'").iterrows():
-        exits = left(point, trace_of)
+        exits = exits_taken(point, trace_of)
         assert exits.mean() + 1 == point["mean_exit"] == min(point["threshold"] + 1, 5)
         rows = [np.asarray(layer) for layer in close]
-        asked = [leaves(plain(point))(rows[: e + 1], []) for e in range(4)]
+        asked = [decision(plain(point))(rows[: e + 1], []) for e in range(4)]
         assert [e for e in range(4) if asked[e].all()][:1] == ([int(exits[0])] if exits[0] < 4 else [])
     # A cascade has two answers on a regression task and no rule to choose between them.
     members = kinds(policy_for("confidence", task("stsb").regression), layers_cost(2, 14), values[:2], "stsb")[0]

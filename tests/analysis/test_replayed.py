@@ -5,12 +5,12 @@ import pytest
 import synthetic
 
 from bench.analysis.budgets import TOLERANCE, at_budget
+from bench.analysis.combinations.policy_grid import FIXED, OWN, POLICIES, policy_grid
+from bench.analysis.combinations.portfolios import gains, portfolios
 from bench.analysis.comparing.resampling import Resamples
-from bench.analysis.policy_grid import FIXED, OWN, POLICIES, policy_grid
-from bench.analysis.portfolios import gains, portfolios
+from bench.analysis.metrics import score
 from bench.analysis.statistics import learned_tasks
 from bench.errors import UserError
-from bench.tasks.scores import score
 from bench.trace import Costs, Trace
 
 BUDGETS = (1.5, 2.0, 4.0)

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 
 from bench.analysis import budgets, statistics
 from bench.analysis.comparing.resampling import resampled
+from bench.analysis.metrics import scores
 from bench.errors import UserError
 from bench.tasks.catalogue import TASKS, task
-from bench.tasks.scores import scores
 from bench.trace import Trace
 
 POINTS = st.lists(st.tuples(st.floats(0.3, 1.0), st.integers(10**6, 10**9)), min_size=1, max_size=12)

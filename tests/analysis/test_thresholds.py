@@ -67,7 +67,7 @@ def test_two_studies_are_identical_and_seeds_differ(costs):
     assert not first.trials.equals(other.trials)
 
 
-def test_trials_replay_to_what_the_table_says(costs):
+def test_replayed_trials_equal_the_table(costs):
     found, data = study(costs), learned()
     vectors = found.trials.filter(like="threshold_").to_numpy()
     again = evaluate(replay_many(Entropy(), data.logits, vectors), data, costs, task("sst2"))
@@ -152,15 +152,15 @@ def test_all_thresholds_of_an_exit_at_once_are_judged_as_one_at_a_time(case, gri
     space = searching._Space.of(policy, data, costs, task(name), grid)
     rng = np.random.default_rng(seed)
     choices = np.stack([rng.integers(len(levels), size=3) for levels in space.levels], axis=1)
-    np.testing.assert_array_equal(space.left(choices), replay_many(policy, data.logits, space.vectors(choices)))
+    np.testing.assert_array_equal(space.exits_taken(choices), replay_many(policy, data.logits, space.vectors(choices)))
     for f, levels in enumerate(space.levels):
         score, cost = searching._Neighbours(space).at(choices, f)
         for level in range(len(levels)):
             changed = choices.copy()
             changed[:, f] = level
-            judged = space.judged(changed)
-            np.testing.assert_allclose(score[:, level], judged[0], atol=1e-6 if name == "stsb" else 1e-12)
-            np.testing.assert_allclose(cost[:, level], judged[1])
+            expected = space.evaluate(changed)
+            np.testing.assert_allclose(score[:, level], expected[0], atol=1e-6 if name == "stsb" else 1e-12)
+            np.testing.assert_allclose(cost[:, level], expected[1])
 
 
 @pytest.mark.parametrize(

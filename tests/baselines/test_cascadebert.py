@@ -1,4 +1,4 @@
-"""CascadeBERT: the difficulty-aware loss, honest folds, and the costs of two complete models."""
+"""CascadeBERT: the difficulty-aware loss, cross-validation folds, and the costs of two complete models."""
 
 from fractions import Fraction
 

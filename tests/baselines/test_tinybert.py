@@ -124,7 +124,7 @@ def test_both_losses_are_the_authors_means_over_texts_padded_to_a_fixed_length(l
 
 @pytest.mark.parametrize("budget", [0.0, 1e9], ids=["computed", "kept"])
 def test_a_truncated_teacher_differs_only_where_its_layers_do(budget):
-    """A student of full width has its teacher's scores and states at level 0 and 1; kept targets say the same."""
+    """A student of full width has its teacher's scores and states at level 0 and 1; cached targets are equal."""
     teacher, data = model(), examples()
     student = Mapped(take_layers(teacher, [0, 1, 2, 3]), 24, range(24)).eval()
     frozen = FrozenTeacher(teacher, data, budget, hidden=True, attention=True, layers=[1, 2, 3, 4])

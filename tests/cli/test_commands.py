@@ -125,7 +125,7 @@ def test_the_tour_of_nothing_names_what_there_is():
 
 
 @pytest.mark.parametrize(("folder", "code"), [("/proc", 1), (None, 0)])
-def test_the_doctor_s_exit_code_says_whether_results_can_be_written(folder, code, tmp_path):
+def test_the_doctor_s_exit_code_depends_on_whether_results_can_be_written(folder, code, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "bench.cli", "doctor"], cwd=folder or tmp_path, capture_output=True, text=True,
         env=os.environ | {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"},

@@ -39,8 +39,8 @@ LINES = st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1,
 
 @budget(deadline=None)
 @given(st.lists(st.tuples(st.booleans(), LINES), min_size=1, max_size=12))
-def test_what_is_said_stays_and_progress_is_one_line(events):
-    """On a terminal each said line ends in a newline, and of the progress only the last line is left."""
+def test_messages_stay_and_progress_is_one_line(events):
+    """On a terminal each message ends in a newline, and only the last line of the progress remains."""
     out = Terminal()
     display = Display(out)
     for stays, line in events:
@@ -147,7 +147,7 @@ def test_a_signal_is_passed_on_once_and_the_end_is_awaited(number, tmp_path):
 
 
 def test_the_process_stops_if_the_command_is_killed(tmp_path):
-    """Through the thread that reports: nobody reads the pipe any more."""
+    """The thread that reports writes to a pipe without a reader."""
     path = str(Path(__file__).parents[2])
     child = (
         "import os, time, types\nfrom bench.names import PROGRESS\nfrom bench.runs.planning import progress\n"

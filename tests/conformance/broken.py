@@ -1,4 +1,4 @@
-"""Methods that are wrong, each in one way: what the conformance suite must see."""
+"""Methods with one error each, which the conformance suite must detect."""
 
 from __future__ import annotations
 
@@ -32,9 +32,6 @@ class Sound(Method):
 
     Options = Small
     policy = "entropy"
-
-    def variants(self):
-        return ["full"]
 
     def train(self, context, variant):
         model = context.backbone("tanh", exits="all")
@@ -89,7 +86,7 @@ class Unsaved(Sound):
 
 
 class MoreThanItSays(Sound):
-    """Multiplies matrices that its closed form does not know of."""
+    """Multiplies matrices that its closed form does not count."""
 
     def train(self, context, variant):
         model = super().train(context, variant)
@@ -112,7 +109,7 @@ class OtherConfig(EncoderConfig):
 
 
 class Doubled(Encoder):
-    """Answers with twice the logits, which the deployed form of an Encoder knows nothing of."""
+    """Returns twice the logits, unlike the deployed form of an Encoder."""
 
     config_class = OtherConfig
 
@@ -125,7 +122,7 @@ class MixedConfig(EncoderConfig):
 
 
 class Mixed(Encoder):
-    """Subtracts the mean over the batch: an answer depends on who else is there."""
+    """Subtracts the mean over the batch, so that an answer depends on the other examples."""
 
     config_class = MixedConfig
 

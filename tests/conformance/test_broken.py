@@ -33,7 +33,7 @@ WRONG = {
 
 @pytest.fixture(scope="session")
 def verdicts(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Verdict]]:
-    """`verdicts(name)`: what the suite says of a class of `broken`, by the checks' titles; on one task."""
+    """`verdicts(name)`: the results of the suite for a class of `broken`, by the checks' titles; on one task."""
 
     def of(name: str) -> dict[str, Verdict]:
         home = tmp_path_factory.mktemp("broken")
@@ -94,7 +94,9 @@ def test_a_sound_method_has_nothing_to_answer_for(verdicts: Callable[[str], dict
         ("broken:Sound", {"epoch": 1}, "epoch: no such key"),
     ],
 )
-def test_what_cannot_be_tried_is_said_in_a_line(tiny_backbone: Path, tmp_path: Path, method: str, options, said: str):
+def test_an_impossible_trial_is_refused_in_one_line(
+    tiny_backbone: Path, tmp_path: Path, method: str, options, said: str
+):
     with pytest.raises(UserError, match=said):
         suite.settings_for(method, options, None, tiny_backbone, tmp_path)
 

@@ -75,7 +75,7 @@ OF_BERT = {"tinybert", "kcm", "shared", "lesa", "apollo", "smile", "ast", "sherl
 
 
 @pytest.mark.parametrize("name", sorted(OF_BERT & set(load("conform").contestants)))
-def test_a_method_that_needs_berts_layout_says_so(modern_runs: Runs, name: str):
+def test_a_method_that_needs_berts_layout_refuses_others(modern_runs: Runs, name: str):
     with pytest.raises(UserError, match=f"contestants.{name}: .*modernbert's layout"):
         contestant(modern_runs.settings, name, "sst2").check()
 

@@ -147,7 +147,7 @@ def test_importance_is_weight_times_gradient(examples, layout):
     torch.testing.assert_close(scores.neurons[0], (first + second).detach(), rtol=1e-3, atol=1e-7)
 
 
-def test_every_exit_is_heard_unless_only_the_last_is_asked_for(examples):
+def test_every_exit_counts_unless_only_the_last_is_selected(examples):
     model, teacher, batch = encoder(0), encoder(1), collated(examples)
     frozen = FrozenTeacher(teacher, examples, 1e9, hidden=True)
     model.zero_grad()

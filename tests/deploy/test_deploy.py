@@ -86,7 +86,7 @@ def classifier(model, point: dict) -> EarlyExitClassifier:
 
 
 def assert_same(answer, model, data, point: dict, batch_size: int) -> None:
-    expected = run(model, data, operating.leaves(point), 32)
+    expected = run(model, data, operating.decision(point), 32)
     for positions in length_batches(data.lengths, batch_size, None):
         logits, exits = answer(padded(data, positions))
         assert exits.tolist() == (expected.exits[positions] + 1).tolist()
@@ -150,7 +150,7 @@ def test_scores_have_the_units_of_their_labels_and_differences_are_counted(runti
     logits, exits = runner(tmp_path).answer(batch)
     np.testing.assert_allclose(logits, expected.logits.numpy(), atol=1e-4)
     assert exits.tolist() == expected.exits.tolist() and len(set(exits)) > 1
-    answers = run(model, data, operating.leaves(point), 32)
+    answers = run(model, data, operating.decision(point), 32)
     same = compare(tmp_path, data, answers.logits[:, 0].astype(float), answers.exits)
     assert (same.other_predictions, same.other_exits) == (0, 0)
     changed = answers.logits[:, 0] + np.where(np.arange(30) < 4, 0.1, 0)

@@ -1,4 +1,4 @@
-"""Energy is what the counters say, and absent where there are none."""
+"""Energy is the difference of the counters, and missing where there are none."""
 
 import math
 import sys

@@ -1,4 +1,4 @@
-"""Latencies under load follow the laws of queues, and each number in the table is of a real computation."""
+"""Latencies under load follow queueing theory, and each number in the table is measured."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What a contestant says of its variants and of its checkpoints, and what the check makes of it."""
+"""Variants and checkpoints that a contestant declares, and the check of both."""
 
 import shutil
 
@@ -41,7 +41,7 @@ def test_a_variant_that_is_there_twice_is_refused(tiny_settings, tmp_path):
         plan.runs(built(tiny_settings, tmp_path, cut=cut))
 
 
-def test_a_method_knows_its_variants():
+def test_variants_of_a_method():
     settings = load("config/sketch-full.yaml")
     for name in settings.contestants:
         method = contestant(settings, name, "sst2")

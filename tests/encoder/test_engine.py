@@ -46,7 +46,7 @@ def thresholds(policy: Policy, logits: np.ndarray) -> list:
 @pytest.mark.parametrize("batch_size", [1, 32])
 @pytest.mark.parametrize("policy", POLICIES, ids=str)
 @pytest.mark.parametrize("kind", ["encoder", "mean", "cascade", "static", "modernbert"])
-def test_the_engine_does_what_the_replay_says(kind, policy, batch_size):
+def test_the_engine_agrees_with_the_replay(kind, policy, batch_size):
     outputs = 1 if policy.name == "agreement" else 3
     make = {
         "encoder": lambda: encoder(num_labels=outputs, head="pooler", **FIVE),
@@ -135,7 +135,7 @@ def test_latency_needs_something_to_time():
 
 @given(seed=st.integers(0, 10_000), batch_size=st.integers(1, 12), count=st.integers(1, 12))
 @settings(max_examples=25, deadline=None)
-def test_drawn_weights_leave_where_they_are_told(seed, batch_size, count):
+def test_models_with_random_weights_exit_at_the_given_exits(seed, batch_size, count):
     model, data = deploy(encoder(**FIVE)), examples(count, seed)
     left = np.random.default_rng(seed).integers(0, 5, count)
     asked = []
@@ -145,4 +145,4 @@ def test_drawn_weights_leave_where_they_are_told(seed, batch_size, count):
             with torch.inference_mode():
                 exits, _ = answer(model, Batch.of(data, positions, torch.device("cpu")), one.policy(positions))
             assert exits.tolist() == left[positions].tolist()
-    assert sum(asked) == 2 * np.minimum(left + 1, 4).sum()  # the rule is asked of everybody who is there
+    assert sum(asked) == 2 * np.minimum(left + 1, 4).sum()  # one decision for each remaining example

@@ -18,7 +18,7 @@ def with_layers(tiny_settings, folder, layers):
 
 
 def test_they_are_the_first_layers_of_the_checkpoint(tiny_settings, tiny_backbone, tmp_path):
-    """Hidden states after k layers are those of the whole backbone, and shape and costs say k layers."""
+    """Hidden states after k layers are those of the whole backbone, and shape and costs are those of k layers."""
     ids = torch.tensor([[2, 5, 6, 7, 3]])
     whole = backbones.load(str(tiny_backbone), num_labels=2, head="tanh", pooling="mean", exits="all").eval()
     after = whole(ids, torch.ones_like(ids), output_hidden_states=True).hidden_states

@@ -166,7 +166,7 @@ def configure(folder: Path, **changes: Any) -> None:
 
 
 def as_before_transformers_5(folder: Path) -> None:
-    """As on the Hub: thetas of their own and every k-th layer, and keys that say nothing about the encoder."""
+    """As on the Hub: thetas of their own and every k-th layer, and keys that do not concern the encoder."""
     configure(
         folder, layer_types=..., rope_parameters=..., global_rope_theta=160_000.0, local_rope_theta=10_000.0,
         position_embedding_type="sans_pos", layer_norm_eps=1e-5, tie_word_embeddings=True, torch_dtype="float32",

@@ -1,4 +1,4 @@
-"""What the engine is told, exit after exit, is what the replay says, to the last bit of a near tie."""
+"""Decisions exit by exit equal those of the replay, even where the statistic is close to the threshold."""
 
 import numpy as np
 import pytest
@@ -14,12 +14,12 @@ REGRESSION = [Agreement(), Agreement(exit_start=2), Agreement(run=2)]
 CLOSE = [Patience(tolerance=1.0), Patience(exit_start=2, tolerance=20.0)]  # on regression
 
 
-def left(leaves, logits: np.ndarray) -> np.ndarray:
-    """Who leaves where, asked as the engine asks: each exit once, with those still there."""
+def exits_taken(decide, logits: np.ndarray) -> np.ndarray:
+    """Return the exits [N], from one decision per exit on the examples that remain, as the engine makes them."""
     exits = np.full(logits.shape[1], len(logits) - 1)
     rows = np.arange(logits.shape[1])
     for e in range(len(logits) - 1):
-        going = leaves([logits[i, rows] for i in range(e + 1)])
+        going = decide([logits[i, rows] for i in range(e + 1)])
         assert going.dtype == bool and going.shape == rows.shape
         exits[rows[going]] = e
         rows = rows[~going]
@@ -30,9 +30,9 @@ def left(leaves, logits: np.ndarray) -> np.ndarray:
 
 def same_decisions(policy: Policy, logits: np.ndarray, threshold) -> None:
     expected = replay(policy, logits, threshold)
-    np.testing.assert_array_equal(left(rule(policy, threshold), logits), expected)
+    np.testing.assert_array_equal(exits_taken(rule(policy, threshold), logits), expected)
     for i in range(logits.shape[1]):
-        np.testing.assert_array_equal(left(rule(policy, threshold), logits[:, i : i + 1]), expected[i : i + 1])
+        np.testing.assert_array_equal(exits_taken(rule(policy, threshold), logits[:, i : i + 1]), expected[i : i + 1])
 
 
 @settings(max_examples=300, deadline=None)
@@ -68,11 +68,11 @@ def test_a_broken_answer_is_treated_as_the_replay_treats_it(policy, value):
             same_decisions(policy, logits, threshold)
 
 
-def test_a_rule_of_ones_own_is_asked_too():
+def test_an_own_policy_is_evaluated_too():
     class Second(Entropy):
         """A contestant's own rule: its decisions are its own, not those of the class it comes from."""
 
-        def leaves(self, statistic, threshold):
+        def decide(self, statistic, threshold):
             return statistic >= np.asarray(threshold)
 
     same_decisions(Second(), np.random.default_rng(1).normal(size=(4, 20, 2)).astype(np.float32), 0.5)
@@ -80,4 +80,4 @@ def test_a_rule_of_ones_own_is_asked_too():
 
 @pytest.mark.parametrize("exit_index", [0, 2, 3])
 def test_a_fixed_exit_takes_everyone(exit_index):
-    assert (left(fixed(exit_index), np.zeros((4, 5, 2), dtype=np.float32)) == exit_index).all()
+    assert (exits_taken(fixed(exit_index), np.zeros((4, 5, 2), dtype=np.float32)) == exit_index).all()

@@ -1,4 +1,4 @@
-"""Exit rules: each paper's rule by hand, and the laws replay relies on."""
+"""Exit policies: each paper's definition computed by hand, and the properties that replay relies on."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ from bench.exit_policies.policies import (
     FullDepth,
     Patience,
     Policy,
-    leaves_now,
+    decide_now,
     policy_for,
     replay,
     replay_many,
@@ -144,7 +144,7 @@ def test_statistics_are_causal_and_the_engine_decides_as_the_replay(case):
         for e in range(exits):
             prefix = logits[: e + 1]
             np.testing.assert_array_equal(policy.statistic(prefix)[e], statistic[e])
-            leaving = (left < 0) & (leaves_now(policy, prefix, threshold) if e < exits - 1 else True)
+            leaving = (left < 0) & (decide_now(policy, prefix, threshold) if e < exits - 1 else True)
             left[leaving] = e
         np.testing.assert_array_equal(left, replay(policy, logits, threshold))
 
@@ -216,7 +216,7 @@ def test_a_vector_of_the_wrong_length_is_an_error():
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 3), st.integers(1, 3), st.floats(0.001, 0.7))
 def test_divergence_leaves_after_so_many_small_changes_running(seed, run, exit_start, threshold):
-    """As F-PABEE says it: a counter of successive small Jensen-Shannon divergences, and out when it reaches `run`."""
+    """F-PABEE: count successive small Jensen-Shannon divergences and exit when the count reaches `run`."""
     logits = np.random.default_rng(seed).normal(scale=2, size=(6, 30, 3)).astype(np.float32)
     p = np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum(axis=-1, keepdims=True)
     expected = []

@@ -107,7 +107,7 @@ def test_the_model_is_an_ordinary_encoder_with_half_of_its_weights():
             assert (part.weight.unflatten(1, (-1, 4)) != 0).sum(2).max() <= 2
 
 
-def test_nominal_flops_are_said_in_the_label(tiny_settings, tmp_path):
+def test_nominal_flops_are_in_the_label(tiny_settings, tmp_path):
     made = tiny_settings(tmp_path)
     method = contestant(made, "ast", "sst2")
     d, f, n = 48, 96, 128

@@ -32,7 +32,7 @@ def test_the_layers_that_stay_of_six(which, kept):
 
 @given(st.sampled_from(sorted(KEPT)), st.integers(2, 24), st.data())
 @settings(deadline=None)
-def test_every_choice_removes_what_it_says(which, layers, data):
+def test_every_choice_removes_the_named_layers(which, layers, data):
     removed = data.draw(st.integers(1, layers - 1))
     kept = KEPT[which](layers, removed)
     assert kept == sorted(set(kept)) and len(kept) == layers - removed and set(kept) <= set(range(layers))
@@ -73,7 +73,7 @@ def test_the_loss_is_the_cross_entropy_of_the_masked_words():
 
 
 def test_a_backbone_with_a_head_is_pretrained_further(tiny_settings, tmp_path):
-    """The weights of a layer and of the word embedding move in the first stage; the label says what was done."""
+    """The weights of a layer and of the word embedding move in the first stage; the label states it."""
     plain = tiny_settings(tmp_path)
     assert "no further pretraining" in contestant(plain, "chop", "sst2").label("even-2")
     folder = make_backbone(tmp_path / "with-head")

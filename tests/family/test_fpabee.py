@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 from scipy.special import softmax
 
-from bench.exit_policies.policies import ours, replay
-from bench.lineage import steps_in_all
+from bench.exit_policies.policies import is_builtin_policy, replay
 from bench.method import contestant
+from bench.runs.training.lineage import steps_in_all
 from bench.settings import load
 from bench.tasks.catalogue import TASKS
 from family.exits.fpabee import FPabee, FPabeeOptions
@@ -24,7 +24,7 @@ def test_an_example_exits_after_a_run_of_similar_exits(seed, patience, threshold
     logits = np.random.default_rng(seed).normal(size=(6, 12, 1 if regression else 3)).astype(np.float32)
     task = TASKS["stsb" if regression else "mnli"]
     policy = FPabee("fpabee", task, FPabeeOptions(patience=patience), SETTINGS).exit_policy()
-    assert ours(policy) == (patience == 1)
+    assert is_builtin_policy(policy) == (patience == 1)
     expected = []
     for values in logits.transpose(1, 0, 2).astype(np.float64):
         similar, left = 0, 5

@@ -1,4 +1,4 @@
-"""LESA: where new layers stand, the common SVD, the loss, and layers that a predictor can know."""
+"""LESA: where new layers stand, the common SVD, the loss, and layers that a predictor can reproduce."""
 
 import numpy as np
 import pytest

@@ -12,7 +12,6 @@ from bench.encoder.early import engine
 from bench.encoder.saved import has_weights
 from bench.errors import UserError
 from bench.exit_policies.deciding import never
-from bench.lineage import steps_in_all
 from bench.measuring import counting
 from bench.measuring.recording import record
 from bench.method import Method, Needed, contestant
@@ -20,6 +19,7 @@ from bench.runs.collect import _with_stored
 from bench.runs.identity import Identities
 from bench.runs.plan import Planned, runs
 from bench.runs.train_run import produce
+from bench.runs.training.lineage import steps_in_all
 from bench.runs.training.models import release_after
 from bench.settings import check
 from bench.store import RunKey, run_folder
@@ -154,7 +154,7 @@ def test_it_needs_the_models_of_all_tasks_with_a_seed_that_they_have(plan):
         ("stsb", 1): {("sst2", 1), ("stsb", 1)},
         ("stsb", 4): {("sst2", 1), ("stsb", 4)},
     }
-    one = Identities(settings).of(RunKey("sst2", "smile", "gate2-rank4", 1)).asked["needs"]
+    one = Identities(settings).of(RunKey("sst2", "smile", "gate2-rank4", 1)).inputs["needs"]
     assert set(one) == {"teacher/full", "stsb/teacher/full/seed1"}
     contestants = settings.model_dump()["contestants"]
     contestants["smile"]["options"]["tasks"] = ["sst2", "rte"]

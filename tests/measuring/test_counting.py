@@ -47,7 +47,7 @@ def test_the_count_is_the_closed_form(shape, length):
     assert costs.parameters_encoder == costs.parameters - sum(p.numel() for p in model.embeddings.parameters())
 
 
-def test_a_cascade_pays_for_every_member_it_has_asked():
+def test_a_cascade_costs_the_sum_of_the_members_that_run():
     model = cascade(rank=5)
     costs = measure(model)
     small, big = (measure(member) for member in model.members)

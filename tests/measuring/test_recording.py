@@ -1,4 +1,4 @@
-"""Traces: what is recorded is what the model says, and what is saved comes back bit by bit."""
+"""Traces contain the outputs of the model, and are read back bit for bit."""
 
 import numpy as np
 import pyarrow.parquet as pq

@@ -15,7 +15,7 @@ from bench.encoder.cut import narrow, take_layers
 from bench.encoder.early import engine
 from bench.errors import UserError
 from bench.exit_policies.deciding import rule
-from bench.exit_policies.operating import left
+from bench.exit_policies.operating import exits_taken
 from bench.exit_policies.policies import Entropy, Policy, policy_for, replay, replay_many
 from bench.measuring import counting
 from bench.measuring.recording import record
@@ -102,13 +102,13 @@ def test_points_say_where_an_own_rule_let_examples_go():
     assert set(swept["policy"]) == {"certainty"} and set(swept["kind"]) == {"uniform", "per_exit"}
     for row in swept.to_dict("records"):
         threshold = row["thresholds"] if len(row["thresholds"]) else row["threshold"]
-        np.testing.assert_array_equal(left(row, trace), replay(policy, statistic, threshold))
-        np.testing.assert_array_equal(left(row, trace, policy), left(row, trace))
+        np.testing.assert_array_equal(exits_taken(row, trace), replay(policy, statistic, threshold))
+        np.testing.assert_array_equal(exits_taken(row, trace, policy), exits_taken(row, trace))
         shorter = toys.trace(trace.logits[:, :7])
         with pytest.raises(UserError, match="known of"):
-            left(row, shorter)
+            exits_taken(row, shorter)
     for row in table[table["kind"].isin(["static", "fixed_exit"])].to_dict("records"):
-        assert set(left(row, trace)) == {(row["exit"] or 3) - 1}
+        assert set(exits_taken(row, trace)) == {(row["exit"] or 3) - 1}
     assert "left" not in points.build(run, traces, costs, Entropy(), task("sst2"), grid=9)
     assert (np.diff(replay_many(policy, statistic, policy.thresholds(200, 3, 2)), axis=0) >= 0).all()
 
@@ -130,7 +130,7 @@ class Unfinished(Policy):
     [
         (Unnamed, "a `name` of its own"),
         (Taken, "taken are entropy"),
-        (Unfinished, "lacks leaves, statistic, thresholds"),
+        (Unfinished, "lacks decide, statistic, thresholds"),
         (object, "or a subclass of Policy"),
         ("entropie", "unknown exit policy 'entropie'"),
     ],

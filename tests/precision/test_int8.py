@@ -13,12 +13,12 @@ from bench.encoder.early import engine
 from bench.encoder.saved import load_model
 from bench.errors import UserError
 from bench.exit_policies.deciding import never
-from bench.lineage import steps_in_all
 from bench.measuring import counting
 from bench.measuring.recording import record
 from bench.method import contestant
 from bench.precision.int8 import Int8Linear, linears, quantised, rounded
 from bench.runs.plan import runs
+from bench.runs.training.lineage import steps_in_all
 from bench.settings import check
 from bench.store import RunKey
 from family.compression.smile import routed

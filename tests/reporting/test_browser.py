@@ -13,6 +13,7 @@ from bench.reporting import figures, page
 from bench.reporting.chooser import chooser
 from bench.reporting.tables import evidence_of, tables
 from bench.settings import Comparison
+from bench.store import read_parquet_if_there
 from bench.tasks.catalogue import TASKS as KNOWN
 
 selenium = pytest.importorskip("selenium", reason="the page's behaviour is tested with selenium: pip install selenium")
@@ -55,7 +56,7 @@ def choice(points: pd.DataFrame, results: Path) -> dict[str, Any]:
     evidence = evidence_of(points, results / "runs", Comparison(resamples=100))
     assert evidence
     some = points[points["task"].isin(["cola", "rte"])]
-    return chooser(some, ROLES, evidence, KNOWN, results / "latency.parquet")
+    return chooser(some, ROLES, evidence, KNOWN, read_parquet_if_there(results / "latency.parquet"))
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +128,7 @@ def test_every_axis_can_be_chosen(browser: webdriver.Chrome) -> None:
     assert title == "accuracy × 100"
 
 
-def test_pointing_at_a_mark_tells_what_it_is(browser: webdriver.Chrome) -> None:
+def test_hovering_over_a_mark_shows_its_point(browser: webdriver.Chrome) -> None:
     choose(browser, "task", "rte")
     place = browser.execute_script(
         """const plot = document.getElementById("plot");

@@ -9,7 +9,7 @@ from synthetic import ROLES, TASKS
 from bench.analysis.budgets import at_budget
 from bench.analysis.comparing.pairings import Pairing
 from bench.analysis.comparing.verdicts import compare
-from bench.analysis.task_groups import select_tasks
+from bench.analysis.statistics import select_tasks
 from bench.reporting.chooser import chooser, unequal_training
 from bench.reporting.tables import evidence_of
 from bench.settings import Comparison
@@ -25,12 +25,12 @@ def evidence(points, results):
 
 
 @pytest.fixture(scope="module")
-def choice(points, evidence, tmp_path_factory):
-    return chooser(points, ROLES, evidence, KNOWN, tmp_path_factory.mktemp("none") / "latency.parquet")
+def choice(points, evidence):
+    return chooser(points, ROLES, evidence, KNOWN, pd.DataFrame())
 
 
 def names(points: pd.DataFrame, choice: dict) -> dict[str, str]:
-    from bench.reporting.tables.table import display_names
+    from bench.reporting.tables.format.table import display_names
 
     return display_names(ROLES.contestants(points))
 
@@ -95,19 +95,19 @@ def test_each_method_is_a_row_or_named_as_without_a_point(points, choice):
         assert block["rows"][0]["method"] in block["answer"], key
 
 
-def test_what_is_offered_has_a_block_and_ablations_are_left_out(choice, points, evidence, tmp_path):
+def test_what_is_offered_has_a_block_and_ablations_are_left_out(choice, points, evidence):
     for place, group in enumerate(("costs", "budgets", "tasks", "metrics")):
         for value, _ in choice[group]:
             assert any(key.split()[place] == value for key in choice["blocks"]), value
     assert "no assistant" not in str(choice["blocks"])
     assert [name for name, _ in choice["costs"]] == ["flops", "milliseconds"]
-    untimed = chooser(points.drop(columns="latency_1"), ROLES, evidence, KNOWN, tmp_path / "none.parquet")
+    untimed = chooser(points.drop(columns="latency_1"), ROLES, evidence, KNOWN, pd.DataFrame())
     assert [name for name, _ in untimed["costs"]] == ["flops"]
 
 
-def test_a_budget_in_milliseconds_chooses_among_timed_points(points, evidence, tmp_path):
+def test_a_budget_in_milliseconds_chooses_among_timed_points(points, evidence):
     timed = points.assign(latency_1=points["speedup"].where(points["seed"] == 1) / 2)
-    blocks = chooser(timed, ROLES, evidence, KNOWN, tmp_path / "none.parquet")["blocks"]
+    blocks = chooser(timed, ROLES, evidence, KNOWN, pd.DataFrame())["blocks"]
     by_clock, by_flops = blocks["milliseconds 1 all score"], blocks["flops 2 all score"]
     for row in by_clock["rows"][:-1]:
         assert row["measured"] >= 0.9 and row["speedup"] == pytest.approx(2 * row["measured"])
@@ -121,14 +121,14 @@ def test_accuracy_is_offered_on_the_tasks_that_have_it(points, choice):
     assert "the highest accuracy on" in block["answer"]
 
 
-def test_one_task_and_one_rival_is_still_an_answer(points, evidence, tmp_path):
+def test_one_task_and_one_rival_is_still_an_answer(points, evidence):
     one = points[(points["task"] == "mnli") & points["method"].isin(["teacher", "costeff"])]
-    found = chooser(one, ROLES, evidence, KNOWN, tmp_path / "none.parquet")
+    found = chooser(one, ROLES, evidence, KNOWN, pd.DataFrame())
     assert [name for name, _ in found["tasks"]] == ["all"]
     assert "No other method" in found["blocks"]["flops 2 all score"]["answer"]
 
 
-def test_without_a_point_nothing_is_offered(points, evidence, tmp_path):
+def test_without_a_point_nothing_is_offered(points, evidence):
     alone = points[points["method"] == "teacher"]
-    found = chooser(alone, ROLES, evidence, KNOWN, tmp_path / "none.parquet")
+    found = chooser(alone, ROLES, evidence, KNOWN, pd.DataFrame())
     assert found["blocks"] == {} and found["costs"] == []

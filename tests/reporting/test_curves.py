@@ -1,4 +1,4 @@
-"""Lines and bands of frontiers: what they say holds for any seeds, costs and scores."""
+"""Properties of lines and bands of frontiers for any seeds, costs and scores."""
 
 from pathlib import Path
 
@@ -79,7 +79,7 @@ def test_a_band_is_the_interval_that_tables_print(points: pd.DataFrame, results:
     assert average_curves(some, ROLES)[["low", "high"]].isna().all(axis=None)
 
 
-def test_a_point_has_the_same_resamples_whoever_asks(points: pd.DataFrame, results: Path) -> None:
+def test_resamples_of_a_point_do_not_depend_on_the_caller(points: pd.DataFrame, results: Path) -> None:
     rows = chosen_frontier(points[(points["seed"] == 1) & (points["task"] == "rte") & (points["method"] == "costeff")])
     rows = records(rows)
     together = Resamples(results / "runs", resamples=50)

@@ -1,4 +1,4 @@
-"""Figures: each draws, says what is true, stays inside its canvas, and is the same file when drawn again."""
+"""Figures are drawn, agree with the points, stay inside the canvas, and are the same file when drawn again."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from bench.reporting.figures.curves import average_curves
 from bench.reporting.figures.drawing import Absent, appearances, marks, variant_names
 from bench.reporting.figures.exits import at_half_cost, mean_exit_by_difficulty
 from bench.reporting.published import read_published
-from bench.reporting.tables import table
+from bench.reporting.tables.format import table
 from bench.settings import Comparison
 
 TASKS = ("cola", "stsb", "mnli")
@@ -247,17 +247,22 @@ def test_a_difference_from_itself_is_exactly_nothing(some: pd.DataFrame, results
     assert interval == (0, 0, 0)
 
 
-def test_a_timed_point_is_drawn_at_its_milliseconds(some: pd.DataFrame, tmp_path: Path) -> None:
+def test_a_timed_point_is_drawn_at_its_milliseconds(some: pd.DataFrame) -> None:
     one = some[(some["task"] == "cola") & (some["seed"] == 1) & (some["kind"] == "static")]
     one = one[one["split"] == "validation"]
     timed = one[RUN].assign(
-        operated=operated(one), batch_size=1, examples=4, seconds=[0.01 * i for i in range(1, len(one) + 1)]
+        operated=operated(one),
+        batch_size=1,
+        examples=4,
+        seconds=[0.01 * i for i in range(1, len(one) + 1)],
+        p95_seconds=0.02,
+        speedup=1.0,
+        promised=1.0,
     )
-    timed.to_parquet(tmp_path / "latency.parquet")
     rows = timed_points(some, timed)
     assert sorted(rows["milliseconds"]) == pytest.approx([2.5 * i for i in range(1, len(one) + 1)])
     assert set(rows["task"]) == {"cola"} and set(rows["seed"]) == {1}
-    figure = figures.score_against_milliseconds(some, ROLES, results=tmp_path)
+    figure = figures.score_against_milliseconds(some, ROLES, times=timed)
     drawn = np.concatenate([line.get_xdata() for line in figure.axes[0].get_lines() if line.get_marker() == "o"])
     assert set(np.round(drawn, 6)) <= set(np.round(rows["milliseconds"], 6)) and outside(figure) < 0.02
 

@@ -26,7 +26,7 @@ def test_the_best_method_at_the_budget_is_the_one_of_the_points(points):
 
 
 @pytest.mark.parametrize("left", ["teacher", "one method", "one task", "no rival"])
-def test_less_than_everything_is_said_too(points, left):
+def test_incomplete_results_are_marked(points, left):
     if left == "teacher":
         own = points[points["method"] == "teacher"]
     elif left == "one method":

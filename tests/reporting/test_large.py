@@ -1,4 +1,4 @@
-"""As large as a profile gets, twelve methods beside the teacher, twelve exits, five seeds: all can be told apart."""
+"""Figures of a large profile (twelve methods and the teacher, twelve exits, five seeds) remain readable."""
 
 from itertools import combinations
 from pathlib import Path

@@ -126,7 +126,7 @@ def test_it_can_be_read_without_seeing_it(reader: Reader) -> None:
     assert all(head["scope"] == "col" for head in reader.all("th"))
 
 
-def test_it_says_how_the_numbers_came_to_be(text: str) -> None:
+def test_the_page_explains_how_the_numbers_were_computed(text: str) -> None:
     for words in (
         "sketch (generated)", "Chosen on calibration, reported on validation", "1, 2.0 hours together",
         "A &lt;fast&gt; processor", "torch 2.13.0", "some/backbone", "0123abc", REASON,

@@ -28,7 +28,7 @@ def report(points: pd.DataFrame, results: Path, folder: Path) -> tuple[dict[str,
     """Reasons of the figures that were left out, and the page; every other figure draws."""
     points = complete(points.reset_index(drop=True))
     skipped = []
-    for name, draw in figures._plan(points, results, ROLES, None, Comparison(resamples=100)).items():
+    for name, draw in figures._plan(points, results, ROLES, None, Comparison(resamples=100), pd.DataFrame()).items():
         try:
             draw()
         except Absent as reason:

@@ -17,12 +17,12 @@ from bench.analysis.roles import Roles
 from bench.reporting.tables import tables
 from bench.reporting.tables.comparisons import ablations
 from bench.reporting.tables.costs import latency
-from bench.reporting.tables.latex import escape
+from bench.reporting.tables.format.latex import escape
+from bench.reporting.tables.format.table import Table, amount, score
 from bench.reporting.tables.main import main
 from bench.reporting.tables.notes import common_notes
 from bench.reporting.tables.paper import paper
-from bench.reporting.tables.summary import summary
-from bench.reporting.tables.table import Table, amount, score
+from bench.reporting.tables.summaries import summary
 from bench.settings import Comparison
 from bench.sharing.folders import open_folder
 from bench.tasks.catalogue import title
@@ -70,9 +70,9 @@ def test_every_table_is_written_three_times_with_its_notes(few, sweeps, results,
     assert all(path.stat().st_size > 0 for path in files)
 
 
-def test_every_table_says_where_its_numbers_come_from(made):
+def test_every_table_names_the_source_of_its_numbers(made):
     for table in made.values():
-        for text in (table.said(), table.markdown(), table.latex()):
+        for text in (table.caption_and_notes(), table.markdown(), table.latex()):
             assert "sketch (generated)" in text
             assert "Chosen on calibration, reported on validation." in text
             assert "2 x the multiply-adds" in text
@@ -106,7 +106,7 @@ def test_main_starts_with_the_controls_and_has_every_method_in_every_block(made,
     values = made["main"].values
     assert list(values["Method"][:2]) == ["Best constant", "Teacher"]
     for budget in ("1x", "2x", "4x", "8x"):
-        block = values[values["Speed-up asked"] == f"at least {budget}"]
+        block = values[values["Budget"] == f"at least {budget}"]
         assert list(block["Method"]) == [
             "Cut at depth",
             "COST-EFF",
@@ -123,7 +123,7 @@ def test_the_summary_has_the_averages_of_the_main_table(made):
     learned = "Learned tasks" if "Learned tasks" in blocks else "Average"
     assert rows.index[0] == "Teacher"
     for budget in ("1x", "2x", "4x", "8x"):
-        block = blocks[blocks["Speed-up asked"] == f"at least {budget}"]
+        block = blocks[blocks["Budget"] == f"at least {budget}"]
         for method, repeated in block["Chosen"].astype(str).str.startswith("as at").items():
             cell, average = rows.loc[method, budget], block.loc[method, learned]
             if not repeated:
@@ -141,7 +141,7 @@ def test_the_summary_needs_neither_teacher_nor_traces_nor_rivals(few):
 
 
 def test_main_averages_only_what_is_complete(made, few):
-    values = made["main"].values.set_index(["Speed-up asked", "Method"])
+    values = made["main"].values.set_index(["Budget", "Method"])
     tasks = ["CoLA", "MRPC", "STS-B", "MNLI", "RTE", "WNLI"]
     row = values.loc[("at least 1x", "COST-EFF")]
     assert row["Average"] == pytest.approx(row[tasks].astype(float).mean())
@@ -159,16 +159,16 @@ def test_failed_runs_are_rows_with_their_reason(made):
         assert values[hit].astype(str).apply(lambda row: row.str.contains("TinyBERT-style")).any(axis=None)
 
 
-def test_bold_is_the_best_and_what_cannot_be_told_from_it(made, few):
+def test_bold_is_the_best_and_what_does_not_differ_from_it(made, few):
     for table in (made["main"], main(few, [], ROLES)):
         bold, values = table.is_bold(), table.values
-        assert not bold[values["Speed-up asked"].isin(["control", "failed"])].any(axis=None)
-        for _, block in values[values["Speed-up asked"].str.startswith("at least")].groupby("Speed-up asked"):
+        assert not bold[values["Budget"].isin(["control", "failed"])].any(axis=None)
+        for _, block in values[values["Budget"].str.startswith("at least")].groupby("Budget"):
             known = block["MNLI"].dropna()
             if len(known) > 1 and not block["Chosen"].fillna("").str.startswith("as at").any():
                 assert bold.at[known.idxmax(), "MNLI"]
     values, bold = made["main"].values, made["main"].is_bold()
-    blocks = values["Speed-up asked"].where(values["Speed-up asked"].str.startswith("at least"))
+    blocks = values["Budget"].where(values["Budget"].str.startswith("at least"))
     best = values.groupby(blocks)["MNLI"].transform("max")
     assert (bold["MNLI"] & (values["MNLI"] < best - 0.05)).any()  # below the best, by names that are not the folders'
     assert not made["paper"].is_bold().any(axis=None)
@@ -188,7 +188,7 @@ def test_one_answer_to_everybody_is_marked_and_never_bold_and_so_is_its_average(
     assert "‡" in values.loc["PABEE", "MNLI mark"] and "‡" in values.loc["PABEE", "Average mark"]
     assert "‡" not in values.loc["PABEE", "RTE mark"]
     assert not bold.loc["PABEE", ["MNLI", "Average", "w/o WNLI"]].any()
-    assert bold["MNLI"].any() and "never bold" in table.said()
+    assert bold["MNLI"].any() and "never bold" in table.caption_and_notes()
     plain = main(points, [], ROLES, budgets=[1.0])
     assert plain.is_bold().set_axis(plain.values["Method"]).loc["PABEE", "Average"]
 
@@ -198,7 +198,7 @@ def test_nothing_below_the_best_constant_is_bold(few):
     assert not main(weak, [], ROLES).is_bold().any(axis=None)
 
 
-def test_a_block_with_the_same_points_says_so(made):
+def test_a_block_with_the_same_points_is_marked(made):
     values = made["main"].values
     again = values[values["Chosen"].fillna("").str.startswith("as at")]
     assert len(again) and again["Average"].isna().all()
@@ -210,7 +210,7 @@ def test_verdicts_have_four_words(made):
     assert set(values["Verdict"]) <= {"better", "worse", "equal", "not decided", ""} and len(values)
     decided = values[values["Verdict"].isin(["better", "worse"])]
     assert len(decided) and ((decided["Low"] > 0) == (decided["Verdict"] == "better")).all()
-    assert "Holm" in made["verdicts"].said()
+    assert "Holm" in made["verdicts"].caption_and_notes()
     none = values[values["Verdict"] == ""]
     assert none["p"].isna().all() and (none["Note"] != "").all() and (none["Comparison"] == "primary").all()
     assert (values["Comparison"] == "primary").to_numpy().argmin() == (values["Comparison"] == "primary").sum()
@@ -246,7 +246,11 @@ def test_a_point_that_misses_its_budget_on_validation_is_marked(points):
     assert found.loc[(found["method"] == "pabee") & (found["task"] == "mnli"), "missed"].any()
     table = main(slow, [], ROLES, budgets=(2.0,))
     marks = table.values.set_index("Method")["MNLI mark"]
-    assert "§" in marks["PABEE"] and "§" in table.said() and "§" not in main(points, [], ROLES, budgets=(0.1,)).said()
+    assert (
+        "§" in marks["PABEE"]
+        and "§" in table.caption_and_notes()
+        and "§" not in main(points, [], ROLES, budgets=(0.1,)).caption_and_notes()
+    )
 
 
 def test_fixed_quality_counts_where_every_seed_keeps_it(made, points):
@@ -276,7 +280,7 @@ def test_any_part_of_a_profile_has_all_its_tables(small, data):
     folder = data.draw(st.sampled_from([None, small / "runs"]))
     for table in tables(points, ROLES, runs=folder, comparison=Comparison(resamples=100)):
         assert len(table.printed()) == len(values_of(table.csv())) if len(table.printed()) else True
-        assert table.markdown() and table.latex() and table.said()
+        assert table.markdown() and table.latex() and table.caption_and_notes()
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex")
@@ -315,7 +319,7 @@ def test_paper_rows_are_marked_and_generated_text_gets_no_difference(made, few):
 
 
 def test_differences_are_decided_task_by_task_and_by_the_settings(few):
-    """Whatever the data's free text says: it may name GLUE where the text is not GLUE's, and not where it is."""
+    """The free text of the data does not matter: it may name GLUE for other text, and not name it for GLUE's."""
     tasks = list(few["task"].unique())
     for note in ("GLUE", "2,000 training rows"):
         for glue in [{}, {"mnli": "2,000 training"}, dict.fromkeys(tasks, "")]:
@@ -362,7 +366,7 @@ def test_ratio_trials_are_listed(made):
     assert list(values["Pareto"]) == ["yes", "no"] and "loss is not finite" in made["ratios"].markdown()
 
 
-def test_one_seed_has_no_deviation_and_says_so(few):
+def test_one_seed_has_no_deviation_and_a_note(few):
     alone = few[few["seed"] == 2]
     table = main(alone, common_notes(alone, {}), Roles())
     assert not any(name.endswith(" std") for name in table.values)
@@ -383,15 +387,14 @@ def test_text_is_escaped_where_its_format_needs_it():
     assert r"a|b\_c \& 5\%" in table.latex()
 
 
-def test_calculated_and_measured_speedups_are_of_the_same_examples(tmp_path):
+def test_calculated_and_measured_speedups_are_of_the_same_examples():
     folder = open_folder(Path(__file__).parents[2] / "results" / "reference" / "glue-laptop")
     points, times = folder.points(), folder.latencies()
     some = times[times["task"].isin(["cola", "rte"])].assign(noise_low=0.97, noise_high=1.04)
-    some.to_parquet(tmp_path / "latency.parquet")
-    table = latency(points, ["shared note"], Roles(), tmp_path / "latency.parquet")
-    teacher = table.values[table.values["Speed-up asked"] == "teacher"].squeeze()
+    table = latency(points, ["shared note"], Roles(), some)
+    teacher = table.values[table.values["Budget"] == "teacher"].squeeze()
     assert teacher["Measured, batch 1"] == pytest.approx(1) and teacher["Tasks"] == 2
-    at_4 = table.values.query("`Speed-up asked` == 'at least 4x' and Method == 'COST-EFF'").squeeze()
+    at_4 = table.values.query("Budget == 'at least 4x' and Method == 'COST-EFF'").squeeze()
     chosen = at_budget(points[points["method"] == "costeff"], speedup=4.0)
     own = chosen.assign(operated=operated(chosen)).merge(some[some["batch_size"] == 1], on=[*RUN, "operated"])
     assert len(own) == 2
@@ -399,4 +402,4 @@ def test_calculated_and_measured_speedups_are_of_the_same_examples(tmp_path):
         assert at_4[f"{kind}, batch 1"] == pytest.approx(np.exp(np.log(own[column]).mean()))
     assert any("0.97 to 1.04 at batch 1" in note for note in table.notes) and "shared note" in table.notes
     assert any("Measured on AMD EPYC" in note and "1 thread" in note for note in table.notes)
-    assert latency(points, [], Roles(), tmp_path / "none.parquet") is None
+    assert latency(points, [], Roles(), pd.DataFrame()) is None

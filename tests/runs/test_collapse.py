@@ -1,4 +1,4 @@
-"""A run whose answers are all the same is trained again with another seed, and says so."""
+"""A run whose answers are all the same is trained again with another seed, which is recorded."""
 
 import numpy as np
 import pandas as pd
@@ -24,9 +24,6 @@ class Stuck(Method):
 
     class Options(Options):
         stuck: int = 1
-
-    def variants(self) -> list[str]:
-        return ["full"]
 
     def train(self, context: Context, variant: str) -> nn.Module:
         model = context.backbone("pooler")

@@ -1,4 +1,4 @@
-"""A kept run stands for a planned one only if it was asked the same: no more, and no less."""
+"""A kept run is reused for a planned one if and only if all inputs that determine its result are equal."""
 
 import shutil
 from pathlib import Path
@@ -179,7 +179,7 @@ def test_what_a_killed_run_left_is_not_used_for_another(small, tmp_path, what, c
     (state / "finetune" / "final.safetensors").write_bytes(b"of another run: reading it would raise")
     with caplog.at_level("INFO"):
         assert produce(settings, TEACHER) == ""
-    assert "starting anew" in caplog.text
+    assert "starting again" in caplog.text
 
 
 def test_a_teacher_that_failed_is_named_by_its_students(small, tmp_path, tiny_settings):
@@ -200,7 +200,7 @@ def test_results_of_two_identities_are_never_united(small, tmp_path):
     replay(settings, "sst2", 0)
     assert set(collect(settings)["status"]) == {"ok"}
     with pytest.raises(
-        UserError, match=r"sst2/teacher/full/seed0 was asked otherwise.*learning_rate was 0\.003, now 0\.001"
+        UserError, match=r"sst2/teacher/full/seed0 was made with other settings.*learning_rate was 0\.003, now 0\.001"
     ):
         collect(small(tmp_path, learning_rate=1e-3))
     with pytest.raises(UserError, match="has not been replayed"):
@@ -235,7 +235,7 @@ def test_a_control_as_long_as_another_hangs_from_its_recipe(of):
         assert Identities(settings).of(key).hash != Identities(changed_).of(key).hash
 
 
-def test_what_ranks_a_task_of_ones_own_is_asked(small, tmp_path):
+def test_the_ranking_metric_of_an_own_task_is_part_of_the_identity(small, tmp_path):
     rows = pd.DataFrame({"text": [f"number {i}" for i in range(120)], "label": ["a", "b"] * 60})
     for split in ("train", "validation"):
         rows.to_csv(tmp_path / f"{split}.csv", index=False)

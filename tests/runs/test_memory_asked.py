@@ -1,4 +1,4 @@
-"""What a job asks for is above its measured peak, not far above, and grows with what it depends on."""
+"""The memory requested for a job is slightly above its measured peak, and grows with what it depends on."""
 
 from pathlib import Path
 
@@ -45,7 +45,7 @@ def test_more_text_asks_for_more_and_kept_targets_for_no_more_than_their_budget(
     assert asked(fewer, 0) <= asked(fewer, 2) <= asked(fewer, 0) + 2001
 
 
-def test_mnli_does_not_fit_into_what_used_to_be_asked():
+def test_mnli_needs_more_memory_than_a_constant_request():
     """393,000 pairs tokenised are some 3 GB alone, and 8 are allowed for a teacher's targets."""
     changed = load(SKETCH, {"training": {"kept_gigabytes": 8, "device": "cpu"}})
     assert memory_mb(changed, RunKey("mnli", "costeff", "8x", 0), text(393_000, 180)) > 11_000

@@ -7,13 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
+from toys import shortened
 
 from bench.context import Context, task_data
 from bench.encoder.backbones import tokenizer
 from bench.method import contestant
 from bench.runs.plan import runs
 from bench.runs.planning import forecast as told
-from bench.runs.planning.forecast import Pace, Work, forecast, spoken, work_of
+from bench.runs.planning.forecast import Pace, Work, duration, forecast, work_of
 from bench.runs.planning.progress import Progress, ahead
 from bench.runs.train_run import produce
 from bench.settings import load
@@ -24,11 +25,8 @@ TINY = load("conform")
 
 @pytest.fixture(scope="module")
 def settings(tiny_settings, tmp_path_factory):
-    short = {"epochs": 0.5, "hidden_epochs": 0.3, "rate": 0.2, "distil_epochs": 0.3, "representation_epochs": 0.3}
-    short |= {"fold_epochs": 0.3}
-    contestants = TINY.model_dump()["contestants"]
+    contestants = shortened(TINY)
     for entry in contestants.values():
-        entry["options"] |= {key: value for key, value in short.items() if key in entry["options"]}
         entry["tasks"] = {}
     return tiny_settings(tmp_path_factory.mktemp("planning"), contestants=contestants)
 
@@ -124,5 +122,5 @@ def test_a_method_that_does_not_say_is_named(settings, monkeypatch):
 @pytest.mark.parametrize(
     ("seconds", "text"), [(3, "3 s"), (89, "89 s"), (120, "2 min"), (5300, "88 min"), (7200, "2.0 h")]
 )
-def test_spoken(seconds, text):
-    assert spoken(seconds) == text
+def test_duration(seconds, text):
+    assert duration(seconds) == text

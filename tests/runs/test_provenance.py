@@ -1,4 +1,4 @@
-"""Whose code a run was made with: an installed package, a checkout, or a file that is all there is."""
+"""Provenance of a run's code: an installed package, a checkout, or a single file."""
 
 import hashlib
 import importlib

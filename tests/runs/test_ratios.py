@@ -104,7 +104,7 @@ def contents(of: Settings) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-def variants(trials: Iterable[ratios.Asked]) -> list[str]:
+def variants(trials: Iterable[ratios.DrawnTrial]) -> list[str]:
     return [trial.variant for trial in trials]
 
 
@@ -147,11 +147,11 @@ def test_a_generation_is_drawn_from_the_results_of_those_before(tmp_path, sample
     for wanted in (1, 6):
         of = settings(tmp_path / str(wanted), sampler=sampler, generations=4, population=10)
 
-        def judged(of: Settings, key: RunKey, wanted: int = wanted) -> None:
+        def score_all(of: Settings, key: RunKey, wanted: int = wanted) -> None:
             distance = abs(int(key.variant[1]) - wanted)
             run(of, key, {"score": 1 - 0.1 * distance, "flops": 1.0 + distance, "parameters": 5.0 + distance})
 
-        trials = whole(of, judged)
+        trials = whole(of, score_all)
         first, late = trials[trials["generation"] == 0], trials[trials["generation"] >= 2]
         assert (late["heads"] - wanted).abs().mean() < (first["heads"] - wanted).abs().mean() - 0.5
         heads[wanted] = trials
@@ -175,7 +175,7 @@ def test_a_failed_trial_is_a_row_with_its_reason_and_the_study_goes_on(tmp_path,
 
 
 @pytest.mark.parametrize("survivors", [0, 1])
-def test_nsgaii_lives_through_a_generation_that_has_almost_no_survivor(tmp_path, survivors):
+def test_nsgaii_continues_after_a_generation_with_almost_no_survivor(tmp_path, survivors):
     of = settings(tmp_path, population=4)
     ratios.ask(of, TASK, METHOD, 0)
     for rank, key in enumerate(ratios.trial_keys(of, TASK, METHOD, 0)):
@@ -219,7 +219,7 @@ def test_trials_run_with_the_first_seed_of_the_task(tmp_path):
 
 
 def test_a_small_space_with_a_conditional_parameter_is_tried_whole(tmp_path):
-    """With fewer shapes than trials some are asked again; whole numbers survive a column with gaps."""
+    """With fewer shapes than trials some are drawn again; whole numbers survive a column with gaps."""
     of = settings(tmp_path, Tiny, population=5)
     trials = whole(of, lambda of, key: run(of, key, {"score": 0.5, "flops": 1.0, "parameters": 1.0}))
     assert len(trials) == 15 and set(trials["variant"]) == {"whole", "cut-1", "cut-2"}
@@ -230,7 +230,7 @@ def test_a_small_space_with_a_conditional_parameter_is_tried_whole(tmp_path):
         assert isinstance(trial.params.get("layers", 1), int)
 
 
-def test_what_cannot_be_is_said_in_one_line(tmp_path):
+def test_impossible_input_is_refused_in_one_line(tmp_path):
     of = settings(tmp_path)
     with pytest.raises(UserError, match="costeff sweep tell sst2 slender --generation 0"):
         ratios.ask(of, TASK, METHOD, 1)

@@ -1,4 +1,4 @@
-"""Whose each hyper-parameter is: none lacks a source, no source is of nothing, and who changes a value chose it."""
+"""Sources of hyper-parameters: each has one, each source belongs to an option, and a changed value has its own."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What was made from an older model of a run is removed when the run is made anew, and is never read."""
+"""Files made from an older model of a run are removed when the run is made again, and are never read."""
 
 import shutil
 
@@ -48,7 +48,7 @@ def old(profile, tmp_path_factory) -> Settings:
 
 @pytest.fixture
 def anew(old, profile, tmp_path) -> Settings:
-    """A copy of these results whose run was then made anew, with another learning rate."""
+    """A copy of these results whose run was then made again, with another learning rate."""
     shutil.copytree(old.root, tmp_path / old.profile)
     settings = profile(tmp_path, NEW)
     assert produce(settings, KEY) == ""

@@ -1,4 +1,4 @@
-"""What a run leaves beside its identity: test traces only on demand, and the arithmetic that it says it had."""
+"""Outputs of a run: test traces on demand only, and the arithmetic that it records."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def test_tests_are_traced_where_somebody_submits_and_are_the_same_then(tiny_sett
 
 
 @pytest.mark.parametrize("wanted", [True, False])
-def test_tf32_is_a_gpus_and_is_told(tiny_settings, tmp_path, monkeypatch, wanted):
+def test_tf32_needs_a_gpu_and_is_recorded(tiny_settings, tmp_path, monkeypatch, wanted):
     settings = tiny_settings(tmp_path, training={"device": "auto", "precision": "float32", "tf32": wanted})
     assert where(settings)["precision"] == "float32" and not machine_of(settings, torch.device("cpu")).tf32
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

@@ -27,7 +27,7 @@ class Slow(Finetuned):
 
 
 class Greedy(Finetuned):
-    """Needs half as much memory again as a job asks for at first."""
+    """Needs 1.5 times the memory that a job requests at first."""
 
     def train(self, context, variant):
         asked = memory_mb(context.settings, context.key, data_survey(context.settings, context.task))

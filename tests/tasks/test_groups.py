@@ -1,4 +1,4 @@
-"""Held out means held out: the laws of grouping and of setting a part apart, over all shapes of data."""
+"""Properties of grouping and of splits for data of any shape: held-out rows never occur in training."""
 
 import numpy as np
 import pytest

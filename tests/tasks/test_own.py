@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import PreTrainedTokenizerFast
 
+from bench.analysis.metrics import METRICS, hidden, scores
 from bench.errors import DataError, UserError
 from bench.settings import CLASS_METRICS, SCORE_METRICS, Data, OwnTask, blank, check, explain
 from bench.tasks.catalogue import Task, task
 from bench.tasks.prepare import prepare, survey
-from bench.tasks.scores import METRICS, hidden, scores
 from bench.tasks.sources import Raw, load
 
 Rows = dict[str, list[Any]]
@@ -152,9 +152,7 @@ def test_blanks_and_byte_order_marks_are_no_part_of_a_name(
 
 
 @pytest.mark.parametrize(("value", "what"), [("high", "not a number"), (True, "not a number"), (11, "outside")])
-def test_what_is_no_score_is_told_apart_from_what_is_too_high(
-    tickets: Callable[..., Task], value: Any, what: str
-) -> None:
+def test_a_missing_score_differs_from_one_out_of_range(tickets: Callable[..., Task], value: Any, what: str) -> None:
     rows = {"text": ["a"], "label": [value]}
     with pytest.raises(UserError, match=f"line 1: column 'label' is .*{what}"):
         read(tickets(".jsonl", rows, rows, labels=None, range=[0, 10], metrics=["pearson"]))
@@ -252,7 +250,7 @@ def test_the_hubs_names_are_matched(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = read(task("news", {"news": OwnTask(labels=labels, **own)}))
     assert raw.splits["train"]["label"] == [1, 2, 3, 0] and asked == [(("fancyzhx/ag_news",), {"revision": None})]
     for other in (["a", "b", "c", "World"], ["sci/tech", "world", "sports", "business"]):
-        with pytest.raises(UserError, match=r"calls the labels World, Sports, Business, Sci/Tech; news knows"):
+        with pytest.raises(UserError, match=r"calls the labels World, Sports, Business, Sci/Tech; news has the labels"):
             read(task("news", {"news": OwnTask(labels=other, **own)}))
     assert read(task("news", {"news": OwnTask(labels=[0, 1, 2, 3], **own)})).splits["train"]["label"] == [0, 1, 2, 3]
 
@@ -342,7 +340,7 @@ def test_the_metrics_that_may_be_named_are_those_that_there_are() -> None:
     assert sorted((*CLASS_METRICS, *SCORE_METRICS)) == sorted(METRICS)
 
 
-def test_what_joins_all_rows_is_told(tickets: Callable[..., Task]) -> None:
+def test_a_text_that_joins_all_rows_is_reported(tickets: Callable[..., Task]) -> None:
     rows = {"text": ["thanks", "hello"] * 20, "label": ["praise", "bug"] * 20, "customer": [i // 3 for i in range(40)]}
     with pytest.raises(UserError, match="40 rows in 1 groups; rows of one customer or of one text stay together"):
         survey(tickets(train=rows, group="customer"), Data(calibration=8))

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from bench.analysis.metrics import hidden
 from bench.errors import UserError
 from bench.settings import Data
 from bench.tasks.catalogue import TASKS, task
 from bench.tasks.examples import Examples, TaskData
 from bench.tasks.prepare import prepare, survey
-from bench.tasks.scores import hidden
 
 SIZES = {"train": 120, "validation": 60, "test": 30}
 

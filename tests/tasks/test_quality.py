@@ -1,4 +1,4 @@
-"""What is said of a task's data: classes, contradictions, overlap, unknown and cut text; counted, and without text."""
+"""Facts about the data of a task: classes, contradictions, overlap, unknown and cut text; counted, and without text."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Readers lose no row silently: whatever a file looks like, its rows are all there or one line says what is wrong."""
+"""Readers lose no row: for any file, all rows are read, or one line states what is wrong."""
 
 import json
 from collections.abc import Callable

@@ -96,7 +96,7 @@ def test_difficulty_does_not_give_the_label_away() -> None:
     assert set(Counter((row["difficulty"], row["label"]) for row in rows).values()) == {100}
 
 
-def test_an_exhausted_grammar_says_how_far_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exhausted_grammar_reports_its_number_of_examples(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(generator.GRAMMARS, "rte", lambda rng, *_: (str(rng.randrange(40)), ""))
     with pytest.raises(UserError, match=r"rte/train can make only about \d\d distinct rows, not 500"):
         generate("rte", "train", 500, 0)

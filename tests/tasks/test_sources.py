@@ -73,7 +73,7 @@ def test_labels_follow_the_words_of_the_metadata(
 def test_unknown_words_of_the_metadata_are_one_line(write: Callable[..., Path]) -> None:
     path = write("cola", validation=GOOD)
     with_names(path / "cola" / "train-00000-of-00001.parquet", {"sentence": ["a"], "label": [0]}, ["bad", "good"])
-    with pytest.raises(UserError, match=r"train-.*: its metadata calls the labels bad, good; cola knows unacceptable"):
+    with pytest.raises(UserError, match=r"train-.*: its metadata calls the labels bad, good; cola has the labels"):
         from_folder("cola", path)
 
 

@@ -17,7 +17,7 @@ def test_ahead_is_map(items):
     assert list(ahead(lambda item: item + 1, items)) == [item + 1 for item in items]
 
 
-def test_the_next_is_made_before_it_is_asked_for():
+def test_the_next_batch_is_prepared_in_advance():
     made = {item: threading.Event() for item in range(3)}
 
     def make(item: int) -> int:

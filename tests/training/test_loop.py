@@ -79,7 +79,7 @@ def test_what_decays_is_what_decays_in_the_trainer(build: Callable[[], nn.Module
 
 @hypothesis(max_examples=15, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 5), st.integers(0, 2**31), st.booleans(), st.sampled_from([{}, BERT_ADAM]))
-def test_used_words_alone_give_what_the_whole_table_gives(count, words, seed, chosen, optimizer):
+def test_training_the_used_words_alone_gives_the_weights_of_the_whole_table(count, words, seed, chosen, optimizer):
     """Also for the rows that no example uses, which only decay; for one-word texts; and with epochs chosen."""
     data = examples(count, seed=seed % 97, longest=3 + words)
     plan = Plan(3, 1e-2, 4, weight_decay=0.5, **optimizer)
@@ -137,7 +137,7 @@ def test_one_choice_is_not_scored(epochs, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["another word", "the table itself"])
-def test_a_loss_that_uses_other_words_is_told(how, tmp_path):
+def test_a_loss_that_uses_other_words_is_an_error(how, tmp_path):
     data = examples()
     data = data.take([i for i in range(len(data)) if 7 not in data.input_ids[i]])
 

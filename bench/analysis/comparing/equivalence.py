@@ -24,7 +24,7 @@ Verdict = Literal["better", "worse", "equal", "not decided", ""]
 COLUMNS = ["difference", "low", "high", "p", "p_equal", "seeds", "verdict"]
 
 
-def judged(
+def classify_differences(
     estimates: Sequence[Estimate | None], comparison: Comparison, families: Sequence[Hashable] | None = None
 ) -> pd.DataFrame:
     """Compute the interval, p-values and verdict of every estimate.
@@ -61,7 +61,7 @@ def judged(
         table.loc[at, "p"], table.loc[at, "strict"] = holm(different, alpha)
         table.loc[at, "p_equal"], table.loc[at, "strict_equal"] = holm(equal, alpha)
     table["verdict"] = [
-        word(*each, alpha, alpha) for each in zip(table["difference"], table["p"], table["p_equal"], strict=True)
+        verdict_of(*each, alpha, alpha) for each in zip(table["difference"], table["p"], table["p_equal"], strict=True)
     ]
     return table
 
@@ -82,17 +82,17 @@ def holm(raw: Floats, alpha: float) -> tuple[Floats, Floats]:
     have the level of that test. A corrected p is at most alpha where the procedure rejects.
     """
     order = np.argsort(raw, kind="stable")
-    left = np.arange(len(raw), 0, -1)
+    remaining = np.arange(len(raw), 0, -1)
     corrected, strict = np.empty(len(raw)), np.empty(len(raw))
-    corrected[order] = np.minimum(np.maximum.accumulate(raw[order] * left), 1.0)
+    corrected[order] = np.minimum(np.maximum.accumulate(raw[order] * remaining), 1.0)
     kept: NDArray[np.int64] = np.flatnonzero(corrected[order] > alpha)
     if len(kept):
-        left[kept] = left[kept[0]]
-    strict[order] = alpha / left
+        remaining[kept] = remaining[kept[0]]
+    strict[order] = alpha / remaining
     return corrected, strict
 
 
-def word(difference: float, p: float, p_equal: float, strict: float, strict_equal: float) -> Verdict:
+def verdict_of(difference: float, p: float, p_equal: float, strict: float, strict_equal: float) -> Verdict:
     """Return the verdict of one comparison; "equal" takes precedence over "better" and "worse"."""
     if np.isnan(difference):
         return ""

@@ -22,7 +22,7 @@ task over all models of the profile (`seed_noise`). The second does not depend o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,9 +30,9 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtrit
 
+from bench.analysis.metrics import SIGNED
+
 Floats = NDArray[np.float64]
-SIGNED = ("matthews", "pearson", "spearman")
-"""Metrics with the range -1 to 1; that of the others is 0 to 1."""
 _BISECTIONS = 60
 _LARGE = 1e9
 
@@ -128,7 +128,7 @@ def variances(scores: ArrayLike, resampled: ArrayLike) -> tuple[Floats, Floats]:
     return of_seeds, np.maximum.reduce([of_examples - of_both, of_examples - of_seeds, np.zeros_like(of_examples)])
 
 
-def spread(
+def estimate_mean(
     scores: Floats, resampled: Floats, examples: int, *, bounds: tuple[float, float] = (-1.0, 1.0), noise: float = 0.0
 ) -> Estimate:
     """Compute the estimate of the mean over K seeds.
@@ -163,6 +163,13 @@ def average(estimates: Sequence[Estimate]) -> Estimate:
         seeds=min(each.seeds for each in estimates),
         bounds=(sum(each.bounds[0] for each in estimates) / count, sum(each.bounds[1] for each in estimates) / count),
     )
+
+
+def average_if_known(estimates: Iterable[Estimate | None]) -> Estimate | None:
+    """Return the mean of estimates on different tasks; None if one is missing or there are none."""
+    given = list(estimates)
+    known = [each for each in given if each is not None]
+    return average(known) if known and len(known) == len(given) else None
 
 
 def _freedom(parts: Sequence[tuple[float, float]]) -> float:

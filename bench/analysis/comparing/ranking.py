@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.analysis.budgets import at_budget
-from bench.analysis.comparing.equivalence import judged
+from bench.analysis.comparing.equivalence import classify_differences
 from bench.analysis.comparing.estimates import Estimate, average
-from bench.analysis.comparing.resampling import Point, Resamples, records
+from bench.analysis.comparing.resampling import Point, Resamples
 from bench.analysis.comparing.seeds import geometric
-from bench.analysis.comparing.verdicts import estimate, gaps, interquartile_mean, mean_estimate, scored
+from bench.analysis.comparing.verdicts import chosen_points, estimate, gaps, interquartile_mean, mean_estimate, scored
 from bench.errors import UserError
 from bench.settings import Comparison
 
@@ -66,10 +65,7 @@ def ranking(
     """
     lines: list[dict[str, Any]] = []
     for budget in budgets:
-        chosen: dict[str, dict[str, list[Point]]] = {}
-        for row in records(at_budget(points, budget)):
-            if not pd.isna(row["score"]):
-                chosen.setdefault(row["method"], {}).setdefault(row["task"], []).append(row)
+        chosen = chosen_points(points, budget)
         resamples.prepare(row for tasks in chosen.values() for rows in tasks.values() for row in rows)
         for scope, tasks in scopes.items():
             rivals = {m: {task: its[task] for task in tasks} for m, its in chosen.items() if set(tasks) <= set(its)}
@@ -101,7 +97,7 @@ def _ranked(
                 won = (gap > 0) + 0.5 * (gap == 0)
                 wins[a] += won.tolist()
                 wins[b] += (1 - won).tolist()
-    table = judged(differences, comparison)
+    table = classify_differences(differences, comparison)
     significant = (table["p"] <= 1 - comparison.level).to_numpy()
     above = {method: 0 for method in means}
     below = dict(above)

@@ -1,6 +1,6 @@
 """Bootstrap over examples: scores of operating points on resamples."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from bench.analysis.budgets import POINT, predicted, run_folder
 from bench.analysis.comparing.estimates import seed_noise
+from bench.analysis.metrics import SUM_FORMS, score
 from bench.errors import UserError
 from bench.settings import Comparison
-from bench.tasks.scores import score
 from bench.trace import Trace
 
 # Size of the blocks in which resamples are drawn and multiplied (80 MB of float64).
@@ -34,7 +34,6 @@ class Resamples:
         runs: Path,
         *,
         resamples: int,
-        seed: int = 0,
         split: str = "validation",
         level: float = 0.95,
         noise: Mapping[str, float] | None = None,
@@ -44,12 +43,11 @@ class Resamples:
         Args:
             runs: results/<profile>/runs, with the traces.
             resamples: Number of resamples of each task's examples.
-            seed: Seed of the resamples.
             split: The split whose traces are read.
             level: Confidence level of the bands in figures.
             noise: `seed_noise` of the profile's points, for the intervals of averages over tasks.
         """
-        self.runs, self.resamples, self.seed, self.split = runs, resamples, seed, split
+        self.runs, self.resamples, self.split = runs, resamples, split
         self.level, self.noise = level, dict(noise or {})
         self._scores: dict[tuple[Any, ...], Floats] = {}
         self._examples: dict[str, tuple[NDArray[np.int64], NDArray[Any], Path]] = {}
@@ -84,7 +82,7 @@ class Resamples:
             block = max(1, 2 * _BLOCK // max(len(labels), 1))
             for few in (keys[start : start + block] for start in range(0, len(keys), block)):
                 predictions = [answers[key] for key in few]
-                scores = resampled(metric, predictions, labels, resamples=self.resamples, seed=self.seed)
+                scores = resampled(metric, predictions, labels, resamples=self.resamples)
                 self._scores |= dict(zip(few, scores.T.copy(), strict=True))
 
     def _trace(self, folder: Path, task: str) -> Trace:
@@ -136,7 +134,7 @@ def resampled(
     block of resamples is one matrix product. Other metrics are computed one resample at a time. Undefined scores are 0.
 
     Args:
-        metric: A key of `bench.tasks.scores.METRICS`.
+        metric: A key of `bench.analysis.metrics.METRICS`.
         predictions: P arrays of predictions [N].
         labels: Labels [N].
         resamples: Number R of resamples.
@@ -145,12 +143,12 @@ def resampled(
     true = np.asarray(labels, float)
     predicted = np.stack([np.asarray(each, float) for each in predictions])
     rng = np.random.default_rng(seed)
-    if metric not in _SUMS or (metric == "matthews" and max(true.max(), predicted.max()) > 1):
+    if metric not in SUM_FORMS or (metric == "matthews" and max(true.max(), predicted.max()) > 1):
         kind = float if metric == "spearman" else int
         given, gold = predicted.astype(kind), true.astype(kind)
         rows = rng.integers(len(true), size=(resamples, len(true)))
         return np.stack([score(metric, given[:, row], gold[row]) for row in rows])
-    terms, finish = _SUMS[metric]
+    terms, finish = SUM_FORMS[metric]
     columns = terms(predicted, true)
     block = max(1, _BLOCK // len(true))
     scores = []
@@ -160,42 +158,3 @@ def resampled(
         weights = np.bincount(drawn.ravel(), minlength=size * len(true)).reshape(size, -1).astype(float)
         scores.append(finish(*(weights @ each.T / len(true) for each in columns)))
     return np.concatenate(scores)
-
-
-def _accuracy_sums(x: Floats, y: Floats) -> tuple[Floats, ...]:
-    return ((x == y).astype(float),)
-
-
-def _count_sums(x: Floats, y: Floats) -> tuple[Floats, ...]:
-    guessed, actual = (x == 1).astype(float), (y == 1).astype(float)
-    return guessed * actual, guessed, actual[None]
-
-
-def _moment_sums(x: Floats, y: Floats) -> tuple[Floats, ...]:
-    # Centred values keep the variances of resamples accurate.
-    x, y = x - x.mean(axis=1, keepdims=True), y - y.mean()
-    return x, y[None], x * x, (y * y)[None], x * y
-
-
-def _f1(hits: Floats, guessed: Floats, actual: Floats) -> Floats:
-    return _ratio(2 * hits, guessed + actual)
-
-
-def _matthews(hits: Floats, guessed: Floats, actual: Floats) -> Floats:
-    return _ratio(hits - guessed * actual, np.sqrt(guessed * (1 - guessed) * actual * (1 - actual)))
-
-
-def _pearson(x: Floats, y: Floats, xx: Floats, yy: Floats, xy: Floats) -> Floats:
-    return np.clip(_ratio(xy - x * y, np.sqrt(np.maximum((xx - x * x) * (yy - y * y), 0))), -1, 1)
-
-
-def _ratio(over: Floats, under: Floats) -> Floats:
-    return np.divide(over, under, out=np.zeros(over.shape), where=under > 1e-12)
-
-
-_SUMS: dict[str, tuple[Callable[[Floats, Floats], tuple[Floats, ...]], Callable[..., Floats]]] = {
-    "accuracy": (_accuracy_sums, lambda correct: correct),
-    "f1": (_count_sums, _f1),
-    "matthews": (_count_sums, _matthews),
-    "pearson": (_moment_sums, _pearson),
-}

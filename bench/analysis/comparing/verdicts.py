@@ -16,8 +16,8 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis.budgets import POINT, at_budget
-from bench.analysis.comparing.equivalence import COLUMNS, judged, p_values, word
-from bench.analysis.comparing.estimates import Estimate, average, bounds, spread
+from bench.analysis.comparing.equivalence import COLUMNS, classify_differences, p_values, verdict_of
+from bench.analysis.comparing.estimates import Estimate, average, average_if_known, bounds, estimate_mean
 from bench.analysis.comparing.pairings import Pairing
 from bench.analysis.comparing.resampling import Floats, Point, Resamples, records
 from bench.analysis.comparing.seeds import geometric
@@ -63,19 +63,27 @@ def estimate(a: Sequence[Point], b: Sequence[Point], resamples: Resamples) -> Es
     one, two, share, observed = gaps(a, b)
     drawn = (resamples.of(one) - resamples.of(two)) @ share.T
     limits, noise = bounds(one[0]["metric"], difference=True), resamples.noise.get(one[0]["task"], 0.0)
-    return spread(observed, drawn, int(one[0]["examples"]), bounds=limits, noise=noise)
+    return estimate_mean(observed, drawn, int(one[0]["examples"]), bounds=limits, noise=noise)
 
 
 def mean_estimate(rows: Sequence[Point], resamples: Resamples) -> Estimate:
     """Estimate the mean score of points of one task, one per seed; UserError if a trace is missing."""
     limits, noise = bounds(rows[0]["metric"], difference=False), resamples.noise.get(rows[0]["task"], 0.0)
     scores = np.array([row["score"] for row in rows], dtype=np.float64)
-    return spread(scores, resamples.of(rows), int(rows[0]["examples"]), bounds=limits, noise=noise)
+    return estimate_mean(scores, resamples.of(rows), int(rows[0]["examples"]), bounds=limits, noise=noise)
 
 
 def scored(rows: Sequence[Point]) -> list[Point]:
     """Return the rows that have a score."""
     return [row for row in rows if not pd.isna(row["score"])]
+
+
+def chosen_points(points: pd.DataFrame, budget: float) -> dict[str, dict[str, list[Point]]]:
+    """Map method and task to the points with a score that are chosen at a budget, one per seed."""
+    chosen: dict[str, dict[str, list[Point]]] = {}
+    for row in scored(records(at_budget(points, budget))) if len(points) else []:
+        chosen.setdefault(row["method"], {}).setdefault(row["task"], []).append(row)
+    return chosen
 
 
 @dataclass
@@ -99,7 +107,7 @@ class _Side:
 
 def compare(
     points: pd.DataFrame,
-    asked: Sequence[Pairing],
+    wanted: Sequence[Pairing],
     resamples: Resamples,
     comparison: Comparison,
     *,
@@ -110,7 +118,7 @@ def compare(
 
     Args:
         points: All operating points.
-        asked: The pairings, in the order of the rows.
+        wanted: The pairings, in the order of the rows.
         resamples: Resampled scores of the operating points.
         comparison: Settings with level and margin.
         learned: Tasks of a second average (`bench.analysis.statistics.learned_tasks`); no such rows if empty.
@@ -119,19 +127,20 @@ def compare(
     Returns:
         One row per pairing and scope (all tasks, learned tasks, one task). Columns: a, b, budget_a, budget_b, family
         ("primary" or "exploratory"; single tasks of several are always exploratory), task (the scope), metric, score_a,
-        score_b, speedup_a, speedup_b (on validation; geometric means), those of `judged`, iqm, wins, wilcoxon
-        (uncorrected p-value), rests_on (tasks whose removal changes the verdict), accuracy and accuracy_verdict (NaN
+        score_b, speedup_a, speedup_b (on validation; geometric means), those of `classify_differences`, iqm, wins,
+        wilcoxon (uncorrected p-value), rests_on (tasks whose removal changes the verdict), accuracy and
+        accuracy_verdict (NaN
         and "" where no task is ranked by F1), note. Primary and exploratory comparisons, averages and single tasks are
         separate families; `attrs["comparisons"]` has their sizes. A pairing with the same points as an earlier one is
         left out. If nothing can be compared, the verdict is "", the note gives the reason, and the row is in no family.
     """
-    chosen = _chosen(points, asked)
+    chosen = _chosen(points, wanted)
     every = [row for tasks in chosen.values() for of_task in tasks.values() for row in scored(of_task)]
     resamples.prepare([*every, *(row for row in map(_by_accuracy, every) if row is not None)])
     rows: list[dict[str, Any]] = []
     made: list[dict[str, _Side]] = []
     seen: set[tuple[Any, ...]] = set()
-    for pairing in asked:
+    for pairing in wanted:
         tasks = _tasks(
             chosen.get((pairing.a, pairing.budget_a), {}), chosen.get((pairing.b, pairing.budget_b), {}), resamples
         )
@@ -154,12 +163,12 @@ def compare(
             facts = {"family": PRIMARY if primary else EXPLORATORY} | (facts if average_row else tasks[scope].facts)
             rows.append({**head, "task": scope, **facts})
             made.append(sides)
-    return _judged(rows, made, comparison)
+    return _with_verdicts(rows, made, comparison)
 
 
-def _chosen(points: pd.DataFrame, asked: Iterable[Pairing]) -> dict[tuple[str, float], dict[str, list[Point]]]:
+def _chosen(points: pd.DataFrame, wanted: Iterable[Pairing]) -> dict[tuple[str, float], dict[str, list[Point]]]:
     """Map (method, budget) and task to the chosen row of each seed."""
-    sides = {side for each in asked for side in ((each.a, each.budget_a), (each.b, each.budget_b))}
+    sides = {side for each in wanted for side in ((each.a, each.budget_a), (each.b, each.budget_b))}
     chosen: dict[tuple[str, float], dict[str, list[Point]]] = {}
     for budget in sorted({budget for _, budget in sides}):
         methods = [method for method, at in sides if at == budget]
@@ -189,14 +198,14 @@ def _tasks(
         except UserError as error:
             facts["note"] = str(error)
             continue
-        facts["note"] = ONE_SEED if len(common) == 1 else missed([row for side in known for row in side])
+        facts["note"] = ONE_SEED if len(common) == 1 else missed_budget([row for side in known for row in side])
         a, b = ([other for row in side if (other := _by_accuracy(row)) is not None] for side in known)
         if facts["metric"] == "f1" and (len(a), len(b)) == (len(known[0]), len(known[1])):
             result.by_accuracy = estimate(a, b, resamples)
     return found
 
 
-def missed(rows: Sequence[Point]) -> str:
+def missed_budget(rows: Sequence[Point]) -> str:
     """Return a note that names the methods whose speed-up on validation is below the budget, beyond the tolerance."""
     names = [row["method"] for row in rows if row.get("missed")]
     return f"below its speed-up on validation: {', '.join(dict.fromkeys(names))}" if names else ""
@@ -230,17 +239,24 @@ def _over_tasks(facts: Mapping[str, Mapping[str, Any]], sides: Mapping[str, _Sid
     return {"metric": "average", "note": said, **means, **{n: geometric(table[n]) for n in ("speedup_a", "speedup_b")}}
 
 
-def _judged(rows: list[dict[str, Any]], made: Sequence[dict[str, _Side]], comparison: Comparison) -> pd.DataFrame:
+def _with_verdicts(
+    rows: list[dict[str, Any]], made: Sequence[dict[str, _Side]], comparison: Comparison
+) -> pd.DataFrame:
     """Return the rows with their verdicts and additional statistics."""
     columns = ["a", "b", "budget_a", "budget_b", "family", "task", "metric", "score_a", "score_b"]
     columns += ["speedup_a", "speedup_b", "note"]
     table = pd.DataFrame(rows, columns=columns)
     scopes = table["task"].where(table["task"].isin([ALL, LEARNED]), "single tasks")
     families = list(zip(table["family"], scopes, strict=True))
-    found = judged([_mean(sides, "estimate") for sides in made], comparison, families)
+    found = classify_differences(
+        [average_if_known(side.estimate for side in sides.values()) for sides in made], comparison, families
+    )
     with_f1 = [any(side.by_accuracy is not side.estimate for side in sides.values()) for sides in made]
-    others = [_mean(sides, "by_accuracy") if f1 else None for sides, f1 in zip(made, with_f1, strict=True)]
-    accuracy = judged(others, comparison, families)
+    others = [
+        average_if_known(side.by_accuracy for side in sides.values()) if f1 else None
+        for sides, f1 in zip(made, with_f1, strict=True)
+    ]
+    accuracy = classify_differences(others, comparison, families)
     additional = [_additional(row, sides, comparison) for row, sides in zip(found.itertuples(), made, strict=True)]
     table = table.join(found[COLUMNS]).join(pd.DataFrame(additional, columns=["iqm", "wins", "wilcoxon", "rests_on"]))
     table = table.assign(accuracy=accuracy["difference"], accuracy_verdict=accuracy["verdict"])
@@ -250,13 +266,8 @@ def _judged(rows: list[dict[str, Any]], made: Sequence[dict[str, _Side]], compar
     return table
 
 
-def _mean(sides: Mapping[str, _Side], which: str) -> Estimate | None:
-    parts = [getattr(side, which) for side in sides.values()]
-    return average(parts) if parts and all(part is not None for part in parts) else None
-
-
 def _additional(row: Any, sides: Mapping[str, _Side], comparison: Comparison) -> dict[str, Any]:
-    """Return the additional statistics of a row of `judged`; empty values if it has no verdict."""
+    """Return the additional statistics of a row of `classify_differences`; empty values if it has no verdict."""
     if not row.verdict:
         return {"iqm": np.nan, "wins": np.nan, "wilcoxon": np.nan, "rests_on": ""}
     runs = np.concatenate([side.runs for side in sides.values()])
@@ -292,7 +303,7 @@ def _rests_on(row: Any, sides: Mapping[str, _Side], comparison: Comparison) -> l
     rests = [average([each for name, each in estimates.items() if name != task]) for task in estimates]
     different, equal = p_values(rests, comparison.margin / 100)
     words = [
-        word(rest.value, p, p_equal, row.strict, row.strict_equal)
+        verdict_of(rest.value, p, p_equal, row.strict, row.strict_equal)
         for rest, p, p_equal in zip(rests, different, equal, strict=True)
     ]
     return [task for task, said in zip(estimates, words, strict=True) if said != row.verdict]

@@ -1,4 +1,4 @@
-"""What a checkpoint's configuration says, and the names and shapes of the weights that belong to it."""
+"""The configuration of a checkpoint, and the names and shapes of the weights that belong to it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PREFIX = r"((module|model|_orig_mod|base_model|backbone|encoder|0|auto_model)\.
 
 @dataclass(frozen=True)
 class Layout:
-    """What config.json says: `model_type`, and as `shape` arguments of `EncoderConfig`."""
+    """The content of config.json: `model_type`, and as `shape` arguments of `EncoderConfig`."""
 
     model_type: str
     shape: dict[str, Any]
@@ -46,7 +46,7 @@ class Layout:
                     yield theirs.replace("#", str(layer)), ours.replace("#", str(layer)), letters
 
     def size(self, letters: str) -> tuple[int, ...]:
-        """Return the shape that letters stand for."""
+        """Return the shape that a string of letters denotes."""
         s = self.shape
         sizes = {"V": s["vocab_size"], "P": s["max_positions"], "S": s["type_vocab_size"], "d": s["hidden_size"]}
         sizes |= {"f": s["ffn"][0]}
@@ -67,7 +67,7 @@ def read(name: str, folder: Path) -> Layout:
     """
     values = read_json(name, folder / CONFIG)
     model_type = values.get("model_type")
-    if model_type is None:  # early BERT checkpoints do not say it
+    if model_type is None:  # missing in early BERT checkpoints
         found = (each for each, kind in KINDS.items() if {kind.sizes["d"], kind.sizes["layers"]} <= values.keys())
         model_type = next(found, None)
     if not isinstance(model_type, str) or model_type not in KINDS:
@@ -119,7 +119,7 @@ def match(name: str, layout: Layout, stored: dict[str, Stored]) -> dict[str, str
     missing if the checkpoint has no pooler.
 
     Raises:
-        UserError: A weight is missing, has another shape than the configuration says, or is not understood.
+        UserError: A weight is missing, has another shape than in the configuration, or is unknown.
     """
     inner, outer = _prefixes(name, layout, stored)
     weights = _Weights(name, layout, stored, inner)
@@ -206,7 +206,7 @@ class _Weights:
         if there.shape != wanted:
             sizes = ", ".join(f"{self.layout.key(each)} {self.layout.size(each)[0]}" for each in dict.fromkeys(letters))
             raise UserError(
-                f"checkpoint {self.name}: {key} in {there.file.name} is {list(there.shape)}, and config.json says "
+                f"checkpoint {self.name}: {key} in {there.file.name} is {list(there.shape)}, but in config.json "
                 f"{list(wanted)} ({sizes}); correct config.json, or use the weights that belong to it"
             )
         return key

@@ -53,8 +53,8 @@ _THETAS = {"full_attention": ("global_rope_theta", 160_000.0), "sliding_attentio
 def attention(name: str, values: Mapping[str, Any], layers: int) -> dict[str, Any]:
     """Return the arguments of `EncoderConfig` that describe the attention of each layer.
 
-    Configurations name the kinds of the layers (`layer_types`, `rope_parameters`), or, before transformers 5, say that
-    every k-th layer reads the whole text (`global_attn_every_n_layers`).
+    Configurations name the kinds of the layers (`layer_types`, `rope_parameters`), or, before transformers 5, state
+    that every k-th layer reads the whole text (`global_attn_every_n_layers`).
 
     Raises:
         UserError: A value cannot be used.

@@ -20,7 +20,7 @@ from bench.encoder.model import Encoder, EncoderConfig, EncoderOutput
 from bench.encoder.saved import SavedModel
 from bench.errors import UserError
 from bench.exit_policies import operating
-from bench.exit_policies.deciding import Leaves
+from bench.exit_policies.deciding import ExitDecision
 from bench.tasks.catalogue import from_scale
 
 
@@ -67,7 +67,7 @@ class _Ready:
     """Engine of an `EarlyExitClassifier` with the weights and exit policy from which it was built."""
 
     engine: Deployed
-    leaves: Leaves
+    decide: ExitDecision
     leaving: dict[str, Any]
     weights: list[Tensor]
     """Parameters and buffers, referenced so that their memory is not reused for new tensors."""
@@ -78,7 +78,7 @@ class _Ready:
         weights = [tensor.detach() for tensor in _tensors(model)]
         counted = not any(tensor.is_inference() for tensor in weights)
         versions = [tensor._version for tensor in weights] if counted else []
-        return cls(deploy(model), operating.leaves(leaving), copy.deepcopy(leaving), weights, versions)
+        return cls(deploy(model), operating.decision(leaving), copy.deepcopy(leaving), weights, versions)
 
     def is_of(self, model: Encoder | Cascade, leaving: dict[str, Any]) -> bool:
         """Return whether model and exit policy are unchanged: same memory, same PyTorch version counters.
@@ -118,7 +118,7 @@ class EarlyExitClassifier(SavedModel):
         super().__init__(config)
         inner = dict(config.model)
         self.model = AutoModelForSequenceClassification.from_config(AutoConfig.for_model(**inner))
-        operating.leaves(config.leaving)  # raises for an unknown exit policy
+        operating.decision(config.leaving)  # raises for an unknown exit policy
         self._ready: _Ready | None = None
         self.post_init()
 
@@ -181,7 +181,7 @@ class EarlyExitClassifier(SavedModel):
             ready = self._ready
             if ready is None or not ready.is_of(self.model, self.config.leaving):
                 ready = self._ready = _Ready.of(self.model, self.config.leaving)
-            exits, logits = answer(ready.engine, batch, ready.leaves)
+            exits, logits = answer(ready.engine, batch, ready.decide)
         if self.config.range is not None:
             least, greatest = self.config.range
             logits = from_scale(logits, (least, greatest)).astype(np.float32)

@@ -21,7 +21,16 @@ from torch import Tensor, addmm, layer_norm, nn
 
 from bench.encoder.cascade import Cascade
 from bench.encoder.early.modernbert import DeployedModernBert
-from bench.encoder.early.parts import Head, Product, activation, heads, plain, product, transposed
+from bench.encoder.early.parts import (
+    DeployedLayout,
+    Head,
+    LayoutPass,
+    Product,
+    heads,
+    plain,
+    product,
+    transposed,
+)
 from bench.encoder.layers.bert import Layer
 from bench.encoder.model import Encoder
 from bench.tasks.examples import Examples
@@ -103,17 +112,12 @@ class _Exit(NamedTuple):
     head: Head
 
 
-class DeployedEncoder:
+class DeployedEncoder(DeployedLayout):
     """Deployed form of an `Encoder` in BERT's layout."""
 
     def __init__(self, model: Encoder) -> None:
         config, embeddings = model.config, model.embeddings
-        self.device, self.exit_count, self.outputs = model.device, model.exit_count, config.num_labels
-        self.pooling = config.pooling
-        self.head_size = config.head_size
-        self.activation = activation(config.hidden_act)
-        self.words = plain(embeddings.words, nn.Embedding).weight.detach()
-        self.factor = None if embeddings.factor is None else transposed(embeddings.factor)
+        super().__init__(model)
         self.positions = embeddings.positions.weight.detach()
         self.segments = None if embeddings.segments is None else embeddings.segments.weight.detach()
         self.first = self.positions if self.segments is None else self.positions + self.segments[0]
@@ -121,7 +125,6 @@ class DeployedEncoder:
         layers = cast("list[Layer]", model.stack)
         shifts = [layer.attention_output.bias.detach() for layer in layers]  # contained in the input of each layer
         shifts.append(torch.zeros_like(shifts[0]))
-        self.norm_shape, self.eps = (config.hidden_size,), config.layer_norm_eps
         self.norm = _norm(embeddings.norm, shifts[0])
         self.exits = []
         start = 0
@@ -135,12 +138,13 @@ class DeployedEncoder:
         return Pass(self, batch)
 
 
-class Pass:
+class Pass(LayoutPass):
     """Forward pass of one batch through a `DeployedEncoder`."""
 
+    _model: DeployedEncoder
+
     def __init__(self, model: DeployedEncoder, batch: Batch) -> None:
-        self._model = model
-        self._settle(batch.lengths)
+        super().__init__(model, batch)
         width = batch.ids.shape[1]
         hidden = model.words.index_select(0, batch.ids.view(-1))
         if batch.segments is None or model.segments is None:
@@ -154,16 +158,14 @@ class Pass:
         self.hidden = layer_norm(hidden, model.norm_shape, *model.norm, model.eps)
         """[B n, d] hidden states, plus the bias that the attention of the next layer adds."""
 
-    def _settle(self, lengths: NDArray[np.int64]) -> None:
-        """Compute the attention mask and the weights of mean pooling for the current rows."""
-        self.lengths, self.rows, self.width = lengths, len(lengths), int(lengths.max())
-        there = np.arange(self.width) < lengths[:, None]
+    def _settle(self, lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Compute the attention mask as well."""
+        there = super()._settle(lengths)
         self._bias = None
         if not there.all():
             bias = np.where(there, np.float32(0), np.finfo(np.float32).min)
             self._bias = torch.from_numpy(bias)[:, None, None].to(self._model.device)
-        if self._model.pooling == "mean":
-            self._mean = torch.from_numpy((there / lengths[:, None]).astype(np.float32)).to(self._model.device)
+        return there
 
     def advance(self, exit_index: int) -> Tensor:
         """Run the layers up to an exit.
@@ -185,13 +187,6 @@ class Pass:
             hidden = layer_norm(hidden, shape, ffn_norm.weight, ffn_norm.bias, eps)
         self.hidden = hidden
         return step.head(self._pooled(step.shift))
-
-    def keep(self, rows: NDArray[np.int64]) -> None:
-        """Keep only the selected rows, cut to the longest of them."""
-        hidden = self.hidden.view(self.rows, self.width, -1)
-        self._settle(self.lengths[rows])
-        index = torch.from_numpy(rows).to(hidden.device)
-        self.hidden = hidden[:, : self.width][index].view(self.rows * self.width, -1)
 
     def _attend(self, projected: Tensor) -> Tensor:
         """Return the attention output [B n, a] of projections [B n, 3a]."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from bench.encoder.cascade import Cascade
 from bench.encoder.early.deployed import Batch, Deployed, deploy
 from bench.encoder.model import Encoder
-from bench.exit_policies.deciding import Leaves
+from bench.exit_policies.deciding import ExitDecision
 from bench.tasks.batches import length_batches
 from bench.tasks.examples import Examples
 
@@ -27,13 +27,13 @@ class EngineResult:
     """[N, C] logits at that exit."""
 
 
-def run(model: Encoder | Cascade, examples: Examples, leaves: Leaves, batch_size: int) -> EngineResult:
-    """Run the deployed form of `model` on `examples`; each exits at the first exit that `leaves` selects.
+def run(model: Encoder | Cascade, examples: Examples, decide: ExitDecision, batch_size: int) -> EngineResult:
+    """Run the deployed form of `model` on `examples`; each exits at the first exit that `decide` selects.
 
     Args:
         model: The trained model.
         examples: The examples.
-        leaves: Decision of the exit policy at each exit.
+        decide: Decision of the exit policy at each exit.
         batch_size: Largest number of examples in a batch.
 
     Returns:
@@ -42,13 +42,13 @@ def run(model: Encoder | Cascade, examples: Examples, leaves: Leaves, batch_size
     deployed = deploy(model)
     batches = length_batches(examples.lengths, batch_size, None)
     with torch.inference_mode():
-        answers = [answer(deployed, Batch.of(examples, positions, model.device), leaves) for positions in batches]
+        answers = [answer(deployed, Batch.of(examples, positions, model.device), decide) for positions in batches]
     order = np.argsort(np.concatenate(batches))
     exits, logits = (np.concatenate(parts)[order] for parts in zip(*answers, strict=True))
     return EngineResult(exits, logits)
 
 
-def answer(model: Deployed, batch: Batch, leaves: Leaves) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def answer(model: Deployed, batch: Batch, decide: ExitDecision) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Return exits [B] (0-based) and logits [B, C] of a batch. Must be called in inference mode.
 
     The logits have been copied to the host when this function returns, so that its latency can be measured on a GPU
@@ -67,7 +67,7 @@ def answer(model: Deployed, batch: Batch, leaves: Leaves) -> tuple[NDArray[np.in
         seen.append(logits)
         if said.shape[1] > model.outputs:
             signals.append(said[:, -1])
-        leaving = leaves(seen, signals)
+        leaving = decide(seen, signals)
         if not leaving.any():
             continue
         exits[rows[leaving]] = e

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, addmm, layer_norm, nn
 
-from bench.encoder.early.parts import Head, activation, heads, plain, transposed
+from bench.encoder.early.parts import DeployedLayout, Head, LayoutPass, heads, plain, transposed
 from bench.encoder.layers.attention import attention_bias
 from bench.encoder.layers.modernbert import Layer, rotated, rotations
 from bench.encoder.model import Encoder
@@ -45,18 +45,12 @@ class _Exit(NamedTuple):
     head: Head
 
 
-class DeployedModernBert:
+class DeployedModernBert(DeployedLayout):
     """Deployed form of an `Encoder` in ModernBERT's layout."""
 
     def __init__(self, model: Encoder) -> None:
         config, embeddings = model.config, model.embeddings
-        self.device, self.exit_count, self.outputs = model.device, model.exit_count, config.num_labels
-        self.pooling = config.pooling
-        self.head_size = config.head_size
-        self.activation = activation(config.hidden_act)
-        self.words = plain(embeddings.words, nn.Embedding).weight.detach()
-        self.factor = None if embeddings.factor is None else transposed(embeddings.factor)
-        self.norm_shape, self.eps = (config.hidden_size,), config.layer_norm_eps
+        super().__init__(model)
         self.norm, self.final_norm = _norm(embeddings.norm), _norm(cast(nn.LayerNorm, model.final_norm))
         self.rotations = {
             theta: rotations(config.max_positions, config.head_size, theta, model.device)
@@ -81,30 +75,28 @@ class DeployedModernBert:
         return ModernBertPass(self, batch)
 
 
-class ModernBertPass:
+class ModernBertPass(LayoutPass):
     """Forward pass of one batch through a `DeployedModernBert`."""
 
+    _model: DeployedModernBert
+
     def __init__(self, model: DeployedModernBert, batch: Batch) -> None:
-        self._model = model
-        self._settle(batch.lengths)
+        super().__init__(model, batch)
         hidden = model.words.index_select(0, batch.ids.view(-1))
         if model.factor is not None:
             hidden = hidden @ model.factor
         self.hidden = layer_norm(hidden, model.norm_shape, model.norm, None, model.eps)
         """[B n, d] hidden states."""
 
-    def _settle(self, lengths: NDArray[np.int64]) -> None:
-        """Compute masks, rotary positions and the weights of mean pooling for the current rows."""
-        model = self._model
-        self.lengths, self.rows, self.width = lengths, len(lengths), int(lengths.max())
-        there = np.arange(self.width) < lengths[:, None]
+    def _settle(self, lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Compute attention masks and rotary positions as well."""
+        model, there = self._model, super()._settle(lengths)
         mask = torch.from_numpy(there).to(model.device)
         self._bias = {window: attention_bias(mask, torch.float32, window) for window in model.windows}
         self._rotations = {
             theta: (cosine[: self.width], sine[: self.width]) for theta, (cosine, sine) in model.rotations.items()
         }
-        if model.pooling == "mean":
-            self._mean = torch.from_numpy((there / lengths[:, None]).astype(np.float32)).to(model.device)
+        return there
 
     def advance(self, exit_index: int) -> Tensor:
         """Run the layers up to an exit.
@@ -127,13 +119,6 @@ class ModernBertPass:
             hidden = addmm(hidden, model.activation(neurons) * gates, layer.ffn_out)
         self.hidden = hidden
         return step.head(self._pooled())
-
-    def keep(self, rows: NDArray[np.int64]) -> None:
-        """Keep only the selected rows, cut to the longest of them."""
-        hidden = self.hidden.view(self.rows, self.width, -1)
-        self._settle(self.lengths[rows])
-        index = torch.from_numpy(rows).to(hidden.device)
-        self.hidden = hidden[:, : self.width][index].view(self.rows * self.width, -1)
 
     def _attend(self, projected: Tensor, layer: _Layer) -> Tensor:
         """Return the attention output [B n, a] of projections [B n, 3a]."""

@@ -1,18 +1,23 @@
-"""Parts of the deployed form that both layouts share: plain weights, products, exit heads."""
+"""Parts of the deployed form that both layouts share: set-up, rows of a batch, products, exit heads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar, cast
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, addmm, nn
 from transformers.activations import ACT2FN
 
 from bench.encoder.exits import ExitHead
 from bench.encoder.model import Encoder
 from bench.errors import UserError
+
+if TYPE_CHECKING:
+    from bench.encoder.early.deployed import Batch
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -48,6 +53,53 @@ class Head(NamedTuple):
         if self.signal is None:
             return logits
         return torch.cat([logits, addmm(self.signal.bias, pooled, self.signal.weight)], dim=1)
+
+
+class DeployedLayout:
+    """Base class of the deployed form of an `Encoder` in either layout."""
+
+    def __init__(self, model: Encoder) -> None:
+        config, embeddings = model.config, model.embeddings
+        self.device, self.exit_count, self.outputs = model.device, model.exit_count, config.num_labels
+        self.pooling = config.pooling
+        self.head_size = config.head_size
+        self.activation = activation(config.hidden_act)
+        self.words = plain(embeddings.words, nn.Embedding).weight.detach()
+        self.factor = None if embeddings.factor is None else transposed(embeddings.factor)
+        self.norm_shape, self.eps = (config.hidden_size,), config.layer_norm_eps
+
+
+class LayoutPass:
+    """Base class of the forward pass of one batch through a `DeployedLayout`.
+
+    Attributes:
+        hidden: Hidden states [B n, d], which a subclass sets.
+    """
+
+    hidden: Tensor
+
+    def __init__(self, model: DeployedLayout, batch: Batch) -> None:
+        self._model = model
+        self._settle(batch.lengths)
+
+    def _settle(self, lengths: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Set the size of the batch and the weights of mean pooling for the current rows.
+
+        Returns:
+            Whether there is a token, [B, n].
+        """
+        self.lengths, self.rows, self.width = lengths, len(lengths), int(lengths.max())
+        there = np.arange(self.width) < lengths[:, None]
+        if self._model.pooling == "mean":
+            self._mean = torch.from_numpy((there / lengths[:, None]).astype(np.float32)).to(self._model.device)
+        return there
+
+    def keep(self, rows: NDArray[np.int64]) -> None:
+        """Keep only the selected rows, cut to the longest of them."""
+        hidden = self.hidden.view(self.rows, self.width, -1)
+        self._settle(self.lengths[rows])
+        index = torch.from_numpy(rows).to(hidden.device)
+        self.hidden = hidden[:, : self.width][index].view(self.rows * self.width, -1)
 
 
 def heads(model: Encoder) -> list[Head]:

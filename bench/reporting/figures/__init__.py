@@ -131,7 +131,7 @@ _CAPTIONS = {
         "Exit and difficulty",
         "Mean exit of the examples of each difficulty, which is known for generated text, at the operating point "
         "nearest to half of the model's own full-depth FLOPs on the selection split. The legend has the speed-ups over "
-        "the teacher on validation. A rising line means that the exit policy tells easy from hard examples.",
+        "the teacher on validation. A rising line means that hard examples exit later.",
     ),
     "ablations": (
         "Ablations",
@@ -169,20 +169,27 @@ def begin(
     *,
     published: pd.DataFrame | None = None,
     comparison: Comparison | None = None,
+    times: pd.DataFrame | None = None,
 ) -> Callable[[], list[Skipped]]:
     """Start to draw every figure that has data into <results>/figures/<name>.png and .pdf, in processes of their own.
 
     Args:
         points: all-points.parquet.
-        results: results/<profile>, with its kept traces, times and studies.
+        results: results/<profile>, with its kept traces and studies.
         roles: the roles of the profile's methods.
         published: rows of `bench.reporting.published`, where text and backbone are those of the papers.
         comparison: confidence and resamples of the intervals.
+        times: latency.parquet; None or empty if nothing was measured.
 
     Returns:
         A function that waits for the figures, removes those of an earlier call, and returns what was skipped.
     """
-    folder, plan = results / "figures", _plan(points, results, roles, published, comparison or Comparison())
+    folder, plan = (
+        results / "figures",
+        _plan(
+            points, results, roles, published, comparison or Comparison(), pd.DataFrame() if times is None else times
+        ),
+    )
     if sys.platform == "linux":
         cores = min(len(os.sched_getaffinity(0)), len(plan))
         pool: Executor = ProcessPoolExecutor(cores, multiprocessing.get_context("fork"))
@@ -226,7 +233,12 @@ def _start(name: str) -> str:
 
 
 def _plan(
-    points: pd.DataFrame, results: Path, roles: Roles, published: pd.DataFrame | None, comparison: Comparison
+    points: pd.DataFrame,
+    results: Path,
+    roles: Roles,
+    published: pd.DataFrame | None,
+    comparison: Comparison,
+    times: pd.DataFrame,
 ) -> dict[str, Callable[[], Figure]]:
     """Return the drawing function of every figure that could be drawn, by file name."""
     runs = results / "runs"
@@ -239,7 +251,7 @@ def _plan(
     }
     for task in task_order(traced):
         plan[f"frontier-{task}"] = partial(frontier, traced, task, roles, resamples=resamples, published=published)
-    plan["milliseconds"] = partial(score_against_milliseconds, points, roles, results=results)
+    plan["milliseconds"] = partial(score_against_milliseconds, points, roles, times=times)
     plan |= {name: partial(score_against_cost, points, roles, cost=cost) for name, cost in COSTS.items()}
     plan["latency"] = partial(promised_against_measured, points, roles)
     plan["exits-score"] = partial(score_per_exit, traced, roles, resamples=resamples)

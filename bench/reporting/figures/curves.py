@@ -1,10 +1,12 @@
-"""Lines and bands of the frontiers, without drawing.
+"""Lines and bands of the frontiers, and intervals of means and differences, without drawing.
 
 Points are chosen on the selection split and read on another one. They are not filtered again there, so a line may go
 down.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,8 @@ from bench.analysis.comparing.resampling import Floats, Point, Resamples, record
 from bench.analysis.roles import Roles
 from bench.reporting.figures.drawing import Absent
 
+Side = Sequence[Point]
+T = TypeVar("T")
 STEPS = 61
 """Budgets of the averaged frontier, from 1x to the fastest point."""
 
@@ -36,7 +40,7 @@ class Curve:
 
 
 def is_constant(rows: pd.DataFrame) -> pd.Series:
-    """Return which rows give every example the same answer; none in tables of early versions, which do not say it."""
+    """Return which rows give every example the same answer; none in tables of early versions, which lack the column."""
     return rows["constant"].eq(True) if "constant" in rows else pd.Series(False, index=rows.index)
 
 
@@ -99,10 +103,10 @@ def average_curves(
     sets: dict[tuple[str, float], dict[str, list[Point]]] = {}
     for row in records(rows.sort_values("seed")):
         sets.setdefault((row["method"], row["budget"]), {}).setdefault(row["task"], []).append(row)
-    asked = [
+    chosen_points = [
         list(sets[method, budget].values()) for method, budget in zip(table["method"], table["budget"], strict=True)
     ]
-    bands = np.array(means(asked, resamples)).reshape(-1, 3)
+    bands = np.array(means(chosen_points, resamples)).reshape(-1, 3)
     table = table.assign(low=bands[:, 1], high=bands[:, 2])
     return table.assign(speedup=1 / table.pop("share"), speedup_128=1 / table.pop("share_128")).reset_index(drop=True)
 
@@ -118,9 +122,9 @@ def _at_budgets(points: pd.DataFrame, roles: Roles, split: str) -> pd.DataFrame:
         raise Absent("no operating point with a known speed-up")
     budgets = np.geomspace(1.0, max(float(rows["reached"].max()), 1.01), STEPS)
     # Scores rise along a frontier as speed-ups fall, so the best within a budget is the slowest that meets it.
-    asked = rows[run].drop_duplicates().merge(pd.DataFrame({"budget": budgets}), how="cross")
-    asked["least"] = asked["budget"] * (1 - TOLERANCE)
+    wanted = rows[run].drop_duplicates().merge(pd.DataFrame({"budget": budgets}), how="cross")
+    wanted["least"] = wanted["budget"] * (1 - TOLERANCE)
     return pd.merge_asof(
-        asked.sort_values("least"), rows.sort_values("reached"), left_on="least", right_on="reached", by=run,
+        wanted.sort_values("least"), rows.sort_values("reached"), left_on="least", right_on="reached", by=run,
         direction="forward",
     ).dropna(subset=["score"])  # fmt: skip

@@ -21,10 +21,10 @@ from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FixedLocator, FuncFormatter, Locator, MaxNLocator, NullFormatter, NullLocator
 from PIL import Image
 
+from bench.analysis.metrics import TITLES
 from bench.analysis.roles import Roles
-from bench.reporting.tables import table
+from bench.reporting.tables.format import table
 from bench.tasks.catalogue import in_order
-from bench.tasks.scores import TITLES
 
 P = ParamSpec("P")
 
@@ -170,7 +170,7 @@ def appearances(names: Mapping[str, str]) -> dict[str, tuple[str, str, Any]]:
         free = [
             option for option in options if not any(option[:2] == each[:2] or option[1:] == each[1:] for each in used)
         ]
-        # Colours tell methods apart best.
+        # Methods are easiest to distinguish by colour.
         fresh = [option for option in free if option[0] not in {colour for colour, *_ in used}]
         result[method] = next(iter([*fresh, *free, *options]))
     return result
@@ -250,9 +250,9 @@ def method_handles(rows: pd.DataFrame, looks: Mapping[str, Mark]) -> list[Line2D
     return [Line2D([], [], **mark.dots, label=mark.name) for method, mark in looks.items() if method in present]
 
 
-def halo(width: float = 1.8) -> list[withStroke]:
+def halo() -> list[withStroke]:
     """Return a white outline, which keeps text legible over lines."""
-    return [withStroke(linewidth=width, foreground="white")]
+    return [withStroke(linewidth=1.8, foreground="white")]
 
 
 def ratio_axis(axis: Axis, low: float, high: float) -> None:

@@ -18,7 +18,7 @@ from bench.analysis.budgets import RUN, control_rows, operating_points, run_fold
 from bench.analysis.comparing.intervals import means
 from bench.analysis.comparing.resampling import Resamples, records
 from bench.analysis.roles import Roles
-from bench.exit_policies.operating import left
+from bench.exit_policies.operating import exits_taken
 from bench.reporting.figures.drawing import (
     GREY,
     INK,
@@ -42,7 +42,7 @@ SHARE = 0.5
 WITHIN = 1.25
 """The largest factor by which a point may miss that."""
 _WITH_POLICY = ("uniform", "per_exit")
-# Variants of one method share its colour; these tell them apart.
+# Variants of one method have its colour and differ in the line style.
 _LINES: tuple[Any, ...] = ("-", "--", ":", "-.")
 
 
@@ -229,11 +229,6 @@ def reached(speedups: pd.Series) -> str:
     return f"{low}×" if low == high else f"{low}–{high}×"
 
 
-def exits_taken(row: pd.Series, trace: Trace) -> np.ndarray:
-    """Return the 1-based exit [N] of each example at an operating point, a row of `operating_points`."""
-    return 1 + left(row, trace)
-
-
 def mean_exit_by_difficulty(points: pd.DataFrame, roles: Roles, runs: Path) -> pd.DataFrame:
     """Return the mean exit of the examples of each known difficulty on validation, at half of each model's full cost.
 
@@ -251,7 +246,7 @@ def mean_exit_by_difficulty(points: pd.DataFrame, roles: Roles, runs: Path) -> p
         trace = Trace.load(run_folder(row, runs) / "trace-validation.parquet")
         if trace.difficulty is None:
             continue
-        taken = exits_taken(row, trace)
+        taken = 1 + exits_taken(row, trace)
         depth = pd.Series(taken / len(trace.logits)).groupby(trace.difficulty)
         for difficulty, mean in depth.mean().items():
             size = int(depth.size()[difficulty])

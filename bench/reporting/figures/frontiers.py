@@ -1,7 +1,6 @@
 """Score against cost: frontiers in FLOPs, measured milliseconds, parameters."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +35,6 @@ from bench.reporting.figures.drawing import (
     variant_names,
 )
 from bench.reporting.figures.labels import Label, place
-from bench.store import read_parquet
 from bench.tasks.catalogue import title as task_title
 
 # Up to this many methods a figure is a column and a half wide, else a page.
@@ -282,14 +280,13 @@ def _task_mean(rows: pd.DataFrame) -> float:
 
 
 @styled
-def score_against_milliseconds(points: pd.DataFrame, roles: Roles, *, results: Path) -> Figure:
+def score_against_milliseconds(points: pd.DataFrame, roles: Roles, *, times: pd.DataFrame) -> Figure:
     """Draw the score of every timed point against its measured time, one panel for each task.
 
     Raises:
-        Absent: where `results` has no latency.parquet, or no time of a method beside the teacher.
+        Absent: where `times` (latency.parquet) has no time of a method other than the reference.
     """
-    file = results / "latency.parquet"
-    rows = timed_points(roles.contestants(points), read_parquet(file)) if file.is_file() else points[:0]
+    rows = timed_points(roles.contestants(points), times)
     if not rows["method"].ne(roles.reference).any():
         raise Absent("no latency was measured")
     looks, tasks = marks(points, roles), task_order(points, rows)

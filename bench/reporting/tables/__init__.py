@@ -1,9 +1,12 @@
-"""Tables of a profile, made from all-points.parquet, as CSV, Markdown and LaTeX."""
+"""Tables of a profile, made from all-points.parquet, as CSV, Markdown and LaTeX.
+
+Functions that make a table share these arguments: `points`, all operating points; `notes`, the notes below every table;
+`roles`, the roles of the methods; `evidence`, the resamples and settings of comparisons, or None without traces.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from bench.analysis.budgets import POINT, has_traces, timed_points
@@ -12,13 +15,12 @@ from bench.analysis.roles import Roles
 from bench.reporting.tables.comparisons import ablations, verdicts
 from bench.reporting.tables.costs import latency, storage, training
 from bench.reporting.tables.details import per_exit, ratios, thresholds
+from bench.reporting.tables.format.table import Table
 from bench.reporting.tables.main import MISMATCHED, Evidence, main
 from bench.reporting.tables.notes import common_notes
 from bench.reporting.tables.paper import paper
 from bench.reporting.tables.replayed import policies, portfolio
-from bench.reporting.tables.summaries import frontier, quality, rankings
-from bench.reporting.tables.summary import summary
-from bench.reporting.tables.table import Table
+from bench.reporting.tables.summaries import frontier, quality, rankings, summary
 from bench.settings import Comparison
 from bench.tasks.catalogue import TASKS
 
@@ -32,7 +34,7 @@ def tables(
     missing: Mapping[str, Sequence[str]] | None = None,
     sweeps: Path | None = None,
     runs: Path | None = None,
-    clock: Path | None = None,
+    times: pd.DataFrame | None = None,
     comparison: Comparison | None = None,
     glue_caps: Mapping[str, str] | None = None,
     evidence: Evidence | None = None,
@@ -45,13 +47,15 @@ def tables(
         missing: Map from task to the splits that its source does not have.
         sweeps: results/<profile>/sweeps.
         runs: results/<profile>/runs. Without traces differences have no intervals.
-        clock: results/<profile>/latency.parquet.
+        times: latency.parquet; None or empty if nothing was measured.
         comparison: Settings of comparisons.
         glue_caps: `Settings.glue_caps`. The text of tasks that are not in it is not that of GLUE.
         evidence: Resamples to share with other parts of the report. Default: made from `runs` and `comparison`.
     """
     points = points.reindex(columns=list(dict.fromkeys([*points, *_NEEDED])))
-    points = _with_times(points, clock)
+    times = pd.DataFrame() if times is None else times
+    timed = timed_points(points, times).drop_duplicates(POINT)
+    points = points.merge(timed[[*POINT, "milliseconds"]], on=POINT, how="left")
     notes = common_notes(points, missing or {})
     evidence = evidence or evidence_of(points, runs, comparison or Comparison())
     traced = points[has_traces(points)] if evidence else points
@@ -67,7 +71,7 @@ def tables(
         thresholds(points, notes),
         *([cost] if (cost := training(points, notes)) else []),
         *([sizes] if (sizes := storage(points, notes)) else []),
-        *([times] if clock and (times := latency(points, notes, roles, clock)) else []),
+        *([speed] if (speed := latency(points, notes, roles, times)) else []),
     ]
     if evidence and runs:
         made += [policies(traced, notes, roles, runs), portfolio(traced, notes, roles, evidence)]
@@ -83,14 +87,6 @@ def evidence_of(points: pd.DataFrame, runs: Path | None, comparison: Comparison)
         return None
     splits = ("validation", MISMATCHED)
     return Evidence(comparison, {split: resamples_of(points, runs, comparison, split=split) for split in splits})
-
-
-def _with_times(points: pd.DataFrame, clock: Path | None) -> pd.DataFrame:
-    """Return the points with `milliseconds`, which is NaN where no time was measured."""
-    if clock is None or not clock.is_file():
-        return points.assign(milliseconds=np.nan)
-    timed = timed_points(points, pd.read_parquet(clock)).drop_duplicates(POINT)
-    return points.merge(timed[[*POINT, "milliseconds"]], on=POINT, how="left")
 
 
 # Columns that are missing if all runs failed.

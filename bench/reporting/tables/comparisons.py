@@ -5,21 +5,20 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis.budgets import failures, succeeded
-from bench.analysis.comparing.equivalence import judged
-from bench.analysis.comparing.estimates import Estimate, average
+from bench.analysis.budgets import BUDGETS, failures, succeeded
+from bench.analysis.comparing.equivalence import classify_differences
+from bench.analysis.comparing.estimates import Estimate, average_if_known
 from bench.analysis.comparing.pairings import every_pair, pairings
 from bench.analysis.comparing.resampling import records
 from bench.analysis.comparing.verdicts import ALL, ONE_SEED, PRIMARY, compare, estimate
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import learned_tasks
 from bench.errors import UserError
+from bench.reporting.tables.format.table import Format, Table, difference, display_names, percent, plain, score, speedup
 from bench.reporting.tables.main import Evidence, title_of
 from bench.reporting.tables.notes import learned_note, tasks_of
-from bench.reporting.tables.table import Format, Table, difference, display_names, percent, plain, score, speedup
 from bench.settings import Comparison
 
-BUDGETS = (1.0, 2.0, 4.0, 8.0)
 FORMATS: dict[str, Format] = {
     **dict.fromkeys(["Score A", "Score B"], score),
     **dict.fromkeys(["Speed-up A", "Speed-up B"], speedup),
@@ -60,23 +59,8 @@ BESIDE = (
 )
 
 
-def verdicts(
-    points: pd.DataFrame,
-    notes: Sequence[str],
-    roles: Roles,
-    evidence: Evidence | None,
-    *,
-    budgets: Sequence[float] = BUDGETS,
-) -> Table:
-    """Return the table of verdicts on averages over tasks: every pair of contestants, and each with the reference.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-        roles: The roles of the methods.
-        evidence: Resamples and settings of comparisons, or None without traces.
-        budgets: Speed-ups over the reference.
-    """
+def verdicts(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: Evidence | None) -> Table:
+    """Return the table of verdicts on averages over tasks: every pair of contestants, and each with the reference."""
     names = display_names(points)
     columns = ["Comparison", "A", "B", "A at least", "B at least", "Tasks", *list(FORMATS)[:9], "Verdict", "Rests on"]
     columns += [*list(FORMATS)[9:], "Accuracy verdict", "Note"]
@@ -84,10 +68,10 @@ def verdicts(
     if evidence:
         first = evidence.comparison.primary.contestant
         pairs = every_pair(points, reference=roles.reference, ablations=roles.ablations, first=first)
-        asked = pairings(points, pairs, evidence.comparison, reference=roles.reference, budgets=budgets)
+        wanted = pairings(points, pairs, evidence.comparison, reference=roles.reference, budgets=BUDGETS)
         learned = learned_tasks(points, reference=roles.reference)
         found = compare(
-            points, asked, evidence.splits["validation"], evidence.comparison, learned=learned, single_tasks=False
+            points, wanted, evidence.splits["validation"], evidence.comparison, learned=learned, single_tasks=False
         )
         shown = found[(found["verdict"] != "") | (found["family"] == PRIMARY)]
         table = printed(shown, names).reindex(columns=columns)
@@ -217,7 +201,7 @@ def ablations(
     shown: dict[str, Format] = {f"Exit {e}": difference for e in sorted(exits)}
     order = list(shown)
     if evidence and len(table):
-        both = judged([*estimates["All exits"], *estimates["Full depth"]], evidence.comparison)
+        both = classify_differences([*estimates["All exits"], *estimates["Full depth"]], evidence.comparison)
         for column, part in zip(estimates, (both.iloc[: len(table)], both.iloc[len(table) :]), strict=True):
             table[f"{column}, low"], table[f"{column}, high"] = (part[e].to_numpy(float) * 100 for e in ("low", "high"))
             table[f"{column}, verdict"] = part["verdict"].to_numpy()
@@ -263,10 +247,7 @@ def _average(
     means = {name: lines[name].mean(skipna=False) for name in numbers if not name.endswith(" std")}
     for name in (name for name in numbers if name.endswith(" std")):
         means[name] = (lines[name] ** 2).sum(skipna=False) ** 0.5 / len(lines)
-    found = {}
-    for column in made[0][1]:
-        parts = [each[column] for _, each in made]
-        found[column] = average([part for part in parts if part]) if all(parts) else None
+    found = {column: average_if_known(each[column] for _, each in made) for column in made[0][1]}
     notes = list(dict.fromkeys(note for note in lines["Note"] if note))
     first = made[0][0]
     head = {name: first[name] for name in ("Ablation", "Full method", "Variant")}

@@ -1,15 +1,14 @@
 """The tables of training cost, of storage and of measured latency."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
-from bench.analysis.budgets import RUN, at_budget, operated, succeeded, teacher_rows
+from bench.analysis.budgets import BUDGETS, RUN, at_budget, succeeded, teacher_rows, timed_points
 from bench.analysis.comparing.seeds import geometric
 from bench.analysis.roles import Roles
-from bench.reporting.tables.main import BUDGETS, title_of
-from bench.reporting.tables.table import Format, Table, display_names, plain, score, speedup
+from bench.reporting.tables.format.table import Format, Table, display_names, plain, score, speedup
+from bench.reporting.tables.main import title_of
 
 _COLUMNS = {
     "Steps": "training_steps",
@@ -30,12 +29,7 @@ _UNITS = {"TFLOP": 1e12, "TFLOP with sources": 1e12, "Peak memory, MB": 1e6, "Tr
 
 
 def training(points: pd.DataFrame, notes: Sequence[str]) -> Table | None:
-    """Return the table of training costs, averaged over tasks and seeds, or None if no cost is known.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-    """
+    """Return the table of training costs, averaged over tasks and seeds, or None if no cost is known."""
     rows = succeeded(points).drop_duplicates(RUN)
     if not rows.get("training_steps", pd.Series(dtype=float)).notna().any():
         return None
@@ -76,12 +70,7 @@ def _collapsed(rows: pd.DataFrame) -> list[str]:
 
 
 def storage(points: pd.DataFrame, notes: Sequence[str]) -> Table | None:
-    """Return the table of what models store, averaged over seeds, or None if no size is known.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-    """
+    """Return the table of what models store, averaged over seeds, or None if no size is known."""
     rows = succeeded(points)
     rows = rows[rows["kind"].eq("static") & rows["split"].eq("validation")]
     if not rows.get("model_bytes", pd.Series(dtype=float)).notna().any():
@@ -105,17 +94,16 @@ def storage(points: pd.DataFrame, notes: Sequence[str]) -> Table | None:
     )
 
 
-def latency(points: pd.DataFrame, notes: Sequence[str], roles: Roles, file: Path) -> Table | None:
+def latency(points: pd.DataFrame, notes: Sequence[str], roles: Roles, times: pd.DataFrame) -> Table | None:
     """Return the table of measured latency, or None if nothing was measured.
 
     Args:
         points: All operating points.
         notes: Notes that all tables share.
         roles: The roles of the methods.
-        file: latency.parquet.
+        times: latency.parquet; empty if nothing was measured.
     """
-    timed = pd.read_parquet(file) if file.is_file() else pd.DataFrame()
-    if timed.empty:
+    if times.empty:
         return None
     names = display_names(points)
     others = points[~points["method"].isin([*roles.ablations, roles.reference])]
@@ -125,21 +113,18 @@ def latency(points: pd.DataFrame, notes: Sequence[str], roles: Roles, file: Path
         chosen += [(str(name), f"at least {budget:g}x", rows) for name, rows in found.groupby("method", sort=False)]
     lines = []
     for method, block, rows in chosen:
-        rows = rows[rows["score"].notna()]
-        line: dict[str, object] = {"Speed-up asked": block, "Method": names.get(method, method)}
+        line: dict[str, object] = {"Budget": block, "Method": names.get(method, method)}
         for size in _SIZES:
-            own = timed[timed["batch_size"] == size]
-            keys = [*RUN, "operated"]
-            joined = rows.assign(operated=operated(rows))[keys].merge(own, on=keys)
-            if joined.empty:
+            timed = timed_points(rows, times, size)
+            if timed.empty:
                 continue
             line |= {
-                f"Calculated, batch {size}": geometric(joined["promised"]),
-                f"Measured, batch {size}": geometric(joined["speedup"]),
-                f"ms, batch {size}": 1000 * (joined["seconds"] / joined["examples"]).mean(),
+                f"Calculated, batch {size}": geometric(timed["promised"]),
+                f"Measured, batch {size}": geometric(timed["measured"]),
+                f"ms, batch {size}": timed["milliseconds"].mean(),
             }
             if size == 1:
-                line |= {"p95 ms, batch 1": 1000 * joined["p95_seconds"].mean(), "Tasks": joined["task"].nunique()}
+                line |= {"p95 ms, batch 1": timed["p95_milliseconds"].mean(), "Tasks": timed["task"].nunique()}
         if len(line) > 2:
             lines.append(line)
     if not lines:
@@ -152,9 +137,9 @@ def latency(points: pd.DataFrame, notes: Sequence[str], roles: Roles, file: Path
             f"ms, batch {size}": plain,
         }
     formats |= {"p95 ms, batch 1": plain, "Tasks": plain}
-    values = pd.DataFrame(lines).reindex(columns=["Speed-up asked", "Method", *formats])
+    values = pd.DataFrame(lines).reindex(columns=["Budget", "Method", *formats])
     return Table(
-        "latency", "Calculated and measured speed-ups", values, formats, notes=[*notes, *_latency_notes(timed)]
+        "latency", "Calculated and measured speed-ups", values, formats, notes=[*notes, *_latency_notes(times)]
     )
 
 

@@ -7,19 +7,16 @@ from typing import Any
 import pandas as pd
 
 from bench.analysis.budgets import RUN, at_budget, failures, succeeded
+from bench.reporting.tables.format.table import Format, Table, amount, difference, plain, score
 from bench.reporting.tables.main import title_of
 from bench.reporting.tables.notes import tasks_of
-from bench.reporting.tables.table import Format, Table, amount, difference, plain, score
 from bench.store import read_parquet
+
+_BUDGETS = (2.0, 4.0, 8.0)
 
 
 def per_exit(points: pd.DataFrame, notes: Sequence[str]) -> Table:
-    """Return the table of the score of each exit when all examples exit there.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-    """
+    """Return the table of the score of each exit when all examples exit there."""
     rows = succeeded(points)
     rows = rows[(rows["split"] == "validation") & rows["kind"].isin(["fixed_exit", "static"])]
     exits = rows.loc[rows["kind"] == "fixed_exit", "exit"].max()
@@ -43,19 +40,13 @@ def per_exit(points: pd.DataFrame, notes: Sequence[str]) -> Table:
     )
 
 
-def thresholds(points: pd.DataFrame, notes: Sequence[str], *, budgets: Sequence[float] = (2.0, 4.0, 8.0)) -> Table:
-    """Return the table that compares one threshold for all exits with one threshold per exit at equal budgets.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-        budgets: Speed-ups over the reference.
-    """
+def thresholds(points: pd.DataFrame, notes: Sequence[str]) -> Table:
+    """Return the table that compares one threshold for all exits with one threshold per exit at equal budgets."""
     good = succeeded(points)
     swept = good[good["kind"].isin(["uniform", "per_exit"])]
     both = swept.groupby(RUN)["kind"].transform("nunique") == 2
     lines: list[dict[str, Any]] = []
-    for budget in budgets if both.any() else []:
+    for budget in _BUDGETS if both.any() else []:
         found = {}
         for kind in ("uniform", "per_exit"):
             rows = at_budget(swept[both & (swept["kind"] == kind)], budget, by=tuple(RUN))
@@ -71,8 +62,8 @@ def thresholds(points: pd.DataFrame, notes: Sequence[str], *, budgets: Sequence[
                 line |= {f"Uniform, {title}": uniform.mean(), f"Per exit, {title}": own.mean()}
                 line |= {f"Gain, {title}": gain.mean(), f"Gain, {title} std": gain.std(ddof=1)}
             lines.append(line)
-    order, asked = [title_of(task) for task in tasks_of(points)], [f"{budget:g}x" for budget in budgets]
-    lines.sort(key=lambda line: (asked.index(line["Speed-up"]), order.index(line["Task"])))
+    order, shown = [title_of(task) for task in tasks_of(points)], [f"{budget:g}x" for budget in _BUDGETS]
+    lines.sort(key=lambda line: (shown.index(line["Speed-up"]), order.index(line["Task"])))
     formats: dict[str, Format] = {}
     for title in ("selection", "validation"):
         formats |= {f"Uniform, {title}": score, f"Per exit, {title}": score, f"Gain, {title}": difference}

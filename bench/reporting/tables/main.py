@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis.budgets import (
+    BUDGETS,
     POINT,
     POINTS_ONLY,
     TIER,
@@ -18,7 +19,7 @@ from bench.analysis.budgets import (
     failures,
     teacher_rows,
 )
-from bench.analysis.comparing.equivalence import judged
+from bench.analysis.comparing.equivalence import classify_differences
 from bench.analysis.comparing.estimates import Estimate, average
 from bench.analysis.comparing.resampling import Point, Resamples, records
 from bench.analysis.comparing.seeds import over_seeds, over_tasks
@@ -26,14 +27,13 @@ from bench.analysis.comparing.verdicts import LEARNED, estimate
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import learned_tasks
 from bench.errors import UserError
+from bench.reporting.tables.format.table import Format, Table, amount, display_names, plain, score, shown, speedup
 from bench.reporting.tables.notes import POINTS_MARK, learned_note, tasks_of
-from bench.reporting.tables.table import Format, Table, amount, display_names, plain, score, shown, speedup
 from bench.settings import Comparison
 from bench.tasks.catalogue import title as title_of
 
 log = logging.getLogger(__name__)
 
-BUDGETS = (1.0, 2.0, 4.0, 8.0)
 WITHOUT = "wnli"
 FIXED_EXIT, CONSTANT, MISSED = "†", "‡", "§"
 MISMATCHED = "validation_mismatched"
@@ -90,15 +90,7 @@ def main(
     budgets: Sequence[float] = BUDGETS,
     evidence: Evidence | None = None,
 ) -> Table:
-    """Return the main table, with controls first and failed runs last.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-        roles: The roles of the methods.
-        budgets: Speed-ups over the reference.
-        evidence: Resamples and settings of comparisons, or None without traces.
-    """
+    """Return the main table, with controls first and failed runs last."""
     names, tasks = display_names(points), tasks_of(points)
     planned = points[["task", "seed"]].drop_duplicates()
     halves = "mnli" in tasks and points["split"].eq(MISMATCHED).any()
@@ -131,11 +123,11 @@ def main(
     printed = [_printed(line) for line in lines]
     for run in failures(points).to_dict("records"):
         reason = f"{run['reason']} ({title_of(run['task'])}, seed {run['seed']})"
-        printed.append({"Speed-up asked": "failed", "Method": run["label"], "Note": reason})
+        printed.append({"Budget": "failed", "Method": run["label"], "Note": reason})
     formats: dict[str, Format] = {**dict.fromkeys(averages, score), **dict.fromkeys(SPEEDUPS, speedup)}
     timed = [name for name in TIMES if any(pd.notna(line.cells.get(name)) for line in lines)]
     formats |= dict.fromkeys(timed, plain) | dict.fromkeys(scored, score) | dict.fromkeys(COSTS, amount)
-    values = ordered(pd.DataFrame(printed), ["Speed-up asked", "Method", *formats, "Chosen", "Note"])
+    values = ordered(pd.DataFrame(printed), ["Budget", "Method", *formats, "Chosen", "Note"])
     return Table(
         "main",
         "Scores on validation at the given minimum speed-ups over the teacher",
@@ -249,7 +241,7 @@ def _same(before: Mapping[str, Sequence[Point]], now: Mapping[str, Sequence[Poin
 
 
 def _printed(line: _Line) -> dict[str, Any]:
-    head = {"Speed-up asked": line.block, "Method": line.method}
+    head = {"Budget": line.block, "Method": line.method}
     if line.repeats:
         return {**head, "Chosen": f"as at {line.repeats}"}
     return {**head, **line.cells, "Note": line.note}
@@ -281,7 +273,7 @@ def _bold(
             best = max(able, key=lambda at: lines[at].cells[title])
             parts = averages.get(title, [title])
             gaps = [_gap(lines[best], lines[at], parts, evidence) for at in able]
-            p_values = judged(gaps, evidence.comparison)["p"] if evidence else [np.nan] * len(able)
+            p_values = classify_differences(gaps, evidence.comparison)["p"] if evidence else [np.nan] * len(able)
             for at, p in zip(able, p_values, strict=True):
                 # Without traces, two scores are equal if they are printed equally.
                 as_printed = shown(score, lines[at].cells[title]) == shown(score, lines[best].cells[title])

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from bench.analysis.budgets import has_traces, selection_split
+from bench.analysis.metrics import TITLES
 from bench.analysis.statistics import LEARNED_GAIN
 from bench.tasks.catalogue import TASKS, in_order
 from bench.tasks.catalogue import title as title_of
-from bench.tasks.scores import TITLES
 
 
 def tasks_of(points: pd.DataFrame) -> list[str]:

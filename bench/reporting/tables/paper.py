@@ -8,8 +8,8 @@ import pandas as pd
 from bench.analysis.budgets import best, operating_points, selection_split
 from bench.analysis.comparing.seeds import geometric
 from bench.reporting.published import MISMATCHED, read_published
+from bench.reporting.tables.format.table import Format, Table, amount, display_names, score, speedup
 from bench.reporting.tables.main import ordered
-from bench.reporting.tables.table import Format, Table, amount, display_names, score, speedup
 from bench.tasks.catalogue import TASKS, title
 
 # Largest ratio of the speed-ups of a published number and of the measured point shown with it.

@@ -6,16 +6,16 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis import policy_grid, portfolios
-from bench.analysis.comparing.equivalence import judged
+from bench.analysis.combinations import policy_grid, portfolios
+from bench.analysis.comparing.equivalence import classify_differences
 from bench.analysis.comparing.estimates import average
 from bench.analysis.comparing.seeds import geometric, over_seeds, over_tasks
 from bench.analysis.comparing.verdicts import ALL, LEARNED
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import learned_tasks
+from bench.reporting.tables.format.table import Format, Table, difference, display_names, score, speedup, variant_names
 from bench.reporting.tables.main import Evidence
 from bench.reporting.tables.notes import learned_note
-from bench.reporting.tables.table import Format, Table, difference, display_names, score, speedup, variant_names
 from bench.tasks.catalogue import in_order
 
 CLASSES = "classification tasks"
@@ -80,14 +80,7 @@ def policies(points: pd.DataFrame, notes: Sequence[str], roles: Roles, runs: Pat
 
 
 def portfolio(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: Evidence) -> Table:
-    """Return the table of the best portfolio at each budget, with its gain over the best single contestant.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-        roles: The roles of the methods.
-        evidence: Resamples and settings of comparisons.
-    """
+    """Return the table of the best portfolio at each budget, with its gain over the best single contestant."""
     resamples = evidence.splits["validation"]
     chosen = portfolios.portfolios(roles.contestants(points), resamples.runs)
     learned = learned_tasks(points, reference=roles.reference)
@@ -130,7 +123,7 @@ def portfolio(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence
     formats: dict[str, Format] = {"Best single": score, "Its speed-up": speedup, "Best portfolio": score}
     formats |= {"Speed-up": speedup, "Gain": difference, "Low": difference, "High": difference}
     if len(values):
-        found = judged(estimates, evidence.comparison, values["Tasks"].tolist())
+        found = classify_differences(estimates, evidence.comparison, values["Tasks"].tolist())
         for column, name in (("Gain", "difference"), ("Low", "low"), ("High", "high")):
             values[column] = 100 * found[name]
         values["Verdict"] = found["verdict"]

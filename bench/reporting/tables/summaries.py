@@ -1,4 +1,4 @@
-"""Summary tables of methods: frontiers, the gain kept at a cost, the cost at a gain, and rankings."""
+"""Summary tables of methods: score at each budget, frontiers, the gain kept at a cost, and rankings."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,28 +6,33 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.analysis.budgets import at_quality, failures
+from bench.analysis.budgets import BUDGETS as SPEEDUPS
+from bench.analysis.budgets import RUN, at_budget, at_quality, failures, succeeded, teacher_rows
+from bench.analysis.comparing.intervals import Interval, budget_differences
 from bench.analysis.comparing.ranking import ranking
 from bench.analysis.comparing.seeds import over_seeds, over_tasks
 from bench.analysis.comparing.verdicts import ALL, LEARNED
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import BUDGETS, frontier_summary, gains, kept, learned_tasks
 from bench.reporting.tables.details import with_failures
-from bench.reporting.tables.main import Evidence, title_of
-from bench.reporting.tables.notes import learned_note, tasks_of
-from bench.reporting.tables.replayed import scopes_of
-from bench.reporting.tables.table import (
+from bench.reporting.tables.format.table import (
     Format,
     Table,
     difference,
     display_names,
     fraction,
     percent,
+    plain,
     score,
     speedup,
     whole,
 )
+from bench.reporting.tables.main import Evidence, title_of
+from bench.reporting.tables.notes import learned_note, tasks_of
+from bench.reporting.tables.replayed import scopes_of
 
+CLOCK_BUDGET = 4.0
+"""The budget whose milliseconds the summary shows."""
 SEED = ["task", "method", "seed"]
 SHARES = (0.99, 0.97, 0.95)
 KEPT = (
@@ -36,25 +41,12 @@ KEPT = (
 )
 
 
-def frontier(
-    points: pd.DataFrame,
-    notes: Sequence[str],
-    roles: Roles,
-    *,
-    budgets: Sequence[float] = BUDGETS,
-) -> Table:
-    """Return the table of hypervolume, ELUE score, score and gain kept, for each task and on average.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-        roles: The roles of the methods.
-        budgets: Speed-ups over the reference.
-    """
-    summary = frontier_summary(points, roles, budgets=budgets)
+def frontier(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
+    """Return the table of hypervolume, ELUE score, score and gain kept, for each task and on average."""
+    summary = frontier_summary(points, roles, budgets=BUDGETS)
     names, tasks = display_names(points), tasks_of(points)
-    scores = {f"score_{budget:g}x": f"Score at {budget:g}x" for budget in budgets}
-    gained = [f"{kind}_{budget:g}x" for budget in budgets for kind in ("gain", "teacher_gain")]
+    scores = {f"score_{budget:g}x": f"Score at {budget:g}x" for budget in BUDGETS}
+    gained = [f"{kind}_{budget:g}x" for budget in BUDGETS for kind in ("gain", "teacher_gain")]
     learned = learned_tasks(points, reference=roles.reference)
     values_of = ["points", "hypervolume", "elue", *scores, *gained]
     means = _with_averages(summary, values_of, scopes_of(tasks, learned), list(dict.fromkeys(points["method"])))
@@ -64,11 +56,11 @@ def frontier(
         line: dict[str, Any] = {"Task": row["shown"], "Method": names.get(row["method"], row["method"])}
         line |= {"Points": row["points"], "Hypervolume": row["hypervolume"], "Hypervolume std": row["hypervolume_std"]}
         line |= {"ELUE": row["elue"] * 100, "ELUE std": row["elue_std"] * 100}
-        for budget in budgets:
+        for budget in BUDGETS:
             line[f"Score at {budget:g}x"] = row[f"score_{budget:g}x"] * 100
             line[f"Kept at {budget:g}x"] = 100 * kept(row[f"gain_{budget:g}x"], row[f"teacher_gain_{budget:g}x"])
         lines.append(line)
-    for budget in budgets:
+    for budget in BUDGETS:
         formats |= {f"Score at {budget:g}x": score, f"Kept at {budget:g}x": percent}
     values = with_failures(pd.DataFrame(lines), points, ["Task", "Method", *formats], "Method")
     return Table(
@@ -87,20 +79,13 @@ def frontier(
             "the same FLOPs, linear in log FLOPs, constant outside its range.",
             f"Score and gain kept at a budget: those of the best point with at least this speed-up. {KEPT}",
             learned_note(learned),
-            *_no_gain(summary, tasks, [f"teacher_gain_{budget:g}x" for budget in budgets]),
+            *_no_gain(summary, tasks, [f"teacher_gain_{budget:g}x" for budget in BUDGETS]),
         ],
     )
 
 
-def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares: Sequence[float] = SHARES) -> Table:
-    """Return the table of the speed-up at which each method keeps a share of the teacher's gain.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-        roles: The roles of the methods.
-        shares: Shares of the gain to keep.
-    """
+def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
+    """Return the table of the speed-up at which each method keeps a share of the teacher's gain."""
     names, tasks = display_names(points), tasks_of(points)
     learned = learned_tasks(points, reference=roles.reference)
     scopes = scopes_of(tasks, learned)
@@ -108,7 +93,7 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares:
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     unkept: dict[tuple[str, str], dict[str, list[float]]] = {}
     every = []
-    for share in shares:
+    for share in SHARES:
         fast, really = f"Speed-up at {_listed([share])}", f"Kept at {_listed([share])}"
         formats |= {fast: speedup, really: percent}
         rows = at_quality(points, share, reference=roles.reference)
@@ -142,7 +127,7 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares:
     for cell, reasons in unkept.items():
         lines[cell]["Note"] = "; ".join(f"{_listed(those)} {reason}" for reason, those in reasons.items())
     values = with_failures(pd.DataFrame(list(lines.values())), points, ["Task", "Method", *formats], "Method")
-    listed = _listed(shares)
+    listed = _listed(SHARES)
     return Table(
         "quality",
         f"Cost at a quality: the speed-up that keeps {listed} of the teacher's gain",
@@ -162,18 +147,11 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles, *, shares:
 
 
 def rankings(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: Evidence) -> Table:
-    """Return the table of methods ranked by their average at each budget, with intervals of ranks.
-
-    Args:
-        points: All operating points.
-        notes: Notes that all tables share.
-        roles: The roles of the methods.
-        evidence: Resamples and settings of comparisons.
-    """
+    """Return the table of methods ranked by their average at each budget, with intervals of ranks."""
     comparison, shown = evidence.comparison, roles.contestants(points)
     learned = learned_tasks(points, reference=roles.reference)
     scopes = scopes_of(tasks_of(points), learned)
-    found = ranking(shown, evidence.splits["validation"], comparison, budgets=(1.0, 2.0, 4.0, 8.0), scopes=scopes)
+    found = ranking(shown, evidence.splits["validation"], comparison, budgets=SPEEDUPS, scopes=scopes)
     names = display_names(points)
     percents = {name: 100 * found[name].astype(float) for name in ("score", "low", "high", "iqm", "wins")}
     values = pd.DataFrame(
@@ -250,3 +228,73 @@ def _no_gain(rows: pd.DataFrame, tasks: Sequence[str], columns: Sequence[str]) -
     means = rows.groupby("task")[list(columns)].mean().max(axis=1)
     none = [title_of(task) for task in tasks if task in means.index and not np.isnan(means[task]) and means[task] <= 0]
     return [f"The teacher gains nothing over the best constant on {', '.join(none)}."] if none else []
+
+
+def summary(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: Evidence | None) -> Table:
+    """Return the mean score of each method at each budget, with its difference from the teacher at full depth.
+
+    The mean is over the learned tasks, or over all tasks if none was learned.
+
+    Args:
+        points: All operating points.
+        notes: Notes that all tables share.
+        roles: The roles of the methods.
+        evidence: Resamples for the intervals of the differences; None: without intervals.
+    """
+    learned = [task for task in tasks_of(points) if task in learned_tasks(points, reference=roles.reference)]
+    tasks = learned or tasks_of(points)
+    shown = roles.contestants(points[points["task"].isin(tasks)])
+    gaps = budget_differences(shown, roles, evidence.splits["validation"] if evidence else None, SPEEDUPS, tasks)
+    teacher = teacher_rows(shown, reference=roles.reference)
+    training = succeeded(shown).drop_duplicates(RUN).groupby("method")
+    names = display_names(points)
+    methods = shown.loc[shown["kind"] != "control", "method"].drop_duplicates()
+    lines: dict[str, dict[str, Any]] = {method: {"Method": names[method]} for method in methods}
+    timed = f"ms at {CLOCK_BUDGET:g}x"
+    for budget in SPEEDUPS:
+        chosen = at_budget(shown[shown["method"] != roles.reference], budget)
+        for method, rows in chosen.groupby("method"):
+            lines[str(method)][f"{budget:g}x"] = _cell(rows, gaps.get((str(method), budget)))
+            if budget == CLOCK_BUDGET:
+                lines[str(method)][timed] = _mean_of(rows, "milliseconds")
+    if len(teacher):
+        lines[roles.reference]["1x"] = score(100 * _mean_of(teacher, "score"))
+        lines[roles.reference][timed] = _mean_of(teacher, "milliseconds")
+    for method, rows in training:
+        flops = rows.get("training_flops_in_all", pd.Series(dtype=float)).mean() / 1e12
+        lines[str(method)]["Training, TFLOP"] = flops
+    formats: dict[str, Format] = {timed: plain, "Training, TFLOP": plain}
+    columns = ["Method", *(f"{budget:g}x" for budget in SPEEDUPS), timed, "Training, TFLOP"]
+    values = pd.DataFrame([lines[name] for name in sorted(lines, key=lambda name: name != roles.reference)]).reindex(
+        columns=columns
+    )
+    formats = {name: form for name, form in formats.items() if values[name].notna().any()}
+    return Table(
+        "summary",
+        f"Mean score on {'the learned' if learned else 'all'} tasks at the given minimum speed-ups over the teacher",
+        values.drop(columns=[name for name in (timed, "Training, TFLOP") if name not in formats]),
+        formats,
+        notes=[
+            *notes,
+            "In brackets: difference from the teacher at full depth, in points, with its interval over seeds and "
+            "examples for this comparison alone (table verdicts has the corrected ones). A dash: no point at this "
+            "budget on some task. Milliseconds: one example at a time, mean over tasks, of the points at "
+            f"{CLOCK_BUDGET:g}x (of the teacher at 1x). Training: of one model on one task, with every model that it "
+            "needs, such as its teacher.",
+            *([learned_note(learned)] if learned else []),
+        ],
+    )
+
+
+def _mean_of(rows: pd.DataFrame, column: str) -> float:
+    """Return the mean over tasks of the means over seeds; NaN where a task has no value."""
+    return float(rows.groupby("task")[column].mean().mean(skipna=False)) if len(rows) else np.nan
+
+
+def _cell(rows: pd.DataFrame, gap: Interval | None) -> str | None:
+    """Return the mean score and its difference from the teacher, or None without a point on every task."""
+    if gap is None:
+        return None
+    low, high = (100 * edge for edge in (gap.low, gap.high))
+    interval = "" if np.isnan(low) else f", {difference(low)} to {difference(high)}"
+    return f"{score(100 * _mean_of(rows, 'score'))} ({difference(100 * gap.value)}{interval})"

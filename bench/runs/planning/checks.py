@@ -14,7 +14,6 @@ from bench.context import pick_device, task_data
 from bench.encoder import Encoder, EncoderConfig, backbones
 from bench.encoder.shape import layout_named
 from bench.errors import DataError, UserError
-from bench.lineage import steps_in_all
 from bench.method import contestant
 from bench.runs.collect import made_by_other_code
 from bench.runs.identity import Identities
@@ -22,6 +21,7 @@ from bench.runs.plan import Planned, runs, summary
 from bench.runs.planning.coming import Coming, coming
 from bench.runs.planning.forecast import forecast
 from bench.runs.planning.recipes import recipes
+from bench.runs.training.lineage import steps_in_all
 from bench.settings import Settings
 from bench.store import RunKey, check_folders
 from bench.tasks.catalogue import task as task_named

@@ -15,7 +15,7 @@ from bench.method import contestant
 from bench.runs.identity import Identities
 from bench.runs.plan import runs
 from bench.runs.ratios import trials_so_far
-from bench.runs.reuse import taken
+from bench.runs.reuse import reusable_runs
 from bench.settings import Settings
 from bench.store import RunKey, read_facts, run_folder
 
@@ -26,8 +26,8 @@ class Coming:
 
     runs: tuple[RunKey, ...]
     trials: tuple[RunKey, ...]
-    """Trials of ratio studies; those that the study has not asked for yet are stood in for by random points."""
-    taken: Mapping[RunKey, Path]
+    """Trials of ratio studies; random points replace those that the study has not drawn yet."""
+    reusable_runs: Mapping[RunKey, Path]
     """Runs that will be copied from a folder under `reuse`."""
 
     def __len__(self) -> int:
@@ -35,10 +35,10 @@ class Coming:
 
     def lines(self) -> Iterator[str]:
         """Yield a line about reused runs, if there are any."""
-        if self.taken:
+        if self.reusable_runs:
             names = Counter(key.method for key in (*self.runs, *self.trials))
             made = ", ".join(f"{name} ({count})" for name, count in names.items())
-            yield f"reuse: {len(self.taken)} runs are copied; trained here: {made or 'none'}"
+            yield f"reuse: {len(self.reusable_runs)} runs are copied; trained here: {made or 'none'}"
 
 
 def coming(settings: Settings, identities: Identities) -> Coming:
@@ -47,11 +47,11 @@ def coming(settings: Settings, identities: Identities) -> Coming:
     Raises:
         UserError: where a text, a checkpoint or a folder cannot be read.
     """
-    elsewhere = taken(settings, identities)
-    asked, later = trials_so_far(settings)
+    elsewhere = reusable_runs(settings, identities)
+    drawn, later = trials_so_far(settings)
     planned = dict.fromkeys(run.key for run in runs(settings))
-    foreseen = [key for key in elsewhere if key not in planned and key not in asked]
-    trials = dict.fromkeys([*asked, *foreseen])
+    foreseen = [key for key in elsewhere if key not in planned and key not in drawn]
+    trials = dict.fromkeys([*drawn, *foreseen])
     wanted = dict.fromkeys([*planned, *trials])
     missing = [key for key in wanted if not _exists(settings, key, identities)]
     made_here = [key for key in missing if key not in elsewhere]
@@ -60,7 +60,7 @@ def coming(settings: Settings, identities: Identities) -> Coming:
         tuple(key for key in made_here if key not in trials),
         (
             *(key for key in made_here if key in trials),
-            *_not_asked(settings, later, Counter((key.task, key.method) for key in foreseen)),
+            *_not_drawn(settings, later, Counter((key.task, key.method) for key in foreseen)),
         ),
         {key: elsewhere[key] for key in missing if key in elsewhere},
     )
@@ -86,10 +86,10 @@ def _trained_again(settings: Settings, made: Sequence[RunKey], elsewhere: Contai
     return list(found)
 
 
-def _not_asked(
+def _not_drawn(
     settings: Settings, later: Mapping[tuple[str, str], int], foreseen: Mapping[tuple[str, str], int]
 ) -> Iterator[RunKey]:
-    """Yield random points in place of the trials that a study has not asked for yet.
+    """Yield random points in place of the trials that a study has not drawn yet.
 
     Args:
         settings: the profile.

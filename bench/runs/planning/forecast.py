@@ -31,10 +31,10 @@ from torch import Tensor
 from bench.context import machine_of, pick_device, usable_cores
 from bench.encoder import Encoder, EncoderConfig, Shape, Width
 from bench.errors import UserError
-from bench.lineage import stages_of
 from bench.measuring.recording import record
 from bench.method import Stage, contestant
 from bench.runs.plan import runs as planned_runs
+from bench.runs.training.lineage import stages_of
 from bench.settings import Settings
 from bench.store import RunKey
 from bench.tasks.batches import length_batches
@@ -104,14 +104,14 @@ class Forecast:
         tasks = dict.fromkeys(key.task for key in self.runs)
         for task in tasks:
             seconds = sum(value for key, value in self.runs.items() if key.task == task) / self.jobs
-            yield f"forecast {task}: {spoken(seconds)}"
-        clock = spoken(self.clock)
-        yield f"forecast: {spoken(self.whole)} in all, {self.jobs} jobs at once, {clock} of it for latency"
+            yield f"forecast {task}: {duration(seconds)}"
+        clock = duration(self.clock)
+        yield f"forecast: {duration(self.whole)} in all, {self.jobs} jobs at once, {clock} of it for latency"
         for name in self.unknown:
             yield f"forecast: {name} has no `Method.stages`, so its runs are not included"
 
 
-def spoken(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """Return seconds as text in s, min or h."""
     if seconds < 90:
         return f"{seconds:.0f} s"

@@ -19,7 +19,7 @@ from bench.errors import UserError
 from bench.runs.identity import Identities
 from bench.runs.plan import runs
 from bench.runs.planning.coming import coming
-from bench.runs.planning.forecast import REPORT_SECONDS, Forecast, forecast, spoken
+from bench.runs.planning.forecast import REPORT_SECONDS, Forecast, duration, forecast
 from bench.runs.ratios import trials_so_far
 from bench.settings import Settings
 from bench.store import RunKey, log_file, read_facts, read_json, run_folder, state_folder, write_json
@@ -39,12 +39,17 @@ def ahead(settings: Settings, cores: int) -> Forecast | None:
         return None
     tokenizer = backbones.tokenizer(settings.backbone.name, settings.backbone.revision)
     data = {task: task_data(settings, task_named(task, settings.own_tasks), tokenizer) for task in settings.tasks}
-    told = forecast(settings, [*found.runs, *found.trials], data, cores)
-    seconds = {key.path.as_posix(): told.runs[key] for key in found.runs if key in told.runs}
-    trials = [told.runs[key] for key in found.trials if key in told.runs]
-    kept = {"jobs": told.jobs, "clock": told.clock, "runs": seconds, "trials": sum(trials) / max(1, len(trials))}
+    expected = forecast(settings, [*found.runs, *found.trials], data, cores)
+    seconds = {key.path.as_posix(): expected.runs[key] for key in found.runs if key in expected.runs}
+    trials = [expected.runs[key] for key in found.trials if key in expected.runs]
+    kept = {
+        "jobs": expected.jobs,
+        "clock": expected.clock,
+        "runs": seconds,
+        "trials": sum(trials) / max(1, len(trials)),
+    }
     write_json(_file(settings), kept)
-    return told
+    return expected
 
 
 def report(settings: Settings, identities: Identities, descriptor: int) -> None:
@@ -103,7 +108,7 @@ class Progress:
         if len(facts) == len(known) + later and not (settings.root / "complete").is_file():
             going = ["thresholds, latency, tables and figures"]
         to_come = [key for key in trials if key not in facts]
-        return "; ".join([said, *_left(settings, facts, len(to_come) + later), *going])
+        return "; ".join([said, *_remaining_time(settings, facts, len(to_come) + later), *going])
 
     def failures(self) -> Iterator[str]:
         """Yield a line for each run that has failed since the last call."""
@@ -113,9 +118,9 @@ class Progress:
                 yield f"{key.path.as_posix()}: {facts['reason']}; see {log_file(self._settings, key)}"
 
     def _trials(self) -> tuple[list[RunKey], int]:
-        """Return the runs of the trials asked for so far, and the number of those to come."""
-        trials, not_asked = trials_so_far(self._settings)
-        return trials, sum(not_asked.values())
+        """Return the runs of the trials drawn so far, and the number of those still to draw."""
+        trials, later = trials_so_far(self._settings)
+        return trials, sum(later.values())
 
     def _facts(self, keys: Sequence[RunKey] | dict[RunKey, None]) -> dict[RunKey, dict[str, Any]]:
         """Return the facts of the runs among `keys` that have a result."""
@@ -128,7 +133,7 @@ class Progress:
         return {key: self._done[key] for key in keys if key in self._done}
 
 
-def _left(settings: Settings, facts: dict[RunKey, dict], trials: int) -> Sequence[str]:
+def _remaining_time(settings: Settings, facts: dict[RunKey, dict], trials: int) -> Sequence[str]:
     """Return the time left in words: the forecast of the rest, scaled by how long finished runs really took."""
     if not _file(settings).is_file():
         return []
@@ -141,7 +146,7 @@ def _left(settings: Settings, facts: dict[RunKey, dict], trials: int) -> Sequenc
     rest /= kept["jobs"]
     rest += 0.0 if (settings.root / "latency.parquet").is_file() else kept["clock"]
     rest += 0.0 if (settings.root / "complete").is_file() else REPORT_SECONDS
-    return [f"about {spoken(rest * pace)} left"] if rest else ["done"]
+    return [f"about {duration(rest * pace)} left"] if rest else ["done"]
 
 
 def _going(settings: Settings, key: RunKey) -> str:

@@ -31,7 +31,7 @@ def recipes(settings: Settings) -> Iterator[str]:
             if source not in entry.sources:
                 raise UserError(f"contestants.{name}.sources: {key} has none; begin it with paper, code or here")
             used.add(source)
-            yield f"recipe of {name}: {key} = {_said(found)}: {entry.sources[source]}"
+            yield f"recipe of {name}: {key} = {_value_text(found)}: {entry.sources[source]}"
         for source in entry.sources.keys() - used:
             raise UserError(f"contestants.{name}.sources.{source}: no such option is in use; remove it")
 
@@ -58,7 +58,7 @@ def _values(settings: Settings, name: str) -> Values:
     return found
 
 
-def _said(found: dict[tuple[str, str], Any]) -> str:
+def _value_text(found: dict[tuple[str, str], Any]) -> str:
     """Return the values as text, by variant and task where they differ."""
     parts = []
     for variant in dict.fromkeys(variant for variant, _ in found):

@@ -1,1 +1,1 @@
-"""The cost of a training, and the detection of collapsed ones."""
+"""The training budget, the cost of a training, and the detection of collapsed ones."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import UserError
-from bench.lineage import steps_in_all
 from bench.method import contestant
 from bench.runs.planning.forecast import work_of
+from bench.runs.training.lineage import steps_in_all
 from bench.store import read_json, run_folder
 
 if TYPE_CHECKING:
@@ -28,9 +28,9 @@ def training_cost(settings: Settings, key: RunKey, data: TaskData) -> dict[str, 
         data: Tokenized splits of the task.
 
     Returns:
-        `lineage_steps` (see `bench.lineage.steps_in_all`), `flops` of the run itself, and `flops_in_all`, which
-        includes every run that it depends on, each once (None if the cost of one is not known). Empty if the method
-        does not implement `stages`.
+        `lineage_steps` (see `bench.runs.training.lineage.steps_in_all`), `flops` of the run itself, and `flops_in_all`,
+        which includes every run that it depends on, each once (None if the cost of one is not known). Empty if the
+        method does not implement `stages`.
     """
     method = contestant(settings, key.method, key.task)
     try:

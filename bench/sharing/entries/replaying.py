@@ -11,12 +11,12 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.analysis.frontier import nondominated
+from bench.analysis.metrics import METRICS, constant
 from bench.analysis.points import evaluate
 from bench.errors import UserError
-from bench.exit_policies.operating import brings_its_rule, policy_of
+from bench.exit_policies.operating import has_own_policy, policy_of
 from bench.exit_policies.policies import replay_many
 from bench.tasks.catalogue import Task
-from bench.tasks.scores import METRICS, constant
 from bench.trace import Costs, Trace
 
 TOLERANCE = 1e-9
@@ -107,12 +107,12 @@ def _exits(rows: pd.DataFrame, trace: Trace) -> NDArray[np.int64]:
     if first["kind"] in ("static", "fixed_exit"):
         exits = np.where(rows["exit"] > 0, rows["exit"], depth).astype(np.int64) - 1
         return np.repeat(exits[:, None], count, axis=1)
-    if brings_its_rule(first):
-        if any(not isinstance(each, bytes) or len(each) != count for each in rows["left"]):
-            raise UserError("column left has not one exit for each example")
-        exits = np.stack([np.frombuffer(each, dtype=np.uint8) for each in rows["left"]]).astype(np.int64)
+    if has_own_policy(first):
+        if any(not isinstance(each, bytes) or len(each) != count for each in rows["exits_taken"]):
+            raise UserError("column exits_taken has not one exit for each example")
+        exits = np.stack([np.frombuffer(each, dtype=np.uint8) for each in rows["exits_taken"]]).astype(np.int64)
         if exits.max(initial=0) >= depth:
-            raise UserError("column left names an exit that the model does not have")
+            raise UserError("column exits_taken names an exit that the model does not have")
         return exits
     thresholds = rows["threshold"] if first["kind"] == "uniform" else np.stack(rows["thresholds"].tolist())
     policy = policy_of(first.to_dict())

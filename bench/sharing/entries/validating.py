@@ -149,7 +149,7 @@ def _identities(folder: ResultsFolder) -> str:
                 wrong.append(f"{key.path}: it was made with another {printable(name)} than the one in the folder")
     if wrong:
         raise UserError(_listed(wrong))
-    return f"{len(known)} identities are the hashes of what their runs were asked"
+    return f"{len(known)} identities are the hashes of the inputs of their runs"
 
 
 def _replayed(folder: ResultsFolder, points: pd.DataFrame) -> str:

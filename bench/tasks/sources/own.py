@@ -71,7 +71,7 @@ def _file(own: OwnTask, file: Path, wanted: tuple[str, ...]) -> Piece:
 
 
 def _is_label(own: OwnTask) -> Callable[[str], bool]:
-    """Return a function that tells whether a cell of the label column is a label of the task."""
+    """Return a function that checks whether a cell of the label column is a label of the task."""
     labels = {str(label) for label in own.labels or ()}
 
     def is_label(cell: str) -> bool:

@@ -158,16 +158,16 @@ class _Faults:
 
     def lines(self) -> list[str]:
         """Return one line for each kind of fault, and a count where a column has many kinds."""
-        told, counts = [], dict[str, int]()
+        listed, counts = [], dict[str, int]()
         for (name, _), (complaint, remedy, rows) in self._found.items():
             counts[name] = counts.get(name, 0) + 1
             if counts[name] <= _NAMED:
-                told.append(f"{self._piece.cell(rows[0], name)} {complaint}{self._others(rows)}{remedy}")
+                listed.append(f"{self._piece.cell(rows[0], name)} {complaint}{self._others(rows)}{remedy}")
         for name, count in counts.items():
             if count > _NAMED:
                 column = self._piece.called.get(name, name)
-                told.append(f"{self._piece.origin}: column {column!r}: {count - _NAMED} more values cannot be used")
-        return told
+                listed.append(f"{self._piece.origin}: column {column!r}: {count - _NAMED} more values cannot be used")
+        return listed
 
     def _others(self, rows: Sequence[int]) -> str:
         if len(rows) == 1:
@@ -300,7 +300,7 @@ def by_name(task: Task, piece: Piece) -> dict[str, int]:
     if set(names) - set(labels) or len(set(names)) < len(names):
         raise UserError(
             f"{piece.origin}: its metadata calls the labels {', '.join(piece.names)}; "
-            f"{task.name} knows {', '.join(task.labels)}"
+            f"{task.name} has the labels {', '.join(task.labels)}"
         )
     return {str(position): labels.index(name) for position, name in enumerate(names)}
 

@@ -64,8 +64,8 @@ def delimited(file: Path, columns: Sequence[str], label: str, is_label: Callable
         file: The file. Its suffix decides between CSV and TSV.
         columns: Columns that must be in the header.
         label: The label column, which may be missing.
-        is_label: Function that tells whether a cell is a valid label. It is used to detect stray quotation marks, which
-            merge several rows into one cell.
+        is_label: Function that returns whether a cell is a valid label. It is used to detect stray quotation marks,
+            which merge several rows into one cell.
 
     Raises:
         ValueError: A row is broken; the message names the line.
@@ -156,7 +156,7 @@ def _check_span(
         row: Cells of the row.
         delimiter: The delimiter.
         place: Position of the label column.
-        is_label: Function that tells whether a cell is a valid label.
+        is_label: Function that returns whether a cell is a valid label.
 
     Raises:
         ValueError: A cell contains a row.

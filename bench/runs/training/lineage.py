@@ -24,11 +24,6 @@ def stages_of(method: Method, variant: str, examples: int) -> Sequence[Stage]:
 def steps_in_all(method: Method, variant: str, examples: int) -> int:
     """Count the optimizer steps behind a variant's weights.
 
-    Args:
-        method: The contestant on a task.
-        variant: One of its variants.
-        examples: Number of training examples.
-
     Returns:
         Steps of the variant plus those of the models from whose weights it continues (`Method.starts_from`). Auxiliary
         stages, whose weights do not become part of the model, do not count.
@@ -50,11 +45,6 @@ def within_budget(method: Method, variant: str, examples: int) -> Method:
 
     All epochs are multiplied by the same factor, so the proportions of the stages do not change. Without
     `training.budget`, and for a variant that does not train, the method is returned unchanged.
-
-    Args:
-        method: The contestant on a task.
-        variant: One of its variants.
-        examples: Number of training examples.
 
     Raises:
         UserError: If no factor brings the steps within 5 % of the budget, or a stage has another batch size.

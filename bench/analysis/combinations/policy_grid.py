@@ -16,8 +16,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bench.analysis.budgets import TOLERANCE, at_budget, full_depth_runs, run_folder, selection_split, succeeded
+from bench.analysis.metrics import score
 from bench.exit_policies.policies import Divergence, Policy, policy_for, replay_many
-from bench.tasks.scores import score
+from bench.settings import SCORE_METRICS
 from bench.trace import Costs, Trace
 
 BUDGETS = (1.5, 2.0, 3.0, 4.0)
@@ -61,7 +62,7 @@ def policy_grid(
     reference = reference_flops(points)
     lines = []
     for run in full_depth_runs(points):
-        if run["metric"] in ("pearson", "spearman") or (run["task"], run["seed"], split) not in reference:
+        if run["metric"] in SCORE_METRICS or (run["task"], run["seed"], split) not in reference:
             continue
         folder = run_folder(run, runs)
         costs = Costs.load(folder / "costs.json")

@@ -1,8 +1,12 @@
-"""Metrics, computed for many rows of predictions at once.
+"""Metrics, computed for many rows of predictions at once, or from sums over examples.
 
 A sweep over thresholds scores hundreds of operating points on the same examples, so every metric reduces the last axis
 and keeps the leading ones. Undefined cases follow scikit-learn: Matthews correlation and F1 are 0. The correlation of
 constant predictions is 0.
+
+Accuracy, F1, Matthews correlation and Pearson correlation are functions of sums over examples. The bootstrap and the
+threshold search compute such sums for many weights or decisions by matrix products, and pass them to `f1_of_sums`,
+`matthews_of_sums` and `pearson_of_sums`.
 """
 
 from collections.abc import Callable
@@ -12,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from bench.tasks.catalogue import Task
 
-__all__ = ["METRICS", "TITLES", "constant", "hidden", "score", "scores"]
-
 Floats = NDArray[np.float64]
+_ROUNDING = 1e-12
+"""Largest variance, relative to the mean square, that counts as 0."""
 
 
 def scores(task: Task, predictions: ArrayLike, labels: ArrayLike) -> dict[str, Floats]:
@@ -80,7 +84,7 @@ def _accuracy(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floa
 def _f1(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floats:
     """Return the F1 score of class 1."""
     guessed, actual = predicted == 1, true == 1
-    return _ratio(2 * (guessed & actual).sum(axis=-1), guessed.sum(axis=-1) + actual.sum())
+    return f1_of_sums((guessed & actual).sum(axis=-1), guessed.sum(axis=-1), actual.sum())
 
 
 def _f1_macro(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floats:
@@ -111,8 +115,7 @@ def _pearson(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Float
     constant = (np.ptp(x, axis=-1) == 0) | (np.ptp(y) == 0)
     x -= x.mean(axis=-1, keepdims=True)
     y -= y.mean()
-    spread = np.sqrt((x * x).sum(axis=-1) * (y * y).sum())
-    return np.clip(_ratio(x @ y, np.where(constant, 0.0, spread)), -1, 1)
+    return pearson_of_sums(0.0, 0.0, np.where(constant, 0.0, (x * x).sum(axis=-1)), (y * y).sum(), x @ y)
 
 
 def _spearman(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> Floats:
@@ -133,6 +136,52 @@ def _confusion(predicted: NDArray[np.generic], true: NDArray[np.generic]) -> tup
     guessed.insert(0, len(true) - sum(guessed) + np.zeros(predicted.shape[:-1]))
     actual.insert(0, len(true) - sum(actual))
     return np.stack(hits, axis=-1) * 1.0, np.stack(guessed, axis=-1) * 1.0, np.array(actual) * 1.0
+
+
+def f1_of_sums(hits: ArrayLike, guessed: ArrayLike, actual: ArrayLike) -> Floats:
+    """Compute the F1 score of class 1 from numbers, or shares, of examples.
+
+    Args:
+        hits: Examples of class 1 that are predicted as class 1.
+        guessed: Examples that are predicted as class 1.
+        actual: Examples of class 1. All arguments broadcast.
+    """
+    return _ratio(2 * np.asarray(hits), np.asarray(guessed) + actual)
+
+
+def matthews_of_sums(hits: ArrayLike, guessed: ArrayLike, actual: ArrayLike, total: float = 1.0) -> Floats:
+    """Compute the Matthews correlation of two classes from numbers of examples, or from shares (`total` = 1).
+
+    Args:
+        hits: As in `f1_of_sums`.
+        guessed: As in `f1_of_sums`.
+        actual: As in `f1_of_sums`.
+        total: Number of all examples.
+    """
+    hits, guessed, actual = np.asarray(hits), np.asarray(guessed), np.asarray(actual)
+    spread = np.sqrt(guessed * (total - guessed) * actual * (total - actual))
+    return _ratio(hits * total - guessed * actual, spread)
+
+
+def pearson_of_sums(
+    x: ArrayLike, y: ArrayLike, xx: ArrayLike, yy: ArrayLike, xy: ArrayLike, total: float = 1.0
+) -> Floats:
+    """Compute the Pearson correlation from sums over examples, or from means (`total` = 1).
+
+    Args:
+        x: Sum of the predictions, less a constant near their mean, which keeps variances accurate.
+        y: Sum of the labels, less a constant near their mean.
+        xx: Sum of squares of these predictions.
+        yy: Sum of squares of these labels.
+        xy: Sum of products of both.
+        total: Number of examples.
+    """
+    x, y, xx, yy = np.asarray(x), np.asarray(y), np.asarray(xx), np.asarray(yy)
+    of_x, of_y = xx - x * x / total, yy - y * y / total
+    # A variance of 0 may be positive by rounding.
+    constant = (of_x <= _ROUNDING * xx) | (of_y <= _ROUNDING * yy)
+    spread = np.sqrt(np.where(constant, 0.0, of_x * of_y))
+    return np.clip(_ratio(np.asarray(xy) - x * y / total, spread), -1, 1)
 
 
 def _ratio(over: ArrayLike, under: ArrayLike) -> Floats:
@@ -160,3 +209,26 @@ TITLES = {
     "spearman": "Spearman correlation",
 }
 """Name of a metric in tables and figures, where it differs."""
+
+SIGNED = ("matthews", "pearson", "spearman")
+"""Metrics with the range -1 to 1; that of the others is 0 to 1."""
+
+
+def _count_terms(x: Floats, y: Floats) -> tuple[Floats, ...]:
+    guessed, actual = (x == 1).astype(float), (y == 1).astype(float)
+    return guessed * actual, guessed, actual[None]
+
+
+def _moment_terms(x: Floats, y: Floats) -> tuple[Floats, ...]:
+    x, y = x - x.mean(axis=1, keepdims=True), y - y.mean()
+    return x, y[None], x * x, (y * y)[None], x * y
+
+
+SUM_FORMS: dict[str, tuple[Callable[[Floats, Floats], tuple[Floats, ...]], Callable[..., Floats]]] = {
+    "accuracy": (lambda x, y: ((x == y).astype(float),), lambda correct: correct),
+    "f1": (_count_terms, f1_of_sums),
+    "matthews": (_count_terms, matthews_of_sums),
+    "pearson": (_moment_terms, pearson_of_sums),
+}
+"""Metric -> a function that maps predictions [P, N] and labels [N] to terms [P or 1, N], and the metric as a function
+of weighted means of these terms over examples. Matthews correlation has this form for two classes only."""

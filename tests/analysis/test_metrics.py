@@ -8,8 +8,8 @@ from hypothesis.extra.numpy import arrays
 from scipy.stats import pearsonr, spearmanr
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, matthews_corrcoef
 
+from bench.analysis.metrics import METRICS, SUM_FORMS, constant, hidden, score, scores
 from bench.tasks.catalogue import task
-from bench.tasks.scores import METRICS, constant, hidden, score, scores
 
 sizes = st.tuples(st.integers(1, 4), st.integers(1, 30))
 
@@ -101,3 +101,24 @@ def test_constant() -> None:
     assert constant(task("qqp"), [0, 0, 0, 1], [1, 1, 0, 0])["f1"] == pytest.approx(2 / 3)
     assert constant(task("cola"), [1, 1, 0], [1, 0])["matthews"] == 0
     assert constant(task("stsb"), [1.0, 2.0], [3.0, 4.0]) == {"pearson": 0, "spearman": 0}
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows_and_labels(st.integers(0, 1), np.int64), st.sampled_from(["accuracy", "f1", "matthews"]))
+def test_metrics_of_sums_are_those_of_examples(drawn: tuple[np.ndarray, np.ndarray], name: str) -> None:
+    predictions, labels = drawn
+    terms, of_sums = SUM_FORMS[name]
+    means = [each.mean(axis=1) for each in terms(predictions.astype(float), labels.astype(float))]
+    assert of_sums(*means) == pytest.approx(score(name, predictions, labels), abs=1e-12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows_and_labels(st.sampled_from([0.1, 0.3, 1.0, 2.7, 5.0]), np.float64), st.integers(0, 2**32 - 1))
+def test_a_resample_without_variance_has_no_correlation(drawn: tuple[np.ndarray, np.ndarray], seed: int) -> None:
+    predictions, labels = drawn
+    terms, of_sums = SUM_FORMS["pearson"]
+    columns = terms(predictions, labels)
+    for rows in np.random.default_rng(seed).integers(len(labels), size=(5, len(labels))):
+        expected = score("pearson", predictions[:, rows], labels[rows])
+        got = of_sums(*(each[:, rows].mean(axis=1) for each in columns))
+        assert got == pytest.approx(expected, abs=1e-6)

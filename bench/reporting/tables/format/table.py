@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 from tabulate import tabulate
 
-from bench.reporting.tables import latex
+from bench.reporting.tables.format import latex
 
 NONE = "–"
 _CSV = "%.6g"
@@ -109,10 +109,10 @@ class Table:
         return result
 
     def csv(self) -> str:
-        """Return the values as CSV, without caption and notes (see `said`)."""
+        """Return the values as CSV, without caption and notes (see `caption_and_notes`)."""
         return self.values.to_csv(index=False, float_format=_CSV)
 
-    def said(self) -> str:
+    def caption_and_notes(self) -> str:
         """Return the caption and the notes, one per line."""
         return "".join(f"{line}\n" for line in (self.caption, *self.notes))
 
@@ -127,7 +127,7 @@ class Table:
         return "\n\n".join(part for part in (f"**{self.caption}**", body if len(cells) else "", notes) if part) + "\n"
 
     def latex(self) -> str:
-        """Return the table as LaTeX; see `bench.reporting.tables.latex`."""
+        """Return the table as LaTeX; see `bench.reporting.tables.format.latex`."""
         texts = [name for name in self.columns if name not in self.formats]
         return latex.document(self.name, self.caption, self.printed(), self.is_bold(), texts, self.notes)
 
@@ -135,7 +135,12 @@ class Table:
         """Write <name>.csv, <name>.notes.txt, <name>.md and <name>.tex to a folder; return their paths."""
         folder.mkdir(parents=True, exist_ok=True)
         written = []
-        texts = {".csv": self.csv(), ".notes.txt": self.said(), ".md": self.markdown(), ".tex": self.latex()}
+        texts = {
+            ".csv": self.csv(),
+            ".notes.txt": self.caption_and_notes(),
+            ".md": self.markdown(),
+            ".tex": self.latex(),
+        }
         for ending, text in texts.items():
             path = folder / f"{self.name}{ending}"
             path.write_text(text, encoding="utf-8")

@@ -25,14 +25,14 @@ from bench.analysis.budgets import (
     run_folder,
     selection_split,
 )
-from bench.analysis.comparing.estimates import Estimate, bounds, spread
+from bench.analysis.combinations.policy_grid import BUDGETS, reference_flops
+from bench.analysis.comparing.estimates import Estimate, bounds, estimate_mean
 from bench.analysis.comparing.resampling import Resamples, resampled
-from bench.analysis.policy_grid import reference_flops
+from bench.analysis.metrics import score
 from bench.exit_policies.policies import Confidence
-from bench.tasks.scores import score
+from bench.settings import SCORE_METRICS
 from bench.trace import Costs, Trace
 
-BUDGETS = (1.5, 2.0, 3.0, 4.0)
 THRESHOLDS = 50
 """Number of thresholds for each pair, which are quantiles of the small model's confidence."""
 Floats = NDArray[np.float64]
@@ -111,7 +111,7 @@ def portfolios(
     """
     chosen_on, reference = selection_split(points), reference_flops(points)
     singles = pd.concat([at_budget(points, budget, by=(*GROUP, "variant"), split=split) for budget in budgets])
-    singles = singles[singles["score"].notna() & ~singles["metric"].isin(["pearson", "spearman"])]
+    singles = singles[singles["score"].notna() & ~singles["metric"].isin(SCORE_METRICS)]
     singles = singles.sort_values(["selected_score", "selected_speedup"], ascending=False, kind="stable")
     best = singles.drop_duplicates(["task", "seed", "budget"])
     of_runs = pd.DataFrame(full_depth_runs(points))
@@ -184,9 +184,11 @@ def gains(chosen: Sequence[Portfolio], resamples: Resamples) -> dict[str, Estima
     for task in dict.fromkeys(each.task for each in chosen):
         own = [each for each in chosen if each.task == task]
         answers = [given for each in own for given in (each.answers, each.single_answers)]
-        drawn = resampled(own[0].metric, answers, own[0].labels, resamples=resamples.resamples, seed=resamples.seed)
+        drawn = resampled(own[0].metric, answers, own[0].labels, resamples=resamples.resamples)
         observed = np.array([each.score - each.single_score for each in own])
         limits = bounds(own[0].metric, difference=True)
         noise = resamples.noise.get(task, 0.0)
-        found[task] = spread(observed, drawn[:, ::2] - drawn[:, 1::2], len(own[0].labels), bounds=limits, noise=noise)
+        found[task] = estimate_mean(
+            observed, drawn[:, ::2] - drawn[:, 1::2], len(own[0].labels), bounds=limits, noise=noise
+        )
     return found

@@ -1,0 +1,1 @@
+"""Models under other exit policies than their own, and cascades of two contestants, replayed from traces."""

@@ -1,0 +1,1 @@
+"""A table and its output as CSV, Markdown and LaTeX."""
