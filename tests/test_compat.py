@@ -14,6 +14,7 @@ from toys import cascade, encoder, examples
 from transformers import AutoModelForSequenceClassification
 
 from baselines.finetuned import supervised
+from bench import compat
 from bench.encoder import Cascade, EarlyExitClassifier, Encoder
 from bench.encoder.early.classifier import EarlyExitConfig
 from bench.encoder.saved import load_model
@@ -109,3 +110,12 @@ def test_exits_of_an_own_policy_are_read_under_the_earlier_column_name(tmp_path:
     assert "left" not in points and operating.has_own_policy(points.iloc[0])
     config = EarlyExitConfig(leaving={"kind": "fixed_exit", "exit": 2, "left": None})
     assert "exits_taken" in config.leaving
+
+
+def test_labels_of_old_tables_are_those_of_today() -> None:
+    old = ["cut at depth 3", "finetuned-long", "COST-EFF's assistant", "COST-EFF 8x", "COST-EFF 2x, squat", "PABEE"]
+    new = ["first k layers: 3", "teacher, long training", "COST-EFF assistant (full width)", "COST-EFF 8x model"]
+    new += ["COST-EFF 2x model, fewer layers, same parameters", "PABEE"]
+    rows = pd.DataFrame({"label": old, "knob": 0.5})
+    assert list(compat.table(rows)["label"]) == new
+    pd.testing.assert_frame_equal(compat.table(compat.table(rows)), compat.table(rows))

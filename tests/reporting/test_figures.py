@@ -355,7 +355,7 @@ def test_methods_look_the_same_everywhere_and_different_from_each_other(points: 
     assert len({mark.colour for mark in plain}) == len({mark.marker for mark in plain}) == len(plain)
     assert looks["costeff-no-ta"].colour == looks["costeff"].colour
     assert looks["costeff"].name == "COST-EFF"
-    assert variant_names(points)[("costeff", "4x")] == "4x model"
+    assert variant_names(points)[("costeff", "4x")] == "4x"
     assert variant_names(points)[("pabee", "base")] == ""
 
 
