@@ -20,7 +20,7 @@ LABELS = {
     r"^finetuned-long$": "teacher, long training",
     r"^COST-EFF's assistant": "COST-EFF assistant (full width)",
     r", squat$": ", fewer layers, same parameters",
-    r"^COST-EFF (\d+)x": r"COST-EFF \1x model",
+    r"^COST-EFF (\d+)x(?! model)": r"COST-EFF \1x model",
 }
 """Pattern in the label of a model -> its replacement."""
 
