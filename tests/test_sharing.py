@@ -196,7 +196,7 @@ def test_the_trials_of_a_published_study_are_taken_too(study, tmp_path):
     settings = with_newcomer(study[0], tmp_path, study[1])
     found = coming(settings, Identities(settings))
     assert not found.trials and {key.method for key in found.runs} == {"every-other"}
-    assert set(study[2]) <= set(found.taken) and "trained here: every-other (1)" in "".join(found.lines())
+    assert set(study[2]) <= set(found.reusable_runs) and "trained here: every-other (1)" in "".join(found.lines())
     assert studied(made(settings)) == study[2]
     assert all("taken_from" in read_json(run_folder(settings, key) / "run.json") for key in study[2])
     assert len(coming(settings, Identities(settings))) == 0
@@ -206,7 +206,7 @@ def test_a_study_that_asks_for_other_trials_has_the_weights_it_starts_from(study
     settings = with_newcomer(study[0], tmp_path, study[1], seed=5)
     found = coming(settings, Identities(settings))
     assert {key.method for key in found.runs} == {"teacher", "assistant", "every-other"}
-    assert len(found.trials) == 4 and not found.taken
+    assert len(found.trials) == 4 and not found.reusable_runs
     assert not set(studied(made(settings))) & set(study[2])
 
 

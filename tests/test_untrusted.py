@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from bench.errors import UserError
 from bench.names import valid_name
-from bench.runs.ratios import _told
+from bench.runs.ratios import _read_history
 from bench.sharing.folders import open_folder, runs_of, settings_of
 from bench.sharing.results import merge, publish
 from bench.store import RunKey
@@ -304,13 +304,13 @@ def test_a_killed_merge_does_not_block_the_next(good, other, tmp_path):
 )
 def test_histories_of_others_are_checked(tmp_path, changes, said):
     file = next(REFERENCE.glob("sweeps/*/*/history-0.parquet"))
-    assert len(_told(file))
+    assert len(_read_history(file))
     pd.read_parquet(file).assign(**changes).to_parquet(tmp_path / "history-0.parquet")
     with pytest.raises(UserError, match=said):
-        _told(tmp_path / "history-0.parquet")
+        _read_history(tmp_path / "history-0.parquet")
     (tmp_path / "link").symlink_to(file)
     with pytest.raises(UserError, match="not a regular file"):
-        _told(tmp_path / "link")
+        _read_history(tmp_path / "link")
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in REFERENCE.parent.iterdir()))

@@ -22,6 +22,7 @@ NEWER = {
     "tolerance",
     "other_code",
     "training_steps",
+    "training_flops_in_all",
     "restarts",
     "collapsed",
     "common_parameters",

@@ -93,7 +93,7 @@ def test_names_of_variants_lie_inside_and_not_on_each_other(drawn: dict[str, Fig
         labels = [t for t in axes.texts if isinstance(t, Annotation) and t.xycoords == "data"]
         assert len(labels) > 5
         if name == "parameters":
-            assert {label.get_text() for label in labels} >= {"2x model", "4x model", "8x model", "4L-312", "6L-768"}
+            assert {label.get_text() for label in labels} >= {"2x", "4x", "8x", "4L-312", "6L-768"}
         boxes = [Text.get_window_extent(label) for label in labels]
         for box in boxes:
             assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1, name

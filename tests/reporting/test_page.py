@@ -152,7 +152,7 @@ def test_the_explorer_marks_the_chosen_frontier(some: pd.DataFrame, reader: Read
             and columns["front"][i]
         ]
         assert [columns["score"][i] for i in shown] == pytest.approx(list(best["score"]), abs=1e-4)
-    assert [method["name"] for method in data["methods"] if method["hidden"]] == ["COST-EFF 2x model, no assistant"]
+    assert [method["name"] for method in data["methods"] if method["hidden"]] == ["COST-EFF 2x, no assistant"]
 
 
 def test_a_long_sweep_is_thinned_and_its_frontier_is_not(some: pd.DataFrame) -> None:
