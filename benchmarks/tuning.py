@@ -18,6 +18,7 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ class Tuning:
         file.write_text(yaml.safe_dump(self._profile(tried)), encoding="utf-8")
         command = ["costeff", "workflow", str(file), "--cores", str(self.cores), "--until", "run", "--quiet", "all"]
         subprocess.run(command, check=True)
-        self.scores = {each: self._scores(load(file), each) for each in tried}
+        self.scores = self._scores(load(file), tried)
 
     def best(self, pipeline: str) -> Try:
         """Return the trial with the highest mean score."""
@@ -169,18 +170,21 @@ class Tuning:
             "studies": [],
         }
 
-    def _scores(self, settings: Settings, each: Try) -> dict[str, float]:
-        found: dict[str, list[tuple[float, float]]] = {task: [] for task in self.budget}
+    def _scores(self, settings: Settings, tried: list[Try]) -> dict[Try, dict[str, float]]:
+        """Return the score of each trial on each task; NaN if a variant failed."""
+        contestants = {each: each.name(PIPELINES[each.pipeline][-1]) for each in tried}
+        found: dict[tuple[str, str], list[list[tuple[float, float]]]] = {}
         for planned in runs(settings):
-            if planned.key.method == each.name(PIPELINES[each.pipeline][-1]):
-                found[planned.key.task] += _exits(settings, planned.key)
-        return {task: at_budgets(exits, self._whole(settings, task)) for task, exits in found.items()}
-
-    def _whole(self, settings: Settings, task: str) -> float:
-        """Return the FLOPs of a teacher."""
-        teacher = next(each.name("teacher") for each in self.scores or [Try("teacher", 1.0)])
-        key = next(run.key for run in runs(settings) if run.key.task == task and run.key.method == teacher)
-        return max(flops for _, flops in _exits(settings, key))
+            if (method := planned.key.method) in contestants.values():
+                found.setdefault((method, planned.key.task), []).append(_exits(settings, planned.key))
+        scores: dict[Try, dict[str, float]] = {each: {} for each in tried}
+        for task in self.budget:
+            teachers = [found[name, task] for each, name in contestants.items() if each.pipeline == "teacher"]
+            whole = max((flops for variants in teachers for exits in variants for _, flops in exits), default=math.nan)
+            for each, name in contestants.items():
+                variants = found[name, task]
+                scores[each][task] = at_budgets([*chain.from_iterable(variants)], whole) if all(variants) else math.nan
+        return scores
 
 
 def at_budgets(exits: Sequence[tuple[float, float]], whole: float) -> float:
