@@ -24,6 +24,7 @@ from bench.analysis.comparing.verdicts import chosen_points, estimate, mean_esti
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import GROUPS, select_tasks
 from bench.errors import UserError
+from bench.reporting.tables.comparisons import PHRASES
 from bench.reporting.tables.format.table import display_names
 from bench.reporting.tables.main import Evidence
 from bench.reporting.tables.notes import tasks_of
@@ -252,13 +253,7 @@ class _Reader:
         return said
 
 
-_SAID = {
-    "better": "Better than",
-    "worse": "Worse than",
-    "equal": "Equal to",
-    "not decided": "Not decided against",
-    "not comparable": "No seed in common with",
-}
+_SAID = {**PHRASES, "not comparable": "No seed in common with"}
 
 
 def _both_ways(pairs: Sequence[tuple[str, str]], found: pd.DataFrame) -> dict[tuple[str, str], list[Any]]:

@@ -13,6 +13,7 @@ from bench.analysis.roles import Roles
 from bench.analysis.statistics import learned_tasks
 from bench.reporting.tables import Table
 from bench.reporting.tables.format.table import display_names
+from bench.reporting.tables.summaries import mean_over_tasks
 
 BUDGETS = (4.0, 2.0, 1.0)
 """Budgets of which the first is reported where two methods have a point on every task."""
@@ -36,13 +37,11 @@ def findings(
     return [line for line in found if line]
 
 
-def _mean(rows: pd.DataFrame) -> float:
-    """Return the mean score x 100 over tasks of the means over seeds; NaN where a task has no score."""
-    return 100 * float(rows.groupby("task")["score"].mean().mean(skipna=False)) if len(rows) else float("nan")
-
-
 def _learned(points: pd.DataFrame, names: dict[str, str], roles: Roles) -> str:
-    teacher, constant = _mean(teacher_rows(points, reference=roles.reference)), _mean(control_rows(points))
+    teacher, constant = (
+        100 * mean_over_tasks(rows, "score")
+        for rows in (teacher_rows(points, reference=roles.reference), control_rows(points))
+    )
     tasks = points["task"].nunique()
     if pd.isna(teacher):
         return f"{names.get(roles.reference, roles.reference)} has no score on some of the {tasks} tasks."
@@ -58,7 +57,7 @@ def _cheapest(points: pd.DataFrame, names: dict[str, str], roles: Roles) -> str:
     for budget in BUDGETS:
         chosen = at_budget(points[points["method"] != roles.reference], budget)
         scores = {
-            method: (_mean(rows), geometric(rows["latency_1"]))
+            method: (100 * mean_over_tasks(rows, "score"), geometric(rows["latency_1"]))
             for method, rows in chosen.groupby("method", sort=False)
             if rows["task"].nunique() == tasks and rows["score"].notna().all()
         }

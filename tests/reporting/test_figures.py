@@ -23,7 +23,7 @@ from bench.reporting import figures
 from bench.reporting.figures import drawing, sweeps
 from bench.reporting.figures.comparisons import BUDGETS, ablation_differences
 from bench.reporting.figures.curves import average_curves
-from bench.reporting.figures.drawing import Absent, appearances, marks, variant_names
+from bench.reporting.figures.drawing import Absent, appearances, marks
 from bench.reporting.figures.exits import at_half_cost, mean_exit_by_difficulty
 from bench.reporting.published import read_published
 from bench.reporting.tables.format import table
@@ -355,8 +355,8 @@ def test_methods_look_the_same_everywhere_and_different_from_each_other(points: 
     assert len({mark.colour for mark in plain}) == len({mark.marker for mark in plain}) == len(plain)
     assert looks["costeff-no-ta"].colour == looks["costeff"].colour
     assert looks["costeff"].name == "COST-EFF"
-    assert variant_names(points)[("costeff", "4x")] == "4x"
-    assert variant_names(points)[("pabee", "base")] == ""
+    assert table.variant_names(points)[("costeff", "4x")] == "4x"
+    assert table.variant_names(points)[("pabee", "base")] == ""
 
 
 def test_a_note_that_all_variants_share_is_the_methods_own() -> None:

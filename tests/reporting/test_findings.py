@@ -2,13 +2,16 @@
 
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
+import synthetic
 
 from bench.analysis.budgets import at_budget, succeeded
 from bench.analysis.roles import Roles
 from bench.reporting.everything import complete
 from bench.reporting.findings import BUDGETS, findings
+from bench.reporting.tables.summaries import summary
 
 ROLES = Roles("teacher", None, {})
 
@@ -45,3 +48,10 @@ def test_failed_runs_alone_are_one_line(points):
     said = findings(complete(failed.assign(status="failed", reason="it broke")), [], ROLES)
     assert succeeded(failed.assign(status="failed")).empty
     assert [line for line in said if "no score" in line] == said and isinstance(failed, pd.DataFrame)
+
+
+def test_the_summary_needs_neither_teacher_nor_traces_nor_rivals(points):
+    few = synthetic.ROLES.contestants(points[points["task"].isin(["mnli", "rte"])]).assign(milliseconds=np.nan)
+    for some in (few, few[few["method"] != "teacher"], few[few["method"] == "costeff"]):
+        values = summary(some, [], synthetic.ROLES, None).values
+        assert len(values) == some["method"][some["kind"] != "control"].nunique()

@@ -22,7 +22,6 @@ from bench.reporting.tables.format.table import Table, amount, score
 from bench.reporting.tables.main import main
 from bench.reporting.tables.notes import common_notes
 from bench.reporting.tables.paper import paper
-from bench.reporting.tables.summaries import summary
 from bench.settings import Comparison
 from bench.sharing.folders import open_folder
 from bench.tasks.catalogue import title
@@ -131,13 +130,6 @@ def test_the_summary_has_the_averages_of_the_main_table(made):
             if not repeated and not pd.isna(cell):
                 value, gap, low, high = map(float, re.findall(r"[-+]?[\d.]+", cell))
                 assert value == pytest.approx(average, abs=0.051) and low <= gap <= high
-
-
-def test_the_summary_needs_neither_teacher_nor_traces_nor_rivals(few):
-    few = ROLES.contestants(few).assign(milliseconds=np.nan)
-    for some in (few, few[few["method"] != "teacher"], few[few["method"] == "costeff"]):
-        values = summary(some, [], ROLES, None).values
-        assert len(values) == some["method"][some["kind"] != "control"].nunique()
 
 
 def test_main_averages_only_what_is_complete(made, few):

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from bench.analysis.budgets import succeeded
 from bench.analysis.roles import Roles
-from bench.reporting.figures.drawing import Absent, count_axis, legend_below, marks, styled, variant_names
+from bench.reporting.figures.drawing import Absent, count_axis, legend_below, marks, styled
 from bench.reporting.figures.frontiers import FEW, canvas, handle
 from bench.reporting.figures.labels import Label, place
+from bench.reporting.tables.format.table import variant_names
 
 
 class Cost(NamedTuple):

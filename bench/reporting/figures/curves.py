@@ -1,12 +1,10 @@
-"""Lines and bands of the frontiers, and intervals of means and differences, without drawing.
+"""Lines and bands of the frontiers, without drawing.
 
 Points are chosen on the selection split and read on another one. They are not filtered again there, so a line may go
 down.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -18,8 +16,6 @@ from bench.analysis.comparing.resampling import Floats, Point, Resamples, record
 from bench.analysis.roles import Roles
 from bench.reporting.figures.drawing import Absent
 
-Side = Sequence[Point]
-T = TypeVar("T")
 STEPS = 61
 """Budgets of the averaged frontier, from 1x to the fastest point."""
 

@@ -117,11 +117,6 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
     return inner
 
 
-def variant_names(points: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """Return what the label of each (method, variant) adds to its method's name; empty for an only variant."""
-    return table.variant_names(points)
-
-
 def marks(points: pd.DataFrame, roles: Roles) -> dict[str, Mark]:
     """Return a mark for each method in `points`, in the order of the legends: references, methods, ablations.
 

@@ -32,8 +32,8 @@ from bench.reporting.figures.drawing import (
     panels,
     styled,
     task_order,
-    variant_names,
 )
+from bench.reporting.tables.format.table import variant_names
 from bench.tasks.catalogue import title as task_title
 from bench.trace import Trace
 

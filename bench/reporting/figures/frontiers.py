@@ -32,9 +32,9 @@ from bench.reporting.figures.drawing import (
     score_title,
     styled,
     task_order,
-    variant_names,
 )
 from bench.reporting.figures.labels import Label, place
+from bench.reporting.tables.format.table import variant_names
 from bench.tasks.catalogue import title as task_title
 
 # Up to this many methods a figure is a column and a half wide, else a page.

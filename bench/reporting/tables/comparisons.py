@@ -28,6 +28,8 @@ FORMATS: dict[str, Format] = {
     "A wins": percent,
     "Wilcoxon p": plain,
 }
+PHRASES = {"better": "Better than", "worse": "Worse than", "equal": "Equal to", "not decided": "Not decided against"}
+"""Verdict -> how a sentence on the first contestant begins."""
 NO_TRACES = "No traces are available: differences have neither an interval nor a verdict."
 
 
@@ -137,12 +139,9 @@ def sentences(found: pd.DataFrame, names: Mapping[str, str]) -> list[str]:
                 "{} ({:+.1f}, {:+.1f} to {:+.1f})".format(names.get(b, b), *(100 * value for value in interval))
                 for b, *interval in alike[["b", "difference", "low", "high"]].itertuples(index=False)
             ]
-            parts.append(f"{_VERBS[word]} {'; '.join(each)}")
+            parts.append(f"{PHRASES[word]} {'; '.join(each)}")
         said.append(f"{a} at least {budget_a:g}x, {against}: {score(value)}. {'. '.join(parts)}.")
     return said
-
-
-_VERBS = {"better": "Better than", "worse": "Worse than", "equal": "Equal to", "not decided": "Not decided against"}
 
 
 def ablations(

@@ -256,10 +256,10 @@ def summary(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: 
         for method, rows in chosen.groupby("method"):
             lines[str(method)][f"{budget:g}x"] = _cell(rows, gaps.get((str(method), budget)))
             if budget == CLOCK_BUDGET:
-                lines[str(method)][timed] = _mean_of(rows, "milliseconds")
+                lines[str(method)][timed] = mean_over_tasks(rows, "milliseconds")
     if len(teacher):
-        lines[roles.reference]["1x"] = score(100 * _mean_of(teacher, "score"))
-        lines[roles.reference][timed] = _mean_of(teacher, "milliseconds")
+        lines[roles.reference]["1x"] = score(100 * mean_over_tasks(teacher, "score"))
+        lines[roles.reference][timed] = mean_over_tasks(teacher, "milliseconds")
     for method, rows in training:
         flops = rows.get("training_flops_in_all", pd.Series(dtype=float)).mean() / 1e12
         lines[str(method)]["Training, TFLOP"] = flops
@@ -286,7 +286,7 @@ def summary(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: 
     )
 
 
-def _mean_of(rows: pd.DataFrame, column: str) -> float:
+def mean_over_tasks(rows: pd.DataFrame, column: str) -> float:
     """Return the mean over tasks of the means over seeds; NaN where a task has no value."""
     return float(rows.groupby("task")[column].mean().mean(skipna=False)) if len(rows) else np.nan
 
@@ -297,4 +297,4 @@ def _cell(rows: pd.DataFrame, gap: Interval | None) -> str | None:
         return None
     low, high = (100 * edge for edge in (gap.low, gap.high))
     interval = "" if np.isnan(low) else f", {difference(low)} to {difference(high)}"
-    return f"{score(100 * _mean_of(rows, 'score'))} ({difference(100 * gap.value)}{interval})"
+    return f"{score(100 * mean_over_tasks(rows, 'score'))} ({difference(100 * gap.value)}{interval})"
