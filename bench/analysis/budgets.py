@@ -5,7 +5,7 @@ selection split (column `selection`) and reported on another split, by default v
 point are replayed from the trace of its run.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ POINT = [*RUN, "kind", "point"]
 GROUP = ("task", "method", "seed")
 BUDGETS = (1.0, 2.0, 4.0, 8.0)
 """Speed-ups over the reference at which tables, figures and exports show the best points."""
+ANY_COST = 0.0
+"""Budget of the methods that cost more than the reference at every point (`costlier`)."""
 # Kinds of operating points that may be chosen; of equal points the simplest kind is kept.
 SIMPLICITY = {"static": 0, "fixed_exit": 1, "uniform": 2, "per_exit": 3}
 _ROUNDING = 1e-12
@@ -69,6 +71,24 @@ def operating_points(points: pd.DataFrame) -> pd.DataFrame:
     """Return the rows of points that may be chosen: static, fixed exit, uniform and per exit."""
     points = succeeded(points)
     return points[points["kind"].isin(list(SIMPLICITY))]
+
+
+def costlier(points: pd.DataFrame) -> set[str]:
+    """Return the methods without a point within the reference's cost, such as models with more layers."""
+    rows = operating_points(points)
+    fastest = rows[rows["split"] == selection_split(points)].groupby("method")["speedup"].max()
+    return {str(name) for name in fastest.index[fastest < 1 - TOLERANCE]}
+
+
+def by_budget(points: pd.DataFrame, budgets: Sequence[float] = BUDGETS) -> list[tuple[float, pd.DataFrame]]:
+    """Return each budget with all points, then `ANY_COST` with the points of costlier methods if there are any."""
+    more = points[points["method"].isin(costlier(points))]
+    return [*((budget, points) for budget in budgets), *([(ANY_COST, more)] if len(more) else [])]
+
+
+def budget_title(budget: float) -> str:
+    """Return the text for a budget, such as "at least 2x"."""
+    return f"at least {budget:g}x" if budget else "any cost"
 
 
 def at_budget(

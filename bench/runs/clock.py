@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from bench.analysis.budgets import POINT, RUN, at_budget, operated, static_rows
+from bench.analysis.budgets import POINT, RUN, at_budget, by_budget, operated, static_rows
 from bench.context import pick_device, task_data
 from bench.encoder import backbones
 from bench.encoder.early.deployed import Deployed, deploy
@@ -215,7 +215,7 @@ def spread(lengths: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 
 def to_be_timed(table: pd.DataFrame, speedups: list[float]) -> pd.DataFrame:
-    """Return the operating points of each run that tables show: full depth and the best points at each speed-up."""
-    found = [at_budget(table, speedup, by=tuple(RUN)) for speedup in speedups]
+    """Return the operating points of each run that tables show: full depth and the best points at each budget."""
+    found = [at_budget(rows, speedup, by=tuple(RUN)) for speedup, rows in by_budget(table, speedups)]
     rows = pd.concat([static_rows(table), *found], ignore_index=True)
     return rows[rows["score"].notna()].drop_duplicates(POINT)

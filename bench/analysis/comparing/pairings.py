@@ -1,7 +1,7 @@
 """Pairs of methods and budgets to compare, and which of these comparisons are primary.
 
 A method of full cost (such as the reference) has no cheaper points. Other methods at 2x, 4x and 8x are compared with it
-at 1x.
+at 1x, and methods that cost more than the reference at any cost.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import combinations
 
 import pandas as pd
 
-from bench.analysis.budgets import TOLERANCE, operating_points, selection_split
+from bench.analysis.budgets import ANY_COST, TOLERANCE, costlier, operating_points, selection_split
 from bench.errors import UserError
 from bench.settings import Comparison
 
@@ -81,16 +81,23 @@ def pairings(
     for method in dict.fromkeys(name for pair in pairs for name in pair):
         if method not in known:
             raise UserError(f"no method {method!r} in the points; choose from {', '.join(known)}")
-    whole = full_cost(points, reference)
+    whole, more = full_cost(points, reference), costlier(points)
     declared = comparison.primary
     made: dict[Pairing, None] = {}
     for a, b in pairs:
         for budget in budgets:
-            at_a, at_b = (1.0 if method in whole else float(budget) for method in (a, b))
+            at_a, at_b = (_budget_of(method, budget, whole, more) for method in (a, b))
             named = reference in (a, b) or declared.contestant in (a, b)
             primary = named and max(at_a, at_b) in declared.speedups
             made[Pairing(a, at_a, b, at_b, primary)] = None
     return sorted(made, key=lambda pairing: not pairing.primary)
+
+
+def _budget_of(method: str, budget: float, whole: set[str], more: set[str]) -> float:
+    """Return the budget at which a method is compared: any cost, 1x, or `budget`."""
+    if method in more:
+        return ANY_COST
+    return 1.0 if method in whole else float(budget)
 
 
 def full_cost(points: pd.DataFrame, reference: str) -> set[str]:

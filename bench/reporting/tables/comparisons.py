@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis.budgets import BUDGETS, failures, succeeded
+from bench.analysis.budgets import BUDGETS, budget_title, failures, succeeded
 from bench.analysis.comparing.equivalence import classify_differences
 from bench.analysis.comparing.estimates import Estimate, average_if_known
 from bench.analysis.comparing.pairings import every_pair, pairings
@@ -99,7 +99,10 @@ def printed(found: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
             "Comparison": found["family"],
             "A": found["a"].map(lambda method: names.get(method, method)),
             "B": found["b"].map(lambda method: names.get(method, method)),
-            **{f"{side.upper()} at least": found[f"budget_{side}"].map(lambda at: f"{at:g}x") for side in "ab"},
+            **{
+                f"{side.upper()} at least": found[f"budget_{side}"].map(lambda at: f"{at:g}x" if at else "any")
+                for side in "ab"
+            },
             "Tasks": found["task"].map(title_of),
             **{f"Score {side.upper()}": found[f"score_{side}"].astype(float) * 100 for side in "ab"},
             **{f"Speed-up {side.upper()}": found[f"speedup_{side}"].astype(float) for side in "ab"},
@@ -132,7 +135,7 @@ def sentences(found: pd.DataFrame, names: Mapping[str, str]) -> list[str]:
     averages = found[(found["task"] == scope) & (found["verdict"] != "")]
     for (budget_a, budget_b), rows in averages.groupby(["budget_a", "budget_b"], sort=False):
         a, value = names.get(rows["a"].iloc[0], rows["a"].iloc[0]), 100 * rows["score_a"].iloc[0]
-        against = f"B at least {budget_b:g}x" if budget_a != budget_b else "B too"
+        against = f"B {budget_title(budget_b)}" if budget_a != budget_b else "B too"
         parts = []
         for word, alike in rows.sort_values("difference").groupby("verdict", sort=False):
             each = [
@@ -140,7 +143,7 @@ def sentences(found: pd.DataFrame, names: Mapping[str, str]) -> list[str]:
                 for b, *interval in alike[["b", "difference", "low", "high"]].itertuples(index=False)
             ]
             parts.append(f"{PHRASES[word]} {'; '.join(each)}")
-        said.append(f"{a} at least {budget_a:g}x, {against}: {score(value)}. {'. '.join(parts)}.")
+        said.append(f"{a} {budget_title(budget_a)}, {against}: {score(value)}. {'. '.join(parts)}.")
     return said
 
 

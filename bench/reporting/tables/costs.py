@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from bench.analysis.budgets import BUDGETS, RUN, at_budget, succeeded, teacher_rows, timed_points
+from bench.analysis.budgets import RUN, at_budget, budget_title, by_budget, succeeded, teacher_rows, timed_points
 from bench.analysis.comparing.seeds import geometric
 from bench.analysis.roles import Roles
 from bench.reporting.tables.format.table import Format, Table, display_names, plain, score, speedup
@@ -108,9 +108,9 @@ def latency(points: pd.DataFrame, notes: Sequence[str], roles: Roles, times: pd.
     names = display_names(points)
     others = points[~points["method"].isin([*roles.ablations, roles.reference])]
     chosen = [(roles.reference, "teacher", teacher_rows(points, reference=roles.reference))]
-    for budget in BUDGETS:
-        found = at_budget(others, speedup=budget)
-        chosen += [(str(name), f"at least {budget:g}x", rows) for name, rows in found.groupby("method", sort=False)]
+    for budget, compared in by_budget(others):
+        found = at_budget(compared, speedup=budget)
+        chosen += [(str(name), budget_title(budget), rows) for name, rows in found.groupby("method", sort=False)]
     lines = []
     for method, block, rows in chosen:
         line: dict[str, object] = {"Budget": block, "Method": names.get(method, method)}

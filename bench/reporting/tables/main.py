@@ -9,12 +9,15 @@ import numpy as np
 import pandas as pd
 
 from bench.analysis.budgets import (
+    ANY_COST,
     BUDGETS,
     POINT,
     POINTS_ONLY,
     TIER,
     TOLERANCE,
     at_budget,
+    budget_title,
+    by_budget,
     control_rows,
     failures,
     teacher_rows,
@@ -38,6 +41,7 @@ WITHOUT = "wnli"
 FIXED_EXIT, CONSTANT, MISSED = "†", "‡", "§"
 MISMATCHED = "validation_mismatched"
 OTHER_HALF = "MNLI-mm"
+MORE_COSTLY = "Any cost: methods that cost more than the teacher at every point."
 COSTS = {"Parameters": "parameters", "FLOPs": "flops", "FLOPs at 128": "flops_128"}
 TIMES = {"ms, batch 1": "milliseconds"}
 SPEEDUPS = {"Speed-up": "speedup", "Measured, batch 1": "latency_1", "Measured, batch 32": "latency_32"}
@@ -106,11 +110,11 @@ def main(
     lines = [control, _line("control", names.get(roles.reference, roles.reference), teacher, planned, means)]
     control.cells = {name: value for name, value in control.cells.items() if name not in {*COSTS, *TIMES, *SPEEDUPS}}
     before: dict[str, _Line] = {}
-    for budget in budgets:
-        reported = _both_halves(at_budget, compared, halves, speedup=budget)
-        for method in dict.fromkeys(compared["method"]):
+    for budget, affected in by_budget(compared, budgets):
+        reported = _both_halves(at_budget, affected, halves, speedup=budget)
+        for method in dict.fromkeys(affected["method"]):
             rows = reported[reported["method"] == method]
-            line = _line(f"at least {budget:g}x", names.get(method, method), rows, planned, means)
+            line = _line(budget_title(budget), names.get(method, method), rows, planned, means)
             if method in before and _same(before[method].rows, line.rows):
                 line.repeats = before[method].repeats or before[method].block.removeprefix("at least ")
             before[method] = line
@@ -155,6 +159,7 @@ def _notes(values: pd.DataFrame, evidence: Evidence | None, tasks: Sequence[str]
         f"Averages are over the tasks' ranking metrics{halves}, and are left out if a task is missing. Parameters and "
         "FLOPs are means, speed-ups geometric means, over seeds and then over the tasks with a point; measured "
         "speed-ups and milliseconds per example are those of the tasks and seeds whose chosen point was timed.",
+        *([MORE_COSTLY] if values["Budget"].eq(budget_title(ANY_COST)).any() else []),
         f"Bold: the best of its block and all that do not differ from it ({how}); never below the best constant, and "
         "never for a single method in a block.",
     ]

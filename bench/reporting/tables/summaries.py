@@ -6,8 +6,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bench.analysis.budgets import (
+    ANY_COST,
+    RUN,
+    at_budget,
+    at_quality,
+    budget_title,
+    by_budget,
+    failures,
+    succeeded,
+    teacher_rows,
+)
 from bench.analysis.budgets import BUDGETS as SPEEDUPS
-from bench.analysis.budgets import RUN, at_budget, at_quality, failures, succeeded, teacher_rows
 from bench.analysis.comparing.intervals import Interval, budget_differences
 from bench.analysis.comparing.ranking import ranking
 from bench.analysis.comparing.seeds import over_seeds, over_tasks
@@ -27,7 +37,7 @@ from bench.reporting.tables.format.table import (
     speedup,
     whole,
 )
-from bench.reporting.tables.main import Evidence, title_of
+from bench.reporting.tables.main import MORE_COSTLY, Evidence, title_of
 from bench.reporting.tables.notes import learned_note, tasks_of
 from bench.reporting.tables.replayed import scopes_of
 
@@ -244,17 +254,20 @@ def summary(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: 
     learned = [task for task in tasks_of(points) if task in learned_tasks(points, reference=roles.reference)]
     tasks = learned or tasks_of(points)
     shown = roles.contestants(points[points["task"].isin(tasks)])
-    gaps = budget_differences(shown, roles, evidence.splits["validation"] if evidence else None, SPEEDUPS, tasks)
+    gaps = budget_differences(
+        shown, roles, evidence.splits["validation"] if evidence else None, [*SPEEDUPS, ANY_COST], tasks
+    )
     teacher = teacher_rows(shown, reference=roles.reference)
     training = succeeded(shown).drop_duplicates(RUN).groupby("method")
     names = display_names(points)
     methods = shown.loc[shown["kind"] != "control", "method"].drop_duplicates()
     lines: dict[str, dict[str, Any]] = {method: {"Method": names[method]} for method in methods}
     timed = f"ms at {CLOCK_BUDGET:g}x"
-    for budget in SPEEDUPS:
-        chosen = at_budget(shown[shown["method"] != roles.reference], budget)
-        for method, rows in chosen.groupby("method"):
-            lines[str(method)][f"{budget:g}x"] = _cell(rows, gaps.get((str(method), budget)))
+    compared = by_budget(shown[shown["method"] != roles.reference])
+    titles = {budget: f"{budget:g}x" if budget else budget_title(budget).capitalize() for budget, _ in compared}
+    for budget, affected in compared:
+        for method, rows in at_budget(affected, budget).groupby("method"):
+            lines[str(method)][titles[budget]] = _cell(rows, gaps.get((str(method), budget)))
             if budget == CLOCK_BUDGET:
                 lines[str(method)][timed] = mean_over_tasks(rows, "milliseconds")
     if len(teacher):
@@ -264,7 +277,7 @@ def summary(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: 
         flops = rows.get("training_flops_in_all", pd.Series(dtype=float)).mean() / 1e12
         lines[str(method)]["Training, TFLOP"] = flops
     formats: dict[str, Format] = {timed: plain, "Training, TFLOP": plain}
-    columns = ["Method", *(f"{budget:g}x" for budget in SPEEDUPS), timed, "Training, TFLOP"]
+    columns = ["Method", *titles.values(), timed, "Training, TFLOP"]
     values = pd.DataFrame([lines[name] for name in sorted(lines, key=lambda name: name != roles.reference)]).reindex(
         columns=columns
     )
@@ -281,6 +294,7 @@ def summary(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: 
             "budget on some task. Milliseconds: one example at a time, mean over tasks, of the points at "
             f"{CLOCK_BUDGET:g}x (of the teacher at 1x). Training: of one model on one task, with every model that it "
             "needs, such as its teacher.",
+            *([MORE_COSTLY] if len(compared) > len(SPEEDUPS) else []),
             *([learned_note(learned)] if learned else []),
         ],
     )
