@@ -199,11 +199,11 @@ class Method:
         return f"{self.name} {variant}"
 
     def titled(self, title: str, usual: str) -> str:
-        """Return `title`, followed by the name of the contestant unless that is `usual`.
+        """Return `title`, followed by the name of the contestant without the prefix `usual` unless that is its name.
 
-        This keeps two contestants of the same method apart in tables.
+        This keeps two contestants of the same method apart in tables: `costeff-half` becomes "COST-EFF, half".
         """
-        return title if self.name == usual else f"{title}, {self.name}"
+        return title if self.name == usual else f"{title}, {self.name.removeprefix(f'{usual}-')}"
 
     def exit_start(self) -> int:
         """Return the first exit (1-based) at which an example may exit."""

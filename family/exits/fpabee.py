@@ -51,7 +51,9 @@ class FPabee(Method):
 
     def label(self, variant: str) -> str:
         """Return the name in tables and figures."""
-        return self.titled(f"F-PABEE (patience {self.options.patience})", "fpabee")
+        patience = self.options.patience
+        usual = self.name if self.name == f"fpabee-{patience}" else "fpabee"
+        return self.titled(f"F-PABEE (patience {patience})", usual)
 
     def exit_policy(self) -> Policy:
         """Return the exit policy."""
