@@ -84,7 +84,7 @@ def test_two_seeds_apart_and_merged_are_one_run_of_both(first, profile, tmp_path
     united = merge([first[1], tmp_path / "published"], tmp_path / "united")
     assert united.seeds_of("sst2") == [0, 1] and united.root == tmp_path / "united"
     order = ["task", "method", "variant", "seed", "kind", "point", "split"]
-    apart = ["profile", "training_seconds", "peak_memory_bytes"]
+    apart = ["profile", "training_seconds", "cpu_seconds", "peak_memory_bytes"]
     tables = [pd.read_parquet(of.root / "all-points.parquet").drop(columns=apart) for of in (united, both)]
     pd.testing.assert_frame_equal(*(table.sort_values(order, ignore_index=True) for table in tables))
     assert load(tmp_path / "united" / "settings.yaml").contestants == both.contestants

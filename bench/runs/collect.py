@@ -164,6 +164,7 @@ def _training(facts: dict[str, Any]) -> dict[str, Any]:
         "training_flops": cost.get("flops"),
         "training_flops_in_all": cost.get("flops_in_all"),
         "training_seconds": seconds.get("train"),
+        "cpu_seconds": facts.get("cpu_seconds"),
         "peak_memory_bytes": facts.get("peak_memory_bytes"),
         "trainable_parameters": cost.get("trainable_parameters"),
         "common_parameters": facts.get("common_parameters"),

@@ -7,9 +7,10 @@ import torch
 from torch import nn
 from toys import cascade, encoder
 
+from bench.analysis.roles import Roles
 from bench.context import Context
 from bench.method import Method, Options, contestant
-from bench.reporting.tables.costs import training
+from bench.reporting.tables.costs import OF_TEACHER, training
 from bench.runs.collect import collect
 from bench.runs.replay import replay
 from bench.runs.train_run import produce
@@ -93,10 +94,26 @@ def test_the_training_table_names_what_collapsed():
     cost |= {"peak_memory_bytes": 2e9}
     first = row | cost | {"seed": 0, "restarts": 0, "collapsed": False}
     second = first | {"seed": 1, "restarts": 2, "collapsed": True, "training_steps": 102.0}
-    table = training(pd.DataFrame([first, first, second]), [])
+    table = training(pd.DataFrame([first, first, second]), [], Roles("pabee"))
     assert table is not None
     (line,) = table.values.to_dict("records")
     assert (line["Model"], line["Steps"], line["TFLOP"], line["TFLOP with sources"]) == ("PABEE", 101.0, 3.0, 5.0)
     assert (line["Restarts"], line["Collapsed"], line["Runs"]) == (2, 1, 2)
     assert table.notes[-1] == "Collapsed: PABEE on SST-2, seed 1."
-    assert training(pd.DataFrame([row | {"seed": 0}]), []) is None
+    assert training(pd.DataFrame([row | {"seed": 0}]), [], Roles()) is None
+
+
+def test_the_training_table_names_the_models_with_other_steps():
+    row = {"variant": "full", "status": "ok", "kind": "static", "seed": 0, "restarts": 0, "collapsed": False}
+    made = [
+        row | {"task": task, "method": name, "label": name, "training_steps": share * steps, "cpu_seconds": seconds}
+        for task, steps in (("sst2", 700.0), ("stsb", 200.0))
+        for name, share, seconds in (("teacher", 1, 9.0), ("alike", 1.04, 1.0), ("long", 2, 2.0), ("none", 0, 3.0))
+    ]
+    table = training(pd.DataFrame(made), [], Roles())
+    assert table is not None
+    lines = table.values.set_index("Model")
+    assert lines[OF_TEACHER].to_dict() == pytest.approx({"teacher": 1, "alike": 1.04, "long": 2, "none": 0})
+    assert lines["CPU seconds"].to_dict() == {"teacher": 9, "alike": 1, "long": 2, "none": 3}
+    assert "Seconds" not in lines
+    assert table.notes[-1].endswith("than the teacher: long 2.00; none trains nothing.")

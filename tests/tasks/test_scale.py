@@ -119,7 +119,7 @@ def trace_of(settings: Settings, method: str) -> Trace:
 @pytest.mark.parametrize("name", ["hundred", "ten-thousand", "signed"])
 def test_the_unit_changes_no_point_no_exit_and_no_score(found: dict[str, Settings], name: str) -> None:
     plain, other = points_of(found["plain"]), points_of(found[name])
-    measured = ["training_seconds", "peak_memory_bytes"]
+    measured = ["training_seconds", "cpu_seconds", "peak_memory_bytes"]
     pd.testing.assert_frame_equal(plain.drop(columns=measured), other.drop(columns=measured))
     assert len(operating_points(plain).query("method == 'assistant'")) > 4
     for method in ("teacher", "assistant"):

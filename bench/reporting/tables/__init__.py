@@ -69,7 +69,7 @@ def tables(
         quality(points, notes, roles),
         per_exit(points, notes),
         thresholds(points, notes),
-        *([cost] if (cost := training(points, notes)) else []),
+        *([cost] if (cost := training(points, notes, roles)) else []),
         *([sizes] if (sizes := storage(points, notes)) else []),
         *([speed] if (speed := latency(points, notes, roles, times)) else []),
     ]

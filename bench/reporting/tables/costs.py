@@ -7,7 +7,7 @@ import pandas as pd
 from bench.analysis.budgets import RUN, at_budget, budget_title, by_budget, succeeded, teacher_rows, timed_points
 from bench.analysis.comparing.seeds import geometric
 from bench.analysis.roles import Roles
-from bench.reporting.tables.format.table import Format, Table, display_names, plain, score, speedup
+from bench.reporting.tables.format.table import Format, Table, display_names, fraction, plain, score, speedup
 from bench.reporting.tables.main import title_of
 
 _COLUMNS = {
@@ -15,9 +15,11 @@ _COLUMNS = {
     "TFLOP": "training_flops",
     "TFLOP with sources": "training_flops_in_all",
     "Seconds": "training_seconds",
+    "CPU seconds": "cpu_seconds",
     "Peak memory, MB": "peak_memory_bytes",
     "Trained parameters, M": "trainable_parameters",
 }
+OF_TEACHER = "Steps / teacher's"
 _STORED = {
     "Parameters, M": "parameters",
     "On disk, MB": "model_bytes",
@@ -28,37 +30,61 @@ _SIZES = (1, 32)
 _UNITS = {"TFLOP": 1e12, "TFLOP with sources": 1e12, "Peak memory, MB": 1e6, "Trained parameters, M": 1e6}
 
 
-def training(points: pd.DataFrame, notes: Sequence[str]) -> Table | None:
-    """Return the table of training costs, averaged over tasks and seeds, or None if no cost is known."""
+def training(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table | None:
+    """Return the table of training costs, averaged over tasks and seeds, or None if no cost is known.
+
+    Args:
+        points: All operating points.
+        notes: Notes that all tables share.
+        roles: The roles of the methods.
+    """
     rows = succeeded(points).drop_duplicates(RUN)
     if not rows.get("training_steps", pd.Series(dtype=float)).notna().any():
         return None
+    steps = rows[rows["method"] == roles.reference].groupby("task")["training_steps"].mean()
     lines = []
     for (_, _, label), runs in rows.groupby(["method", "variant", "label"], sort=False):
         line: dict[str, object] = {"Model": label}
+        line[OF_TEACHER] = (runs["training_steps"] / runs["task"].map(steps)).mean()
         for title, column in _COLUMNS.items():
             line[title] = runs.get(column, pd.Series(dtype=float)).mean() / _UNITS.get(title, 1)
         again = int(runs["restarts"].sum())
         line |= {"Restarts": again, "Collapsed": int(runs["collapsed"].sum()), "Runs": len(runs)}
         lines.append(line)
-    formats: dict[str, Format] = dict.fromkeys([*_COLUMNS, "Restarts", "Collapsed", "Runs"], plain)
+    values = pd.DataFrame(lines)
+    formats: dict[str, Format] = dict.fromkeys([*_COLUMNS, OF_TEACHER, "Restarts", "Collapsed", "Runs"], plain)
+    formats[OF_TEACHER] = fraction
+    columns = ["Model", "Steps", OF_TEACHER, *list(_COLUMNS)[1:], "Restarts", "Collapsed", "Runs"]
+    known = [name for name in columns if values[name].notna().any()]
     return Table(
         "training",
         "Training behind each model, mean over tasks and seeds",
-        pd.DataFrame(lines),
-        formats,
+        values[known],
+        {name: form for name, form in formats.items() if name in known},
         notes=[
             *notes,
             "Steps: optimizer steps of the model's own stages and of the models whose weights it continues. TFLOP: "
             "floating-point operations (10^12) of its own training, with the passes of teachers, checkpoint selection "
-            "and traces; with sources: also those of every run that it needs, such as its teacher. Seconds and memory "
-            "depend on the machine. Trained parameters: those that an optimizer changes, in the stage with most.",
+            "and traces; with sources: also those of every run that it needs, such as its teacher. Seconds (of "
+            "training, on the clock), CPU seconds (of the whole run, with its traces) and memory depend on the machine "
+            "and on what else runs there. Trained parameters: those that an optimizer changes, in the stage with most.",
             "Restarts: trainings that were repeated with another seed because the model gave the same answer for every "
             "example of the selection split; seconds include them, steps and TFLOP count one training. "
             "Collapsed: runs where this is still the case after the last attempt; they are included in all results.",
+            *_unequal(values),
             *_collapsed(rows),
         ],
     )
+
+
+def _unequal(lines: pd.DataFrame) -> list[str]:
+    """Return a note on the models whose steps differ from the teacher's by more than 5 %, with their shares."""
+    apart = lines[(lines[OF_TEACHER] - 1).abs() > 0.05]
+    said = [
+        f"{row['Model']} {row[OF_TEACHER]:.2f}" if row[OF_TEACHER] else f"{row['Model']} trains nothing"
+        for row in apart.to_dict("records")
+    ]
+    return [f"More than 5 % more or fewer steps than the teacher: {'; '.join(said)}."] if said else []
 
 
 def _collapsed(rows: pd.DataFrame) -> list[str]:
