@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from bench.analysis.budgets import has_traces, selection_split
+from bench.analysis.budgets import has_traces, selection_split, succeeded
 from bench.analysis.metrics import TITLES
 from bench.analysis.statistics import LEARNED_GAIN
 from bench.tasks.catalogue import TASKS, in_order
@@ -59,7 +59,8 @@ def common_notes(points: pd.DataFrame, missing: Mapping[str, Sequence[str]]) -> 
             "and figures with intervals."
         )
     if "other_code" in points and (other := points[points["other_code"].eq(True)])["label"].any():
-        labels = ", ".join(sorted(set(other["label"])))
+        current = not succeeded(points)["other_code"].eq(True).all()
+        labels = ", ".join(sorted(set(other["label"]))) if current else "all models"
         notes += [f"Made by other code than the current one, at the same version: {labels}."]
     if missing:
         named = {title_of(task): ", ".join(splits) for task, splits in missing.items() if splits}
