@@ -55,11 +55,17 @@ class Berxit(Method):
     """BERxiT (Xin et al., EACL 2021): alternating fine-tuning and a learned exit policy.
 
     Every layer has an exit. Odd steps train the last exit only, even steps all exits (section 3.2). One linear head,
-    shared by all exits, predicts from the input of the exit whether its prediction is correct (section 4), with the
-    squared error; on regression its target is 1 - tanh(|error|). It is trained in the even steps.
+    shared by all exits, predicts from the input of the exit whether its prediction is correct (section 4); on
+    regression its target is 1 - tanh(|error|). Its squared error, the mean over exits and examples, is part of the
+    loss of every step (authors' code).
+
+    Own choices: the exits share one pooler, which is the backbone's, and the certainty head reads the hidden state
+    before it (authors' code: a pooler for each exit, read after it); even steps train the last exit too, as in the
+    paper (authors' code with the certainty head: all others); the best epoch is the one with the best mean over exits.
     """
 
     Options = BerxitOptions
+    version = 2
     policy = Certainty
 
     def label(self, variant: str) -> str:
@@ -84,7 +90,7 @@ class Berxit(Method):
 
 
 class Alternating:
-    """Loss of a step: that of the last exit, or that of all exits and of the certainty head.
+    """Loss of a step: that of the last exit or of all exits, and that of the certainty head.
 
     Args:
         steps: Number of steps of the stage.
@@ -96,11 +102,12 @@ class Alternating:
     def __call__(self, model: Encoder, batch: dict[str, Tensor], progress: float) -> Tensor:
         """Return the loss of a batch; the first step trains the last exit only."""
         output = model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        labels = batch["labels"]
+        trusted = torch.stack([trust(logits, labels) for logits in output.exit_logits])
+        certainty = F.mse_loss(torch.sigmoid(output.signals.float()), trusted)
         if round(progress * self.steps) % 2 == 0:  # the first step, the third, ...
-            return task_loss(output.logits, batch["labels"])
-        answers = over_exits(task_loss, output.exit_logits, batch["labels"])
-        trusted = torch.stack([trust(logits, batch["labels"]) for logits in output.exit_logits])
-        return answers + F.mse_loss(torch.sigmoid(output.signals.float()), trusted, reduction="none").mean(1).sum()
+            return task_loss(output.logits, labels) + certainty
+        return over_exits(task_loss, output.exit_logits, labels) + certainty
 
 
 @torch.no_grad()
