@@ -34,7 +34,7 @@ class AstOptions(Options):
 
 
 class Ast(Method):
-    """Adaptive Sparse Trainer (Huang et al., AAAI 2025, arXiv 2407.20584): 2:4 sparsity in the layers.
+    """Adaptive Sparse Trainer (Huang et al., AAAI 2025, arXiv 2407.20584), without SLoRB: 2:4 sparsity in the layers.
 
     Section 3: of every 4 successive weights of a row the 2 largest ones are kept (`mask_of`). The mask m is computed
     again every 10 steps from the dense weights w. The forward pass uses m w, and the gradient by m w changes w
@@ -46,7 +46,7 @@ class Ast(Method):
 
     Own choices: the training is that of the task, while the paper continues pretraining; on regression the squared
     error from the teacher's score takes the place of the divergence; attention and FFN are sparse, embeddings and exits
-    dense; the regularisation is added to the gradient before Adam.
+    dense; the regularisation is added to the gradient before Adam; the authors' low-rank branch SLoRB is left out.
     """
 
     Options = AstOptions

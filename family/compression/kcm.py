@@ -33,11 +33,9 @@ class KcmOptions(Options):
     """Options of KCM; each budget is a fraction of the cost of the teacher's layers, and a variant."""
 
     flops: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
-        [], description="Budgets of FLOPs, at the mean length of train."
+        [], description="Budgets of FLOPs, at train's mean length."
     )
-    latency: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
-        [], description="Budgets of latency, as computed from `attention` and `ffn`."
-    )
+    latency: list[Annotated[float, Field(gt=0, lt=1)]] = Field([], description="Of latency, by `attention` and `ffn`.")
     attention: Part | None = Field(None, description="Measured latency of attention, by its heads.")
     ffn: Part | None = Field(None, description="Measured latency of the FFN, by its neurons.")
     teacher: str = Field("teacher", description="The contestant whose model is pruned.")
@@ -51,7 +49,9 @@ class Kcm(Method):
     I, rank them under the budget), rearrangement (units of a layer are exchanged for a smaller (1 - m)^T I (1 - m)) and
     rescaling (least squares bring the outputs of each layer close to the teacher's). Masked units are cut out.
     Own choices: gradients of single examples, as in the paper (authors' code: of batches); at least one head and neuron
-    in each layer; all heads are rescaled, without intercept (authors' code: not in the first layer, with intercept).
+    in each layer, or `free` units (authors' code: a layer may lose all); all heads are rescaled, without intercept,
+    towards the teacher, over all tokens, by a damped exact solution (authors' code: not in the first layer, with
+    intercept, towards a model of the root of the budget, the first token in the last FFN, an iterative solution).
     """
 
     Options = KcmOptions
@@ -131,10 +131,7 @@ def mask_gradients(model: Encoder, batches: Sequence[dict[str, Tensor]]) -> list
 
 
 def search(scores: Sequence[np.ndarray], parts: Sequence[Part], total: float) -> list[np.ndarray]:
-    """Return how many of its best heads and of its best neurons each layer keeps, both [L] (algorithm 1).
-
-    The sum of their scores, [L, heads] and [L, neurons], is the largest one whose cost is at most `total`.
-    """
+    """Return how many heads and neurons each layer keeps, both [L]: the largest sum of scores [L, units] in `total`."""
     others = [-np.sort(-each, axis=1)[:, part.free :] for each, part in zip(scores, parts, strict=True)]
     ranked = [np.argsort(-each, axis=None, kind="stable") for each in others]
     sums = [np.append(0.0, each.flat[order].cumsum()) for each, order in zip(others, ranked, strict=True)]

@@ -27,12 +27,13 @@ class SharedOptions(Options):
 
 
 class Shared(Method):
-    """One layer used L times, with an exit after each use (after arXiv 2310.12818, "Boosting Inference Efficiency").
+    """One layer used L times, with an exit after each use: a parameter-shared encoder.
 
-    The paper shares the parameters of a pretrained encoder's layers and lets examples exit after any of them; there is
-    no code. Own choices where it is silent: the layer starts as the mean of the backbone's layers (`averaged`); every
-    exit learns, in one stage, `soft_weight` x the teacher's predictions + (1 - `soft_weight`) x the labels (soft and
-    plain cross-entropy, or squared errors), summed over exits; entropy is the exit policy.
+    The paper behind the idea, arXiv 2310.12818 ("Boosting Inference Efficiency"), makes inference of models that share
+    parameters cheaper; there is no code, and nothing of it is reproduced. Everything is an own choice: the layer starts
+    as the mean of the backbone's layers (`averaged`); every exit learns, in one stage, `soft_weight` x the teacher's
+    predictions + (1 - `soft_weight`) x the labels (soft and plain cross-entropy, or squared errors), summed over exits;
+    entropy is the exit policy.
     """
 
     Options = SharedOptions

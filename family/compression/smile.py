@@ -28,9 +28,7 @@ class SmileOptions(Options):
 
     sizes: list[Size] = Field([Size(gate=4, rank=16), Size(gate=8, rank=32)], description="SMILE models.")
     average: bool = Field(False, description="Whether the mean of the weights is a variant too.")
-    arithmetic: list[Annotated[float, Field(gt=0, le=2)]] = Field(
-        [], description="Scales of task arithmetic, a variant each (its authors: 0.3)."
-    )
+    arithmetic: list[Annotated[float, Field(gt=0, le=2)]] = Field([], description="Scales of task arithmetic.")
     tasks: list[str] | None = Field(None, min_length=1, description="Tasks of the one model; null: all of the profile.")
     teacher: str = Field("teacher", description="The contestant whose models are merged.")
 
@@ -44,9 +42,8 @@ class Smile(Method):
     1, and the output is W_pre x + b_pre + expert(x). All else is pretrained: embeddings and LayerNorm.
 
     Variants beside it: `average`, the mean of the weights, and `arithmetic-a` (Ilharco et al., ICLR 2023),
-    pretrained + a x the sum of the differences of all weights, embeddings and LayerNorm included.
-
-    Own choices: the classifier and its dense layer are those of the task, which is known when the model is used.
+    pretrained + a x the sum of the differences of all weights, embeddings and LayerNorm included (its authors: 0.3).
+    Own choice: the classifier and its dense layer are those of the task, which is known when the model is used.
     """
 
     Options = SmileOptions
@@ -109,8 +106,7 @@ class RoutedLinear(nn.Linear):
     @torch.no_grad()
     def fill(self, pretrained: nn.Linear, tuned: Sequence[nn.Linear]) -> None:
         """Set the weights to those of a pretrained layer, and the experts to the changes by fine-tuning."""
-        self.weight.copy_(pretrained.weight)
-        self.bias.copy_(pretrained.bias)
+        self.load_state_dict(pretrained.state_dict(), strict=False)  # the experts follow
         for expert, layer in enumerate(tuned):
             gate, rank = self.routers.shape[1], self.down.shape[1]
             up, right = leading(layer.weight - pretrained.weight, max(gate, rank))

@@ -10,6 +10,7 @@ from torch import Tensor
 from baselines.finetuned import supervised
 from bench.context import Context
 from bench.encoder import Encoder
+from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Options, Stage
 from bench.training.loop import Plan
 from bench.training.losses import over_exits, task_loss
@@ -38,6 +39,11 @@ class DeeBert(Method):
 
     Options = DeeBertOptions
     policy = "entropy"
+
+    def check(self) -> None:
+        """Raise UserError for a backbone of one layer."""
+        if self.backbone.layers < 2:
+            raise UserError(f"contestants.{self.name}: a backbone of one layer has no exit before the last; use more")
 
     def label(self, variant: str) -> str:
         """Return the name in tables and figures."""

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from bench.context import Context
 from bench.encoder import Encoder
+from bench.errors import UserError
 from bench.exit_policies.policies import Agreement, Divergence, Policy
 from bench.method import Method, Needed, Options, Stage
 
@@ -48,6 +49,17 @@ class FPabee(Method):
     def starts_from(self, variant: str) -> Needed:
         """Return PABEE's model."""
         return Needed(self.options.pabee, "full")
+
+    def check(self) -> None:
+        """Raise UserError for a patience with which no example can exit before the last layer."""
+        most = self.backbone.layers - 2
+        if self.options.patience > most:
+            raise UserError(
+                f"contestants.{self.name}.options.patience: {self.options.patience} pairs of exits cannot agree "
+                f"before the last of {self.backbone.layers} layers; use {most} at most"
+                if most > 0
+                else f"contestants.{self.name}: no example can exit before the last of {self.backbone.layers} layers"
+            )
 
     def label(self, variant: str) -> str:
         """Return the name in tables and figures."""

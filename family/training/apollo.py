@@ -24,7 +24,9 @@ class ApolloOptions(Options):
     """Options of Apollo."""
 
     layers: list[int] = Field([1, 3, 6], description="Unique layers of each stage (authors: 1, 3, 6, 12 of 12).")
-    parts: list[float] = Field([0.1, 0.3, 0.6], description="Part of the steps of each (authors: 0.1, 0.1, 0.3, 0.5).")
+    parts: list[float] = Field(
+        [0.05, 0.2, 0.75], description="Part of the steps of each (authors, for BERT: 0.05, 0.05, 0.15, 0.75)."
+    )
     epochs: Epochs = Field(3, description="Epochs of all stages together.")
     learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of every stage.")
     batch_size: BatchSize = Field(32, description="Batch size.")
@@ -104,7 +106,7 @@ def _curve(unique: int, layers: int) -> tuple[float, float]:
 def depth_at(x: float, unique: int, layers: int) -> int:
     """Return the depth of a step for a number x in [0, 1): u times the ratio, from u to L, rounded down."""
     m, n = _curve(unique, layers)
-    return int(min(max(m / (x + n), 1.0), layers / unique) * unique)
+    return min(int(max(m / (x + n), 1.0) * unique), layers)
 
 
 def mean_depth(unique: int, layers: int) -> float:

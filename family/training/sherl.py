@@ -15,6 +15,7 @@ from bench.context import Context
 from bench.encoder import Encoder, EncoderConfig, EncoderOutput
 from bench.encoder.exits import pool
 from bench.encoder.layers.attention import attention_bias
+from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Options, Stage
 from bench.training.loop import Plan
 from bench.training.losses import task_loss
@@ -41,14 +42,19 @@ class Sherl(Method):
     exit train. The axes are trained parameters and memory of training: no gradient passes through layers 1 to L - 1.
 
     Own choices: the exit reads the last layer as for all contestants (authors: an aggregator of their own); linear
-    decay after warm-up, and dropout of the backbone.
+    decay after warm-up, dropout of the backbone, its LayerNorm epsilon and its initialization; the side module has half
+    the hidden size (authors: 512 of 768).
     """
 
     Options = SherlOptions
+    version = 2
 
     def check(self) -> None:
-        """Raise UserError for a backbone of another layout than BERT's."""
-        self.backbone_of_bert()
+        """Raise UserError for a backbone of another layout than BERT's, or of one layer."""
+        if self.backbone_of_bert().layers < 2:
+            raise UserError(
+                f"contestants.{self.name}: a backbone of one layer has no lower layers to combine; use more"
+            )
 
     def label(self, variant: str) -> str:
         """Return the name in tables and figures."""
@@ -63,9 +69,16 @@ class Sherl(Method):
         return model
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
-        """Return the stage: layers 1 to L - 1 forward alone, of the last one also the gradient of its input."""
-        layers = self.backbone.layers
-        return [Stage(self._plan, examples, self.backbone, selects=True, depth=(layers - 1) / 3 + 2 / 3)]
+        """Return the stage: layers 1 to L - 1 forward alone, of the last one also the gradient of its input.
+
+        The side module counts by its multiply-adds relative to a layer's. The gradient of the layers' outputs, which
+        enter its first linear layers, is not computed.
+        """
+        shape = self.backbone
+        inner = side_size(shape.hidden, self.options.factor)
+        side = side_macs(shape.layers, shape.hidden, inner) - shape.layers * shape.hidden * inner / 3
+        depth = (shape.layers - 1) / 3 + 2 / 3 + side / shape.layer_macs(0, 1)
+        return [Stage(self._plan, examples, shape, selects=True, depth=depth)]
 
     @property
     def _plan(self) -> Plan:
@@ -98,9 +111,19 @@ class Side(nn.Module):
 
     def macs(self) -> int:
         """Return the multiply-adds for one token."""
-        first = cast(nn.Linear, cast(nn.Sequential, self.down[0])[0])
-        features, (inner, hidden) = len(self.down) - 1, first.weight.shape
-        return (len(self.down) + 1) * inner * hidden + features * inner + features**2 * inner
+        inner, hidden = cast(nn.Linear, cast(nn.Sequential, self.down[0])[0]).weight.shape
+        return side_macs(len(self.down), hidden, inner)
+
+
+def side_size(hidden: int, factor: int) -> int:
+    """Return the size of the side module."""
+    return max(1, hidden // factor)
+
+
+def side_macs(levels: int, hidden: int, inner: int) -> int:
+    """Return the multiply-adds of a side module of `inner` numbers for one token."""
+    features = levels - 1
+    return (levels + 1) * inner * hidden + features * inner + features**2 * inner
 
 
 class SideConfig(EncoderConfig):
@@ -160,7 +183,7 @@ AutoModelForSequenceClassification.register(SideConfig, SideEncoder)
 def with_side(model: Encoder, factor: int) -> SideEncoder:
     """Return a copy of an encoder with a new side module, whose size is the hidden size over `factor`."""
     values = {key: value for key, value in model.config.to_dict().items() if key != "model_type"}
-    made = SideEncoder(SideConfig(**values, side=max(1, model.config.hidden_size // factor))).to(model.device)
+    made = SideEncoder(SideConfig(**values, side=side_size(model.config.hidden_size, factor))).to(model.device)
     made.load_state_dict(model.state_dict(), strict=False)  # the side module is new
     return made
 

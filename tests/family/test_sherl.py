@@ -1,12 +1,14 @@
 """SHERL: weights of the side module written out with loops, what trains, what is counted, saved and run."""
 
 import numpy as np
+import pytest
 import torch
 import toys
 
 from bench.context import Context
 from bench.encoder.early import engine
 from bench.encoder.saved import load_model
+from bench.errors import UserError
 from bench.exit_policies.deciding import never
 from bench.measuring import counting
 from bench.measuring.recording import record
@@ -80,6 +82,18 @@ def test_only_side_module_and_exit_change_and_they_are_the_trained_parameters(ti
     assert context.trainable == [sum(n for key, n in sizes.items() if not key.startswith(("embeddings.", "layers.")))]
 
 
+def test_the_cost_of_a_step_has_the_side_module(tiny_settings, tmp_path):
+    made = tiny_settings(tmp_path)
+    method = contestant(made, "sherl", "sst2")
+    context = Context(made, method.task, RunKey("sst2", "sherl", "full", 0), tmp_path / "state")
+    model = with_side(context.backbone("pooler"), method.options.factor)
+    (stage,) = method.stages("full", 100)
+    layers, hidden = method.backbone.layers, method.backbone.hidden
+    (first, _) = model.side.down[0]
+    side = (stage.depth - (layers - 1) / 3 - 2 / 3) * method.backbone.layer_macs(0, 1)
+    assert side == pytest.approx(model.side.macs() - layers * hidden * first.out_features / 3)
+
+
 def test_no_gradient_is_kept_for_the_layers_below_the_last():
     model, some = with_side(toys.encoder(**EVEN), 2), toys.examples(4)
     for name, parameter in model.named_parameters():
@@ -90,3 +104,24 @@ def test_no_gradient_is_kept_for_the_layers_below_the_last():
     batch = collate([some[i] for i in range(4)])
     model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
     assert seen == [False, False, True]
+
+
+@pytest.mark.parametrize(("name", "layers"), [("sherl", 1), ("deebert", 1), ("fpabee", 2)])
+def test_too_few_layers_for_a_method_are_refused(tiny_settings, tmp_path, name, layers):
+    values = tiny_settings(tmp_path).model_dump() | {"studies": []}
+    values["contestants"]["fpabee"]["options"]["patience"] = 1
+    for count in (layers, layers + 1):
+        backbone = values["backbone"] | {"layers": count}
+        method = contestant(check(values | {"backbone": backbone}, "test"), name, "sst2")
+        if count == layers:
+            with pytest.raises(UserError, match=f"contestants.{name}: "):
+                method.check()
+        else:
+            method.check()
+
+
+def test_a_patience_beyond_the_layers_is_refused(tiny_settings, tmp_path):
+    values = tiny_settings(tmp_path).model_dump()
+    values["contestants"]["fpabee"]["options"]["patience"] = 50
+    with pytest.raises(UserError, match=r"contestants.fpabee.options.patience: 50"):
+        contestant(check(values, "test"), "fpabee", "sst2").check()
