@@ -9,6 +9,7 @@ import pytest
 import synthetic
 from hypothesis import given, settings
 
+from bench.analysis.comparing.estimates import seed_noise
 from bench.analysis.comparing.pairings import pairings
 from bench.analysis.comparing.resampling import Resamples, resampled
 from bench.analysis.comparing.seeds import deviation_of_mean, geometric, over_seeds, over_tasks
@@ -133,12 +134,33 @@ def test_primary_comparisons_are_corrected_apart(points, results):
 def test_a_verdict_rests_on_the_tasks_without_which_it_would_be_another(points, results):
     table = compared(points, results, [("costeff", "first-layers")], budgets=[4.0], resamples=100, single_tasks=False)
     row = table.iloc[0]
-    rests = set(row["rests_on"].split(", ")) - {""}
+    rests, differences = set(row["rests_on"].split(", ")) - {""}, []
     for task in sorted(set(points["task"])):
         rest = compared(
             points[points["task"] != task], results, [("costeff", "first-layers")], budgets=[4.0], single_tasks=False
         )
-        assert (rest.iloc[0]["verdict"] != row["verdict"]) == (task in rests) or row["verdict"] == "not decided"
+        assert (rest.iloc[0]["verdict"] != row["verdict"]) == (task in rests)
+        differences.append(rest.iloc[0]["difference"])
+    assert row["least_without_one"] == pytest.approx(min(differences))
+    assert row["most_without_one"] == pytest.approx(max(differences))
+
+
+def test_a_task_that_neither_method_has_leaves_no_verdict_on_all_tasks(points, results):
+    pair = ("costeff", "tinybert")
+    less = points[(points["task"] != "mrpc") | ~points["method"].isin(pair)]
+    table = compared(less, results, [pair], budgets=[2.0], resamples=100).set_index("task")
+    assert table.loc[ALL, "verdict"] == "" and "mrpc" in table.loc[ALL, "note"]
+    assert table.loc["mnli", "verdict"] in WORDS
+
+
+def test_the_typical_variance_is_not_that_of_a_few_models():
+    rows = [
+        {"task": "rte", "method": f"m{model}", "variant": "full", "seed": seed, "kind": "static", "split": "validation"}
+        | {"score": 0.5 + 0.01 * seed - (0.4 if model == 0 and seed == 0 else 0)}
+        for model in range(5)
+        for seed in range(3)
+    ]
+    assert seed_noise(pd.DataFrame(rows)) == pytest.approx({"rte": 1e-4})
 
 
 def test_f1_tasks_are_compared_by_accuracy_too(points, results):

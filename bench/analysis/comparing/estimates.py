@@ -179,13 +179,14 @@ def _freedom(parts: Sequence[tuple[float, float]]) -> float:
 
 
 def seed_noise(points: pd.DataFrame) -> dict[str, float]:
-    """Map each task to the variance over seeds of the score at full depth, averaged over all models.
+    """Map each task to the typical variance over seeds of the score at full depth: the median over all models.
 
-    Tasks with one seed are left out.
+    A mean would be that of a few models that did not learn with one seed, and would change the degrees of freedom of
+    all other comparisons. Tasks with one seed are left out.
     """
     rows = points[(points["kind"] == "static") & (points["split"] == "validation")]
     of_model = rows.groupby(["task", "method", "variant"])["score"].var(ddof=1).dropna()
-    return {str(task): float(value) for task, value in of_model.groupby(level="task").mean().items()}
+    return {str(task): float(value) for task, value in of_model.groupby(level="task").median().items()}
 
 
 def bounds(metric: str, *, difference: bool) -> tuple[float, float]:

@@ -27,6 +27,7 @@ from bench.settings import Comparison
 ALL = "all tasks"
 LEARNED = "learned tasks"
 BUDGETS = (1.0, 2.0, 4.0, 8.0, 19.0)
+ADDITIONAL = ["iqm", "wins", "wilcoxon", "least_without_one", "most_without_one", "rests_on"]
 ONE_SEED = "one seed: the interval covers the examples only"
 PRIMARY, EXPLORATORY = "primary", "exploratory"
 
@@ -128,13 +129,13 @@ def compare(
         One row per pairing and scope (all tasks, learned tasks, one task). Columns: a, b, budget_a, budget_b, family
         ("primary" or "exploratory"; single tasks of several are always exploratory), task (the scope), metric, score_a,
         score_b, speedup_a, speedup_b (on validation; geometric means), those of `classify_differences`, iqm, wins,
-        wilcoxon (uncorrected p-value), rests_on (tasks whose removal changes the verdict), accuracy and
-        accuracy_verdict (NaN
-        and "" where no task is ranked by F1), note. Primary and exploratory comparisons, averages and single tasks are
+        wilcoxon (uncorrected p-value), least_without_one, most_without_one and rests_on (`_without_one_task`),
+        accuracy and accuracy_verdict (NaN and "" where no task is ranked by F1), note. Primary and
+        exploratory comparisons, averages and single tasks are
         separate families; `attrs["comparisons"]` has their sizes. A pairing with the same points as an earlier one is
         left out. If nothing can be compared, the verdict is "", the note gives the reason, and the row is in no family.
     """
-    chosen = _chosen(points, wanted)
+    chosen, every_task = _chosen(points, wanted), list(dict.fromkeys(points["task"]))
     every = [row for tasks in chosen.values() for of_task in tasks.values() for row in scored(of_task)]
     resamples.prepare([*every, *(row for row in map(_by_accuracy, every) if row is not None)])
     rows: list[dict[str, Any]] = []
@@ -142,7 +143,10 @@ def compare(
     seen: set[tuple[Any, ...]] = set()
     for pairing in wanted:
         tasks = _tasks(
-            chosen.get((pairing.a, pairing.budget_a), {}), chosen.get((pairing.b, pairing.budget_b), {}), resamples
+            chosen.get((pairing.a, pairing.budget_a), {}),
+            chosen.get((pairing.b, pairing.budget_b), {}),
+            every_task,
+            resamples,
         )
         used = {task: (pairing.a, pairing.b, task, side.used) for task, side in tasks.items()}
         whole = tuple(used.values())
@@ -178,11 +182,14 @@ def _chosen(points: pd.DataFrame, wanted: Iterable[Pairing]) -> dict[tuple[str, 
 
 
 def _tasks(
-    first: Mapping[str, Sequence[Point]], second: Mapping[str, Sequence[Point]], resamples: Resamples
+    first: Mapping[str, Sequence[Point]],
+    second: Mapping[str, Sequence[Point]],
+    tasks: Sequence[str],
+    resamples: Resamples,
 ) -> dict[str, _Side]:
-    """Return the comparison of two methods on each task."""
+    """Return the comparison of two methods on each of the tasks."""
     found: dict[str, _Side] = {}
-    for task in dict.fromkeys([*first, *second]):
+    for task in tasks:
         sides = [first.get(task, []), second.get(task, [])]
         known = [scored(side) for side in sides]
         common = set.intersection(*({row["seed"] for row in side} for side in known))
@@ -258,7 +265,7 @@ def _with_verdicts(
     ]
     accuracy = classify_differences(others, comparison, families)
     additional = [_additional(row, sides, comparison) for row, sides in zip(found.itertuples(), made, strict=True)]
-    table = table.join(found[COLUMNS]).join(pd.DataFrame(additional, columns=["iqm", "wins", "wilcoxon", "rests_on"]))
+    table = table.join(found[COLUMNS]).join(pd.DataFrame(additional, columns=ADDITIONAL))
     table = table.assign(accuracy=accuracy["difference"], accuracy_verdict=accuracy["verdict"])
     table = table[[*(name for name in table if name != "note"), "note"]]
     counted = pd.Series(families, dtype=object)[found["verdict"] != ""]
@@ -269,11 +276,11 @@ def _with_verdicts(
 def _additional(row: Any, sides: Mapping[str, _Side], comparison: Comparison) -> dict[str, Any]:
     """Return the additional statistics of a row of `classify_differences`; empty values if it has no verdict."""
     if not row.verdict:
-        return {"iqm": np.nan, "wins": np.nan, "wilcoxon": np.nan, "rests_on": ""}
+        return dict.fromkeys(ADDITIONAL, np.nan) | {"rests_on": ""}
     runs = np.concatenate([side.runs for side in sides.values()])
     wins = float(((runs > 0) + 0.5 * (runs == 0)).mean())
-    rests_on = ", ".join(_rests_on(row, sides, comparison))
-    return {"iqm": interquartile_mean(runs), "wins": wins, "wilcoxon": _wilcoxon(sides), "rests_on": rests_on}
+    found = {"iqm": interquartile_mean(runs), "wins": wins, "wilcoxon": _wilcoxon(sides)}
+    return found | _without_one_task(row, sides, comparison)
 
 
 def interquartile_mean(values: Floats) -> float:
@@ -295,10 +302,14 @@ def _wilcoxon(sides: Mapping[str, _Side]) -> float:
     return float(wilcoxon(values).pvalue)
 
 
-def _rests_on(row: Any, sides: Mapping[str, _Side], comparison: Comparison) -> list[str]:
-    """Return the tasks whose removal changes the verdict, at unchanged significance levels."""
-    if row.verdict in ("", "not decided") or len(sides) < 3:
-        return []
+def _without_one_task(row: Any, sides: Mapping[str, _Side], comparison: Comparison) -> dict[str, Any]:
+    """Return what the average is if one task is left out: the range of differences, and the tasks that matter.
+
+    `rests_on` names the tasks whose removal changes the verdict, at unchanged significance levels. One task fewer also
+    has fewer degrees of freedom, so a verdict may change although the difference does not.
+    """
+    if len(sides) < 2:
+        return {"least_without_one": np.nan, "most_without_one": np.nan, "rests_on": ""}
     estimates = {task: side.estimate for task, side in sides.items() if side.estimate is not None}
     rests = [average([each for name, each in estimates.items() if name != task]) for task in estimates]
     different, equal = p_values(rests, comparison.margin / 100)
@@ -306,4 +317,6 @@ def _rests_on(row: Any, sides: Mapping[str, _Side], comparison: Comparison) -> l
         verdict_of(rest.value, p, p_equal, row.strict, row.strict_equal)
         for rest, p, p_equal in zip(rests, different, equal, strict=True)
     ]
-    return [task for task, said in zip(estimates, words, strict=True) if said != row.verdict]
+    values = [rest.value for rest in rests]
+    changed = [task for task, said in zip(estimates, words, strict=True) if said != row.verdict]
+    return {"least_without_one": min(values), "most_without_one": max(values), "rests_on": ", ".join(changed)}

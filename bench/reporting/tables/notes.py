@@ -87,4 +87,8 @@ def _seeds(points: pd.DataFrame) -> str:
     if all(len(seeds) < 2 for seeds in by_task):
         return f"One seed ({'; '.join(groups)}): no deviation can be given."
     counts = ", ".join(f"{title} {len(seeds)}" for seeds, titles in by_task.items() for title in titles)
-    return f"Seeds: {'; '.join(groups)}; ± is the sample deviation over seeds. Seeds of each task: {counts}."
+    single = [title for seeds, titles in by_task.items() for title in titles if len(seeds) < 2]
+    partly = (
+        f" {', '.join(single)}: one seed, so intervals of averages leave out the variation of it." if single else ""
+    )
+    return f"Seeds: {'; '.join(groups)}; ± is the sample deviation over seeds. Seeds of each task: {counts}.{partly}"
