@@ -22,7 +22,7 @@ from bench.sharing.folders import open_folder, runs_of, settings_of
 from bench.sharing.results import merge, publish
 from bench.store import RunKey
 
-REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "glue-laptop"
+REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "glue-laptop-0.2"
 RUNS = [RunKey("wnli", "teacher", "full", 0), RunKey("wnli", "pabee", "full", 0)]
 
 

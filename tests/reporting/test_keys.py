@@ -12,7 +12,7 @@ from bench.reporting import everything, page, tables
 from bench.reporting.tables.main import COSTS, SPEEDUPS
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "results" / "reference" / "glue-laptop"
+RESULTS = ROOT / "results" / "reference" / "glue-laptop-0.2"
 TABLES = {"rows", "points", "row", "table", "chosen"}
 """What variables of points are called."""
 MADE = {"place", "missed"}

@@ -380,7 +380,7 @@ def test_text_is_escaped_where_its_format_needs_it():
 
 
 def test_calculated_and_measured_speedups_are_of_the_same_examples():
-    folder = open_folder(Path(__file__).parents[2] / "results" / "reference" / "glue-laptop")
+    folder = open_folder(Path(__file__).parents[2] / "results" / "reference" / "glue-laptop-0.2")
     points, times = folder.points(), folder.latencies()
     some = times[times["task"].isin(["cola", "rte"])].assign(noise_low=0.97, noise_high=1.04)
     table = latency(points, ["shared note"], Roles(), some)
