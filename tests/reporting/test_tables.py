@@ -14,9 +14,10 @@ from synthetic import REASON, ROLES
 
 from bench.analysis.budgets import RUN, at_budget, operated
 from bench.analysis.roles import Roles
-from bench.reporting.tables import tables
+from bench.reporting.tables import evidence_of, tables
 from bench.reporting.tables.comparisons import ablations
 from bench.reporting.tables.costs import latency
+from bench.reporting.tables.details import thresholds
 from bench.reporting.tables.format.latex import escape
 from bench.reporting.tables.format.table import Table, amount, score
 from bench.reporting.tables.main import main
@@ -151,19 +152,60 @@ def test_failed_runs_are_rows_with_their_reason(made):
         assert values[hit].astype(str).apply(lambda row: row.str.contains("TinyBERT-style")).any(axis=None)
 
 
+def test_bold_is_what_the_ranking_ties_with_the_best(made):
+    """Bold averages are "tied with the best" in the table `ranking`, and neither constant nor below the floor."""
+    values, bold = made["main"].values, made["main"].is_bold()
+    ranks = made["ranking"].values
+    tied = ranks[ranks["Tied with the best"] == "yes"]
+    tied = set(zip("at least " + tied["At least"], tied["Method"], tied["Tasks"], strict=True))
+    seen = set()
+    for column, scope in {"Average": "all tasks", "Learned tasks": "learned tasks"}.items():
+        if column not in values:
+            continue
+        floor = values[column].iloc[0]
+        for at, row in values[values["Budget"].str.startswith("at least")].iterrows():
+            block = values.loc[values["Budget"] == row["Budget"], column]
+            able = row[column] >= floor and "‡" not in str(row[f"{column} mark"]) and block.notna().sum() > 1
+            expected = able and (row["Budget"], row["Method"], scope) in tied
+            assert bold.at[at, column] == expected, (row["Budget"], row["Method"], column)
+            seen.add(bool(expected))
+    assert seen == {True, False}
+
+
 def test_bold_is_the_best_and_what_does_not_differ_from_it(made, few):
     for table in (made["main"], main(few, [], ROLES)):
         bold, values = table.is_bold(), table.values
         assert not bold[values["Budget"].isin(["control", "failed"])].any(axis=None)
         for _, block in values[values["Budget"].str.startswith("at least")].groupby("Budget"):
             known = block["MNLI"].dropna()
-            if len(known) > 1 and not block["Chosen"].fillna("").str.startswith("as at").any():
+            if len(known) > 1:
                 assert bold.at[known.idxmax(), "MNLI"]
     values, bold = made["main"].values, made["main"].is_bold()
     blocks = values["Budget"].where(values["Budget"].str.startswith("at least"))
     best = values.groupby(blocks)["MNLI"].transform("max")
     assert (bold["MNLI"] & (values["MNLI"] < best - 0.05)).any()  # below the best, by names that are not the folders'
     assert not made["paper"].is_bold().any(axis=None)
+
+
+@pytest.mark.parametrize("column", ["MNLI", "MNLI-mm"])
+def test_each_half_of_mnli_is_tested_with_its_own_scores(few, results, column):
+    """A method with a low score on one half of MNLI is not bold there; on the other half nothing changes."""
+    own = few[few["task"] == "mnli"]
+    evidence = evidence_of(own, results / "runs", Comparison(resamples=100))
+
+    def made(points):
+        table = main(points, [], ROLES, budgets=[1.0], evidence=evidence)
+        return table.is_bold().set_axis(table.values["Method"]), table.values.set_index("Method")
+
+    bold, values = made(own)
+    assert bold.loc["PABEE", column]
+    split = {"MNLI": "validation", "MNLI-mm": "validation_mismatched"}[column]
+    there = (own["method"] == "pabee") & (own["split"] == split)
+    low = (values.loc["Best constant", column] + 1) / 100
+    changed, _ = made(own.assign(score=own["score"].mask(there, low)))
+    (other,) = {"MNLI", "MNLI-mm"} - {column}
+    assert not changed.loc["PABEE", column]
+    assert changed[other].equals(bold[other])
 
 
 def test_without_traces_equal_as_printed_is_equal(few):
@@ -190,11 +232,19 @@ def test_nothing_below_the_best_constant_is_bold(few):
     assert not main(weak, [], ROLES).is_bold().any(axis=None)
 
 
-def test_a_block_with_the_same_points_is_marked(made):
-    values = made["main"].values
+def test_a_row_with_the_points_of_a_smaller_budget_has_their_numbers_and_names_it(made):
+    table = made["main"]
+    values, printed = table.values, table.printed()
     again = values[values["Chosen"].fillna("").str.startswith("as at")]
-    assert len(again) and again["Average"].isna().all()
     assert {"COST-EFF", "TinyBERT-style (w/o DA), 2 layers"} <= set(again["Method"])
+    for at, row in again.iterrows():
+        named = f"at least {row['Chosen'].removeprefix('as at ')}"
+        (before,) = values.index[(values["Budget"] == named) & (values["Method"] == row["Method"])]
+        columns = [name for name in printed if name not in ("Budget", "Chosen")]
+        # A point may miss the larger budget alone.
+        pairs = (printed.loc[each, columns].str.replace("§", "") for each in (at, before))
+        assert next(pairs).tolist() == next(pairs).tolist()
+        assert row["MNLI"] > 0
 
 
 def test_verdicts_have_four_words(made):
@@ -249,6 +299,22 @@ def test_fixed_quality_counts_where_every_seed_keeps_it(made, points):
     values = made["quality"].values
     reached = values["Speed-up at 95 %"].notna()
     assert reached.any() and (values.loc[~reached, "Note"].fillna("") != "").all()
+
+
+def test_thresholds_per_exit_gain_nothing_by_the_points_of_one_exit_or_one_threshold(few):
+    """The gain is over fixed exits and uniform thresholds alike, whichever is better on the selection split."""
+    others = few[~few["kind"].eq("per_exit")]
+    simple = others[others["kind"].isin(["static", "fixed_exit", "uniform"])]
+    for kinds in (["static", "fixed_exit"], ["uniform"], ["static", "fixed_exit", "uniform"]):
+        copied = simple[simple["kind"].isin(kinds)]
+        number = copied["kind"].map({"static": 0, "fixed_exit": 100, "uniform": 200}) + copied["point"]
+        values = thresholds(pd.concat([others, copied.assign(kind="per_exit", point=number)]), []).values
+        gain = values[["Gain, selection", "Gain, validation"]].dropna()
+        assert len(gain)
+        if "uniform" in kinds and len(kinds) > 1:
+            assert gain.abs().max(axis=None) < 1e-9
+        else:
+            assert gain["Gain, selection"].max() < 1e-9 and gain["Gain, selection"].min() < -0.1
 
 
 @pytest.fixture(scope="module")
@@ -379,9 +445,14 @@ def test_text_is_escaped_where_its_format_needs_it():
     assert r"a|b\_c \& 5\%" in table.latex()
 
 
-def test_calculated_and_measured_speedups_are_of_the_same_examples():
+@pytest.fixture(scope="module")
+def reference():
     folder = open_folder(Path(__file__).parents[2] / "results" / "reference" / "glue-laptop")
-    points, times = folder.points(), folder.latencies()
+    return folder.points(), folder.latencies()
+
+
+def test_calculated_and_measured_speedups_are_of_the_same_examples(reference):
+    points, times = reference
     some = times[times["task"].isin(["cola", "rte"])].assign(noise_low=0.97, noise_high=1.04)
     table = latency(points, ["shared note"], Roles(), some)
     teacher = table.values[table.values["Budget"] == "teacher"].squeeze()
@@ -395,3 +466,17 @@ def test_calculated_and_measured_speedups_are_of_the_same_examples():
     assert any("0.97 to 1.04 at batch 1" in note for note in table.notes) and "shared note" in table.notes
     assert any("Measured on AMD EPYC" in note and "1 thread" in note for note in table.notes)
     assert latency(points, [], Roles(), pd.DataFrame()) is None
+
+
+def test_the_main_table_has_the_calculated_speedup_of_the_timed_examples(reference):
+    """Each measured speed-up stands beside the one calculated for the same examples, as in the table `latency`."""
+    points, times = reference
+    found = main(points, [], Roles()).values.set_index(["Budget", "Method"])
+    timed = latency(points, [], Roles(), times).values
+    timed = timed[timed["Budget"] != "teacher"].set_index(["Budget", "Method"])
+    assert len(timed) > 10
+    for kind in ("Calculated", "Measured"):
+        for size in (1, 32):
+            column = f"{kind}, batch {size}"
+            np.testing.assert_allclose(found.loc[timed.index, column].astype(float), timed[column].astype(float))
+    assert (found["Calculated, batch 1"].isna() == found["Measured, batch 1"].isna()).all()
