@@ -1,4 +1,5 @@
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -480,3 +481,26 @@ def test_the_main_table_has_the_calculated_speedup_of_the_timed_examples(referen
             column = f"{kind}, batch {size}"
             np.testing.assert_allclose(found.loc[timed.index, column].astype(float), timed[column].astype(float))
     assert (found["Calculated, batch 1"].isna() == found["Measured, batch 1"].isna()).all()
+
+
+def test_quartiles_of_fewer_than_three_rounds_are_no_noise(reference):
+    points, times = reference
+    for rounds, sizes in ((1, {1}), (2, {1}), (3, {1, 32}), (None, {1, 32})):
+        asked = {} if rounds is None else {"asked": json.dumps({"latency": {"rounds": rounds, "examples": 8}})}
+        notes = " ".join(latency(points, [], Roles(), times.assign(noise_low=0.9, noise_high=1.1, **asked)).notes)
+        assert {size for size in (1, 32) if f"0.90 to 1.10 at batch {size}" in notes} == sizes
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.floats(1.01, 3), st.booleans(), st.booleans())
+def test_models_of_equal_shape_show_the_noise(reference, factor, as_large, as_deep):
+    """A copy of a model that is timed as faster by a factor is noise, unless it has another size or another depth."""
+    points, times = reference
+    points, times = (rows[(rows["task"] == "rte") & (rows["method"] == "teacher")] for rows in (points, times))
+    copy = points.assign(method="copy", label="Copy", parameters=points["parameters"] * (1 if as_large else 1.5))
+    faster = times.assign(
+        method="copy", speedup=times["speedup"] * factor, promised=times["promised"] * (1 + 0.01 * (not as_deep))
+    )
+    notes = " ".join(latency(pd.concat([points, copy]), [], Roles(), pd.concat([times, faster])).notes)
+    assert (f"{factor:.2f} at batch 1 (Copy and {points['label'].iloc[0]} on RTE)" in notes) == (as_large and as_deep)
+    assert ("equal shape" in notes) == (as_large and as_deep)
