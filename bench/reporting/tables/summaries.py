@@ -14,13 +14,12 @@ from bench.analysis.budgets import (
     budget_title,
     by_budget,
     failures,
-    succeeded,
     teacher_rows,
 )
 from bench.analysis.budgets import BUDGETS as SPEEDUPS
 from bench.analysis.comparing.intervals import Interval, budget_differences
 from bench.analysis.comparing.ranking import ranking
-from bench.analysis.comparing.seeds import over_seeds, over_tasks
+from bench.analysis.comparing.seeds import geometric, over_seeds, over_tasks
 from bench.analysis.comparing.verdicts import ALL, LEARNED
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import BUDGETS, frontier_summary, gains, kept, learned_tasks
@@ -37,7 +36,7 @@ from bench.reporting.tables.format.table import (
     speedup,
     whole,
 )
-from bench.reporting.tables.main import MORE_COSTLY, Evidence, title_of
+from bench.reporting.tables.main import MISSED, MISSED_MEANS, MORE_COSTLY, Evidence, title_of
 from bench.reporting.tables.notes import learned_note, tasks_of
 from bench.reporting.tables.replayed import scopes_of
 
@@ -258,22 +257,26 @@ def summary(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: 
         shown, roles, evidence.splits["validation"] if evidence else None, [*SPEEDUPS, ANY_COST], tasks
     )
     teacher = teacher_rows(shown, reference=roles.reference)
-    training = succeeded(shown).drop_duplicates(RUN).groupby("method")
+    planned = len(shown[["task", "seed"]].drop_duplicates())
     names = display_names(points)
     methods = shown.loc[shown["kind"] != "control", "method"].drop_duplicates()
     lines: dict[str, dict[str, Any]] = {method: {"Method": names[method]} for method in methods}
-    timed = f"ms at {CLOCK_BUDGET:g}x"
+    timed, behind = f"ms at {CLOCK_BUDGET:g}x", [teacher]
     compared = by_budget(shown[shown["method"] != roles.reference])
     titles = {budget: f"{budget:g}x" if budget else budget_title(budget).capitalize() for budget, _ in compared}
     for budget, affected in compared:
-        for method, rows in at_budget(affected, budget).groupby("method"):
-            lines[str(method)][titles[budget]] = _cell(rows, gaps.get((str(method), budget)))
+        chosen = at_budget(affected, budget)
+        behind.append(chosen)
+        for method, rows in chosen.groupby("method"):
+            gap = gaps.get((str(method), budget))
+            lines[str(method)][titles[budget]] = _cell(rows, teacher, gap, planned) if gap else None
             if budget == CLOCK_BUDGET:
                 lines[str(method)][timed] = mean_over_tasks(rows, "milliseconds")
     if len(teacher):
         lines[roles.reference]["1x"] = score(100 * mean_over_tasks(teacher, "score"))
         lines[roles.reference][timed] = mean_over_tasks(teacher, "milliseconds")
-    for method, rows in training:
+    runs = pd.concat(behind).dropna(subset="score").drop_duplicates(RUN)
+    for method, rows in runs.groupby("method"):
         flops = rows.get("training_flops_in_all", pd.Series(dtype=float)).mean() / 1e12
         lines[str(method)]["Training, TFLOP"] = flops
     formats: dict[str, Format] = {timed: plain, "Training, TFLOP": plain}
@@ -289,11 +292,14 @@ def summary(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: 
         formats,
         notes=[
             *notes,
-            "In brackets: difference from the teacher at full depth, in points, with its interval over seeds and "
-            "examples for this comparison alone (table verdicts has the corrected ones). A dash: no point at this "
-            "budget on some task. Milliseconds: one example at a time, mean over tasks, of the points at "
+            "Score at the real speed-up on validation (geometric mean), which may be far above the required one; in "
+            "brackets the difference from the teacher at full depth, in points, with its interval over seeds and "
+            "examples for this comparison alone (table verdicts has the corrected ones). All are over the seeds that "
+            "both have; their number is given where some have no point. A dash: no point at this budget on some task.",
+            *([f"{MISSED}: {MISSED_MEANS}."] if values[list(titles.values())].map(_marked).any(axis=None) else []),
+            "Milliseconds: one example at a time, mean over tasks, of the points at "
             f"{CLOCK_BUDGET:g}x (of the teacher at 1x). Training: of one model on one task, with every model that it "
-            "needs, such as its teacher.",
+            "needs, such as its teacher; mean over the models whose points are in the row.",
             *([MORE_COSTLY] if len(compared) > len(SPEEDUPS) else []),
             *([learned_note(learned)] if learned else []),
         ],
@@ -305,10 +311,26 @@ def mean_over_tasks(rows: pd.DataFrame, column: str) -> float:
     return float(rows.groupby("task")[column].mean().mean(skipna=False)) if len(rows) else np.nan
 
 
-def _cell(rows: pd.DataFrame, gap: Interval | None) -> str | None:
-    """Return the mean score and its difference from the teacher, or None without a point on every task."""
-    if gap is None:
-        return None
+def _marked(cell: Any) -> bool:
+    return MISSED in str(cell)
+
+
+def _cell(rows: pd.DataFrame, teacher: pd.DataFrame, gap: Interval, planned: int) -> str:
+    """Return a method's mean score, its speed-up and its difference from the teacher, such as "79.4 at 12.9x (-4.9)".
+
+    Args:
+        rows: The chosen points of the method.
+        teacher: The teacher's points. All numbers are over the tasks and seeds where both have a score.
+        gap: The difference from the teacher with its interval, as fractions.
+        planned: Number of tasks x seeds.
+    """
+    keys = ["task", "seed"]
+    both = rows[rows["score"].notna()].merge(teacher.loc[teacher["score"].notna(), keys], on=keys)
     low, high = (100 * edge for edge in (gap.low, gap.high))
     interval = "" if np.isnan(low) else f", {difference(low)} to {difference(high)}"
-    return f"{score(100 * mean_over_tasks(rows, 'score'))} ({difference(100 * gap.value)}{interval})"
+    reached = geometric([geometric(each) for _, each in both.groupby("task")["speedup"]])
+    mark = MISSED if both["missed"].eq(True).any() else ""
+    word = "seeds" if both["task"].nunique() == 1 else "runs"
+    some = f"; {len(both)} of {planned} {word}" if len(both) < planned else ""
+    mean = 100 * mean_over_tasks(both, "score")
+    return f"{score(mean)} at {speedup(reached)}{mark} ({difference(100 * gap.value)}{interval}{some})"
