@@ -25,7 +25,7 @@ from bench.reporting.tables.format.table import Table, amount, score
 from bench.reporting.tables.main import main
 from bench.reporting.tables.notes import common_notes
 from bench.reporting.tables.paper import paper
-from bench.reporting.tables.summaries import summary
+from bench.reporting.tables.summaries import quality, summary
 from bench.settings import Comparison
 from bench.sharing.folders import open_folder
 from bench.tasks.catalogue import title
@@ -89,7 +89,7 @@ def test_csv_markdown_and_latex_agree(made):
         plain = values_of(table.csv())
         assert len(plain) == len(printed)
         for name, form in table.formats.items():
-            numbers = [cell.split(" ±")[0].rstrip("†‡") for cell in printed[name]]
+            numbers = [cell.split(" ±")[0].rstrip("†‡§¶#") for cell in printed[name]]
             assert numbers == ["–" if pd.isna(v) else form(v) for v in plain[name].astype(float)], (
                 table.name,
                 name,
@@ -374,6 +374,22 @@ def test_thresholds_per_exit_gain_nothing_by_the_points_of_one_exit_or_one_thres
             assert gain.abs().max(axis=None) < 1e-9
         else:
             assert gain["Gain, selection"].max() < 1e-9 and gain["Gain, selection"].min() < -0.1
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.9, 1.0])
+def test_a_point_that_costs_more_than_the_teacher_is_no_saving(few, factor):
+    """A speed-up is marked if and only if a chosen point is slower than the teacher, on its task and in averages."""
+    slow = few.assign(speedup=few["speedup"].mask(few["method"] == "pabee", factor))
+    table = quality(slow, [], ROLES)
+    values = table.values
+    for share in (99, 97, 95):
+        column = f"Speed-up at {share} %"
+        own = values[(values["Method"] == "PABEE") & values[column].notna()]
+        marks = own[f"{column} mark"] if f"{column} mark" in own else own[column].map(lambda _: "")
+        assert (marks == ("#" if factor < 0.98 else "")).all()
+    assert ("no saving" in table.caption_and_notes()) == ("#" in table.printed().to_string())
+    shown = table.printed().set_index("Method").loc["PABEE", "Speed-up at 95 %"]
+    assert any("x" in cell for cell in shown)
 
 
 @pytest.fixture(scope="module")

@@ -139,7 +139,7 @@ def ratios(sweeps: Path, notes: Sequence[str]) -> Table | None:
 def with_failures(
     values: pd.DataFrame, points: pd.DataFrame, columns: Sequence[str], name: str = "Model"
 ) -> pd.DataFrame:
-    """Return `values` with the given columns and their deviations, followed by a row for every failed run.
+    """Return `values` with the given columns, their deviations and marks, followed by a row for every failed run.
 
     Args:
         values: The values of a table.
@@ -158,8 +158,9 @@ def with_failures(
     ]
     keep = []
     for column in columns:
-        spread = f"{column} std"
+        spread, mark = f"{column} std", f"{column} mark"
         keep += [column, spread] if spread in values and values[spread].notna().any() else [column]
+        keep += [mark] if mark in values and values[mark].fillna("").ne("").any() else []
     noted = ["Note"] if lines or ("Note" in values and values["Note"].notna().any()) else []
     values = values.reindex(columns=[*keep, *noted])
     return (

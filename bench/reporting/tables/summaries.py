@@ -9,6 +9,7 @@ import pandas as pd
 from bench.analysis.budgets import (
     ANY_COST,
     RUN,
+    TOLERANCE,
     at_budget,
     at_quality,
     budget_title,
@@ -44,6 +45,8 @@ CLOCK_BUDGET = 4.0
 """The budget whose milliseconds the summary shows."""
 SEED = ["task", "method", "seed"]
 SHARES = (0.99, 0.97, 0.95)
+DEARER = "#"
+"""Mark of speed-ups of points that cost more than the teacher."""
 KEPT = (
     "Kept: (score - best constant) / (teacher - best constant); both differences are averaged over seeds and then over "
     "tasks before the division."
@@ -57,14 +60,14 @@ def frontier(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
     scores = {f"score_{budget:g}x": f"Score at {budget:g}x" for budget in BUDGETS}
     gained = [f"{kind}_{budget:g}x" for budget in BUDGETS for kind in ("gain", "teacher_gain")]
     learned = learned_tasks(points, reference=roles.reference)
-    values_of = ["points", "hypervolume", "elue", *scores, *gained]
+    values_of = ["points", "hypervolume", "elue", "outside", *scores, *gained]
     means = _with_averages(summary, values_of, scopes_of(tasks, learned), list(dict.fromkeys(points["method"])))
-    formats: dict[str, Format] = {"Points": whole, "Hypervolume": fraction, "ELUE": difference}
+    formats: dict[str, Format] = {"Points": whole, "Hypervolume": fraction, "ELUE": difference, "Outside": percent}
     lines = []
     for row in means.to_dict("records"):
         line: dict[str, Any] = {"Task": row["shown"], "Method": names.get(row["method"], row["method"])}
         line |= {"Points": row["points"], "Hypervolume": row["hypervolume"], "Hypervolume std": row["hypervolume_std"]}
-        line |= {"ELUE": row["elue"] * 100, "ELUE std": row["elue_std"] * 100}
+        line |= {"ELUE": row["elue"] * 100, "ELUE std": row["elue_std"] * 100, "Outside": row["outside"] * 100}
         for budget in BUDGETS:
             line[f"Score at {budget:g}x"] = row[f"score_{budget:g}x"] * 100
             line[f"Kept at {budget:g}x"] = 100 * kept(row[f"gain_{budget:g}x"], row[f"teacher_gain_{budget:g}x"])
@@ -85,7 +88,9 @@ def frontier(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
             "reference point (control score, the teacher's FLOPs); the teacher itself has 0.",
             "ELUE: mean over a frontier's points of the score minus that of the depth-cut reference "
             f"({names.get(roles.depth_reference or '', 'not in this profile')}, the teacher as its full depth) at "
-            "the same FLOPs, linear in log FLOPs, constant outside its range.",
+            "the same FLOPs, linear in log FLOPs, constant outside its range. As in the paper the mean is over points, "
+            "however many the threshold search finds. Outside: share of the points outside the reference's range, "
+            "which are compared with its end; with many of them the ELUE score says little about the range.",
             f"Score and gain kept at a budget: those of the best point with at least this speed-up. {KEPT}",
             learned_note(learned),
             *_no_gain(summary, tasks, [f"teacher_gain_{budget:g}x" for budget in BUDGETS]),
@@ -114,12 +119,19 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
         cells = pd.MultiIndex.from_frame(rows[["task", "method"]])
         reached = rows.assign(speedup=rows["speedup"].where(~cells.isin(pd.MultiIndex.from_frame(lost[SEED[:2]]))))
         methods = list(dict.fromkeys(points["method"]))
+        slow = rows.loc[rows["speedup"] < 1 - TOLERANCE, ["method", "task"]].drop_duplicates()
+        dearer = {
+            (method, name)
+            for method, task in slow.itertuples(index=False)
+            for name in (title_of(task), *(scope for scope, some in scopes.items() if task in some))
+        }
         means = _with_averages(reached, ["gain", "teacher_gain"], scopes, methods, ratios=["speedup"])
         for row in means.to_dict("records"):
             head = {"Task": row["shown"], "Method": names.get(row["method"], row["method"])}
             line = lines.setdefault((row["shown"], row["method"]), head)
             if pd.notna(row["speedup"]):
                 line |= {fast: row["speedup"], really: 100 * kept(row["gain"], row["teacher_gain"])}
+                line[f"{fast} mark"] = DEARER if (row["method"], row["shown"]) in dearer else ""
                 continue
             its = lost[lost["method"] == row["method"]]
             average = row["shown"] in scopes
@@ -136,6 +148,7 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
     for cell, reasons in unkept.items():
         lines[cell]["Note"] = "; ".join(f"{_listed(those)} {reason}" for reason, those in reasons.items())
     values = with_failures(pd.DataFrame(list(lines.values())), points, ["Task", "Method", *formats], "Method")
+    marked = any(DEARER in values[name].tolist() for name in values if str(name).endswith(" mark"))
     listed = _listed(SHARES)
     return Table(
         "quality",
@@ -148,6 +161,11 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
             "gain over the best constant on the selection split is chosen. Its speed-up (geometric means) and the gain "
             "kept are reported on validation. A value is given if every seed has such a point, an average if every "
             "task has one.",
+            *(
+                [f"{DEARER}: no saving: with at least one seed the point costs more than the teacher."]
+                if marked
+                else []
+            ),
             KEPT,
             learned_note(learned),
             *_no_gain(pd.concat(every), tasks, ["teacher_gain"]),
