@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from bench.analysis.budgets import (
+    TOLERANCE,
     at_budget,
     chosen_frontier,
     control_rows,
@@ -32,6 +33,11 @@ GROUPS = ("pairs", "single", "learned")
 def elue(score: ArrayLike, flops: ArrayLike, reference_score: ArrayLike, reference_flops: ArrayLike) -> float:
     """Compute the ELUE score (ElasticBERT, NAACL 2022): the mean over points of p_i - p_ref(f_i), as a fraction.
 
+    The mean is over points, as the paper defines it. A threshold search can find hundreds of points, and those outside
+    the range of the reference are compared with its end, so a method with many of them has a large score. The
+    definition is kept, since a mean over a grid of costs would be another score under the same name; tables give the
+    number of points and the share of those outside (`outside`) beside it.
+
     p_ref is linear in log FLOPs between the static points of the reference, and constant outside their range. The
     result is NaN without points or without a reference.
 
@@ -49,6 +55,20 @@ def elue(score: ArrayLike, flops: ArrayLike, reference_score: ArrayLike, referen
         return float("nan")
     expected = np.interp(np.log(f[usable]), np.log(reference.index.to_numpy(float)), reference.to_numpy())
     return float((p[usable] - expected).mean())
+
+
+def outside(flops: ArrayLike, reference_flops: ArrayLike) -> float:
+    """Return the share of points whose FLOPs are outside those of the reference by more than `TOLERANCE`.
+
+    Args:
+        flops: FLOPs [P] of the points.
+        reference_flops: FLOPs [Q] of the reference.
+    """
+    own, range_ = np.asarray(flops, float), np.asarray(reference_flops, float)
+    if not len(own) or not len(range_):
+        return float("nan")
+    low, high = range_.min() * (1 - TOLERANCE), range_.max() * (1 + TOLERANCE)
+    return float(((own < low) | (own > high)).mean())
 
 
 def gains(rows: pd.DataFrame, points: pd.DataFrame, *, reference: str = "teacher") -> pd.DataFrame:
@@ -128,9 +148,9 @@ def frontier_summary(
     Returns:
         One row per task, method and seed, with points (number of points on the frontier), hypervolume (see
         `bench.analysis.frontier.hypervolume`; above the score of the constant baseline and the FLOPs of the teacher),
-        elue (relative to the static points of the depth reference and the teacher; NaN without a depth reference), and
-        for each budget b score_<b>x, gain_<b>x and teacher_gain_<b>x. Values that depend on a failed baseline or
-        teacher are NaN.
+        elue (relative to the static points of the depth reference and the teacher; NaN without a depth reference),
+        outside (share of the points outside the range of their FLOPs), and for each budget b score_<b>x, gain_<b>x and
+        teacher_gain_<b>x. Values that depend on a failed baseline or teacher are NaN.
     """
     frontier = _beside_controls(chosen_frontier(points), points, roles.reference)
     static = static_rows(points)
@@ -145,9 +165,11 @@ def frontier_summary(
         area = hypervolume(scored, 1 / group["speedup"], teacher_flops=1.0, floor=floor) if measured else np.nan
         row |= {"hypervolume": area}
         row["elue"] = elue(scored, group["flops"], cuts["score"], cuts["flops"]) if compared else float("nan")
+        known = cuts.loc[cuts["score"].notna(), "flops"]
+        row["outside"] = outside(group["flops"], known) if compared else float("nan")
         rows.append(row)
     keys = ["task", "method", "seed"]
-    summary = pd.DataFrame(rows, columns=[*keys, "points", "hypervolume", "elue"])
+    summary = pd.DataFrame(rows, columns=[*keys, "points", "hypervolume", "elue", "outside"])
     for budget in budgets:
         found = gains(at_budget(points, budget), points, reference=roles.reference)
         found = found[[*keys, "score", "gain", "teacher_gain"]]

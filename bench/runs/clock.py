@@ -127,7 +127,7 @@ def _task(settings: Settings, reference: RunKey, device: torch.device) -> Iterat
         timed += [(point, runs[key]) for point in own.to_dict("records")]
     latency = settings.latency
     for batch_size, count, rounds in (
-        (1, max(1, latency.examples // 4), 4 * latency.rounds),
+        (1, max(1, latency.examples // 4), latency.ROUNDS_AT_1 * latency.rounds),
         (32, latency.examples, latency.rounds),
     ):
         chosen = spread(examples.lengths, count)

@@ -1,7 +1,7 @@
 """Typed settings of a benchmark, and the loader of profiles."""
 
 from bench.settings.loading import PACKAGED, check, load, load_several, packaged_profiles, profile_file
-from bench.settings.sections import Comparison, Primary, RatioStudy, Settings
+from bench.settings.sections import Comparison, Latency, Primary, RatioStudy, Settings
 from bench.settings.tasks import CLASS_METRICS, GLUE, SCORE_METRICS, Data, OwnTask
 from bench.settings.values import (
     BatchCount,
@@ -28,6 +28,7 @@ __all__ = [
     "Comparison",
     "Count",
     "Data",
+    "Latency",
     "Layers",
     "LearningRate",
     "OwnTask",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -74,6 +74,8 @@ class Thresholds(Values):
 
 class Latency(Values):
     """Measurement of the latency of early-exit models relative to the reference, for the first seed of each task."""
+
+    ROUNDS_AT_1: ClassVar[int] = 4  # at batch size 1, for each round at 32
 
     examples: int = Field(
         64,

@@ -145,9 +145,22 @@ def test_elue_is_linear_in_log_flops():
     assert np.isnan(statistics.elue([0.5], [1e7], [], []))
 
 
+@settings(max_examples=50, deadline=None)
+@given(POINTS, POINTS)
+def test_the_share_outside_counts_what_the_reference_does_not_reach(rows, others):
+    own, reference = (np.array([flops for _, flops in each], dtype=float) for each in (rows, others))
+    assert statistics.outside(reference, reference) == 0
+    low, high = reference.min(), reference.max()
+    beyond = np.concatenate([own[(own >= low) & (own <= high)], [low / 2, high * 2]])
+    assert statistics.outside(beyond, reference) == pytest.approx(2 / len(beyond))
+    assert statistics.outside([high * 1.01], reference) == 0  # exit heads of the same model
+    assert np.isnan(statistics.outside([], reference)) and np.isnan(statistics.outside(own, []))
+
+
 def test_summary_of_controls(points):
     summary = statistics.frontier_summary(points, synthetic.ROLES).set_index(["task", "method", "seed"])
     assert summary.xs("first-layers", level="method")["elue"].abs().max() < 1e-9
+    assert summary.xs("first-layers", level="method")["outside"].max() == 0
     assert (summary.xs("teacher", level="method")["hypervolume"] == 0).all()
     assert summary.xs("costeff", level="method")["hypervolume"].gt(0).all()
     assert ("rte", "tinybert", 1) in summary.index and np.isnan(summary.loc[("rte", "tinybert", 1), "score_2x"])

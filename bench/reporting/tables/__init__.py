@@ -94,4 +94,5 @@ _NEEDED = (
     *("task", "method", "variant", "label", "seed", "status", "reason", "profile", "source", "selection"),
     *("split", "kind", "point", "policy", "threshold", "thresholds", "exit", "score", "metric", "examples", "constant"),
     *("flops", "flops_128", "speedup", "speedup_128", "parameters", "latency_1", "latency_32"),
+    *("promised_1", "promised_32"),
 )

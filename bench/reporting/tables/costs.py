@@ -9,6 +9,7 @@ from bench.analysis.comparing.seeds import geometric
 from bench.analysis.roles import Roles
 from bench.reporting.tables.format.table import Format, Table, display_names, fraction, plain, score, speedup
 from bench.reporting.tables.main import title_of
+from bench.settings import Latency
 
 _COLUMNS = {
     "Steps": "training_steps",
@@ -27,6 +28,8 @@ _STORED = {
 }
 _SIZES = (1, 32)
 """Batch sizes of the latency."""
+_FEWEST_ROUNDS = 3
+"""Fewest rounds whose quartiles say something."""
 _UNITS = {"TFLOP": 1e12, "TFLOP with sources": 1e12, "Peak memory, MB": 1e6, "Trained parameters, M": 1e6}
 
 
@@ -165,13 +168,13 @@ def latency(points: pd.DataFrame, notes: Sequence[str], roles: Roles, times: pd.
     formats |= {"p95 ms, batch 1": plain, "Tasks": plain}
     values = pd.DataFrame(lines).reindex(columns=["Budget", "Method", *formats])
     return Table(
-        "latency", "Calculated and measured speed-ups", values, formats, notes=[*notes, *_latency_notes(times)]
+        "latency", "Calculated and measured speed-ups", values, formats, notes=[*notes, *_latency_notes(points, times)]
     )
 
 
-def _latency_notes(timed: pd.DataFrame) -> list[str]:
+def _latency_notes(points: pd.DataFrame, times: pd.DataFrame) -> list[str]:
     machine = "; ".join(
-        f"{place}, torch {torch}" for place, torch in timed[["hardware", "torch"]].drop_duplicates().values
+        f"{place}, torch {torch}" for place, torch in times[["hardware", "torch"]].drop_duplicates().values
     )
     said = [
         f"Measured on {machine}.",
@@ -179,13 +182,60 @@ def _latency_notes(timed: pd.DataFrame) -> list[str]:
         "over rounds in which all models are timed in turn. Geometric means over the tasks that were timed (first "
         "seed); ms: median time of one example, mean over these tasks; p95: the 95th percentile over examples.",
     ]
-    if "noise_low" in timed and timed["noise_low"].notna().any():
-        parts = [
-            f"{of_size['noise_low'].min():.2f} to {of_size['noise_high'].max():.2f} at batch {size}"
-            for size, of_size in timed.groupby("batch_size")
-        ]
+    itself, alike = [], []
+    for size, of_size in times.groupby("batch_size"):
+        known = of_size[_rounds(of_size) >= _FEWEST_ROUNDS]
+        if "noise_low" in known and known["noise_low"].notna().any():
+            itself.append(f"{known['noise_low'].min():.2f} to {known['noise_high'].max():.2f} at batch {size}")
+        if widest := _widest(points, of_size):
+            alike.append("{:.2f} at batch {} ({} and {} on {})".format(widest[0], size, *widest[1:]))
+    if itself:
         said.append(
-            f"Noise floor: the teacher timed against itself is {' and '.join(parts)} times as fast (widest quartiles "
-            "of any task); speed-ups that differ by less are not distinguishable."
+            f"Noise: the teacher timed against itself is {' and '.join(itself)} times as fast (widest quartiles of any "
+            f"task, of {_FEWEST_ROUNDS} rounds or more)."
+        )
+    if alike:
+        said.append(
+            "Noise between models of equal shape (as many parameters, calculated speed-ups within 0.1 %, no "
+            f"thresholds): their measured speed-ups differ by a factor of up to {' and '.join(alike)}. Speed-ups that "
+            "differ by less are not distinguishable."
         )
     return said
+
+
+def _rounds(times: pd.DataFrame) -> pd.Series:
+    """Return the number of rounds in which each row of latency.parquet was timed; infinite where it is not recorded."""
+    recorded = times.get("asked", pd.Series("", index=times.index)).astype(str)
+    rounds = recorded.str.extract(r'"rounds": (\d+)', expand=False).astype(float).fillna(float("inf"))
+    return rounds * times["batch_size"].eq(1).map({True: Latency.ROUNDS_AT_1, False: 1})
+
+
+def _widest(points: pd.DataFrame, times: pd.DataFrame) -> tuple[float, str, str, str] | None:
+    """Return the largest ratio of the measured speed-ups of two models of equal shape, with both labels and the task.
+
+    Models have equal shape if they have as many parameters, and calculated speed-ups within 0.1 %. Points with
+    thresholds are left out, since an exit policy takes time that FLOPs do not show.
+
+    Args:
+        points: All operating points.
+        times: Rows of latency.parquet of one batch size.
+
+    Returns:
+        None if no two models have equal shape.
+    """
+    known = succeeded(points).drop_duplicates(RUN)[[*RUN, "label", "parameters"]].dropna(subset="parameters")
+    without = times[times["operated"].str.startswith(("static ", "fixed_exit "))]
+    rows = without.merge(known, on=RUN).sort_values("promised")
+    found = []
+    for (task, _, _), alike in rows.groupby(["task", "seed", "parameters"]):
+        # A shape begins where the calculated speed-up is more than 0.1 % above the first one of the shape before.
+        first, shapes = 0.0, []
+        for promised in alike["promised"]:
+            first = promised if promised > first * 1.001 else first
+            shapes.append(first)
+        for _, shape in alike.groupby(shapes):
+            of_models = shape.groupby("label")["speedup"].median()
+            if len(of_models) > 1 and of_models.min() > 0:
+                slow, fast = of_models.idxmin(), of_models.idxmax()
+                found.append((float(of_models.max() / of_models.min()), str(fast), str(slow), title_of(str(task))))
+    return max(found) if found else None

@@ -13,6 +13,8 @@ from bench.reporting.tables.notes import tasks_of
 from bench.store import read_parquet
 
 _BUDGETS = (2.0, 4.0, 8.0)
+_CHOICES = {"Fixed exit": ["fixed_exit", "static"], "Uniform": ["uniform"], "Per exit": ["per_exit"]}
+"""Column of the table `thresholds` -> kinds of its operating points."""
 
 
 def per_exit(points: pd.DataFrame, notes: Sequence[str]) -> Table:
@@ -41,41 +43,53 @@ def per_exit(points: pd.DataFrame, notes: Sequence[str]) -> Table:
 
 
 def thresholds(points: pd.DataFrame, notes: Sequence[str]) -> Table:
-    """Return the table that compares one threshold for all exits with one threshold per exit at equal budgets."""
+    """Return the table that compares one exit, one threshold for all exits and one threshold per exit at equal budgets.
+
+    The search of thresholds per exit starts from every fixed exit and every uniform threshold. Its gain is therefore
+    given over the better of these two, by the selection split of the same run.
+    """
     good = succeeded(points)
     swept = good[good["kind"].isin(["uniform", "per_exit"])]
     both = swept.groupby(RUN)["kind"].transform("nunique") == 2
+    models = good[pd.MultiIndex.from_frame(good[RUN]).isin(pd.MultiIndex.from_frame(swept.loc[both, RUN]))]
     lines: list[dict[str, Any]] = []
     for budget in _BUDGETS if both.any() else []:
-        found = {}
-        for kind in ("uniform", "per_exit"):
-            rows = at_budget(swept[both & (swept["kind"] == kind)], budget, by=tuple(RUN))
-            found[kind] = rows.set_index(RUN)[["label", "selected_score", "score"]]
-        pair = found["uniform"].join(found["per_exit"].add_suffix("_own"), how="inner")
-        pair = pair.dropna(subset=["score", "score_own"])
-        for (task, _, _), group in pair.groupby(["task", "method", "variant"], sort=False):
-            line: dict[str, Any] = {"Task": title_of(str(task)), "Model": group["label"].iloc[0]}
+        found = pd.concat(
+            {
+                title: at_budget(models[models["kind"].isin(kinds)], budget, by=tuple(RUN))
+                .dropna(subset="score")
+                .set_index(RUN)[["label", "selected_score", "score"]]
+                for title, kinds in {**_CHOICES, "Better": [*_CHOICES["Fixed exit"], *_CHOICES["Uniform"]]}.items()
+            },
+            axis=1,
+        )
+        found = found[found["Per exit", "score"].notna()]
+        for (task, _, _), group in found.groupby(["task", "method", "variant"], sort=False):
+            line: dict[str, Any] = {"Task": title_of(str(task)), "Model": group["Per exit", "label"].iloc[0]}
             line["Speed-up"] = f"{budget:g}x"
             for title, column in (("selection", "selected_score"), ("validation", "score")):
-                uniform, own = 100 * group[column], 100 * group[f"{column}_own"]
-                gain = own - uniform
-                line |= {f"Uniform, {title}": uniform.mean(), f"Per exit, {title}": own.mean()}
+                gain = 100 * (group["Per exit", column] - group["Better", column])
+                line |= {f"{name}, {title}": 100 * group[name, column].mean(skipna=False) for name in _CHOICES}
                 line |= {f"Gain, {title}": gain.mean(), f"Gain, {title} std": gain.std(ddof=1)}
             lines.append(line)
     order, shown = [title_of(task) for task in tasks_of(points)], [f"{budget:g}x" for budget in _BUDGETS]
     lines.sort(key=lambda line: (shown.index(line["Speed-up"]), order.index(line["Task"])))
     formats: dict[str, Format] = {}
     for title in ("selection", "validation"):
-        formats |= {f"Uniform, {title}": score, f"Per exit, {title}": score, f"Gain, {title}": difference}
+        formats |= {**{f"{name}, {title}": score for name in _CHOICES}, f"Gain, {title}": difference}
     values = with_failures(pd.DataFrame(lines), points, ["Task", "Model", "Speed-up", *formats])
     return Table(
         "thresholds",
-        "One threshold for all exits compared with one threshold per exit, at the same speed-up",
+        "One exit and one threshold for all exits compared with one threshold per exit, at the same speed-up",
         values,
         formats,
         notes=[
             *notes,
-            "Both are chosen on the selection split; a gain there without a gain on validation is noise.",
+            "All are chosen on the selection split, for each seed; a gain there without a gain on validation is noise. "
+            "Fixed exit: the best single exit for all examples, without thresholds. A dash: not fast enough with some "
+            "seed.",
+            "Gain: per exit minus the better, on the selection split, of fixed exit and uniform. 0: thresholds per "
+            "exit add nothing to stopping at one exit or to one threshold for all exits.",
             "Per exit: the best vector at that speed-up found by a direct search, which starts from every fixed exit "
             "and every uniform threshold, and then by Optuna.",
             *([] if lines else ["No run has thresholds of both kinds at these speed-ups."]),
@@ -125,7 +139,7 @@ def ratios(sweeps: Path, notes: Sequence[str]) -> Table | None:
 def with_failures(
     values: pd.DataFrame, points: pd.DataFrame, columns: Sequence[str], name: str = "Model"
 ) -> pd.DataFrame:
-    """Return `values` with the given columns and their deviations, followed by a row for every failed run.
+    """Return `values` with the given columns, their deviations and marks, followed by a row for every failed run.
 
     Args:
         values: The values of a table.
@@ -144,8 +158,9 @@ def with_failures(
     ]
     keep = []
     for column in columns:
-        spread = f"{column} std"
+        spread, mark = f"{column} std", f"{column} mark"
         keep += [column, spread] if spread in values and values[spread].notna().any() else [column]
+        keep += [mark] if mark in values and values[mark].fillna("").ne("").any() else []
     noted = ["Note"] if lines or ("Note" in values and values["Note"].notna().any()) else []
     values = values.reindex(columns=[*keep, *noted])
     return (

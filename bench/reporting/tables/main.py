@@ -1,7 +1,6 @@
 """The main table: the score of each method on each task at each budget."""
 
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,31 +19,38 @@ from bench.analysis.budgets import (
     by_budget,
     control_rows,
     failures,
+    has_traces,
+    selection_split,
     teacher_rows,
 )
-from bench.analysis.comparing.equivalence import classify_differences
-from bench.analysis.comparing.estimates import Estimate, average
+from bench.analysis.comparing.ranking import ranking
 from bench.analysis.comparing.resampling import Point, Resamples, records
 from bench.analysis.comparing.seeds import over_seeds, over_tasks
-from bench.analysis.comparing.verdicts import LEARNED, estimate
+from bench.analysis.comparing.verdicts import LEARNED
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import learned_tasks
-from bench.errors import UserError
 from bench.reporting.tables.format.table import Format, Table, amount, display_names, plain, score, shown, speedup
 from bench.reporting.tables.notes import POINTS_MARK, learned_note, tasks_of
 from bench.settings import Comparison
 from bench.tasks.catalogue import title as title_of
 
-log = logging.getLogger(__name__)
-
 WITHOUT = "wnli"
 FIXED_EXIT, CONSTANT, MISSED = "†", "‡", "§"
+MISSED_MEANS = (
+    f"on validation the speed-up is more than {100 * TOLERANCE:g} % below the required one, with at least one seed"
+)
 MISMATCHED = "validation_mismatched"
 OTHER_HALF = "MNLI-mm"
 MORE_COSTLY = "Any cost: methods that cost more than the teacher at every point."
 COSTS = {"Parameters": "parameters", "FLOPs": "flops", "FLOPs at 128": "flops_128"}
 TIMES = {"ms, batch 1": "milliseconds"}
-SPEEDUPS = {"Speed-up": "speedup", "Measured, batch 1": "latency_1", "Measured, batch 32": "latency_32"}
+SPEEDUPS = {
+    "Speed-up": "speedup",
+    "Calculated, batch 1": "promised_1",
+    "Measured, batch 1": "latency_1",
+    "Calculated, batch 32": "promised_32",
+    "Measured, batch 32": "latency_32",
+}
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,8 @@ class _Line:
 
     Attributes:
         block: Name of the block, which is the budget or "control".
-        method: Display name of the method.
+        method: The method; "" for the constant baseline.
+        name: Display name of the method.
         cells: Values by column.
         rows: Chosen points by column of scores.
         note: Reasons for missing cells.
@@ -75,6 +82,7 @@ class _Line:
 
     block: str
     method: str
+    name: str
     cells: dict[str, Any]
     rows: dict[str, list[Point]]
     note: str = ""
@@ -105,16 +113,16 @@ def main(
     learned = [task for task in tasks if task in learned_tasks(points, reference=roles.reference)]
     if 0 < len(learned) < len(tasks):
         means[LEARNED.capitalize()] = learned
-    control = _line("control", "Best constant", _both_halves(control_rows, points, halves), planned, means)
-    teacher = _both_halves(teacher_rows, points, halves, reference=roles.reference)
-    lines = [control, _line("control", names.get(roles.reference, roles.reference), teacher, planned, means)]
+    control = _line("control", "", "Best constant", _both_halves(control_rows, points, halves), planned, means)
+    teacher, name = _both_halves(teacher_rows, points, halves, reference=roles.reference), roles.reference
+    lines = [control, _line("control", name, names.get(name, name), teacher, planned, means)]
     control.cells = {name: value for name, value in control.cells.items() if name not in {*COSTS, *TIMES, *SPEEDUPS}}
     before: dict[str, _Line] = {}
     for budget, affected in by_budget(compared, budgets):
         reported = _both_halves(at_budget, affected, halves, speedup=budget)
         for method in dict.fromkeys(affected["method"]):
             rows = reported[reported["method"] == method]
-            line = _line(budget_title(budget), names.get(method, method), rows, planned, means)
+            line = _line(budget_title(budget), method, names.get(method, method), rows, planned, means)
             if method in before and _same(before[method].rows, line.rows):
                 line.repeats = before[method].repeats or before[method].block.removeprefix("at least ")
             before[method] = line
@@ -122,13 +130,14 @@ def main(
     scored = [title_of(name) for name in tasks]
     if halves:
         scored.insert(scored.index("MNLI") + 1, OTHER_HALF)
-    averages = {name: [title_of(task) for task in of_name] for name, of_name in means.items()}
-    strong = _bold(lines, scored, averages, control, evidence)
+    columns = {title_of(task): [task] for task in tasks} | ({OTHER_HALF: ["mnli"]} if halves else {}) | means
+    tied = _tied(roles.contestants(points), columns, budgets, evidence) if evidence else None
+    strong = _bold(lines, columns, tied)
     printed = [_printed(line) for line in lines]
     for run in failures(points).to_dict("records"):
         reason = f"{run['reason']} ({title_of(run['task'])}, seed {run['seed']})"
         printed.append({"Budget": "failed", "Method": run["label"], "Note": reason})
-    formats: dict[str, Format] = {**dict.fromkeys(averages, score), **dict.fromkeys(SPEEDUPS, speedup)}
+    formats: dict[str, Format] = {**dict.fromkeys(means, score), **dict.fromkeys(SPEEDUPS, speedup)}
     timed = [name for name in TIMES if any(pd.notna(line.cells.get(name)) for line in lines)]
     formats |= dict.fromkeys(timed, plain) | dict.fromkeys(scored, score) | dict.fromkeys(COSTS, amount)
     values = ordered(pd.DataFrame(printed), ["Budget", "Method", *formats, "Chosen", "Note"])
@@ -143,11 +152,12 @@ def main(
 
 
 def _notes(values: pd.DataFrame, evidence: Evidence | None, tasks: Sequence[str]) -> list[str]:
-    how = "as they are printed"
+    bold = "Bold: the best of its block, and all that are printed equally"
     if evidence:
-        how = (
-            f"by a test over seeds and examples at {100 * evidence.comparison.level:g} %, corrected (Holm) for "
-            "the methods of the block"
+        bold = (
+            "Bold: no method of the block is better, by tests over seeds and examples of all pairs of the block with a "
+            f"joint correction (Holm, {100 * evidence.comparison.level:g} %), as in the table ranking; the teacher "
+            "counts in the block of 1x, where nothing is bold if it is better than all"
         )
     halves = ", MNLI counted once (matched)" if "mnli" in tasks else ""
     said = [
@@ -157,28 +167,23 @@ def _notes(values: pd.DataFrame, evidence: Evidence | None, tasks: Sequence[str]
         "Averages are over the seeds of each task, then over tasks. The ± of an average is the square root of the sum "
         "of the tasks' squared deviations, divided by the number of tasks; it is left out if a task has one seed. "
         f"Averages are over the tasks' ranking metrics{halves}, and are left out if a task is missing. Parameters and "
-        "FLOPs are means, speed-ups geometric means, over seeds and then over the tasks with a point; measured "
-        "speed-ups and milliseconds per example are those of the tasks and seeds whose chosen point was timed.",
+        "FLOPs are means, speed-ups geometric means, over seeds and then over the tasks with a point.",
+        "Speed-up: calculated from FLOPs, over all validation examples, tasks and seeds. Measured: on the clock, for "
+        "the timed examples of the tasks and seeds whose chosen point was timed (as are milliseconds); beside it the "
+        "speed-up calculated for the same examples.",
         *([MORE_COSTLY] if values["Budget"].eq(budget_title(ANY_COST)).any() else []),
-        f"Bold: the best of its block and all that do not differ from it ({how}); never below the best constant, and "
-        "never for a single method in a block.",
+        f"{bold}. Never below the best constant, and never for a single method in a block.",
     ]
     marks = "".join(values[[name for name in values if str(name).endswith(" mark")]].fillna("").sum().astype(str))
+    any_seed = "with at least one seed (an average: on at least one of its tasks)"
     if FIXED_EXIT in marks:
-        said.append(
-            f"{FIXED_EXIT}: all examples exit at one exit of the model (an average: on at least one of its tasks)."
-        )
+        said.append(f"{FIXED_EXIT}: all examples exit at one exit of the model, {any_seed}.")
     if CONSTANT in marks:
-        said.append(
-            f"{CONSTANT}: the same answer for every example (an average: on at least one of its tasks); never bold."
-        )
+        said.append(f"{CONSTANT}: the same answer for every example, {any_seed}; never bold.")
     if MISSED in marks:
-        said.append(
-            f"{MISSED}: on validation the speed-up is more than {100 * TOLERANCE:g} % below the required one, with at "
-            "least one seed (an average: on at least one of its tasks)."
-        )
+        said.append(f"{MISSED}: {MISSED_MEANS} (an average: on at least one of its tasks).")
     if values["Chosen"].astype(str).str.startswith("as at").any():
-        said.append('"As at 2x": the same points as in that block, which also count in this block\'s comparison.')
+        said.append('"As at 2x": the same points as in that block.')
     return said
 
 
@@ -193,13 +198,13 @@ def _both_halves(choose: Callable[..., pd.DataFrame], points: pd.DataFrame, halv
 
 
 def _line(
-    block: str, name: str, rows: pd.DataFrame, planned: pd.DataFrame, averages: Mapping[str, Sequence[str]]
+    block: str, method: str, name: str, rows: pd.DataFrame, planned: pd.DataFrame, averages: Mapping[str, Sequence[str]]
 ) -> _Line:
     """Return one row of the main table from the reported points of a method, one per planned task and seed."""
     rows = rows.assign(score=rows["score"].astype(float) * 100, mismatched=rows["mismatched"].astype(float) * 100)
     costs, ratios = [*COSTS.values(), *TIMES.values()], list(SPEEDUPS.values())
     rows = rows.reindex(columns=list(dict.fromkeys([*rows, *costs, *ratios, "constant"])))
-    by_task = over_seeds(rows.assign(method=name), ["method", "task"], ["score", "mismatched", *costs], ratios=ratios)
+    by_task = over_seeds(rows.assign(method=method), ["method", "task"], ["score", "mismatched", *costs], ratios=ratios)
     cells: dict[str, Any] = {}
     found: dict[str, list[Point]] = {}
     points_of: dict[str, list[Point]] = {}
@@ -224,7 +229,7 @@ def _line(
     cells |= {title: shares[column].item() if shares is not None else np.nan for title, column in SPEEDUPS.items()}
     usable = rows[rows["score"].notna()]
     cells["Chosen"] = ", ".join(dict.fromkeys(usable["variant"].astype(str))) if block != "control" else ""
-    return _Line(block, name, cells, found, note=missing(rows, planned))
+    return _Line(block, method, name, cells, found, note=missing(rows, planned))
 
 
 def _mark(rows: Sequence[Point]) -> str:
@@ -246,60 +251,74 @@ def _same(before: Mapping[str, Sequence[Point]], now: Mapping[str, Sequence[Poin
 
 
 def _printed(line: _Line) -> dict[str, Any]:
-    head = {"Budget": line.block, "Method": line.method}
-    if line.repeats:
-        return {**head, "Chosen": f"as at {line.repeats}"}
-    return {**head, **line.cells, "Note": line.note}
+    again = {"Chosen": f"as at {line.repeats}"} if line.repeats else {}
+    return {"Budget": line.block, "Method": line.name, **line.cells, **again, "Note": line.note}
+
+
+def _tied(
+    points: pd.DataFrame, columns: Mapping[str, Sequence[str]], budgets: Sequence[float], evidence: Evidence
+) -> set[tuple[str, str, str]]:
+    """Return the (block, method, column) of all methods that are tied with the best according to `ranking`.
+
+    Args:
+        points: Operating points of the methods, with those of the reference.
+        columns: Map from each column to the tasks that it averages.
+        budgets: Speed-ups over the reference.
+        evidence: Resamples and settings of comparisons.
+    """
+    points = points[has_traces(points)]
+    on = {"validation": points}
+    if OTHER_HALF in columns:
+        # The points are still chosen on the selection split.
+        places = {selection_split(points): "selection", MISMATCHED: "validation"}
+        other = points[(points["task"] == "mnli") & points["split"].isin(list(places))]
+        on[MISMATCHED] = other.assign(split=other["split"].map(places), selection="selection")
+    found = set()
+    for split, of_split in on.items():
+        scopes = {title: tasks for title, tasks in columns.items() if (title == OTHER_HALF) == (split == MISMATCHED)}
+        for budget, affected in by_budget(of_split, budgets):
+            ranks = ranking(affected, evidence.splits[split], evidence.comparison, budgets=[budget], scopes=scopes)
+            best = ranks[ranks["tied"].eq(True)]
+            found |= {(budget_title(budget), *row) for row in zip(best["method"], best["scope"], strict=True)}
+    return found
 
 
 def _bold(
-    lines: Sequence[_Line],
-    scored: Sequence[str],
-    averages: Mapping[str, Sequence[str]],
-    control: _Line,
-    evidence: Evidence | None,
+    lines: Sequence[_Line], columns: Mapping[str, Sequence[str]], tied: Collection[tuple[str, str, str]] | None
 ) -> pd.DataFrame:
-    """Return a mask of the cells that are the best of their block or do not differ from it significantly."""
-    result = pd.DataFrame(False, index=range(len(lines)), columns=[*scored, *averages])
-    if evidence:
-        for split, resamples in evidence.splits.items():
-            titles = [title for title in scored if (title == OTHER_HALF) == (split == MISMATCHED)]
-            every = (row for line in lines[2:] for title in titles for row in line.rows.get(title, []))
-            resamples.prepare(row for row in every if row["score"] == row["score"] and row.get(TIER) != POINTS_ONLY)
-    alpha = 1 - evidence.comparison.level if evidence else 0.0
+    """Return a mask of the cells that no other method of the block is better than.
+
+    Args:
+        lines: The rows of the table, beginning with the constant baseline and the reference.
+        columns: Map from each column to the tasks that it averages.
+        tied: Result of `_tied`; None without traces, where scores are equal if they are printed equally.
+    """
+    result = pd.DataFrame(False, index=range(len(lines)), columns=list(columns))
     for block in dict.fromkeys(line.block for line in lines[2:]):
         rivals = [at for at, line in enumerate(lines) if line.block == block]
-        for title in result:
+        for title, tasks in columns.items():
             known = [at for at in rivals if not pd.isna(lines[at].cells.get(title, np.nan))]
-            floor = control.cells.get(title, np.nan)
+            floor = lines[0].cells.get(title, np.nan)
             able = [at for at in known if title not in lines[at].barred and not lines[at].cells[title] < floor]
             if len(known) < 2 or not able:
                 continue
-            best = max(able, key=lambda at: lines[at].cells[title])
-            parts = averages.get(title, [title])
-            gaps = [_gap(lines[best], lines[at], parts, evidence) for at in able]
-            p_values = classify_differences(gaps, evidence.comparison)["p"] if evidence else [np.nan] * len(able)
-            for at, p in zip(able, p_values, strict=True):
-                # Without traces, two scores are equal if they are printed equally.
-                as_printed = shown(score, lines[at].cells[title]) == shown(score, lines[best].cells[title])
-                result.at[at, title] = at == best or (as_printed if pd.isna(p) else p > alpha)
-            result.loc[[at for at in rivals if lines[at].repeats], title] = False
+            best = lines[max(able, key=lambda at: lines[at].cells[title])]
+            for at in able:
+                line = lines[at]
+                if tied is not None and _comparable(best, line, tasks):
+                    result.at[at, title] = (block, line.method, title) in tied
+                else:
+                    result.at[at, title] = shown(score, line.cells[title]) == shown(score, best.cells[title])
     return result
 
 
-def _gap(best: _Line, other: _Line, parts: Sequence[str], evidence: Evidence | None) -> Estimate | None:
-    """Estimate the difference of `best` and `other`; None if they are the same row or if traces are missing."""
-    if best is other or evidence is None:
-        return None
-    try:
-        found = []
-        for title in parts:
-            resamples = evidence.splits[MISMATCHED if title == OTHER_HALF else "validation"]
-            found.append(estimate(best.rows.get(title, []), other.rows.get(title, []), resamples))
-        return average(found)
-    except UserError as error:  # the printed scores are compared instead
-        log.warning("bold: %s", error)
-        return None
+def _comparable(a: _Line, b: _Line, tasks: Iterable[str]) -> bool:
+    """Return whether two rows have a seed in common on each of the tasks, which a paired test needs."""
+
+    def seeds(line: _Line, task: str) -> set[Any]:
+        return {row["seed"] for row in line.rows.get(title_of(task), []) if not pd.isna(row["score"])}
+
+    return all(seeds(a, task) & seeds(b, task) for task in tasks)
 
 
 def missing(rows: pd.DataFrame, planned: pd.DataFrame) -> str:

@@ -9,18 +9,18 @@ import pandas as pd
 from bench.analysis.budgets import (
     ANY_COST,
     RUN,
+    TOLERANCE,
     at_budget,
     at_quality,
     budget_title,
     by_budget,
     failures,
-    succeeded,
     teacher_rows,
 )
 from bench.analysis.budgets import BUDGETS as SPEEDUPS
 from bench.analysis.comparing.intervals import Interval, budget_differences
 from bench.analysis.comparing.ranking import ranking
-from bench.analysis.comparing.seeds import over_seeds, over_tasks
+from bench.analysis.comparing.seeds import geometric, over_seeds, over_tasks
 from bench.analysis.comparing.verdicts import ALL, LEARNED
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import BUDGETS, frontier_summary, gains, kept, learned_tasks
@@ -37,7 +37,7 @@ from bench.reporting.tables.format.table import (
     speedup,
     whole,
 )
-from bench.reporting.tables.main import MORE_COSTLY, Evidence, title_of
+from bench.reporting.tables.main import MISSED, MISSED_MEANS, MORE_COSTLY, Evidence, title_of
 from bench.reporting.tables.notes import learned_note, tasks_of
 from bench.reporting.tables.replayed import scopes_of
 
@@ -45,6 +45,8 @@ CLOCK_BUDGET = 4.0
 """The budget whose milliseconds the summary shows."""
 SEED = ["task", "method", "seed"]
 SHARES = (0.99, 0.97, 0.95)
+DEARER = "#"
+"""Mark of speed-ups of points that cost more than the teacher."""
 KEPT = (
     "Kept: (score - best constant) / (teacher - best constant); both differences are averaged over seeds and then over "
     "tasks before the division."
@@ -58,14 +60,14 @@ def frontier(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
     scores = {f"score_{budget:g}x": f"Score at {budget:g}x" for budget in BUDGETS}
     gained = [f"{kind}_{budget:g}x" for budget in BUDGETS for kind in ("gain", "teacher_gain")]
     learned = learned_tasks(points, reference=roles.reference)
-    values_of = ["points", "hypervolume", "elue", *scores, *gained]
+    values_of = ["points", "hypervolume", "elue", "outside", *scores, *gained]
     means = _with_averages(summary, values_of, scopes_of(tasks, learned), list(dict.fromkeys(points["method"])))
-    formats: dict[str, Format] = {"Points": whole, "Hypervolume": fraction, "ELUE": difference}
+    formats: dict[str, Format] = {"Points": whole, "Hypervolume": fraction, "ELUE": difference, "Outside": percent}
     lines = []
     for row in means.to_dict("records"):
         line: dict[str, Any] = {"Task": row["shown"], "Method": names.get(row["method"], row["method"])}
         line |= {"Points": row["points"], "Hypervolume": row["hypervolume"], "Hypervolume std": row["hypervolume_std"]}
-        line |= {"ELUE": row["elue"] * 100, "ELUE std": row["elue_std"] * 100}
+        line |= {"ELUE": row["elue"] * 100, "ELUE std": row["elue_std"] * 100, "Outside": row["outside"] * 100}
         for budget in BUDGETS:
             line[f"Score at {budget:g}x"] = row[f"score_{budget:g}x"] * 100
             line[f"Kept at {budget:g}x"] = 100 * kept(row[f"gain_{budget:g}x"], row[f"teacher_gain_{budget:g}x"])
@@ -86,7 +88,9 @@ def frontier(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
             "reference point (control score, the teacher's FLOPs); the teacher itself has 0.",
             "ELUE: mean over a frontier's points of the score minus that of the depth-cut reference "
             f"({names.get(roles.depth_reference or '', 'not in this profile')}, the teacher as its full depth) at "
-            "the same FLOPs, linear in log FLOPs, constant outside its range.",
+            "the same FLOPs, linear in log FLOPs, constant outside its range. As in the paper the mean is over points, "
+            "however many the threshold search finds. Outside: share of the points outside the reference's range, "
+            "which are compared with its end; with many of them the ELUE score says little about the range.",
             f"Score and gain kept at a budget: those of the best point with at least this speed-up. {KEPT}",
             learned_note(learned),
             *_no_gain(summary, tasks, [f"teacher_gain_{budget:g}x" for budget in BUDGETS]),
@@ -115,12 +119,19 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
         cells = pd.MultiIndex.from_frame(rows[["task", "method"]])
         reached = rows.assign(speedup=rows["speedup"].where(~cells.isin(pd.MultiIndex.from_frame(lost[SEED[:2]]))))
         methods = list(dict.fromkeys(points["method"]))
+        slow = rows.loc[rows["speedup"] < 1 - TOLERANCE, ["method", "task"]].drop_duplicates()
+        dearer = {
+            (method, name)
+            for method, task in slow.itertuples(index=False)
+            for name in (title_of(task), *(scope for scope, some in scopes.items() if task in some))
+        }
         means = _with_averages(reached, ["gain", "teacher_gain"], scopes, methods, ratios=["speedup"])
         for row in means.to_dict("records"):
             head = {"Task": row["shown"], "Method": names.get(row["method"], row["method"])}
             line = lines.setdefault((row["shown"], row["method"]), head)
             if pd.notna(row["speedup"]):
                 line |= {fast: row["speedup"], really: 100 * kept(row["gain"], row["teacher_gain"])}
+                line[f"{fast} mark"] = DEARER if (row["method"], row["shown"]) in dearer else ""
                 continue
             its = lost[lost["method"] == row["method"]]
             average = row["shown"] in scopes
@@ -137,6 +148,7 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
     for cell, reasons in unkept.items():
         lines[cell]["Note"] = "; ".join(f"{_listed(those)} {reason}" for reason, those in reasons.items())
     values = with_failures(pd.DataFrame(list(lines.values())), points, ["Task", "Method", *formats], "Method")
+    marked = any(DEARER in values[name].tolist() for name in values if str(name).endswith(" mark"))
     listed = _listed(SHARES)
     return Table(
         "quality",
@@ -149,6 +161,11 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
             "gain over the best constant on the selection split is chosen. Its speed-up (geometric means) and the gain "
             "kept are reported on validation. A value is given if every seed has such a point, an average if every "
             "task has one.",
+            *(
+                [f"{DEARER}: no saving: with at least one seed the point costs more than the teacher."]
+                if marked
+                else []
+            ),
             KEPT,
             learned_note(learned),
             *_no_gain(pd.concat(every), tasks, ["teacher_gain"]),
@@ -258,22 +275,26 @@ def summary(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: 
         shown, roles, evidence.splits["validation"] if evidence else None, [*SPEEDUPS, ANY_COST], tasks
     )
     teacher = teacher_rows(shown, reference=roles.reference)
-    training = succeeded(shown).drop_duplicates(RUN).groupby("method")
+    planned = len(shown[["task", "seed"]].drop_duplicates())
     names = display_names(points)
     methods = shown.loc[shown["kind"] != "control", "method"].drop_duplicates()
     lines: dict[str, dict[str, Any]] = {method: {"Method": names[method]} for method in methods}
-    timed = f"ms at {CLOCK_BUDGET:g}x"
+    timed, behind = f"ms at {CLOCK_BUDGET:g}x", [teacher]
     compared = by_budget(shown[shown["method"] != roles.reference])
     titles = {budget: f"{budget:g}x" if budget else budget_title(budget).capitalize() for budget, _ in compared}
     for budget, affected in compared:
-        for method, rows in at_budget(affected, budget).groupby("method"):
-            lines[str(method)][titles[budget]] = _cell(rows, gaps.get((str(method), budget)))
+        chosen = at_budget(affected, budget)
+        behind.append(chosen)
+        for method, rows in chosen.groupby("method"):
+            gap = gaps.get((str(method), budget))
+            lines[str(method)][titles[budget]] = _cell(rows, teacher, gap, planned) if gap else None
             if budget == CLOCK_BUDGET:
                 lines[str(method)][timed] = mean_over_tasks(rows, "milliseconds")
     if len(teacher):
         lines[roles.reference]["1x"] = score(100 * mean_over_tasks(teacher, "score"))
         lines[roles.reference][timed] = mean_over_tasks(teacher, "milliseconds")
-    for method, rows in training:
+    runs = pd.concat(behind).dropna(subset="score").drop_duplicates(RUN)
+    for method, rows in runs.groupby("method"):
         flops = rows.get("training_flops_in_all", pd.Series(dtype=float)).mean() / 1e12
         lines[str(method)]["Training, TFLOP"] = flops
     formats: dict[str, Format] = {timed: plain, "Training, TFLOP": plain}
@@ -289,11 +310,14 @@ def summary(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: 
         formats,
         notes=[
             *notes,
-            "In brackets: difference from the teacher at full depth, in points, with its interval over seeds and "
-            "examples for this comparison alone (table verdicts has the corrected ones). A dash: no point at this "
-            "budget on some task. Milliseconds: one example at a time, mean over tasks, of the points at "
+            "Score at the real speed-up on validation (geometric mean), which may be far above the required one; in "
+            "brackets the difference from the teacher at full depth, in points, with its interval over seeds and "
+            "examples for this comparison alone (table verdicts has the corrected ones). All are over the seeds that "
+            "both have; their number is given where some have no point. A dash: no point at this budget on some task.",
+            *([f"{MISSED}: {MISSED_MEANS}."] if values[list(titles.values())].map(_marked).any(axis=None) else []),
+            "Milliseconds: one example at a time, mean over tasks, of the points at "
             f"{CLOCK_BUDGET:g}x (of the teacher at 1x). Training: of one model on one task, with every model that it "
-            "needs, such as its teacher.",
+            "needs, such as its teacher; mean over the models whose points are in the row.",
             *([MORE_COSTLY] if len(compared) > len(SPEEDUPS) else []),
             *([learned_note(learned)] if learned else []),
         ],
@@ -305,10 +329,26 @@ def mean_over_tasks(rows: pd.DataFrame, column: str) -> float:
     return float(rows.groupby("task")[column].mean().mean(skipna=False)) if len(rows) else np.nan
 
 
-def _cell(rows: pd.DataFrame, gap: Interval | None) -> str | None:
-    """Return the mean score and its difference from the teacher, or None without a point on every task."""
-    if gap is None:
-        return None
+def _marked(cell: Any) -> bool:
+    return MISSED in str(cell)
+
+
+def _cell(rows: pd.DataFrame, teacher: pd.DataFrame, gap: Interval, planned: int) -> str:
+    """Return a method's mean score, its speed-up and its difference from the teacher, such as "79.4 at 12.9x (-4.9)".
+
+    Args:
+        rows: The chosen points of the method.
+        teacher: The teacher's points. All numbers are over the tasks and seeds where both have a score.
+        gap: The difference from the teacher with its interval, as fractions.
+        planned: Number of tasks x seeds.
+    """
+    keys = ["task", "seed"]
+    both = rows[rows["score"].notna()].merge(teacher.loc[teacher["score"].notna(), keys], on=keys)
     low, high = (100 * edge for edge in (gap.low, gap.high))
     interval = "" if np.isnan(low) else f", {difference(low)} to {difference(high)}"
-    return f"{score(100 * mean_over_tasks(rows, 'score'))} ({difference(100 * gap.value)}{interval})"
+    reached = geometric([geometric(each) for _, each in both.groupby("task")["speedup"]])
+    mark = MISSED if both["missed"].eq(True).any() else ""
+    word = "seeds" if both["task"].nunique() == 1 else "runs"
+    some = f"; {len(both)} of {planned} {word}" if len(both) < planned else ""
+    mean = 100 * mean_over_tasks(both, "score")
+    return f"{score(mean)} at {speedup(reached)}{mark} ({difference(100 * gap.value)}{interval}{some})"
