@@ -6,7 +6,8 @@ come from the functions that `costeff compare` uses; the page shows them as they
 Points are always chosen at a budget in FLOPs, by each task's own metric, for every seed. Latency is measured for the
 first seed only; the speed-up of another seed's point is estimated as the measured one, times the ratio of their
 speed-ups in FLOPs. A method is at a budget in milliseconds with the points chosen at the smallest FLOPs budget where
-every seed is fast enough, so its score still covers all seeds.
+every seed is fast enough, so its score still covers all seeds. Points between the FLOPs budgets have no times, and a
+method may have a better one there, so methods are not ranked or compared with each other at a budget in milliseconds.
 """
 
 from __future__ import annotations
@@ -214,17 +215,6 @@ class Question:
     metric: str
     fastest: Mapping[tuple[str, str], float]
 
-    def budget_words(self, reference: str) -> str:
-        """Return the words for the budget, which follow "methods"."""
-        if self.cost == "milliseconds":
-            least = f"at least {self.budget:g}× as fast" if self.budget > 1 else "at least as fast"
-            return f"measured (first seed) to be {least} as {reference}"
-        return (
-            f"with at least {self.budget:g}× fewer FLOPs than {reference}"
-            if self.budget > 1
-            else f"with no more FLOPs than {reference}"
-        )
-
     def why(self, method: str, tasks: Sequence[str]) -> str:
         """Return the measured speed-up that keeps a method from a budget in milliseconds; "" for FLOPs."""
         if self.cost == "flops":
@@ -295,7 +285,7 @@ class _Reader:
             ]
             if not set(known) - {self.reference}:
                 continue
-            pairs = list(combinations(known, 2))
+            pairs = [pair for pair in combinations(known, 2) if question.cost == "flops" or self.reference in pair]
             found = classify_differences(
                 [average_if_known(gap(a, b, task) for task in tasks) for a, b in pairs], self.evidence.comparison
             )
@@ -304,7 +294,7 @@ class _Reader:
             lines.sort(key=lambda line: (line["method"] == self.reference, -line["score"][0]))
             first = lines[0]["method"]
             for line in lines:
-                line["first"] = verdicts.get((line["method"], first))
+                line["first"] = verdicts.get((line["method"], first)) if question.cost == "flops" else None
                 line["teacher"] = verdicts.get((line["method"], self.reference))
             count = int((found["verdict"] != "").sum())
             made[name] = {
@@ -360,13 +350,14 @@ class _Reader:
 
     def _answer(self, lines: Sequence[Mapping[str, Any]], question: Question, where: str) -> str:
         """Return a sentence that names the best score beside the reference's, and the verdicts on it."""
+        name = self.name(self.reference)
         first, rivals = lines[0], [line for line in lines[1:] if line["method"] != self.reference]
-        reference = next((line for line in lines if line["method"] == self.reference), None)
-        said = (
-            f"Among methods {question.budget_words(self.name(self.reference))}, {self.name(first['method'])} has the "
-        )
-        said += f"highest {question.metric} on {where}, {first['score'][0]:.1f}"
-        said += f" ({self.name(self.reference)}: {reference['score'][0]:.1f})." if reference else "."
+        itself = next((f" ({name}: {line['score'][0]:.1f})" for line in lines if line["method"] == self.reference), "")
+        if question.cost == "milliseconds":
+            return self._measured(question, [first, *rivals], f"{question.metric} on {where}{itself}")
+        least = f"at least {question.budget:g}× fewer" if question.budget > 1 else "no more"
+        said = f"Among methods with {least} FLOPs than {name}, {self.name(first['method'])} has the highest "
+        said += f"{question.metric} on {where}, {first['score'][0]:.1f}{itself}."
         words: dict[str, list[str]] = {}
         for line in rivals:
             word = line["first"][3] if line["first"] else "not comparable"
@@ -375,8 +366,19 @@ class _Reader:
         said += "" if words else " No other method has a point on every task."
         if first["teacher"]:
             difference, low, high, word = first["teacher"]
-            said += f" Against {self.name(self.reference)}: {word} ({difference:+.1f}, {low:+.1f} to {high:+.1f})."
+            said += f" Against {name}: {word} ({difference:+.1f}, {low:+.1f} to {high:+.1f})."
         return said
+
+    def _measured(self, question: Question, lines: Sequence[Mapping[str, Any]], what: str) -> str:
+        """Return a sentence on the methods at a budget in milliseconds, without a ranking."""
+        fast = f"at least {question.budget:g}× as fast" if question.budget > 1 else "at least as fast"
+        scores = "; ".join(f"{self.name(line['method'])} {line['score'][0]:.1f}" for line in lines)
+        budgets = ", ".join(f"{budget:g}×" for budget in BUDGETS)
+        return (
+            f"Measured (first seed) to be {fast} as {self.name(self.reference)}, with {what}: {scores}. Only points "
+            f"chosen at {budgets} in FLOPs were timed, and a method may have a better point between them, so methods "
+            "are not ranked here."
+        )
 
 
 _SAID = {**PHRASES, "not comparable": "No seed in common with"}
