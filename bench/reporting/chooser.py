@@ -372,12 +372,14 @@ class _Reader:
     def _measured(self, question: Question, lines: Sequence[Mapping[str, Any]], what: str) -> str:
         """Return a sentence on the methods at a budget in milliseconds, without a ranking."""
         fast = f"at least {question.budget:g}× as fast" if question.budget > 1 else "at least as fast"
-        scores = "; ".join(f"{self.name(line['method'])} {line['score'][0]:.1f}" for line in lines)
+        scores = [line["score"][0] for line in lines]
+        several = len(lines) > 1
+        reached = f"{min(scores):.1f} to {max(scores):.1f}" if several else f"{scores[0]:.1f}"
         budgets = ", ".join(f"{budget:g}×" for budget in BUDGETS)
         return (
-            f"Measured (first seed) to be {fast} as {self.name(self.reference)}, with {what}: {scores}. Only points "
-            f"chosen at {budgets} in FLOPs were timed, and a method may have a better point between them, so methods "
-            "are not ranked here."
+            f"{len(lines)} method{'s are' if several else ' is'} measured (first seed) to be {fast} as "
+            f"{self.name(self.reference)}: {what}, {reached}. Only points chosen at {budgets} in FLOPs are timed. A "
+            "method may have a better point between them, so methods are not ranked here."
         )
 
 
