@@ -407,3 +407,12 @@ def test_an_axis_of_counts_has_ticks_and_never_a_crowd(low: float, ratio: float)
     ticks = np.asarray(drawing._Counts().tick_values(low, low * ratio))
     shown = ticks[(low <= ticks) & (ticks <= low * ratio)]
     assert 2 <= len(shown) <= 3 * (np.log10(ratio) + 2)
+
+
+@given(st.text("abc ", min_size=1, max_size=160))
+def test_a_legend_fits_its_figure_however_long_a_name_is(name: str) -> None:
+    figure, grid = figures.drawing.panels(1)
+    line = grid[0].plot([1, 2], label=f"a {name} z")[0]
+    figures.drawing.legend_below(figure, [line], note="Points are those of seed 0 alone.")
+    figures.drawing.settle(figure)
+    assert outside(figure) < 0.02
