@@ -264,7 +264,7 @@ def test_the_command_prints_findings_and_snakemake_s_text_is_in_a_file(finished)
     assert redone.returncode == 0
     findings = (finished.results / "findings.txt").read_text().splitlines()
     place = lines.index(findings[0])
-    assert lines[place : place + len(findings)] == findings and 0 < len(findings) <= 3
+    assert lines[place : place + len(findings)] == findings and 0 < len(findings) <= 6
     assert lines[place + len(findings)] == f"page:  {finished.results / 'index.html'}"
 
 

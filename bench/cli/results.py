@@ -67,7 +67,7 @@ def compare(
     from bench.analysis.comparing.verdicts import BUDGETS
     from bench.analysis.comparing.verdicts import compare as verdicts
     from bench.analysis.statistics import learned_tasks, select_tasks
-    from bench.reporting.tables.comparisons import FORMATS, how, printed, sentences
+    from bench.reporting.tables.comparisons import FORMATS, how, note_seeds, printed, sentences
     from bench.reporting.tables.format.table import Table, display_names
     from bench.sharing.folders import open_folder
     from bench.store import read_points
@@ -103,9 +103,10 @@ def compare(
     wanted = pairings(
         points, [(a, rival) for rival in rivals], comparison, reference=reference, budgets=speedup or BUDGETS
     )
-    found = verdicts(points, wanted, resamples, comparison, learned=learned_tasks(points, reference=reference))
+    learned = learned_tasks(points, reference=reference)
+    found = verdicts(points, wanted, resamples, comparison, learned=learned)
     names = display_names(points)
-    values = printed(found, names).drop(columns="A")
+    values = printed(note_seeds(found, points, learned), names).drop(columns="A")
     said = (
         f"{names[a]} (A) minus B on validation, both at least so many times cheaper than the reference, "
         f"{names.get(reference, reference)}"

@@ -42,7 +42,10 @@ function answer(choice) {
   document.getElementById("choice-rows").replaceChildren(...(block ? block.rows.map(choiceRow) : []));
   if (block) {
     notes.push(`Tasks: ${block.tasks.join(", ")}.`);
-    if (block.without.length) notes.push(`Without a point on every task at this budget: ${block.without.join("; ")}.`);
+    const without = block.without.map(([name, why]) => (why ? `${name} (${why})` : name));
+    if (without.length) notes.push(`Without a point on every task at this budget: ${without.join("; ")}.`);
+    if (block.few.length) notes.push(`Fewer seeds than planned: ${block.few.join("; ")}.`);
+    if (picked.get("costs") === "milliseconds") notes.push(choice.clock);
     if (choice.training) notes.push(choice.training);
     notes.push(`Corrected for ${block.comparisons} comparison${block.comparisons === 1 ? "" : "s"}.`);
     if (picked.get("costs") === "flops" && picked.get("metrics") === "score") {

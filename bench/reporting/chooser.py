@@ -2,6 +2,12 @@
 
 A block is the answer to one question, such as "which method at 4x on sentence pairs?". Scores, intervals and verdicts
 come from the functions that `costeff compare` uses; the page shows them as they are and computes no statistics.
+
+Points are always chosen at a budget in FLOPs, by each task's own metric, for every seed. Latency is measured for the
+first seed only; the speed-up of another seed's point is estimated as the measured one, times the ratio of their
+speed-ups in FLOPs. A method is at a budget in milliseconds with the points chosen at the smallest FLOPs budget where
+every seed is fast enough, so its score still covers all seeds. Points between the FLOPs budgets have no times, and a
+method may have a better one there, so methods are not ranked or compared with each other at a budget in milliseconds.
 """
 
 from __future__ import annotations
@@ -15,16 +21,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.analysis.budgets import BUDGETS, POINT, RUN, succeeded, timed_points
+from bench.analysis.budgets import BUDGETS, POINT, TOLERANCE, at_budget, timed_points
 from bench.analysis.comparing.equivalence import classify_differences
 from bench.analysis.comparing.estimates import Estimate, average, average_if_known
 from bench.analysis.comparing.resampling import Point, records
 from bench.analysis.comparing.seeds import geometric
-from bench.analysis.comparing.verdicts import chosen_points, estimate, mean_estimate, scored
+from bench.analysis.comparing.verdicts import estimate, mean_estimate, scored
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import GROUPS, select_tasks
 from bench.errors import UserError
 from bench.reporting.tables.comparisons import PHRASES
+from bench.reporting.tables.costs import OF_TEACHER, training
 from bench.reporting.tables.format.table import display_names
 from bench.reporting.tables.main import Evidence
 from bench.reporting.tables.notes import tasks_of
@@ -32,7 +39,6 @@ from bench.tasks.catalogue import Task
 from bench.tasks.catalogue import title as task_title
 
 COSTS = {"flops": "FLOPs", "milliseconds": "milliseconds"}
-_SPEEDUP = {"flops": "speedup", "milliseconds": "latency_1"}
 _GROUPS = {"all": "all tasks", "pairs": "sentence pairs", "single": "single texts", "learned": "learned tasks"}
 _METRICS = {"score": "each task's own metric", "accuracy": "accuracy"}
 _OPPOSITE = {"better": "worse", "worse": "better"}
@@ -55,17 +61,24 @@ def chooser(
         "<cost> <budget> <tasks> <metric>" (see `_Reader.blocks`).
     """
     points = roles.contestants(points)
-    lacking = [name for name in ("latency_1", "accuracy") if name not in points]
-    points = points.assign(flops_speedup=points["speedup"], **dict.fromkeys(lacking, np.nan))
+    points = points.assign(**dict.fromkeys({"latency_1", "accuracy"} - set(points), np.nan))
     groups = _groups(points, known, roles.reference)
-    read = _Reader(roles.reference, display_names(points), evidence, _times(points, times))
+    read = _Reader(roles.reference, display_names(points), evidence, _times(points, times), _planned(points))
+    noise = noise_floor(times)
+    chosen = {budget: at_budget(points, budget) for budget in BUDGETS}
+    itself = chosen[1.0][chosen[1.0]["method"] == roles.reference]
+    others = {budget: rows[rows["method"] != roles.reference] for budget, rows in chosen.items()}
+    fast = fastest(others)
+    timed = {task for (_, task), value in fast.items() if not np.isnan(value)}
     blocks: dict[str, dict[str, Any]] = {}
-    for cost in _SPEEDUP:
-        for metric in _METRICS:
-            seen = _view(points, cost, metric, roles.reference)
-            own = {name: [task for task in tasks if task in set(seen["task"])] for name, tasks in groups.items()}
-            for budget in BUDGETS:
-                found = read.blocks(seen, budget, own, COSTS[cost], "accuracy" if metric == "accuracy" else "score")
+    for cost in COSTS:
+        for budget in BUDGETS:
+            rows = others[budget] if cost == "flops" else fast_enough(others, budget, noise)
+            for metric in _METRICS:
+                seen = _in_metric(pd.concat([rows, itself]), metric)
+                there = set(seen["task"]) & (timed if cost == "milliseconds" else set(seen["task"]))
+                own = {name: [task for task in tasks if task in there] for name, tasks in groups.items()}
+                found = read.blocks(seen, own, Question(cost, budget, metric, fast))
                 blocks |= {f"{cost} {budget:g} {group} {metric}": block for group, block in found.items()}
     used = [set(part) for part in zip(*(key.split() for key in blocks), strict=True)] or [set()] * 4
     return {
@@ -74,25 +87,84 @@ def chooser(
         "tasks": [[name, title] for name, title in _GROUPS.items() if name in used[2]],
         "metrics": [[name, title] for name, title in _METRICS.items() if name in used[3]],
         "reference": read.name(roles.reference),
-        "training": unequal_training(points, read.names),
+        "training": unequal_training(points, roles),
+        "clock": _clock(noise),
         "level": f"{100 * evidence.comparison.level:g} %",
         "blocks": blocks,
     }
 
 
-def unequal_training(points: pd.DataFrame, names: Mapping[str, str]) -> str:
-    """Return a sentence on contestants with more or fewer training steps than the others, or "" if all have as many.
+def unequal_training(points: pd.DataFrame, roles: Roles) -> str:
+    """Return a sentence on models with more or fewer training steps than the reference, or "" if all have as many.
 
-    Models without training, and differences of less than 5 %, do not count.
+    The numbers are those of the training table: means of the ratios to the reference's steps on the same task. Models
+    without training, and differences of less than 5 %, do not count.
     """
-    runs = succeeded(points).drop_duplicates(RUN)
-    if not runs.get("training_steps", pd.Series(dtype=float)).notna().any():
+    table = training(points, (), roles)
+    if table is None or OF_TEACHER not in table.values:
         return "The training steps behind these models are not recorded, so they may differ between methods."
-    steps = runs[runs["training_steps"] > 0].groupby("method")["training_steps"].mean()
-    if steps.max() <= 1.05 * steps.min():
-        return ""
-    said = "; ".join(f"{names.get(str(method), method)} {mean:.0f}" for method, mean in steps.sort_values().items())
-    return f"Training steps differ (mean over runs, with those of the models that are continued): {said}."
+    steps = table.values[table.values[OF_TEACHER].gt(0) & table.values[OF_TEACHER].sub(1).abs().gt(0.05)]
+    said = "; ".join(
+        f"{row['Model']} {row[OF_TEACHER]:.2f}" for row in steps.sort_values(OF_TEACHER).to_dict("records")
+    )
+    return f"Training steps differ (times those of the reference, mean over tasks): {said}." if said else ""
+
+
+def noise_floor(times: pd.DataFrame) -> float:
+    """Return the smallest measured speed-up that counts as 1x: the lower noise floor of the latency table.
+
+    It is at most 1 - `TOLERANCE`.
+
+    Args:
+        times: latency.parquet; it may be empty.
+    """
+    floors = times.loc[times["batch_size"] == 1, "noise_low"] if "noise_low" in times else pd.Series(dtype=float)
+    return float(np.nanmin([1 - TOLERANCE, *floors]))
+
+
+def fast_enough(chosen: Mapping[float, pd.DataFrame], budget: float, noise: float) -> pd.DataFrame:
+    """Return the points of each method and task, for all seeds, whose speed-up on the clock reaches a budget.
+
+    Of the FLOPs budgets where all seeds are fast enough, the smallest is taken, which has the best score on the
+    selection split.
+
+    Args:
+        chosen: Map from FLOPs budget to its rows of `at_budget`.
+        budget: The speed-up to reach on the clock, less `TOLERANCE`.
+        noise: Speed-up that counts as 1x.
+    """
+    rows = _timed(chosen)
+    rows = rows[rows["measured"] >= (noise if budget == 1 else budget * (1 - TOLERANCE))]
+    return rows[rows["budget"] == rows.groupby(["method", "task"])["budget"].transform("min")]
+
+
+def fastest(chosen: Mapping[float, pd.DataFrame]) -> dict[tuple[str, str], float]:
+    """Map method and task to the largest speed-up on the clock that all seeds reach; NaN if none was timed."""
+    return _timed(chosen).groupby(["method", "task"])["measured"].max().to_dict()
+
+
+def _timed(chosen: Mapping[float, pd.DataFrame]) -> pd.DataFrame:
+    """Return the rows of all FLOPs budgets with `measured`, the speed-up on the clock of the slowest seed."""
+    rows = pd.concat(chosen.values(), ignore_index=True)
+    groups = [rows[name] for name in ("method", "task", "budget")]
+    known, promised = rows["latency_1"].astype(float), rows["speedup"].astype(float)
+    estimated = promised * (known / promised).groupby(groups).transform(geometric)
+    return rows.assign(measured=known.fillna(estimated).groupby(groups).transform("min"))
+
+
+def _clock(noise: float) -> str:
+    """Return a note on budgets in milliseconds."""
+    return (
+        "Time is measured for the first seed only, at batch size 1; for the other seeds it is estimated in proportion "
+        "to FLOPs. Each method has the points chosen at the smallest budget in FLOPs where every seed is fast enough; "
+        "scores, intervals and verdicts are those of these points for all seeds. The clock is noisy: a measured "
+        f"speed-up of {noise:.2f} or more counts as 1×."
+    )
+
+
+def _planned(points: pd.DataFrame) -> dict[str, int]:
+    """Map each task to the number of its seeds."""
+    return {str(task): int(count) for task, count in points.groupby("task")["seed"].nunique().items()}
 
 
 def _groups(points: pd.DataFrame, known: Mapping[str, Task], reference: str) -> dict[str, list[str]]:
@@ -108,23 +180,14 @@ def _groups(points: pd.DataFrame, known: Mapping[str, Task], reference: str) -> 
     return groups
 
 
-def _view(points: pd.DataFrame, cost: str, metric: str, reference: str) -> pd.DataFrame:
-    """Return the points with `speedup` in the cost and `score` in the metric, on the tasks that have both.
-
-    The reference is 1x by definition, so noise of the clock does not move it.
-    """
-    speedup = points[_SPEEDUP[cost]].astype(float)
-    itself = points["method"].eq(reference) & speedup.notna()
-    seen = points.assign(speedup=speedup.where(~itself, points["flops_speedup"].astype(float)))
-    if metric == "accuracy":
-        given = points["accuracy"].astype(float)
-        if (points["metric"].eq("accuracy") | given.isna()).all():
-            return seen[:0]  # each task's own metric is accuracy already, or none has it
-        seen = seen.assign(score=given, metric="accuracy")
-        seen = seen[seen["task"].isin(seen.loc[seen["score"].notna(), "task"])]
-    if cost != "flops":  # a task on which nothing was timed has no budget in milliseconds
-        seen = seen[seen["task"].isin(seen.loc[seen["speedup"].notna(), "task"])]
-    return seen
+def _in_metric(rows: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """Return chosen points with `score` in the metric, on the tasks that have it."""
+    if metric == "score":
+        return rows
+    given = rows["accuracy"].astype(float)
+    if (rows["metric"].eq("accuracy") | given.isna()).all():
+        return rows[:0]  # each task's own metric is accuracy already, or none has it
+    return rows.assign(score=given, metric="accuracy")[rows["task"].isin(rows.loc[given.notna(), "task"])]
 
 
 def _times(points: pd.DataFrame, times: pd.DataFrame) -> dict[tuple[Any, ...], float]:
@@ -137,6 +200,33 @@ def _key(row: Point) -> tuple[Any, ...]:
 
 
 @dataclass(frozen=True)
+class Question:
+    """What a block answers, apart from the group of tasks.
+
+    Attributes:
+        cost: Key of `COSTS`.
+        budget: The budget, as a speed-up over the reference, which is itself taken at 1x.
+        metric: Key of the metrics.
+        fastest: Map from method and task to the largest speed-up on the clock that all seeds reach.
+    """
+
+    cost: str
+    budget: float
+    metric: str
+    fastest: Mapping[tuple[str, str], float]
+
+    def why(self, method: str, tasks: Sequence[str]) -> str:
+        """Return the measured speed-up that keeps a method from a budget in milliseconds; "" for FLOPs."""
+        if self.cost == "flops":
+            return ""
+        speeds = {task: self.fastest.get((method, task), np.nan) for task in tasks}
+        if np.isnan(list(speeds.values())).any():
+            return "not timed on every task"
+        slowest = min(speeds, key=speeds.__getitem__)
+        return f"at most {speeds[slowest]:.2f}× as fast, measured on {task_title(slowest)}"
+
+
+@dataclass(frozen=True)
 class _Reader:
     """What the blocks are made from.
 
@@ -145,38 +235,40 @@ class _Reader:
         names: Display names of the methods.
         evidence: Resamples and settings of comparisons.
         times: Milliseconds of timed points.
+        planned: Number of seeds of each task.
     """
 
     reference: str
     names: Mapping[str, str]
     evidence: Evidence
     times: Mapping[tuple[Any, ...], float]
+    planned: Mapping[str, int]
 
     def name(self, method: str) -> str:
         """Return the display name of a method."""
         return self.names.get(method, method)
 
     def blocks(
-        self, points: pd.DataFrame, budget: float, groups: Mapping[str, Sequence[str]], cost: str, metric: str
+        self, rows: pd.DataFrame, groups: Mapping[str, Sequence[str]], question: Question
     ) -> dict[str, dict[str, Any]]:
-        """Return the block of each group of tasks at one budget.
+        """Return the block of each group of tasks.
 
         Args:
-            points: Operating points whose `speedup` is that of the budget.
-            budget: The budget, as a speed-up over the reference, which is itself taken at 1x.
+            rows: The chosen points, one per method, task and seed.
             groups: Map from name to tasks.
-            cost: Title of the cost.
-            metric: Name of the scores.
+            question: The question.
 
         Returns:
             Per group the titles of its `tasks`; `rows`, the best score first and the reference last; `without`, the
-            methods that lack a point on a task; `comparisons`, the number that the verdicts are corrected for;
+            methods that lack a point on a task, each with its measured speed-up for budgets in milliseconds; `few`,
+            those with fewer seeds than planned; `comparisons`, the number that the verdicts are corrected for;
             `answer`, a sentence; and the `command` that prints the same differences.
         """
         resamples = self.evidence.splits["validation"]
-        chosen = chosen_points(points[points["method"] != self.reference], budget)
-        chosen |= chosen_points(points[points["method"] == self.reference], 1.0)
-        resamples.prepare(row for tasks in chosen.values() for rows in tasks.values() for row in rows)
+        chosen: dict[str, dict[str, list[Point]]] = {}
+        for row in scored(records(rows)):
+            chosen.setdefault(row["method"], {}).setdefault(row["task"], []).append(row)
+        resamples.prepare(row for tasks in chosen.values() for own in tasks.values() for row in own)
 
         @cache
         def gap(a: str, b: str, task: str) -> Estimate | None:
@@ -185,7 +277,7 @@ class _Reader:
             except UserError:  # no seed in common
                 return None
 
-        methods = [method for method in dict.fromkeys(points["method"]) if method != self.reference]
+        methods = [method for method in self.names if method != self.reference]
         made = {}
         for name, tasks in groups.items():
             known = [
@@ -193,7 +285,7 @@ class _Reader:
             ]
             if not set(known) - {self.reference}:
                 continue
-            pairs = list(combinations(known, 2))
+            pairs = [pair for pair in combinations(known, 2) if question.cost == "flops" or self.reference in pair]
             found = classify_differences(
                 [average_if_known(gap(a, b, task) for task in tasks) for a, b in pairs], self.evidence.comparison
             )
@@ -202,16 +294,20 @@ class _Reader:
             lines.sort(key=lambda line: (line["method"] == self.reference, -line["score"][0]))
             first = lines[0]["method"]
             for line in lines:
-                line["first"] = verdicts.get((line["method"], first))
+                line["first"] = verdicts.get((line["method"], first)) if question.cost == "flops" else None
                 line["teacher"] = verdicts.get((line["method"], self.reference))
             count = int((found["verdict"] != "").sum())
             made[name] = {
                 "rows": [{**line, "method": self.name(line["method"])} for line in lines],
-                "without": [self.name(method) for method in methods if method not in known],
+                "without": [
+                    [self.name(method), question.why(method, tasks)] for method in methods if method not in known
+                ],
+                "few": [few for method in known if (few := self._few(method, chosen[method], tasks))],
                 "comparisons": count,
                 "tasks": [task_title(task) for task in tasks],
-                "answer": self._answer(lines, budget, cost, (metric, _GROUPS[name])),
-                "command": f"costeff compare {first} --speedup {budget:g}" + f" --tasks {name}" * (name != "all"),
+                "answer": self._answer(lines, question, self._where(name, tasks)),
+                "command": f"costeff compare {first} --speedup {question.budget:g}"
+                + f" --tasks {name}" * (name != "all"),
             }
         return made
 
@@ -222,24 +318,46 @@ class _Reader:
         timed = [[self.times[_key(row)] for row in its if _key(row) in self.times] for its in rows.values()]
 
         def over(column: str) -> float | None:
-            value = geometric([geometric([row.get(column, np.nan) for row in its]) for its in rows.values()])
-            return None if np.isnan(value) else value
+            values = [geometric([row.get(column, np.nan) for row in its]) for its in rows.values()]
+            return None if np.isnan(values).any() else geometric(values)
 
         return {
             "method": method,
             "score": [100 * each for each in (mean.value, *mean.interval(self.evidence.comparison.level))],
-            "speedup": over("flops_speedup"),
+            "speedup": over("speedup"),
             "measured": over("latency_1"),
             "milliseconds": float(np.mean([np.mean(each) for each in timed])) if all(timed) else None,
             "models": ", ".join(dict.fromkeys(str(row["label"]) for its in rows.values() for row in its)),
         }
 
-    def _answer(self, lines: Sequence[Mapping[str, Any]], budget: float, cost: str, what: tuple[str, str]) -> str:
-        """Return a sentence that names the best score and the verdicts on it."""
+    def _few(self, method: str, tasks: Mapping[str, Sequence[Point]], wanted: Sequence[str]) -> str:
+        """Return a method's name and the tasks where it has fewer seeds than planned, or "" if there are none."""
+        counts = {task: len({row["seed"] for row in tasks[task]}) for task in wanted}
+        few = [
+            f"{task_title(task)} {count} of {self.planned[task]}"
+            for task, count in counts.items()
+            if count < self.planned[task]
+        ]
+        return f"{self.name(method)} ({', '.join(few)})" if few else ""
+
+    def _where(self, group: str, tasks: Sequence[str]) -> str:
+        """Return the words for the tasks of a block."""
+        if len(tasks) == 1:
+            return task_title(tasks[0])
+        if group == "all":
+            return "all tasks" if len(tasks) == len(self.planned) else f"{len(tasks)} of {len(self.planned)} tasks"
+        return f"{_GROUPS[group]} ({len(tasks)} tasks)"
+
+    def _answer(self, lines: Sequence[Mapping[str, Any]], question: Question, where: str) -> str:
+        """Return a sentence that names the best score beside the reference's, and the verdicts on it."""
+        name = self.name(self.reference)
         first, rivals = lines[0], [line for line in lines[1:] if line["method"] != self.reference]
-        budget_said = f"at least {budget:g}× fewer {cost}" if budget > 1 else "at any cost"
-        highest = f"{what[0]} on {what[1]}, {first['score'][0]:.1f}, with {budget_said}"
-        said = f"{self.name(first['method'])} has the highest {highest}."
+        itself = next((f" ({name}: {line['score'][0]:.1f})" for line in lines if line["method"] == self.reference), "")
+        if question.cost == "milliseconds":
+            return self._measured(question, [first, *rivals], f"{question.metric} on {where}{itself}")
+        least = f"at least {question.budget:g}× fewer" if question.budget > 1 else "no more"
+        said = f"Among methods with {least} FLOPs than {name}, {self.name(first['method'])} has the highest "
+        said += f"{question.metric} on {where}, {first['score'][0]:.1f}{itself}."
         words: dict[str, list[str]] = {}
         for line in rivals:
             word = line["first"][3] if line["first"] else "not comparable"
@@ -247,10 +365,22 @@ class _Reader:
         said += "".join(f" {_SAID[word]}: {'; '.join(words[word])}." for word in _SAID if word in words)
         said += "" if words else " No other method has a point on every task."
         if first["teacher"]:
-            low, high, word = first["teacher"][1:]
-            said += f" Against {self.name(self.reference)} at 1×: {word}"
-            said += f" ({first['teacher'][0]:+.1f}, {low:.1f} to {high:.1f})."
+            difference, low, high, word = first["teacher"]
+            said += f" Against {name}: {word} ({difference:+.1f}, {low:+.1f} to {high:+.1f})."
         return said
+
+    def _measured(self, question: Question, lines: Sequence[Mapping[str, Any]], what: str) -> str:
+        """Return a sentence on the methods at a budget in milliseconds, without a ranking."""
+        fast = f"at least {question.budget:g}× as fast" if question.budget > 1 else "at least as fast"
+        scores = [line["score"][0] for line in lines]
+        several = len(lines) > 1
+        reached = f"{min(scores):.1f} to {max(scores):.1f}" if several else f"{scores[0]:.1f}"
+        budgets = ", ".join(f"{budget:g}×" for budget in BUDGETS)
+        return (
+            f"{len(lines)} method{'s are' if several else ' is'} measured (first seed) to be {fast} as "
+            f"{self.name(self.reference)}: {what}, {reached}. Only points chosen at {budgets} in FLOPs are timed. A "
+            "method may have a better point between them, so methods are not ranked here."
+        )
 
 
 _SAID = {**PHRASES, "not comparable": "No seed in common with"}

@@ -12,7 +12,7 @@ from bench.analysis.roles import Roles
 from bench.names import FINDINGS
 from bench.reporting import figures, page
 from bench.reporting.chooser import chooser
-from bench.reporting.findings import findings
+from bench.reporting.findings import findings, sources_of
 from bench.reporting.published import for_figures, read_published
 from bench.reporting.tables import evidence_of, tables
 from bench.settings import Settings
@@ -63,7 +63,9 @@ def _written(settings: Settings) -> Iterator[str]:
     )
     for table in made:
         table.write(settings.root / "tables")
-    found = findings(points, made, roles, contestant=comparison.primary.contestant)
+    declared = comparison.primary.contestant
+    sources = sources_of(declared, runs) if declared else set()
+    found = findings(points, made, roles, contestant=declared, sources=sources)
     (settings.root / FINDINGS).write_text("\n".join(found) + "\n", encoding="utf-8")
     skipped = drawing()
     yield from (f"no figure {each.name}: {each.reason}" for each in skipped)

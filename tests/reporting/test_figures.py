@@ -12,7 +12,15 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 from synthetic import ROLES
 
-from bench.analysis.budgets import RUN, at_budget, operated, operating_points, teacher_rows, timed_points
+from bench.analysis.budgets import (
+    RUN,
+    at_budget,
+    control_rows,
+    operated,
+    operating_points,
+    teacher_rows,
+    timed_points,
+)
 from bench.analysis.comparing.intervals import budget_differences, differences, means
 from bench.analysis.comparing.pairings import Pairing
 from bench.analysis.comparing.resampling import Resamples, records, resamples_of
@@ -265,6 +273,12 @@ def test_a_timed_point_is_drawn_at_its_milliseconds(some: pd.DataFrame) -> None:
     figure = figures.score_against_milliseconds(some, ROLES, times=timed)
     drawn = np.concatenate([line.get_xdata() for line in figure.axes[0].get_lines() if line.get_marker() == "o"])
     assert set(np.round(drawn, 6)) <= set(np.round(rows["milliseconds"], 6)) and outside(figure) < 0.02
+    levels = {line.get_ydata()[0] for line in figure.axes[0].get_lines() if len(set(line.get_ydata())) == 1}
+    teacher, control = (rows[rows["task"] == "cola"] for rows in (teacher_rows(some), control_rows(some)))
+    assert teacher["score"].nunique() > 1, "the seeds must differ for this test"
+    assert {100 * own.loc[own["seed"] == 1, "score"].item() for own in (teacher, control)} <= levels
+    assert 100 * teacher["score"].mean() not in levels
+    assert "seed 1 alone" in figure.legends[0].get_title().get_text()
 
 
 def test_a_method_that_lacks_a_task_is_not_averaged(some: pd.DataFrame) -> None:
@@ -393,3 +407,12 @@ def test_an_axis_of_counts_has_ticks_and_never_a_crowd(low: float, ratio: float)
     ticks = np.asarray(drawing._Counts().tick_values(low, low * ratio))
     shown = ticks[(low <= ticks) & (ticks <= low * ratio)]
     assert 2 <= len(shown) <= 3 * (np.log10(ratio) + 2)
+
+
+@given(st.text("abc ", min_size=1, max_size=160))
+def test_a_legend_fits_its_figure_however_long_a_name_is(name: str) -> None:
+    figure, grid = figures.drawing.panels(1)
+    line = grid[0].plot([1, 2], label=f"a {name} z")[0]
+    figures.drawing.legend_below(figure, [line], note="Points are those of seed 0 alone.")
+    figures.drawing.settle(figure)
+    assert outside(figure) < 0.02

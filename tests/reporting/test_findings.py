@@ -1,5 +1,6 @@
-"""The findings are the numbers of the points, in at most three lines, whatever is missing."""
+"""The findings are the numbers of the points and verdicts, in a few lines, whatever is missing."""
 
+import json
 import re
 
 import numpy as np
@@ -10,8 +11,11 @@ import synthetic
 from bench.analysis.budgets import at_budget, succeeded
 from bench.analysis.roles import Roles
 from bench.reporting.everything import complete
-from bench.reporting.findings import BUDGETS, findings
+from bench.reporting.findings import BUDGETS, findings, sources_of
+from bench.reporting.tables import Table, evidence_of
+from bench.reporting.tables.comparisons import verdicts
 from bench.reporting.tables.summaries import summary
+from bench.settings import Comparison, Primary
 
 ROLES = Roles("teacher", None, {})
 
@@ -55,3 +59,71 @@ def test_the_summary_needs_neither_teacher_nor_traces_nor_rivals(points):
     for some in (few, few[few["method"] != "teacher"], few[few["method"] == "costeff"]):
         values = summary(some, [], synthetic.ROLES, None).values
         assert len(values) == some["method"][some["kind"] != "control"].nunique()
+
+
+DECLARED = Comparison(resamples=100, primary=Primary(contestant="costeff", speedups=[2.0, 4.0, 8.0]))
+
+
+def declared(points: pd.DataFrame, results, tasks) -> tuple[pd.DataFrame, Table, list[str]]:
+    some = complete(points[points["task"].isin(tasks)])
+    table = verdicts(some, [], synthetic.ROLES, evidence_of(some, results / "runs", DECLARED))
+    return some, table, findings(some, [table], synthetic.ROLES, contestant="costeff")
+
+
+@pytest.mark.parametrize("tasks", [["stsb"], ["mnli", "rte", "wnli", "cola"]])
+def test_every_declared_comparison_is_named_with_its_verdict(tasks, points, results):
+    _, table, said = declared(points, results, tasks)
+    assert len(said) <= 6
+    rows = table.values[(table.values["Comparison"] == "primary") & (table.values["A"] == "COST-EFF")]
+    rows = rows[~rows["Tasks"].eq("learned tasks")]
+    assert set(rows["Verdict"]) - {""}
+    for row in rows.to_dict("records"):
+        budget = row["A at least"]
+        if row["B"] == "Teacher":
+            [line] = [each for each in said if each.startswith("COST-EFF against Teacher")]
+            assert f"{row['Difference']:+.1f} ({row['Low']:+.1f} to {row['High']:+.1f}), {row['Verdict']}" in line
+        elif row["Verdict"]:
+            [line] = [each for each in said if re.match(rf"COST-EFF( \([\d.]+x\))? at {budget}:", each)]
+            word = "not decided against" if row["Verdict"] == "not decided" else row["Verdict"]
+            part = line.lower().split(f"{word} ", 1)[1].split("x). " if "x). " in line else ". ")[0]
+            assert row["B"].lower() in part, row
+    without = rows[(rows["Verdict"] == "") & (rows["A at least"] == "8x")]
+    line = next(each for each in said if re.match(r"COST-EFF.* at 8x:", each))
+    assert without.empty or f"{len(without)} of" in line or "COST-EFF has no point" in line
+
+
+def test_few_tasks_are_named_and_many_are_not(points, results):
+    one = " ".join(declared(points, results, ["stsb"])[2])
+    assert "on one task (STS-B)" in one and "all tasks" not in one and "1 task and 2 seeds" in one
+    third = points[points["seed"] == 1].assign(seed=3)
+    many = pd.concat([points, third])
+    table = verdicts(
+        complete(points), [], synthetic.ROLES, evidence_of(points, results / "runs", DECLARED)
+    )  # of two seeds: only the number of seeds in the points matters here
+    said = " ".join(findings(complete(many), [table], synthetic.ROLES, contestant="costeff"))
+    assert "on average over 6 tasks" in said and "Little can be decided" not in said
+
+
+def test_a_contestants_sources_are_no_rivals(points, results):
+    some, table, said = declared(points, results, ["stsb"])
+    without = findings(some, [table], synthetic.ROLES, contestant="costeff", sources={"pabee", "teacher"})
+    assert any("PABEE" in line for line in said[3:])
+    rivals, apart = " ".join(without[2:]).split("Not counted as rivals")
+    assert "PABEE" not in rivals and "PABEE" in apart and "Teacher" not in apart
+    assert any(line.startswith("COST-EFF against Teacher") for line in without)
+
+
+def test_sources_are_followed_through_other_contestants_and_tasks(tmp_path):
+    needs = {
+        ("rte", "costeff"): ["assistant/full"],
+        ("rte", "assistant"): ["teacher/base", "mnli/donor/full/seed0"],
+        ("mnli", "donor"): ["costeff/full"],  # a circle must end
+        ("rte", "pabee"): ["other/full"],
+    }
+    for (task, method), names in needs.items():
+        folder = tmp_path / task / method / "full" / "seed0"
+        folder.mkdir(parents=True)
+        run = {"status": "ok", "asked": {"needs": dict.fromkeys(names, "0" * 16)}}
+        (folder / "run.json").write_text(json.dumps(run), encoding="utf-8")
+    assert sources_of("costeff", tmp_path) == {"assistant", "teacher", "donor"}
+    assert sources_of("teacher", tmp_path) == set()

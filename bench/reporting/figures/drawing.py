@@ -210,7 +210,7 @@ def label_outer(grid: Sequence[Axes], x: str, y: str = "", *, columns: int = 3) 
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], *, columns: int = 4, note: str = "") -> None:
-    """Add a legend below the figure, which grows by the legend's height.
+    """Add a legend below the figure, which grows by the legend's height, and to its width where that is larger.
 
     Args:
         figure: the figure.
@@ -228,6 +228,7 @@ def legend_below(figure: Figure, handles: Sequence[Any], *, columns: int = 4, no
         if extent.width <= figure.bbox.width or ncols == 1:
             break
         legend.remove()
+    figure.set_figwidth(max(figure.get_figwidth(), extent.width / figure.dpi + 0.05))  # a long name needs the room
     figure.set_figheight(figure.get_figheight() + extent.height / figure.dpi)
 
 

@@ -283,6 +283,8 @@ def _task_mean(rows: pd.DataFrame) -> float:
 def score_against_milliseconds(points: pd.DataFrame, roles: Roles, *, times: pd.DataFrame) -> Figure:
     """Draw the score of every timed point against its measured time, one panel for each task.
 
+    The lines of the teacher and of the constant baseline are those of the seeds that were timed.
+
     Raises:
         Absent: where `times` (latency.parquet) has no time of a method other than the reference.
     """
@@ -301,13 +303,19 @@ def score_against_milliseconds(points: pd.DataFrame, roles: Roles, *, times: pd.
             axes.plot(own["milliseconds"], 100 * own["score"], **mark.dots, markersize=7 if mark.marker == "*" else 3.6)
         heights = (INK, teacher_rows(points, reference=roles.reference)), (GREY, control_rows(points))
         for colour, known in heights:
-            axes.axhline(
-                100 * known.loc[known["task"] == task, "score"].mean(), color=colour, linewidth=0.8, dashes=(3, 2)
-            )
+            known = known[known["task"].eq(task) & known["seed"].isin(of_task["seed"])]
+            axes.axhline(100 * known["score"].mean(), color=colour, linewidth=0.8, dashes=(3, 2))
         axes.set_xscale("log")
         count_axis(axes.xaxis)
         axes.set_title(task_title(task), loc="left")
     label_outer(grid, "milliseconds per example", "score × 100")
+    timed: dict[str, list[str]] = {}
+    for task in tasks:
+        seeds = sorted({int(seed) for seed in rows.loc[rows["task"] == task, "seed"]})
+        timed.setdefault(" and ".join(map(str, seeds)), []).append(task_title(task))
+    several = len(timed) > 1
+    said = "; ".join(f"{seeds} ({', '.join(titles)})" if several else seeds for seeds, titles in timed.items())
+    note = f"Points and dashed lines are those of seed {said} alone."
     present = [method for method in looks if method in set(rows["method"]) | {roles.reference}]
-    legend_below(figure, [handle(looks[method]) for method in present], columns=5)
+    legend_below(figure, [handle(looks[method]) for method in present], columns=5, note=note)
     return figure

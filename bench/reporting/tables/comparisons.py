@@ -5,16 +5,26 @@ from typing import Any
 
 import pandas as pd
 
-from bench.analysis.budgets import BUDGETS, budget_title, failures, succeeded
+from bench.analysis.budgets import BUDGETS, at_budget, budget_title, failures, succeeded
 from bench.analysis.comparing.equivalence import classify_differences
 from bench.analysis.comparing.estimates import Estimate, average_if_known
 from bench.analysis.comparing.pairings import every_pair, pairings
 from bench.analysis.comparing.resampling import records
-from bench.analysis.comparing.verdicts import ALL, ONE_SEED, PRIMARY, compare, estimate
+from bench.analysis.comparing.verdicts import ALL, LEARNED, ONE_SEED, PRIMARY, compare, estimate
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import learned_tasks
 from bench.errors import UserError
-from bench.reporting.tables.format.table import Format, Table, difference, display_names, percent, plain, score, speedup
+from bench.reporting.tables.format.table import (
+    Format,
+    Table,
+    difference,
+    display_names,
+    percent,
+    plain,
+    score,
+    speedup,
+    whole,
+)
 from bench.reporting.tables.main import Evidence, title_of
 from bench.reporting.tables.notes import learned_note, tasks_of
 from bench.settings import Comparison
@@ -24,6 +34,7 @@ FORMATS: dict[str, Format] = {
     **dict.fromkeys(["Speed-up A", "Speed-up B"], speedup),
     **dict.fromkeys(["Difference", "Low", "High"], difference),
     **dict.fromkeys(["p", "p equal"], plain),
+    "Seeds": whole,
     **dict.fromkeys(["Middle half", "By accuracy"], difference),
     "A wins": percent,
     "Wilcoxon p": plain,
@@ -49,8 +60,8 @@ def how(comparison: Comparison, comparisons: int | Mapping[tuple[str, str], int]
         f"{comparison.resamples} times, seeds by Student's t), within the metric's range. Verdicts are corrected "
         f"(Holm, {level} for each family) for the number of comparisons: {number}. Better, worse: the corrected p is "
         f"at most {1 - comparison.level:g}. Equal: two one-sided tests reject a difference of {comparison.margin:g} "
-        "points or more, with a separate correction (p equal). Not decided: neither. With one seed an interval covers "
-        "the examples only."
+        "points or more, with a separate correction (p equal). Not decided: neither. Seeds: number of seeds that both "
+        "have, the smallest of a task in an average. With one seed an interval covers the examples only."
     )
 
 
@@ -64,8 +75,8 @@ BESIDE = (
 def verdicts(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: Evidence | None) -> Table:
     """Return the table of verdicts on averages over tasks: every pair of contestants, and each with the reference."""
     names = display_names(points)
-    columns = ["Comparison", "A", "B", "A at least", "B at least", "Tasks", *list(FORMATS)[:9], "Verdict", "Rests on"]
-    columns += [*list(FORMATS)[9:], "Accuracy verdict", "Note"]
+    columns = ["Comparison", "A", "B", "A at least", "B at least", "Tasks", *list(FORMATS)[:10], "Verdict", "Rests on"]
+    columns += [*list(FORMATS)[10:], "Accuracy verdict", "Note"]
     table, said = pd.DataFrame(columns=columns), [NO_TRACES]
     if evidence:
         first = evidence.comparison.primary.contestant
@@ -76,7 +87,7 @@ def verdicts(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence:
             points, wanted, evidence.splits["validation"], evidence.comparison, learned=learned, single_tasks=False
         )
         shown = found[(found["verdict"] != "") | (found["family"] == PRIMARY)]
-        table = printed(shown, names).reindex(columns=columns)
+        table = printed(note_seeds(shown, points, learned), names).reindex(columns=columns)
         absent = len(found) - len(shown)
         said = [
             "A minus B on averages over tasks, each at its best point on the selection split with at least the given "
@@ -90,6 +101,30 @@ def verdicts(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence:
             BESIDE,
         ]
     return Table("verdicts", "Better, worse, equal or not decided", table, FORMATS, notes=[*notes, *said])
+
+
+def note_seeds(found: pd.DataFrame, points: pd.DataFrame, learned: Sequence[str]) -> pd.DataFrame:
+    """Return the rows of `compare` with a note on each task that is compared with fewer seeds than the points have.
+
+    Args:
+        found: Rows of `compare`.
+        points: All operating points, with failed runs.
+        learned: The tasks of the scope `LEARNED`.
+    """
+    planned = points.groupby("task", sort=False)["seed"].nunique()
+    seeds: dict[tuple[str, float, str], set[int]] = {}
+    for budget in {*found["budget_a"], *found["budget_b"]}:
+        rows = at_budget(points, budget)
+        for method, task, seed in rows.loc[rows["score"].notna(), ["method", "task", "seed"]].itertuples(index=False):
+            seeds.setdefault((method, budget, task), set()).add(seed)
+    notes = []
+    for row in found.itertuples():
+        few = []
+        for task in {ALL: list(planned.index), LEARNED: learned}.get(row.task, [row.task]):
+            common = seeds.get((row.a, row.budget_a, task), set()) & seeds.get((row.b, row.budget_b, task), set())
+            few += [f"{title_of(task)} {len(common)} of {planned[task]}"] if 0 < len(common) < planned[task] else []
+        notes.append("; ".join(filter(None, [row.note, f"seeds: {', '.join(few)}" * bool(few and row.verdict)])))
+    return found.assign(note=notes)
 
 
 def printed(found: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
@@ -109,6 +144,7 @@ def printed(found: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
             **{name.capitalize(): found[name].astype(float) * 100 for name in ("difference", "low", "high")},
             "p": found["p"],
             "p equal": found["p_equal"],
+            "Seeds": found["seeds"].where(found["verdict"] != ""),
             "Verdict": found["verdict"],
             "Rests on": found["rests_on"].map(
                 lambda tasks: ", ".join(map(title_of, tasks.split(", "))) if tasks else ""
