@@ -67,8 +67,9 @@ def how(comparison: Comparison, comparisons: int | Mapping[tuple[str, str], int]
 
 BESIDE = (
     "Middle half: interquartile mean of the differences over tasks x seeds. A wins: share of tasks x seeds. Wilcoxon "
-    "p: signed-rank test over six or more tasks, uncorrected. Rests on: tasks whose removal changes the verdict. By "
-    "accuracy: the difference with accuracy instead of F1, where a task is ranked by F1."
+    "p: signed-rank test over six or more tasks, uncorrected. Rests on: tasks whose removal changes the verdict, "
+    "by the difference or because fewer tasks tell less. Without one task: the least and the greatest difference if "
+    "any one task is left out. By accuracy: the difference with accuracy instead of F1, where a task is ranked by F1."
 )
 
 
@@ -76,7 +77,7 @@ def verdicts(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence:
     """Return the table of verdicts on averages over tasks: every pair of contestants, and each with the reference."""
     names = display_names(points)
     columns = ["Comparison", "A", "B", "A at least", "B at least", "Tasks", *list(FORMATS)[:10], "Verdict", "Rests on"]
-    columns += [*list(FORMATS)[10:], "Accuracy verdict", "Note"]
+    columns += ["Without one task", *list(FORMATS)[10:], "Accuracy verdict", "Note"]
     table, said = pd.DataFrame(columns=columns), [NO_TRACES]
     if evidence:
         first = evidence.comparison.primary.contestant
@@ -149,6 +150,10 @@ def printed(found: pd.DataFrame, names: Mapping[str, str]) -> pd.DataFrame:
             "Rests on": found["rests_on"].map(
                 lambda tasks: ", ".join(map(title_of, tasks.split(", "))) if tasks else ""
             ),
+            "Without one task": [
+                "" if pd.isna(least) else f"{difference(100 * least)} to {difference(100 * most)}"
+                for least, most in zip(found["least_without_one"], found["most_without_one"], strict=True)
+            ],
             "Middle half": found["iqm"] * 100,
             "By accuracy": found["accuracy"] * 100,
             "Accuracy verdict": found["accuracy_verdict"],
