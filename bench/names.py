@@ -11,6 +11,9 @@ FINDINGS = "findings.txt"
 PROGRESS = "COSTEFF_PROGRESS"
 """Environment variable with the file descriptor to which a workflow reports its progress."""
 
+LOADED_FROM = "_name_or_path"
+"""Key of transformers' configurations for the folder that a model was loaded from, a path of one machine."""
+
 
 def valid_name(name: object) -> bool:
     """Return whether `name` can be the name of a task, contestant or variant.

@@ -12,6 +12,7 @@ from transformers import PretrainedConfig
 from bench.encoder.model import Encoder, EncoderConfig, EncoderOutput
 from bench.encoder.saved import SavedModel
 from bench.errors import UserError
+from bench.names import LOADED_FROM
 
 
 class CascadeConfig(PretrainedConfig):
@@ -26,7 +27,8 @@ class CascadeConfig(PretrainedConfig):
 
     def __init__(self, members: list[dict[str, Any]] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.members = members or [EncoderConfig(num_labels=self.num_labels).to_dict()]
+        given = members or [EncoderConfig(num_labels=self.num_labels).to_dict()]
+        self.members = [{key: value for key, value in each.items() if key != LOADED_FROM} for each in given]
 
 
 class Cascade(SavedModel):

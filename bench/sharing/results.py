@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import shutil
@@ -18,13 +19,13 @@ import yaml
 from bench import compat
 from bench.analysis.budgets import RUN
 from bench.errors import UserError
-from bench.names import valid_name
+from bench.names import LOADED_FROM, valid_name
 from bench.settings import Settings
 from bench.sharing import points_only as small
 from bench.sharing.folders import PUBLISHED, ResultsFolder, open_folder
 from bench.sharing.records import Records
 from bench.sharing.untrusted import printable
-from bench.store import RunKey, read_parquet, write_parquet
+from bench.store import RunKey, read_json, read_parquet, write_parquet
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +63,8 @@ def publish(settings: Settings, out: Path, *, points_only: bool = False) -> int:
                 target.write_text(small.shortened(file), encoding="utf-8")
             elif points_only:
                 write_parquet(target, small.without_traces(compat.table(read_parquet(file))))
+            elif file.name == "config.json":
+                target.write_text(json.dumps(_without_paths(read_json(file)), indent=2) + "\n", encoding="utf-8")
             else:
                 shutil.copyfile(file, target)
         (part / "settings.yaml").write_text(yaml.safe_dump(placeless(settings), sort_keys=False))
@@ -70,6 +73,15 @@ def publish(settings: Settings, out: Path, *, points_only: bool = False) -> int:
         except UserError as error:
             raise UserError(str(error).replace(str(part), str(root))) from None
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+
+
+def _without_paths(value: Any) -> Any:
+    """Return a model's configuration without the folders that it or its members were loaded from."""
+    if isinstance(value, list):
+        return [_without_paths(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _without_paths(each) for key, each in value.items() if key != LOADED_FROM}
+    return value
 
 
 @contextmanager

@@ -181,3 +181,8 @@ def test_a_small_member_as_deep_as_the_big_one_is_refused(tiny_settings, tmp_pat
     method, _ = method_and_context(tiny_settings(tmp_path), tmp_path, small_layers=4)
     with pytest.raises(UserError, match="small_layers: 4 of the backbone's 4"):
         method.check()
+
+
+def test_the_configuration_has_no_folder_of_its_members():
+    member = bert(2).to_dict() | {"_name_or_path": "/a/folder"}
+    assert "/a/folder" not in CascadeConfig(members=[member], num_labels=2).to_json_string()
