@@ -17,7 +17,7 @@ from bench.runs.planning.coming import coming
 from bench.runs.replay import replay
 from bench.runs.train_run import produce
 from bench.settings import Settings, check, load
-from bench.sharing.results import _united, merge, placeless, publish
+from bench.sharing.results import _united, _without_paths, merge, placeless, publish
 from bench.store import RunKey, read_json, run_folder, write_parquet
 
 BRIEF = {"epochs": 1, "learning_rate": 3e-3}
@@ -256,3 +256,8 @@ def test_times_of_another_machine_are_left_out(first, profile, tmp_path, caplog)
     assert not points.loc[points["seed"] == 1, ["promised_1", "p95_1", "reference_p95_1"]].notna().any().any()
     assert set(pd.read_parquet(tmp_path / "united" / "latency.parquet")["hardware"]) == {"a"}
     assert f"latencies in {folders[1]} left out: measured on b, not a" in caplog.text
+
+
+def test_a_published_configuration_has_no_folder_at_any_depth():
+    nested = {"_name_or_path": "/a", "members": [{"_name_or_path": "/b", "heads": [1, 2]}], "layers": {"kept": 3}}
+    assert _without_paths(nested) == {"members": [{"heads": [1, 2]}], "layers": {"kept": 3}}

@@ -50,8 +50,8 @@ class Kcm(Method):
     rescaling (least squares bring the outputs of each layer close to the teacher's). Masked units are cut out.
     Own choices: gradients of single examples, as in the paper (authors' code: of batches); at least one head and neuron
     in each layer, or `free` units (authors' code: a layer may lose all); all heads are rescaled, without intercept,
-    towards the teacher, over all tokens, by a damped exact solution (authors' code: not in the first layer, with
-    intercept, towards a model of the root of the budget, the first token in the last FFN, an iterative solution).
+    to match the teacher on all tokens, by an exact damped solution (authors' code: not in the first layer, with an
+    intercept, to match a less pruned model, on the first token in the last FFN, by an iterative solution).
     """
 
     Options = KcmOptions
