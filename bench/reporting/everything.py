@@ -10,9 +10,10 @@ from bench.analysis.budgets import has_traces
 from bench.analysis.metrics import METRICS
 from bench.analysis.roles import Roles
 from bench.names import FINDINGS
-from bench.reporting import figures, page
-from bench.reporting.chooser import chooser
+from bench.reporting import figures
 from bench.reporting.findings import findings, sources_of
+from bench.reporting.page import document
+from bench.reporting.page.chooser import chooser
 from bench.reporting.published import for_figures, read_published
 from bench.reporting.tables import evidence_of, tables
 from bench.settings import Settings
@@ -71,7 +72,7 @@ def _written(settings: Settings) -> Iterator[str]:
     yield from (f"no figure {each.name}: {each.reason}" for each in skipped)
     known = tasks_of(settings.own_tasks)
     choice = chooser(points[has_traces(points)], roles, evidence, known, times) if evidence else None
-    written = page.write(points, settings.root, made, roles, missing=missing, skipped=skipped, choice=choice)
+    written = document.write(points, settings.root, made, roles, missing=missing, skipped=skipped, choice=choice)
     yield f"wrote tables, figures and {written}"
 
 

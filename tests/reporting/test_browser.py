@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from synthetic import ROLES
 
-from bench.reporting import figures, page
-from bench.reporting.chooser import chooser
+from bench.reporting import figures
+from bench.reporting.page import document
+from bench.reporting.page.chooser import chooser
 from bench.reporting.tables import evidence_of, tables
 from bench.settings import Comparison
 from bench.store import read_parquet_if_there
@@ -65,7 +66,7 @@ def address(points: pd.DataFrame, choice: dict[str, Any], tmp_path_factory: pyte
     folder: Path = tmp_path_factory.mktemp("page")
     figure = figures.score_against_cost(some, ROLES, cost=figures.COSTS["parameters"])
     figures.drawing.save(figure, folder / "figures", "parameters")
-    return page.write(some, folder, tables(some, ROLES), ROLES, choice=choice).as_uri()
+    return document.write(some, folder, tables(some, ROLES), ROLES, choice=choice).as_uri()
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from bench.analysis.budgets import BUDGETS, at_budget
 from bench.analysis.comparing.pairings import Pairing
 from bench.analysis.comparing.verdicts import compare
 from bench.analysis.statistics import select_tasks
-from bench.reporting.chooser import chooser, fast_enough, unequal_training
+from bench.reporting.page.chooser import chooser, unequal_training
+from bench.reporting.page.clock import fast_enough
 from bench.reporting.tables import evidence_of
 from bench.settings import Comparison
 from bench.tasks.catalogue import TASKS as KNOWN

@@ -28,13 +28,12 @@ from bench.analysis.comparing.verdicts import ALL, compare
 from bench.analysis.roles import Roles
 from bench.errors import UserError
 from bench.reporting import figures
-from bench.reporting.figures import drawing, sweeps
+from bench.reporting.figures import sweeps
 from bench.reporting.figures.comparisons import BUDGETS, ablation_differences
 from bench.reporting.figures.curves import average_curves
-from bench.reporting.figures.drawing import Absent, appearances, marks
+from bench.reporting.figures.drawing import Absent, marks
 from bench.reporting.figures.exits import at_half_cost, mean_exit_by_difficulty
 from bench.reporting.published import read_published
-from bench.reporting.tables.format import table
 from bench.settings import Comparison
 
 TASKS = ("cola", "stsb", "mnli")
@@ -346,47 +345,6 @@ def test_the_interval_over_tasks_is_narrower_than_that_of_one(some: pd.DataFrame
     assert width[table["task"] == ""].max() < width[table["task"] != ""].max()
 
 
-NAMES = st.sets(st.sampled_from(["costeff", "tinybert", "pabee", "berxit", "cofi", "own-1", "own-2", "x", "y"]))
-
-
-@given(NAMES, NAMES)
-def test_a_known_method_has_one_look_in_every_profile(first: set[str], second: set[str]) -> None:
-    looks = [appearances(dict.fromkeys(names, "")) for names in (first, second)]
-    for method in {"costeff", "tinybert", "pabee"} & first & second:
-        assert looks[0][method] == looks[1][method]
-
-
-def test_a_contestant_of_a_known_method_has_its_colour_under_any_name() -> None:
-    looks = appearances({"costeff": "COST-EFF", "mine": "COST-EFF, mine", "tiny": "TinyBERT (w/o DA), tiny"})
-    assert looks["mine"][0] == looks["costeff"][0] and looks["mine"][1] != looks["costeff"][1]
-    assert looks["tiny"] == appearances({"tinybert": "TinyBERT"})["tinybert"]
-
-
-def test_methods_look_the_same_everywhere_and_different_from_each_other(points: pd.DataFrame) -> None:
-    looks = marks(points, ROLES)
-    assert looks == marks(points[points["task"] == "rte"], ROLES)
-    plain = [mark for method, mark in looks.items() if method not in ROLES.ablations]
-    assert len({mark.colour for mark in plain}) == len({mark.marker for mark in plain}) == len(plain)
-    assert looks["costeff-no-ta"].colour == looks["costeff"].colour
-    assert looks["costeff"].name == "COST-EFF"
-    assert table.variant_names(points)[("costeff", "4x")] == "4x"
-    assert table.variant_names(points)[("pabee", "base")] == ""
-
-
-def test_a_note_that_all_variants_share_is_the_methods_own() -> None:
-    labels = {"192": "TinyBERT 3L-192 (from backbone, w/o DA)", "384": "TinyBERT 3L-384 (from backbone, w/o DA)"}
-    runs = pd.DataFrame({"method": "tinybert", "variant": labels.keys(), "label": labels.values()})
-    assert table.display_names(runs) == {"tinybert": "TinyBERT (from backbone, w/o DA)"}
-    assert table.variant_names(runs) == {("tinybert", "192"): "3L-192", ("tinybert", "384"): "3L-384"}
-    alone = runs[:1].assign(method="pabee", label="PABEE (patience)")
-    assert table.variant_names(alone) == {("pabee", "192"): ""} and table.display_names(alone) == {
-        "pabee": "PABEE (patience)"
-    }
-    mixed = runs.replace(labels["384"], "TinyBERT 6")
-    assert table.display_names(mixed) == {"tinybert": "TinyBERT"}
-    assert table.variant_names(mixed)[("tinybert", "192")] == "3L-192 (from backbone, w/o DA)"
-
-
 def test_a_study_of_one_trial_has_no_landscape(study: optuna.Study) -> None:
     alone = optuna.create_study(directions=study.directions)
     alone.add_trial(study.trials[0])
@@ -400,13 +358,6 @@ def test_importances_want_ten_trials_a_ratio(study: optuna.Study) -> None:
     few.add_trials(study.trials[:19])
     with pytest.raises(Absent, match=r"20 finished trials \(10 a ratio\), there are 19"):
         sweeps.importances(few)
-
-
-@given(st.floats(1.0, 1e12), st.floats(1.02, 1e4))
-def test_an_axis_of_counts_has_ticks_and_never_a_crowd(low: float, ratio: float) -> None:
-    ticks = np.asarray(drawing._Counts().tick_values(low, low * ratio))
-    shown = ticks[(low <= ticks) & (ticks <= low * ratio)]
-    assert 2 <= len(shown) <= 3 * (np.log10(ratio) + 2)
 
 
 @given(st.text("abc ", min_size=1, max_size=160))

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from bench.compat import FIELDS
-from bench.reporting import everything, page, tables
+from bench.reporting import everything, tables
+from bench.reporting.page import document
 from bench.reporting.tables.main import COSTS, SPEEDUPS
 
 ROOT = Path(__file__).parents[2]
@@ -39,7 +40,7 @@ def columns() -> set[str]:
 
 
 def test_every_column_that_is_named_is_there(columns):
-    for names in (page._MEASURES, everything._COLUMNS, tables._NEEDED, COSTS.values(), SPEEDUPS.values()):
+    for names in (document._MEASURES, everything._COLUMNS, tables._NEEDED, COSTS.values(), SPEEDUPS.values()):
         assert set(names) <= columns
 
 
@@ -67,7 +68,7 @@ def test_a_column_that_is_read_where_it_is_there_is_there(columns, room):
 
 def test_the_facts_of_a_real_run_are_whole():
     """Every fact of the page has a value; a fact that run.json lacks is a KeyError."""
-    facts = dict(page.facts(RESULTS / "runs"))
+    facts = dict(document.facts(RESULTS / "runs"))
     assert set(facts) == {"Runs", "Hardware", "Arithmetic", "Backbone", "Code", "Versions"} and all(facts.values())
     assert "float32 on cuda, 1 thread(s)" in facts["Arithmetic"]
 
@@ -76,4 +77,4 @@ def test_a_failed_run_is_counted_and_has_no_facts(tmp_path):
     run = tmp_path / "rte" / "costeff" / "2x" / "seed1"
     run.mkdir(parents=True)
     (run / "run.json").write_text(json.dumps({"status": "failed", "reason": "why", "again": True}))
-    assert page.facts(tmp_path) == [("Runs", "1, 0.0 hours together")]
+    assert document.facts(tmp_path) == [("Runs", "1, 0.0 hours together")]

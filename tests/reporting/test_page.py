@@ -12,7 +12,8 @@ import pytest
 from synthetic import REASON, ROLES
 
 from bench.analysis.budgets import chosen_frontier
-from bench.reporting import figures, page
+from bench.reporting import figures
+from bench.reporting.page import document
 from bench.reporting.tables import Table, tables
 
 TASKS = ("cola", "rte")
@@ -78,7 +79,7 @@ def folder(some: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> Path
         "backbone": {"name": "some/backbone", "sha256": "f" * 64},
     }
     (run / "run.json").write_text(json.dumps(record))
-    assert page.write(some, folder, tables(some, ROLES), ROLES) == folder / "index.html"
+    assert document.write(some, folder, tables(some, ROLES), ROLES) == folder / "index.html"
     return folder
 
 
@@ -99,7 +100,7 @@ def test_it_needs_no_other_file(reader: Reader, folder: Path) -> None:
     assert (folder / "index.html").stat().st_size < 1.2e6
     library = unpacked(reader.scripts[1])
     assert library.startswith("/**\n* plotly.js (basic - minified)")
-    vendored = Path(page.__file__).parent / "vendored"
+    vendored = Path(document.__file__).parent / "vendored"
     notes = (vendored / "README.md").read_text()
     assert hashlib.sha256(library.encode()).hexdigest() in notes
     assert library.split("(basic - minified) v")[1].split()[0] in notes
@@ -109,7 +110,7 @@ def test_it_needs_no_other_file(reader: Reader, folder: Path) -> None:
 def test_it_shows_every_table_and_figure(some: pd.DataFrame, folder: Path, text: str, reader: Reader) -> None:
     made = tables(some, ROLES)
     assert len(reader.all("table")) == len(made)
-    apart = [page._table(table)["apart"] for table in made]
+    apart = [document._table(table)["apart"] for table in made]
     assert len(reader.all("tr")) == sum(len(table.values) + 1 for table in made) - sum(map(len, apart))
     assert any(apart)
     images = [image["src"] for image in reader.all("img")]
@@ -161,16 +162,16 @@ def test_a_long_sweep_is_thinned_and_its_frontier_is_not(some: pd.DataFrame) -> 
         swept.assign(point=swept["point"] + 100 * k, score=swept["score"] - 0.01 * k, flops=swept["flops"] + k)
         for k in range(1, 16)
     ]
-    columns = page.explorer(pd.concat([some, *worse], ignore_index=True), ROLES)["points"]["cola"]["validation"]
+    columns = document.explorer(pd.concat([some, *worse], ignore_index=True), ROLES)["points"]["cola"]["validation"]
     shown = pd.DataFrame({"run": columns["run"], "front": columns["front"]})
     beside = shown[shown["front"] == 0].groupby("run").size()
-    assert beside.max() == page.MOST
+    assert beside.max() == document.MOST
     front = chosen_frontier(some[some["task"] == "cola"])
     assert shown["front"].sum() == len(front)
 
 
 def test_the_same_input_gives_the_same_page(some: pd.DataFrame, folder: Path, text: str) -> None:
-    page.write(some, folder, tables(some, ROLES), ROLES)
+    document.write(some, folder, tables(some, ROLES), ROLES)
     assert (folder / "index.html").read_text(encoding="utf-8") == text
 
 
@@ -178,14 +179,14 @@ def test_labels_cannot_break_out(some: pd.DataFrame, tmp_path: Path) -> None:
     evil = "</script><script>alert(1)</script>"
     few = some[some["method"].isin(["teacher", "first-layers", "pabee"])]
     few = few.assign(label=few["label"].where(few["method"] != "pabee", evil))
-    written = page.write(few, tmp_path, tables(few, ROLES), ROLES).read_text(encoding="utf-8")
+    written = document.write(few, tmp_path, tables(few, ROLES), ROLES).read_text(encoding="utf-8")
     assert evil not in written
     assert len(Reader(written).scripts) == 3
 
 
 def test_nothing_drawn_and_one_task_is_still_a_page(some: pd.DataFrame, tmp_path: Path) -> None:
     one = some[some["task"] == "cola"]
-    reader = Reader(page.write(one, tmp_path, tables(one, ROLES), ROLES).read_text(encoding="utf-8"))
+    reader = Reader(document.write(one, tmp_path, tables(one, ROLES), ROLES).read_text(encoding="utf-8"))
     assert reader.all("img") == []
     assert [task["id"] for task in json.loads(unpacked(reader.scripts[0]))["tasks"]] == ["cola"]
 
@@ -193,7 +194,7 @@ def test_nothing_drawn_and_one_task_is_still_a_page(some: pd.DataFrame, tmp_path
 def test_verdicts_stand_above_the_other_tables(some: pd.DataFrame, tmp_path: Path) -> None:
     values = pd.DataFrame({"a": ["COST-EFF"], "verdict": ["better"]})
     table = Table("verdicts", "Who is better", values, {}, notes=["Holm-corrected."])
-    text = page.write(
+    text = document.write(
         some, tmp_path, [*(each for each in tables(some, ROLES) if each.name != "verdicts"), table], ROLES
     ).read_text(encoding="utf-8")
     assert text.index('<section id="verdicts"') < text.index('id="table-verdicts"') < text.index('<section id="tables"')
@@ -202,13 +203,13 @@ def test_verdicts_stand_above_the_other_tables(some: pd.DataFrame, tmp_path: Pat
 
 def test_figures_without_data_are_named_with_their_reasons(some: pd.DataFrame, tmp_path: Path) -> None:
     skipped = [figures.Skipped("latency", "no latency was measured")]
-    text = page.write(some, tmp_path, [], ROLES, skipped=skipped).read_text(encoding="utf-8")
+    text = document.write(some, tmp_path, [], ROLES, skipped=skipped).read_text(encoding="utf-8")
     assert "Measured and calculated speed-up: no latency was measured" in text
 
 
 def test_a_row_without_a_number_is_named_below_its_table(some: pd.DataFrame) -> None:
     for table in tables(some, ROLES):
-        shown, printed = page._table(table), table.printed()
+        shown, printed = document._table(table), table.printed()
         numbers = table.values.reindex(columns=list(table.formats)).notna().any(axis=1)
         assert len(shown["rows"]) == (numbers.sum() or len(printed))
         for line in printed[~numbers].values.tolist() if numbers.any() else []:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from synthetic import REASON, ROLES
 
 from bench.analysis.budgets import RUN
-from bench.reporting import figures, page
+from bench.reporting import figures
 from bench.reporting.everything import complete
 from bench.reporting.figures.drawing import Absent
+from bench.reporting.page import document
 from bench.settings import Comparison
 
 METHODS = ("teacher", "first-layers", "costeff", "costeff-no-ta", "pabee", "tinybert", "cascadebert")
@@ -33,7 +34,7 @@ def report(points: pd.DataFrame, results: Path, folder: Path) -> tuple[dict[str,
             draw()
         except Absent as reason:
             skipped.append(figures.Skipped(name, str(reason)))
-    text = page.write(points, folder, [], ROLES, skipped=skipped).read_text(encoding="utf-8")
+    text = document.write(points, folder, [], ROLES, skipped=skipped).read_text(encoding="utf-8")
     return dict(skipped), text
 
 

@@ -1,63 +1,32 @@
 import io
-import json
 import re
 import shutil
 import subprocess
-from pathlib import Path
 
 import hypothesis.strategies as st
-import numpy as np
 import pandas as pd
 import pytest
 import synthetic
 from hypothesis import given, settings
-from synthetic import REASON, ROLES
+from synthetic import ROLES
 
-from bench.analysis.budgets import RUN, at_budget, operated, teacher_rows
+from bench.analysis.budgets import at_budget
 from bench.analysis.roles import Roles
-from bench.analysis.statistics import learned_tasks
-from bench.reporting.tables import evidence_of, tables
+from bench.reporting.tables import tables
 from bench.reporting.tables.comparisons import ablations
-from bench.reporting.tables.costs import latency
 from bench.reporting.tables.details import thresholds
 from bench.reporting.tables.format.latex import escape
 from bench.reporting.tables.format.table import Table, amount, score
 from bench.reporting.tables.main import main
 from bench.reporting.tables.notes import common_notes
 from bench.reporting.tables.paper import paper
-from bench.reporting.tables.summaries import quality, summary
+from bench.reporting.tables.summaries import quality
 from bench.settings import Comparison
-from bench.sharing.folders import open_folder
 from bench.tasks.catalogue import title
 
 NAMES = ("summary", "main", "verdicts", "paper", "frontier", "quality", "per-exit", "thresholds", "ablations", "ratios")
 REPLAYED = ("ranking", "policies", "portfolios")
 """Tables that need the traces."""
-
-
-@pytest.fixture(scope="module")
-def sweeps(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sweeps")
-    trials = pd.DataFrame({"number": [0, 1], "heads": [2, 4], "score": [0.7, 0.8], "flops": [1.1e9, 2.2e9]})
-    (folder / "rte" / "costeff").mkdir(parents=True)
-    rest = {"parameters": [1_000_000, 2_000_000], "status": ["ok", "failed"], "reason": ["", "loss is not finite"]}
-    trials = trials.assign(**rest, distributions="{}", pareto=[True, False])
-    trials.to_parquet(folder / "rte" / "costeff" / "trials.parquet")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def few(points):
-    return points[points["task"].isin(["mnli", "rte"])]
-
-
-@pytest.fixture(scope="module")
-def made(points, sweeps, results):
-    comparison = Comparison(resamples=200)
-    found = tables(
-        points, ROLES, missing={"rte": ["test"]}, sweeps=sweeps, runs=results / "runs", comparison=comparison
-    )
-    return {table.name: table for table in found}
 
 
 def values_of(csv: str) -> pd.DataFrame:
@@ -103,207 +72,6 @@ def test_csv_markdown_and_latex_agree(made):
             found = [cell for row in rows for cell in row.removesuffix(r" \\").split(" & ")]
             found = [re.sub(r"\\textbf\{(.*)\}", r"\1", cell).replace(r"\allowbreak{}", "") for cell in found]
             assert set(found) == {escape(cell) for cell in expected}
-
-
-def test_main_starts_with_the_controls_and_has_every_method_in_every_block(made, points):
-    values = made["main"].values
-    assert list(values["Method"][:2]) == ["Best constant", "Teacher"]
-    for budget in ("1x", "2x", "4x", "8x"):
-        block = values[values["Budget"] == f"at least {budget}"]
-        assert list(block["Method"]) == [
-            "Cut at depth",
-            "COST-EFF",
-            "PABEE",
-            "TinyBERT-style (w/o DA), 2 layers",
-            "CascadeBERT-style 2+6",
-        ]
-        unreached = block["MNLI"].isna() & ~block["Chosen"].fillna("").str.startswith("as at")
-        assert block.loc[unreached, "Note"].str.contains("MNLI").all()
-
-
-CELL = re.compile(
-    r"(-?[\d.]+) at ([\d.]+)x(§?) \(([-+][\d.]+), ([-+][\d.]+) to ([-+][\d.]+)(?:; (\d+) of (\d+) (?:runs|seeds))?\)"
-)
-"""A cell of the table `summary`: score, speed-up, mark, difference, low, high, runs with a point, planned runs."""
-
-
-def test_the_summary_has_the_averages_of_the_main_table(made):
-    rows, blocks = made["summary"].values.set_index("Method"), made["main"].values.set_index("Method")
-    learned = "Learned tasks" if "Learned tasks" in blocks else "Average"
-    assert rows.index[0] == "Teacher"
-    for budget in ("1x", "2x", "4x", "8x"):
-        block = blocks[blocks["Budget"] == f"at least {budget}"]
-        for method in block.index:
-            cell, average = rows.loc[method, budget], block.loc[method, learned]
-            assert pd.isna(cell) == pd.isna(average), (method, budget)
-            if not pd.isna(cell):
-                found = CELL.fullmatch(cell)
-                value, gap, low, high = (float(found[place]) for place in (1, 4, 5, 6))
-                assert value == pytest.approx(average, abs=0.051) and low <= gap <= high
-                assert found[3] == ("§" if "§" in block.loc[method, f"{learned} mark"] else "")
-    assert any("runs" in str(cell) for cell in rows.loc["TinyBERT-style (w/o DA), 2 layers"])  # one of its runs failed
-
-
-@settings(max_examples=10, deadline=None)
-@given(data=st.data())
-def test_score_and_difference_of_the_summary_add_up(points, results, data):
-    """Whatever runs are missing, both are over the seeds that method and teacher have, at the speed-up of these."""
-    some = points[points["task"].isin(["mnli", "cola"]) & points["method"].isin(["teacher", "costeff", "pabee"])]
-    runs = some[some["kind"] != "control"][["task", "method", "seed"]].drop_duplicates()
-    lost = runs.iloc[sorted(data.draw(st.sets(st.integers(0, len(runs) - 1), max_size=4)))]
-    gone = pd.MultiIndex.from_frame(some[["task", "method", "seed"]]).isin(pd.MultiIndex.from_frame(lost))
-    kept = some[~(gone & some["kind"].ne("control"))].assign(milliseconds=np.nan)
-    evidence = evidence_of(kept, results / "runs", Comparison(resamples=100))
-    values = summary(kept, [], ROLES, evidence).values.set_index("Method")
-    tasks = [name for name in ("mnli", "cola") if name in learned_tasks(kept)] or ["mnli", "cola"]
-    chosen = at_budget(kept, 2.0)
-    teacher = teacher_rows(kept).set_index(["task", "seed"])["score"].dropna()
-    for method, label in {"costeff": "COST-EFF", "pabee": "PABEE"}.items():
-        rows = chosen[(chosen["method"] == method) & chosen["task"].isin(tasks)].dropna(subset="score")
-        rows = rows.set_index(["task", "seed"])
-        rows = rows[rows.index.isin(teacher.index)]
-        cell = values["2x"].get(label)
-        if set(rows.index.get_level_values("task")) != set(tasks):
-            assert pd.isna(cell)
-            continue
-        found = CELL.fullmatch(cell)
-        both = teacher.loc[rows.index].groupby("task").mean().mean()
-        assert float(found[1]) == pytest.approx(100 * rows["score"].groupby("task").mean().mean(), abs=0.0501)
-        assert float(found[1]) - float(found[4]) == pytest.approx(100 * both, abs=0.101)
-        assert float(found[2]) == pytest.approx(
-            np.exp(np.log(rows["speedup"]).groupby("task").mean().mean()), abs=0.0501
-        )
-        assert (found[7] and int(found[7]), len(rows)) in {(len(rows), len(rows)), (None, len(tasks) * 2)}
-
-
-def test_training_costs_of_the_summary_are_of_the_chosen_models(points):
-    """The cost is that of the models that a row shows; another variant that is never chosen does not count."""
-    some = points[points["task"].eq("mnli")].assign(milliseconds=np.nan)
-    cost = some["variant"].map({"2x": 2e12, "4x": 4e12}).fillna(1e12)
-    some = some.assign(training_flops_in_all=cost)
-    own = some[some["method"] == "costeff"]
-    chosen = pd.concat(at_budget(own, budget) for budget in (1.0, 2.0, 4.0, 8.0)).dropna(subset="score")
-    expected = chosen.drop_duplicates(RUN)["training_flops_in_all"].mean() / 1e12
-    useless = own[own["variant"] == "2x"].assign(
-        variant="useless", label="COST-EFF useless", score=-1.0, training_flops_in_all=1e15
-    )
-    for rows in (some, pd.concat([some, useless])):
-        values = summary(rows, [], ROLES, None).values.set_index("Method")
-        assert values.loc["COST-EFF", "Training, TFLOP"] == pytest.approx(expected)
-
-
-def test_main_averages_only_what_is_complete(made, few):
-    values = made["main"].values.set_index(["Budget", "Method"])
-    tasks = ["CoLA", "MRPC", "STS-B", "MNLI", "RTE", "WNLI"]
-    row = values.loc[("at least 1x", "COST-EFF")]
-    assert row["Average"] == pytest.approx(row[tasks].astype(float).mean())
-    assert row["w/o WNLI"] == pytest.approx(row[tasks[:-1]].astype(float).mean())
-    less = few[(few["method"] != "pabee") | (few["task"] != "rte")]
-    row = main(less, [], ROLES, budgets=[1.0]).values.set_index("Method").loc["PABEE"]
-    assert pd.isna(row["Average"]) and row["MNLI"] > 0 and row["Note"] == "no run: RTE"
-
-
-def test_failed_runs_are_rows_with_their_reason(made):
-    for name in ("main", "frontier", "per-exit", "thresholds"):
-        values = made[name].values
-        hit = values["Note"].fillna("").str.contains(re.escape(REASON))
-        assert hit.any(), name
-        assert values[hit].astype(str).apply(lambda row: row.str.contains("TinyBERT-style")).any(axis=None)
-
-
-def test_bold_is_what_the_ranking_ties_with_the_best(made):
-    """Bold averages are "tied with the best" in the table `ranking`, and neither constant nor below the floor."""
-    values, bold = made["main"].values, made["main"].is_bold()
-    ranks = made["ranking"].values
-    tied = ranks[ranks["Tied with the best"] == "yes"]
-    tied = set(zip("at least " + tied["At least"], tied["Method"], tied["Tasks"], strict=True))
-    seen = set()
-    for column, scope in {"Average": "all tasks", "Learned tasks": "learned tasks"}.items():
-        if column not in values:
-            continue
-        floor = values[column].iloc[0]
-        for at, row in values[values["Budget"].str.startswith("at least")].iterrows():
-            block = values.loc[values["Budget"] == row["Budget"], column]
-            able = row[column] >= floor and "‡" not in str(row[f"{column} mark"]) and block.notna().sum() > 1
-            expected = able and (row["Budget"], row["Method"], scope) in tied
-            assert bold.at[at, column] == expected, (row["Budget"], row["Method"], column)
-            seen.add(bool(expected))
-    assert seen == {True, False}
-
-
-def test_bold_is_the_best_and_what_does_not_differ_from_it(made, few):
-    for table in (made["main"], main(few, [], ROLES)):
-        bold, values = table.is_bold(), table.values
-        assert not bold[values["Budget"].isin(["control", "failed"])].any(axis=None)
-        for _, block in values[values["Budget"].str.startswith("at least")].groupby("Budget"):
-            known = block["MNLI"].dropna()
-            if len(known) > 1:
-                assert bold.at[known.idxmax(), "MNLI"]
-    values, bold = made["main"].values, made["main"].is_bold()
-    blocks = values["Budget"].where(values["Budget"].str.startswith("at least"))
-    best = values.groupby(blocks)["MNLI"].transform("max")
-    assert (bold["MNLI"] & (values["MNLI"] < best - 0.05)).any()  # below the best, by names that are not the folders'
-    assert not made["paper"].is_bold().any(axis=None)
-
-
-@pytest.mark.parametrize("column", ["MNLI", "MNLI-mm"])
-def test_each_half_of_mnli_is_tested_with_its_own_scores(few, results, column):
-    """A method with a low score on one half of MNLI is not bold there; on the other half nothing changes."""
-    own = few[few["task"] == "mnli"]
-    evidence = evidence_of(own, results / "runs", Comparison(resamples=100))
-
-    def made(points):
-        table = main(points, [], ROLES, budgets=[1.0], evidence=evidence)
-        return table.is_bold().set_axis(table.values["Method"]), table.values.set_index("Method")
-
-    bold, values = made(own)
-    assert bold.loc["PABEE", column]
-    split = {"MNLI": "validation", "MNLI-mm": "validation_mismatched"}[column]
-    there = (own["method"] == "pabee") & (own["split"] == split)
-    low = (values.loc["Best constant", column] + 1) / 100
-    changed, _ = made(own.assign(score=own["score"].mask(there, low)))
-    (other,) = {"MNLI", "MNLI-mm"} - {column}
-    assert not changed.loc["PABEE", column]
-    assert changed[other].equals(bold[other])
-
-
-def test_without_traces_equal_as_printed_is_equal(few):
-    twins = few[few["method"] == "pabee"].assign(method="twin", label="Twin")
-    table = main(pd.concat([few, twins]), [], ROLES, budgets=[1.0])
-    bold = table.is_bold().set_axis(table.values["Method"])
-    assert bold.loc["PABEE"].equals(bold.loc["Twin"])
-
-
-def test_one_answer_to_everybody_is_marked_and_never_bold_and_so_is_its_average(points):
-    constant = points["method"].eq("pabee") & points["task"].eq("mnli")
-    table = main(points.assign(constant=constant), [], ROLES, budgets=[1.0])
-    bold, values = (frame.set_axis(table.values["Method"]) for frame in (table.is_bold(), table.values))
-    assert "‡" in values.loc["PABEE", "MNLI mark"] and "‡" in values.loc["PABEE", "Average mark"]
-    assert "‡" not in values.loc["PABEE", "RTE mark"]
-    assert not bold.loc["PABEE", ["MNLI", "Average", "w/o WNLI"]].any()
-    assert bold["MNLI"].any() and "never bold" in table.caption_and_notes()
-    plain = main(points, [], ROLES, budgets=[1.0])
-    assert plain.is_bold().set_axis(plain.values["Method"]).loc["PABEE", "Average"]
-
-
-def test_nothing_below_the_best_constant_is_bold(few):
-    weak = few.assign(score=few["score"].where(few["kind"] == "control", few["score"] * 0.3))
-    assert not main(weak, [], ROLES).is_bold().any(axis=None)
-
-
-def test_a_row_with_the_points_of_a_smaller_budget_has_their_numbers_and_names_it(made):
-    table = made["main"]
-    values, printed = table.values, table.printed()
-    again = values[values["Chosen"].fillna("").str.startswith("as at")]
-    assert {"COST-EFF", "TinyBERT-style (w/o DA), 2 layers"} <= set(again["Method"])
-    for at, row in again.iterrows():
-        named = f"at least {row['Chosen'].removeprefix('as at ')}"
-        (before,) = values.index[(values["Budget"] == named) & (values["Method"] == row["Method"])]
-        columns = [name for name in printed if name not in ("Budget", "Chosen")]
-        # A point may miss the larger budget alone.
-        pairs = (printed.loc[each, columns].str.replace("§", "") for each in (at, before))
-        assert next(pairs).tolist() == next(pairs).tolist()
-        assert row["MNLI"] > 0
 
 
 def test_verdicts_have_four_words(made):
@@ -518,63 +286,3 @@ def test_text_is_escaped_where_its_format_needs_it():
     table = Table("t", "T", values, {"X": score})
     assert r"a\|b_c & 5%" in table.markdown()
     assert r"a|b\_c \& 5\%" in table.latex()
-
-
-@pytest.fixture(scope="module")
-def reference():
-    folder = open_folder(Path(__file__).parents[2] / "results" / "reference" / "glue-laptop-0.2")
-    return folder.points(), folder.latencies()
-
-
-def test_calculated_and_measured_speedups_are_of_the_same_examples(reference):
-    points, times = reference
-    some = times[times["task"].isin(["cola", "rte"])].assign(noise_low=0.97, noise_high=1.04)
-    table = latency(points, ["shared note"], Roles(), some)
-    teacher = table.values[table.values["Budget"] == "teacher"].squeeze()
-    assert teacher["Measured, batch 1"] == pytest.approx(1) and teacher["Tasks"] == 2
-    at_4 = table.values.query("Budget == 'at least 4x' and Method == 'COST-EFF'").squeeze()
-    chosen = at_budget(points[points["method"] == "costeff"], speedup=4.0)
-    own = chosen.assign(operated=operated(chosen)).merge(some[some["batch_size"] == 1], on=[*RUN, "operated"])
-    assert len(own) == 2
-    for column, kind in (("promised", "Calculated"), ("speedup_y", "Measured")):
-        assert at_4[f"{kind}, batch 1"] == pytest.approx(np.exp(np.log(own[column]).mean()))
-    assert any("0.97 to 1.04 at batch 1" in note for note in table.notes) and "shared note" in table.notes
-    assert any("Measured on AMD EPYC" in note and "1 thread" in note for note in table.notes)
-    assert latency(points, [], Roles(), pd.DataFrame()) is None
-
-
-def test_the_main_table_has_the_calculated_speedup_of_the_timed_examples(reference):
-    """Each measured speed-up stands beside the one calculated for the same examples, as in the table `latency`."""
-    points, times = reference
-    found = main(points, [], Roles()).values.set_index(["Budget", "Method"])
-    timed = latency(points, [], Roles(), times).values
-    timed = timed[timed["Budget"] != "teacher"].set_index(["Budget", "Method"])
-    assert len(timed) > 10
-    for kind in ("Calculated", "Measured"):
-        for size in (1, 32):
-            column = f"{kind}, batch {size}"
-            np.testing.assert_allclose(found.loc[timed.index, column].astype(float), timed[column].astype(float))
-    assert (found["Calculated, batch 1"].isna() == found["Measured, batch 1"].isna()).all()
-
-
-def test_quartiles_of_fewer_than_three_rounds_are_no_noise(reference):
-    points, times = reference
-    for rounds, sizes in ((1, {1}), (2, {1}), (3, {1, 32}), (None, {1, 32})):
-        asked = {} if rounds is None else {"asked": json.dumps({"latency": {"rounds": rounds, "examples": 8}})}
-        notes = " ".join(latency(points, [], Roles(), times.assign(noise_low=0.9, noise_high=1.1, **asked)).notes)
-        assert {size for size in (1, 32) if f"0.90 to 1.10 at batch {size}" in notes} == sizes
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.floats(1.01, 3), st.booleans(), st.booleans())
-def test_models_of_equal_shape_show_the_noise(reference, factor, as_large, as_deep):
-    """A copy of a model that is timed as faster by a factor is noise, unless it has another size or another depth."""
-    points, times = reference
-    points, times = (rows[(rows["task"] == "rte") & (rows["method"] == "teacher")] for rows in (points, times))
-    copy = points.assign(method="copy", label="Copy", parameters=points["parameters"] * (1 if as_large else 1.5))
-    faster = times.assign(
-        method="copy", speedup=times["speedup"] * factor, promised=times["promised"] * (1 + 0.01 * (not as_deep))
-    )
-    notes = " ".join(latency(pd.concat([points, copy]), [], Roles(), pd.concat([times, faster])).notes)
-    assert (f"{factor:.2f} at batch 1 (Copy and {points['label'].iloc[0]} on RTE)" in notes) == (as_large and as_deep)
-    assert ("equal shape" in notes) == (as_large and as_deep)

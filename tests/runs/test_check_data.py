@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from bench.errors import UserError
-from bench.reporting.page import data_findings, facts
+from bench.reporting.page.document import data_findings, facts
 from bench.runs.identity import Identities
 from bench.runs.planning.checks import report
 from bench.runs.train_run import produce

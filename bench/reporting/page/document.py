@@ -69,7 +69,7 @@ def write(
         roles: The roles of the methods.
         missing: Map from task to the splits that its source does not have.
         skipped: Figures without data, which the page lists with the reasons.
-        choice: Data of the chooser (`bench.reporting.chooser.chooser`), or None without traces.
+        choice: Data of the chooser (`bench.reporting.page.chooser.chooser`), or None without traces.
     """
     choice = choice if choice and choice["blocks"] else None
     environment = jinja2.Environment(

@@ -1,0 +1,1 @@
+"""The results page: one HTML file for offline use."""

@@ -1,0 +1,58 @@
+"""Colours, markers, labels and axes of the figures."""
+
+import numpy as np
+import pandas as pd
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic import ROLES
+
+from bench.reporting.figures import drawing
+from bench.reporting.figures.drawing import appearances, marks
+from bench.reporting.tables.format import table
+
+NAMES = st.sets(st.sampled_from(["costeff", "tinybert", "pabee", "berxit", "cofi", "own-1", "own-2", "x", "y"]))
+
+
+@given(NAMES, NAMES)
+def test_a_known_method_has_one_look_in_every_profile(first: set[str], second: set[str]) -> None:
+    looks = [appearances(dict.fromkeys(names, "")) for names in (first, second)]
+    for method in {"costeff", "tinybert", "pabee"} & first & second:
+        assert looks[0][method] == looks[1][method]
+
+
+def test_a_contestant_of_a_known_method_has_its_colour_under_any_name() -> None:
+    looks = appearances({"costeff": "COST-EFF", "mine": "COST-EFF, mine", "tiny": "TinyBERT (w/o DA), tiny"})
+    assert looks["mine"][0] == looks["costeff"][0] and looks["mine"][1] != looks["costeff"][1]
+    assert looks["tiny"] == appearances({"tinybert": "TinyBERT"})["tinybert"]
+
+
+def test_methods_look_the_same_everywhere_and_different_from_each_other(points: pd.DataFrame) -> None:
+    looks = marks(points, ROLES)
+    assert looks == marks(points[points["task"] == "rte"], ROLES)
+    plain = [mark for method, mark in looks.items() if method not in ROLES.ablations]
+    assert len({mark.colour for mark in plain}) == len({mark.marker for mark in plain}) == len(plain)
+    assert looks["costeff-no-ta"].colour == looks["costeff"].colour
+    assert looks["costeff"].name == "COST-EFF"
+    assert table.variant_names(points)[("costeff", "4x")] == "4x"
+    assert table.variant_names(points)[("pabee", "base")] == ""
+
+
+def test_a_note_that_all_variants_share_is_the_methods_own() -> None:
+    labels = {"192": "TinyBERT 3L-192 (from backbone, w/o DA)", "384": "TinyBERT 3L-384 (from backbone, w/o DA)"}
+    runs = pd.DataFrame({"method": "tinybert", "variant": labels.keys(), "label": labels.values()})
+    assert table.display_names(runs) == {"tinybert": "TinyBERT (from backbone, w/o DA)"}
+    assert table.variant_names(runs) == {("tinybert", "192"): "3L-192", ("tinybert", "384"): "3L-384"}
+    alone = runs[:1].assign(method="pabee", label="PABEE (patience)")
+    assert table.variant_names(alone) == {("pabee", "192"): ""} and table.display_names(alone) == {
+        "pabee": "PABEE (patience)"
+    }
+    mixed = runs.replace(labels["384"], "TinyBERT 6")
+    assert table.display_names(mixed) == {"tinybert": "TinyBERT"}
+    assert table.variant_names(mixed)[("tinybert", "192")] == "3L-192 (from backbone, w/o DA)"
+
+
+@given(st.floats(1.0, 1e12), st.floats(1.02, 1e4))
+def test_an_axis_of_counts_has_ticks_and_never_a_crowd(low: float, ratio: float) -> None:
+    ticks = np.asarray(drawing._Counts().tick_values(low, low * ratio))
+    shown = ticks[(low <= ticks) & (ticks <= low * ratio)]
+    assert 2 <= len(shown) <= 3 * (np.log10(ratio) + 2)
