@@ -74,10 +74,11 @@ def augmented(
     not replaced. A copy that equals its original or an earlier copy is dropped. Copies have the labels, segments and
     difficulty of their original.
 
-    There are three differences from the authors' code. The model reads the example with the word masked (authors: the
-    original sentence is appended). Words of several tokens are not replaced (authors: by GloVe neighbors). The other
-    sentence of a pair is the original one (authors: the second sentence is altered together with the last alteration
-    of the first).
+    Differences from the authors' code: the model reads the example with the word masked (authors: the original sentence
+    is appended); words of several tokens are not replaced (authors: by GloVe neighbors); the other sentence of a pair
+    is the original one (authors: the second sentence is altered together with the last alteration of the first); stop
+    words are scikit-learn's; candidates are the 15 best whole words (authors: the 15 best pieces, less those that
+    continue a word).
 
     Args:
         model: Masked-language model.

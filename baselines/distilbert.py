@@ -96,7 +96,7 @@ class DistilBert(Method):
 
     With `distil: fine-tuning` the student is not distilled on text. It is fine-tuned with the loss
     1/2 T^2 KL(teacher, student) + 1/2 task loss, T = 2, where the teacher is fine-tuned on the task. This is the
-    authors' second distillation (section 3, "DistilBERT (D)", and the defaults of their run_squad_w_distillation.py:
+    authors' second distillation (section 4.1, "DistilBERT (D)", and the defaults of their run_squad_w_distillation.py:
     alpha_ce = alpha_squad = 0.5, temperature 2). On regression the first term is 1/2 the mean squared error from the
     teacher's predictions. It is the better stand-in for a backbone without a masked-language-modeling head
     (docs/tuning.md); its label is "DistilBERT-style (distilled while fine-tuned)".
@@ -213,7 +213,7 @@ class DistilBert(Method):
 
 @dataclass(frozen=True)
 class SoftTargets:
-    """The loss of fine-tuning with a fine-tuned teacher (section 3 and the authors' run_squad_w_distillation.py).
+    """The loss of fine-tuning with a fine-tuned teacher (section 4.1 and the authors' run_squad_w_distillation.py).
 
     Attributes:
         teacher: The fine-tuned teacher.

@@ -108,7 +108,7 @@ class CostEffOptions(Options):
     teacher: str = Field("teacher", description="The single-exit teacher, used where distil_from is teacher.")
     batch_size: BatchSize = Field(32, description="Batch size of every stage.")
     rate: Epochs = Field(0.5, description="Epochs of a slenderising period.")
-    slenderise_rate: LearningRate = Field(1e-5, description="Learning rate of the first period.")
+    slenderise_rate: LearningRate = Field(1e-5, description="Learning rate of period k, without (1 + growth)^k.")
     growth: float = Field(
         0.12, ge=0, le=10, description="The learning rate grows by this a step (authors: 0.15 at batch 64)."
     )

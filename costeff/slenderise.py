@@ -25,12 +25,12 @@ log = logging.getLogger(__name__)
 class Schedule:
     """Schedule of slenderising: each step is followed by a period of training with a new optimizer.
 
-    A period has a warm-up of max(10, 10 %) steps and a linear decay.
+    A period has a warm-up of max(10, 10 %) steps, but at most half of the period, and a linear decay.
 
     Attributes:
         rate: Epochs of a period.
-        learning_rate: Peak learning rate of the first period.
-        growth: Period k (from 0) has the peak learning rate `learning_rate` x (1 + growth)^k.
+        learning_rate: Peak learning rate before growth.
+        growth: Period k (from 1) has the peak learning rate `learning_rate` x (1 + growth)^k.
         first: Fraction of a period in which hidden states alone are distilled.
         batch_size: Examples in a batch.
     """
