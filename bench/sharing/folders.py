@@ -21,6 +21,7 @@ from bench import compat
 from bench.analysis.budgets import POINTS_ONLY, SIMPLICITY, TIER
 from bench.analysis.metrics import METRICS
 from bench.errors import UserError
+from bench.names import FINDINGS
 from bench.settings import Settings, explain
 from bench.sharing.records import SPLITS, Records
 from bench.sharing.untrusted import irregular, printable, read_mapping, read_table
@@ -38,6 +39,7 @@ RUN_FILES = (
 """Published files of a run. They contain no weights (only the model's configuration) and no text."""
 PUBLISHED = (
     "index.html",
+    FINDINGS,
     "all-points.parquet",
     "latency.parquet",
     "tables/*",

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from bench.analysis.budgets import has_traces, selection_split, succeeded
+from bench.analysis.budgets import RUN, has_traces, selection_split, succeeded
 from bench.analysis.metrics import TITLES
 from bench.analysis.statistics import LEARNED_GAIN
 from bench.tasks.catalogue import TASKS, in_order
@@ -17,6 +17,8 @@ def tasks_of(points: pd.DataFrame) -> list[str]:
 
 
 POINTS_MARK = "¶"
+MOST_NAMED = 5
+"""Largest number of models that a note names one by one."""
 """Mark of scores that were published without traces."""
 
 
@@ -59,9 +61,10 @@ def common_notes(points: pd.DataFrame, missing: Mapping[str, Sequence[str]]) -> 
             "and figures with intervals."
         )
     if "other_code" in points and (other := points[points["other_code"].eq(True)])["label"].any():
-        current = not succeeded(points)["other_code"].eq(True).all()
-        labels = ", ".join(sorted(set(other["label"]))) if current else "all models"
-        notes += [f"Made by other code than the current one, at the same version: {labels}."]
+        labels = sorted(set(other["label"].dropna()))
+        runs = [len(rows.drop_duplicates(RUN)) for rows in (other, succeeded(points))]
+        named = ", ".join(labels) if len(labels) <= MOST_NAMED else f"{runs[0]} of {runs[1]} runs"
+        notes += [f"Made by other code than the current one, at the same version: {named}."]
     if missing:
         named = {title_of(task): ", ".join(splits) for task, splits in missing.items() if splits}
         lost = "; ".join(f"{title}: {splits}" for title, splits in named.items())
