@@ -151,8 +151,8 @@ class CostEff(Method):
     """COST-EFF (Shen et al., EMNLP 2022, arXiv 2210.15523): a BERT of reduced width with an exit after each layer.
 
     Starts from the teaching assistant, which is also its teacher. Removes one head in each step by a Taylor importance
-    of the losses of all exits; then recovers representations, then predictions. An example leaves at the first exit
-    with low entropy.
+    of the losses of all exits; then recovers representations, then predictions. An example exits at the first exit
+    whose entropy is below the threshold.
 
     Two-stage training is an ablation: the backbone is trained first, then the exits on the frozen backbone. While the
     backbone is trained, the last exit alone is in the loss and in the choice of the epoch, and there are no gradients
@@ -194,7 +194,7 @@ class CostEff(Method):
         return self.titled(f"COST-EFF {variant}", "costeff")
 
     def exit_start(self) -> int:
-        """Return the first exit (1-based) at which an example may leave."""
+        """Return the first exit (1-based) at which an example may exit."""
         return self.options.exit_start
 
     def train(self, context: Context, variant: str) -> Encoder:

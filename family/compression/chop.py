@@ -49,10 +49,10 @@ class Chop(Method):
     """CHOP-style layer removal (Jha et al., Just CHOP, 2023, arXiv 2305.14864): fewer layers, no teacher.
 
     Layers of the pretrained model are removed, its pretraining is continued at a tenth of the rate with cosine decay,
-    and the model is fine-tuned. Own choices, where the paper or its missing code are silent: which layers are removed
-    (variants); the text is the task's, which all contestants share; 15 % of its tokens are masked as in BERT, drawn
-    uniformly. A backbone without a masked-language-modelling head is not pretrained
-    further, and its label states this.
+    and the model is fine-tuned. Own choices, since the paper does not state them and there is no code: which layers are
+    removed (variants); the text is the task's, which all contestants share; 15 % of its tokens are masked as in BERT,
+    drawn uniformly. A backbone without a masked-language-modelling head is not pretrained further, and its label states
+    this.
     """
 
     Options = ChopOptions
