@@ -39,9 +39,11 @@ class ChopOptions(Options):
         description="Which layers (first, last, middle or even) -> how many of them; each is a variant, such as last-3."
     )
     pretrain_epochs: Epochs = Field(1, description="Epochs of masked-language modelling, if the backbone has a head.")
-    pretrain_rate: float = Field(1e-5, gt=0, description="Its peak rate (paper: a tenth of the pretraining's).")
+    pretrain_rate: float = Field(
+        1e-5, gt=0, description="Peak learning rate of the pretraining (paper: a tenth of the pretraining's)."
+    )
     epochs: Epochs = Field(3, description="Epochs of fine-tuning.")
-    learning_rate: float = Field(2e-5, gt=0, description="Its peak learning rate.")
+    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of fine-tuning.")
     batch_size: BatchSize = Field(32, description="Batch size of both stages.")
 
 
