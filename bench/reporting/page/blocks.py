@@ -194,7 +194,7 @@ class Reader:
         for line in rivals:
             word = line["first"][3] if line["first"] else "not comparable"
             words.setdefault(_OPPOSITE.get(word, word), []).append(self.name(line["method"]))
-        said += "".join(f" {_SAID[word]}: {'; '.join(words[word])}." for word in _SAID if word in words)
+        said += "".join(f" {_SAID[word]} {'; '.join(words[word])}." for word in _SAID if word in words)
         said += "" if words else " No other method has a point on every task."
         if first["teacher"]:
             difference, low, high, word = first["teacher"]

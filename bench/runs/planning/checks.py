@@ -115,9 +115,7 @@ def _check_data(
         data = None
     if data:
         sizes = ", ".join(f"{split} {len(examples)}" for split, examples in data.splits.items())
-        lost = f"; {data.left_out} training rows left out, which share a group with a held-out row" * bool(
-            data.left_out
-        )
+        lost = f"; {data.left_out} training rows left out (same group as a held-out row)" * bool(data.left_out)
         missing = f"; this source has no {', '.join(data.missing)}" if data.missing else ""
         yield f"data {task}: {sizes}; {count} runs train on {len(data.splits['train'])} examples{lost}{missing}"
         yield from (f"  {line}" for line in overview(data.quality))
