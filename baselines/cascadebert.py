@@ -34,21 +34,27 @@ class CascadeBertOptions(Options):
     """Options of CascadeBERT: the two members, and the training of the small one."""
 
     big: str = Field("teacher", description="The contestant that is the big member.")
-    small: Checkpoint | None = Field(None, description="Checkpoint of the small member; null: the first layers.")
-    small_layers: Layers = Field(2, description="How many of the backbone's first layers those are.")
-    distil: Literal["hidden", "none"] = Field(
-        "hidden", description="Whether those first learn the backbone's last hidden states on the task's text."
+    small: Checkpoint | None = Field(
+        None, description="Checkpoint of the small member; null: the first layers of the backbone."
     )
-    distil_epochs: Epochs = Field(3, description="Epochs of that.")
-    distil_rate: LearningRate = Field(5e-5, description="Peak learning rate of that.")
-    folds: int = Field(5, ge=2, le=100, description="Parts of train, each predicted by a model of the others.")
-    fold_epochs: Epochs = Field(5, description="Epochs of each such model.")
+    small_layers: Layers = Field(2, description="Number of first layers of the backbone in the small member.")
+    distil: Literal["hidden", "none"] = Field(
+        "hidden",
+        description="hidden: these layers first learn the backbone's last hidden states on the task's text.",
+    )
+    distil_epochs: Epochs = Field(3, description="Epochs of the hidden-state distillation.")
+    distil_rate: LearningRate = Field(5e-5, description="Peak learning rate of the hidden-state distillation.")
+    folds: int = Field(5, ge=2, le=100, description="Folds of train, each predicted by a model trained on the others.")
+    fold_epochs: Epochs = Field(5, description="Epochs of each fold model.")
     epochs: Epochs = Field(5, description="Epochs of the small member.")
     learning_rate: LearningRate = Field(
-        2e-5, description="Rate of the first step of it and of the folds; decays linearly to 0 (authors' code)."
+        2e-5,
+        description="Initial learning rate of the small member and the folds; decays linearly to 0 (authors' code).",
     )
     batch_size: BatchSize = Field(16, description="Batch size.")
-    margin: float = Field(0.5, ge=0, le=1, description="How much surer of easy than of hard examples.")
+    margin: float = Field(
+        0.5, ge=0, le=1, description="Required difference in confidence between easy and hard examples."
+    )
     difficulty_weight: float = Field(0.5, ge=0, le=1000, description="Lambda of the difficulty-aware loss; 0: none.")
 
 

@@ -43,7 +43,7 @@ class DistilBertOptions(Options):
 
     checkpoint: Checkpoint | None = Field(
         None,
-        description="A DistilBERT to fine-tune (distilbert/distilbert-base-uncased); null: make one.",
+        description="Pretrained DistilBERT to fine-tune, such as distilbert/distilbert-base-uncased; null: see depths.",
     )
     depths: list[Layers] | None = Field(
         None, min_length=1, description="Layers of the students that are made from the backbone, one variant each."
@@ -62,11 +62,15 @@ class DistilBertOptions(Options):
         "all", description="Tokens whose word distribution is distilled (authors: all; masked costs a sixth)."
     )
     distil_epochs: Epochs = Field(3, description="Epochs of distillation on the task's text (authors' code: 3).")
-    distil_rate: LearningRate = Field(5e-4, description="Its peak learning rate (authors' code: 5e-4).")
-    distil_batch_size: BatchSize = Field(250, description="Its batch size (authors' code: 250, as 50 batches of 5).")
+    distil_rate: LearningRate = Field(5e-4, description="Peak learning rate of the distillation (authors' code: 5e-4).")
+    distil_batch_size: BatchSize = Field(
+        250, description="Batch size of the distillation (authors' code: 250, as 50 batches of 5)."
+    )
     epochs: Epochs = Field(3, description="Epochs of fine-tuning.")
-    learning_rate: LearningRate = Field(2e-5, description="Its peak learning rate; the authors publish none for GLUE.")
-    batch_size: BatchSize = Field(32, description="Its batch size.")
+    learning_rate: LearningRate = Field(
+        2e-5, description="Peak learning rate of fine-tuning; the authors publish none for GLUE."
+    )
+    batch_size: BatchSize = Field(32, description="Batch size of fine-tuning.")
 
     @model_validator(mode="after")
     def _one_source(self) -> DistilBertOptions:

@@ -58,9 +58,11 @@ class TinyBertOptions(Options):
         description="Altered copies tried of each training sentence (authors: 10 to 30, by task); 0: none.",
     )
     representation_epochs: Epochs = Field(20, description="Epochs of phase A, attention and hidden states.")
-    representation_rate: LearningRate = Field(5e-5, description="Its learning rate, constant.")
+    representation_rate: LearningRate = Field(5e-5, description="Learning rate of phase A, constant.")
     epochs: Epochs = Field(3, description="Epochs of phase B, predictions.")
-    learning_rate: LearningRate = Field(2e-5, description="Its peak learning rate (authors: 1e-5, 2e-5 or 3e-5).")
+    learning_rate: LearningRate = Field(
+        2e-5, description="Peak learning rate of phase B (authors: 1e-5, 2e-5 or 3e-5)."
+    )
     batch_size: BatchSize = Field(32, description="Batch size of both phases (authors: 16 or 32).")
 
 

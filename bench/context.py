@@ -252,7 +252,7 @@ def pick_device(settings: Settings) -> torch.device:
     if not wants_gpu(settings):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise UserError("training.device: cuda, but torch sees no GPU; use auto or cpu")
+        raise UserError("training.device is cuda, but PyTorch finds no GPU; use auto or cpu")
     return torch.device("cuda")
 
 

@@ -237,7 +237,10 @@ class Method:
         Raises:
             UserError: If the method does not implement it.
         """
-        raise UserError(f"{self.name}: this method does not state how long it trains; implement its method `stages`")
+        raise UserError(
+            f"contestants.{self.name}: its method does not implement `stages`, which training budgets, costs and "
+            "forecasts need"
+        )
 
     @property
     def backbone(self) -> Shape:
@@ -276,7 +279,7 @@ class Method:
         Raises:
             UserError: If the method has no search space.
         """
-        raise UserError(f"{self.name}: this method has no search space, which a study needs; implement `search_space`")
+        raise UserError(f"contestants.{self.name}: its method does not implement `search_space`, which a study needs")
 
 
 def contestant(settings: Settings, name: str, task: str) -> Method:
@@ -316,7 +319,7 @@ def check_variants(method: Method) -> None:
     for variant in variants:
         if not valid_name(variant):
             raise UserError(
-                f"{where}: a variant named {variant!r}; use at most 64 letters, digits, points, - and _, such as 2x"
+                f"{where}: the variant name {variant!r} is not valid; use at most 64 letters, digits, points, - and _"
             )
     if wrong := twins(variants):
-        raise UserError(f"{where}: of the variants, {wrong}; remove one of the two")
+        raise UserError(f"{where}: variants: {wrong}, so they would share a folder; rename or remove one")

@@ -1,4 +1,4 @@
-"""The one rule for names, seeds and written numbers, for settings, the workflow, data, and results of others."""
+"""Rules for names, seeds and written numbers in settings, the workflow, data and results of others."""
 
 import re
 
@@ -7,7 +7,7 @@ NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,62}[A-Za-z0-9_-])?"
 LARGEST_SEED = 2**32 - 1
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 FINDINGS = "findings.txt"
-"""Name of the file of a results folder that holds the findings, a line each."""
+"""Name of the file of a results folder that holds the findings, one on each line."""
 PROGRESS = "COSTEFF_PROGRESS"
 """Environment variable with the file descriptor to which a workflow reports its progress."""
 

@@ -130,7 +130,7 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
         if missing := [key for key in keys if key not in values]:
             raise ValueError(f"no {missing[0]!r} in it")
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run the workflow first: snakemake --cores all") from None
+        raise UserError(f"{path} does not exist; run the workflow first: costeff workflow PROFILE") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: {error}; delete it and run again") from None
     return values
@@ -161,7 +161,7 @@ def read_parquet(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run the workflow first: snakemake --cores all") from None
+        raise UserError(f"{path} does not exist; run the workflow first: costeff workflow PROFILE") from None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path}: not a readable table ({first_line(error)}); delete it and run again") from None
 
@@ -231,7 +231,7 @@ def finished_settings(settings: Settings, task: str = "*", seed: int | None = No
             if of_task in settings.tasks and contestant in settings.contestants:
                 return settings
     which = "" if task == "*" else f" of {task}" + ("" if seed is None else f", seed {seed},")
-    raise UserError(f"no run{which} has a result in {settings.root} yet; run the workflow first: snakemake --cores all")
+    raise UserError(f"no run{which} has a result in {settings.root}; run the workflow first: costeff workflow PROFILE")
 
 
 def points_file(settings: Settings, task: str, seed: int) -> Path:

@@ -139,7 +139,7 @@ def is_current(path: Path) -> bool:
 def _check_weights(path: Path, weights: str) -> None:
     """Raise UserError if a file was made from weights other than those of the run beside it."""
     if weights_of(path.parent) not in (None, weights):
-        raise UserError(f"{path}: made from other weights than its run has now; delete it and run the workflow again")
+        raise UserError(f"{path}: made from other weights than run.json names; delete it and run the workflow again")
 
 
 def _packing(table: pa.Table) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
     python benchmarks/clock.py --config config/sketch-full.yaml --depth 1
 
-Times the teacher and the first layers of the backbone at batch 1, on every task of a finished profile, many turns of 32
-examples, and draws from these how far the share of the promise that is there on the clock lies apart between tasks,
-for fewer turns and fewer examples: its deviation over tasks, and how often every task is within 10 % of their median.
+Times the teacher and the first layers of the backbone at batch size 1 in many rounds of 32 examples, on every task of a
+finished profile. Computes from samples with fewer rounds and examples how much the ratio of measured to calculated
+speed-up differs between tasks: its deviation over tasks, and how often every task is within 10 % of their median.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def main() -> None:
 
 
 def apart(shares: list[tuple[NDArray, NDArray]], turns: int, examples: int) -> tuple[float, float]:
-    """Deviation over tasks of (measured / promised), and how often all are within 10 % of their median.
+    """Return the deviation over tasks of (measured / calculated), and how often all are within 10 % of their median.
 
     `shares`: of each task seconds [turns, examples, 2] and FLOPs [2, examples].
     """

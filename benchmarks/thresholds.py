@@ -2,11 +2,11 @@
 
     python benchmarks/thresholds.py --config config/sketch-full.yaml --splits 4
 
-Takes the kept traces of every run with an exit rule, deals their labelled examples into a selection and a validation
-part anew (of the sizes they have), and operates each model with growing sets of points. Prints a task, and in the mean:
-the area under the chosen frontier on both parts; the mean score read on validation at all budgets up to the first
-exit's cost (an area rewards many points, this does not; both above the best constant); how many fixed exits beat what
-is chosen; and CPU seconds of a search.
+Reads the traces of every run with an exit policy, divides their labelled examples at random into a selection and a
+validation part (of the sizes they have), and operates each model with growing sets of points. Prints for each task and
+on average: the area under the chosen frontier on both parts; the mean score on validation at all budgets up to the
+first exit's cost (an area rewards many points, this does not; both above the constant baseline); how many fixed exits
+are better than the chosen points; and CPU seconds of a search.
 """
 
 from __future__ import annotations

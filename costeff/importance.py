@@ -78,7 +78,7 @@ def taylor(
 
 
 def random(model: Encoder, seed: int) -> Importance:
-    """Return random scores, the control of the ablation."""
+    """Return random scores, a control for the importance."""
     generator = np.random.default_rng([seed, 11])
     return Importance(
         heads=[torch.from_numpy(generator.random(count)) for count in model.config.heads],

@@ -39,7 +39,7 @@ class Size(Options):
 
     heads: Ratio = Field(gt=0, le=1, description="Attention heads of every layer.")
     ffn: Ratio = Field(gt=0, le=1, description="FFN neurons of every layer.")
-    rank: Ratio = Field(gt=0, le=1, description="Rank of the word embedding; 1 leaves it whole.")
+    rank: Ratio = Field(gt=0, le=1, description="Rank of the word embedding; 1: not factorised.")
     # The authors' epochs depend on the size.
     rate: OptionalEpochs = Field(None, description="This size's epochs of a slenderising period.")
     hidden_epochs: OptionalEpochs = Field(None, description="This size's epochs of recovering representations.")
@@ -49,7 +49,7 @@ class Size(Options):
 class AssistantOptions(Options):
     """Options of step 2."""
 
-    teacher: str = Field("teacher", description="The contestant that is its teacher.")
+    teacher: str = Field("teacher", description="The contestant that is the teacher.")
     hidden_epochs: Epochs = Field(1, description="Epochs of hidden-state distillation (the authors': a third).")
     epochs: Epochs = Field(3, description="Epochs of prediction distillation.")
     learning_rate: LearningRate = Field(2e-5, description="Peak learning rate.")
@@ -104,32 +104,39 @@ class CostEffOptions(Options):
     """Options of steps 3 to 5, and switches for ablations."""
 
     sizes: dict[str, Size] = Field(description="Variant name -> its size, such as 2x: {heads: 1/2, ...}.")
-    assistant: str = Field("assistant", description="The contestant that is its teaching assistant.")
+    assistant: str = Field("assistant", description="The contestant that is the teaching assistant.")
     teacher: str = Field("teacher", description="The single-exit teacher, used where distil_from is teacher.")
     batch_size: BatchSize = Field(32, description="Batch size of every stage.")
     rate: Epochs = Field(0.5, description="Epochs of a slenderising period.")
     slenderise_rate: LearningRate = Field(1e-5, description="Learning rate of period k, without (1 + growth)^k.")
     growth: float = Field(
-        0.12, ge=0, le=10, description="The learning rate grows by this a step (authors: 0.15 at batch 64)."
+        0.12,
+        ge=0,
+        le=10,
+        description="Relative growth of the learning rate per period (authors: 0.15 at batch size 64).",
     )
-    first: float = Field(0.7, ge=0, le=1, description="Part of a period on hidden states alone (MRPC, CoLA: 0.5).")
-    importance_examples: Count | None = Field(None, ge=1, description="Examples importance is read from; null: all.")
+    first: float = Field(
+        0.7, ge=0, le=1, description="Fraction of a period that distils hidden states alone (MRPC, CoLA: 0.5)."
+    )
+    importance_examples: Count | None = Field(
+        None, ge=1, description="Training examples from which importance is computed; null: all."
+    )
     hidden_epochs: Epochs = Field(8, description="Epochs of recovering representations (step 4).")
-    hidden_rate: LearningRate = Field(3e-5, description="Its learning rate.")
+    hidden_rate: LearningRate = Field(3e-5, description="Learning rate of step 4.")
     epochs: Epochs = Field(5, description="Epochs of recovering predictions (step 5).")
-    learning_rate: LearningRate = Field(2e-5, description="Its learning rate.")
-    exit_start: Layers = Field(1, description="The first exit that may be taken.")
+    learning_rate: LearningRate = Field(2e-5, description="Learning rate of step 5.")
+    exit_start: Layers = Field(1, description="First exit at which an example may exit.")
     # Ablations, of the paper and others.
     distil_from: Literal["assistant", "teacher"] = Field("assistant", description="teacher: no teaching assistant.")
     importance: Literal["taylor", "last_exit", "random"] = Field(
-        "taylor", description="last_exit: no calibration of pruning; random: the control."
+        "taylor", description="last_exit: from the loss of the last exit only; random: a control."
     )
     training: Literal["joint", "two_stage"] = Field(
         "joint", description="two_stage: the backbone first, then the exits on the frozen backbone."
     )
     compress: Literal["slender", "shallow"] = Field("slender", description="shallow: fewer layers, as many parameters.")
-    losses: Literal["both", "hidden", "prediction"] = Field("both", description="Which distillation is used.")
-    iterative: bool = Field(True, description="false: one cut, then as much training as all periods.")
+    losses: Literal["both", "hidden", "prediction"] = Field("both", description="Distillation losses that are used.")
+    iterative: bool = Field(True, description="false: a single cut, then as many steps as all periods.")
     equilibrium: bool = Field(True, description="Gradient equilibrium.")
 
 
@@ -151,8 +158,8 @@ class CostEff(Method):
     """COST-EFF (Shen et al., EMNLP 2022, arXiv 2210.15523): a BERT of reduced width with an exit after each layer.
 
     Starts from the teaching assistant, which is also its teacher. Removes one head in each step by a Taylor importance
-    of the losses of all exits; then recovers representations, then predictions. An example leaves at the first exit
-    with low entropy.
+    of the losses of all exits; then recovers representations, then predictions. An example exits at the first exit
+    whose entropy is below the threshold.
 
     Two-stage training is an ablation: the backbone is trained first, then the exits on the frozen backbone. While the
     backbone is trained, the last exit alone is in the loss and in the choice of the epoch, and there are no gradients
@@ -194,7 +201,7 @@ class CostEff(Method):
         return self.titled(f"COST-EFF {variant}", "costeff")
 
     def exit_start(self) -> int:
-        """Return the first exit (1-based) at which an example may leave."""
+        """Return the first exit (1-based) at which an example may exit."""
         return self.options.exit_start
 
     def train(self, context: Context, variant: str) -> Encoder:

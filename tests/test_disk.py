@@ -62,11 +62,11 @@ def test_the_room_is_known_before_anything_trains(
     settings = tiny_settings(tmp_path / "not" / "there" / "yet")
     planned = runs(settings)
     to_come = coming(settings, Identities(settings))
-    assert f"{len(planned)} runs to come" in check_room(settings, to_come)
+    assert f"{len(planned)} remaining runs" in check_room(settings, to_come)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**9, 10**9, 1000))
     with pytest.raises(UserError, match=r"need about .* GB and 0\.0 GB are free.*`results`"):
         check_room(settings, to_come)
-    assert "disk: 0 runs to come" in check_room(settings, Coming((), (), {}))
+    assert "disk: 0 remaining runs" in check_room(settings, Coming((), (), {}))
 
 
 def test_a_full_disk_is_known_whatever_library_met_it(tmp_path: Path) -> None:

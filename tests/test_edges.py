@@ -109,7 +109,7 @@ def test_a_change_of_another_form_is_one_line(change, tmp_path):
     """Snakemake alone ends with a traceback."""
     done = costeff("workflow", "tiny", "-n", *change.split(" "), folder=tmp_path)
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
-    assert done.stderr.startswith(("costeff: --config", "costeff: two profiles, tiny and foo"))
+    assert done.stderr.startswith(("costeff: --config", "costeff: two profiles are given, tiny and foo"))
     assert not list(tmp_path.iterdir())
 
 

@@ -277,7 +277,7 @@ def test_what_is_there_or_was_made_anew_or_has_no_weights_is_not_taken(settings,
     elsewhere = settings.model_copy(update={"results": tmp_path})
     folder = run_folder(elsewhere, RunKey("sst2", "assistant", "full", 0))
     (folder / "model").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"has no weights here \(they are gone"):
+    with pytest.raises(UserError, match=r"has no weights here \(they are missing"):
         write_model(elsewhere, points, row, tmp_path / "out")
     (folder / "run.json").write_text('{"taken_from": "published"}')
     with pytest.raises(UserError, match=r"has no weights here \(it was published without"):

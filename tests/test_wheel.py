@@ -82,7 +82,7 @@ def test_it_is_the_wheel_that_runs(person: Person):
 def test_a_packaged_profile_is_reached_by_its_name(person: Person):
     checked = person.costeff("check", "mine.yaml")
     assert checked.returncode == 0, checked.stderr
-    assert "contestant berxit (berxit:Berxit): full" in checked.stdout and "nothing is missing" in checked.stdout
+    assert "contestant berxit (berxit:Berxit): full" in checked.stdout and "check passed" in checked.stdout
     (person.folder / "wrong.yaml").write_text("extends: skecth\n")
     wrong = person.costeff("check", "wrong.yaml")
     assert wrong.returncode == 2

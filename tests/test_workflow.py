@@ -277,7 +277,7 @@ def test_ctrl_c_stops_all_of_it_and_the_same_command_goes_on(finished, tiny_back
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate(timeout=300)[0]
-    assert process.returncode not in (0, None) and "the same command goes on from here" in said
+    assert process.returncode not in (0, None) and "run the same command to resume" in said
     assert "Traceback" not in said
     done = somebody.costeff("--cores", "2")
     said = done.communicate()[0]
@@ -290,7 +290,7 @@ def test_two_workflows_on_one_profile_do_not_meet(finished):
     with FileLock(finished.results / ".workflow.lock"):
         refused = finished.snakemake("--forcerun", "report")
     assert refused.returncode != 0
-    assert "is being made by another workflow" in refused.stdout + refused.stderr
+    assert "is locked by another workflow" in refused.stdout + refused.stderr
 
 
 def test_a_failure_is_a_row_and_an_exit_code(tiny_backbone, tmp_path):

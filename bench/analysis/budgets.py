@@ -63,7 +63,9 @@ def selection_split(points: pd.DataFrame) -> str:
     """
     named = [str(each) for each in points["selection"].dropna().unique()] if "selection" in points else []
     if len(named) > 1:
-        raise UserError(f"some points were selected on {' and some on '.join(named)}: collect one profile")
+        raise UserError(
+            f"points were chosen on different splits, {' and '.join(named)}; use the results of one profile"
+        )
     return named[0] if named else "calibration"
 
 
@@ -162,8 +164,8 @@ def _with_reasons(points: pd.DataFrame, chosen: pd.DataFrame, by: tuple[str, ...
 def at_quality(points: pd.DataFrame, share: float, *, reference: str = "teacher") -> pd.DataFrame:
     """Choose, for each method, task and seed, the cheapest operating point that keeps a share of the reference's gain.
 
-    Candidates are the points whose score on the selection split is at least control + share x (reference - control),
-    where control is the score of the constant baseline. Of these the point with the highest speed-up is chosen; of
+    Candidates are the points whose score on the selection split is at least baseline + share x (reference - baseline),
+    where baseline is the score of the constant baseline. Of these the point with the highest speed-up is chosen; of
     equal speed-ups, the one with the highest score. The criterion follows MLPerf Inference (Reddi et al., 2020, section
     3: 99 % of the reference's quality, then speed), but compares gains, because a constant answer has a score above 0.
 
@@ -185,7 +187,7 @@ def at_quality(points: pd.DataFrame, share: float, *, reference: str = "teacher"
     rows = _with_reasons(points, chosen, GROUP, f"no point keeps {100 * share:g} % of the gain")
     floor, gain = _gain(rows, points, reference, "validation")
     without = ~(_gain(rows, points, reference, selected)[1] > 0) & rows["reason"].str.startswith("no point")
-    rows["reason"] = rows["reason"].where(~without, f"{reference} gains nothing over the control")
+    rows["reason"] = rows["reason"].where(~without, f"{reference} gains nothing over the constant baseline")
     return rows.assign(share=float(share), kept=((rows["score"] - floor) / gain).where(gain > 0))
 
 
@@ -290,7 +292,7 @@ def timed_points(points: pd.DataFrame, times: pd.DataFrame, batch: int = 1) -> p
 
     Returns:
         Rows with `milliseconds` (median over rounds, per example), `p95_milliseconds`, and two speed-ups over the
-        reference on the timed examples: `measured`, and `promised` by FLOPs.
+        reference on the timed examples: `measured`, and `promised`, which is calculated from FLOPs.
     """
     rows = succeeded(points)
     columns = ["milliseconds", "p95_milliseconds", "measured", "promised"]

@@ -12,7 +12,7 @@ class Roles:
 
     Attributes:
         reference: The method whose cost at full depth counts as 1x, by default the teacher.
-        depth_reference: The fine-tuned backbone cut to fewer layers, or None.
+        depth_reference: The contestant of first k layers, or None.
         ablations: Map from each ablation to the full method that it modifies.
         likes: Map from each contestant that is another one with some changes, such as a smaller training budget, to
             that one (`like` in the profile).

@@ -39,8 +39,8 @@ def main() -> None:
         why = " ".join(str(error).split())
         if is_disk_full(error):
             typer.echo(
-                f"costeff: the disk is full ({why}); free some, or name a folder on a larger one as `results`, "
-                "and run again: it goes on from the last checkpoint",
+                f"costeff: the disk is full ({why}); free some space, or name a folder on a larger disk as `results`, "
+                "and run again; training resumes from the last checkpoint",
                 err=True,
             )
         elif isinstance(error, OSError) and error.errno is not None:

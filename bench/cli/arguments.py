@@ -80,7 +80,7 @@ def one_profile(profile: Path | None, config: Path | None) -> Path | None:
         UserError: If both are given.
     """
     if profile and config:
-        raise UserError(f"two profiles, {profile} and --config {config}; name one")
+        raise UserError(f"two profiles are given, {profile} and --config {config}; name one")
     return profile or config
 
 

@@ -128,7 +128,7 @@ def print_forecast(
         from bench.runs.planning.progress import ahead
 
     found = ahead(settings_of(profile, config), cores or usable_cores())
-    for line in found.lines() if found else ["forecast: every run is there"]:
+    for line in found.lines() if found else ["forecast: all runs have results"]:
         typer.echo(line)
 
 

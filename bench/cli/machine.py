@@ -103,7 +103,11 @@ def _findings() -> Iterator[tuple[str, str, str]]:
     yield "gpu", ", ".join(gpus) or "none; all profiles run on the CPU too", ""
     folder = Path.cwd()
     free = shutil.disk_usage(folder).free
-    yield "disk", f"{free / 1e9:.1f} GB free in {folder}", "free some: the default profile needs 2 GB" * (free < FREE)
+    yield (
+        "disk",
+        f"{free / 1e9:.1f} GB free in {folder}",
+        "free some space: the default profile needs 2 GB" * (free < FREE),
+    )
     yield "writing", *_writes(folder)
     yield "hub", _reaches_hub(), ""
 

@@ -76,10 +76,10 @@ def compare(
     files = [Path(each) for each in others or () if each.endswith((".yaml", ".yml"))]
     others = [each for each in others or () if not each.endswith((".yaml", ".yml"))]
     if len(files) > 1:
-        raise UserError(f"two profiles, {files[0]} and {files[1]}; name one")
+        raise UserError(f"two profiles are given, {files[0]} and {files[1]}; name one")
     config = one_profile(files[0] if files else None, config)
     if results and config:
-        raise UserError(f"both --results {results} and --config {config}; give one of them")
+        raise UserError(f"--results {results} and --config {config} are both given; give one of them")
     if results:
         folder = open_folder(results)
         settings, points = folder.settings, folder.points(splits=("validation",))
@@ -123,7 +123,7 @@ def publish(
     profile: Profile = None,
     config: Config = None,
     points_only: Annotated[
-        bool, typer.Option("--points-only", help="Leave out traces and all but the chosen points: 4 kB a run.")
+        bool, typer.Option("--points-only", help="Publish chosen points only, without traces: 4 kB a run.")
     ] = False,
 ) -> None:
     """Write a published folder: points, traces, costs and the results page, without weights and text."""
@@ -160,7 +160,7 @@ def merge(
             typer.echo(line.replace(str(settings.root), str(out)))
 
     united(folders, out, report_lines)
-    typer.echo(f"united {len(folders)} folders in {out}")
+    typer.echo(f"merged {len(folders)} folders into {out}")
 
 
 @app.command(rich_help_panel=EVERYDAY)

@@ -84,7 +84,7 @@ def snakemake_command(arguments: Sequence[str]) -> tuple[list[str], bool]:
             del options[place : place + 1 + (option == "--config")]
     _check_changes(options)
     if len(named) > 1:
-        raise UserError(f"two profiles, {named[0]} and {named[1]}; name one")
+        raise UserError(f"two profiles are given, {named[0]} and {named[1]}; name one")
     own_file = any(re.match(r"--configfiles?(=|$)", option) for option in options)
     if named or not own_file:
         options.insert(0, f"--configfile={_file(named[0] if named else 'sketch')}")
@@ -146,9 +146,11 @@ def run(command: Sequence[str]) -> int:
         log.parent.mkdir(parents=True, exist_ok=True)
         text = log.open("w", encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{log} cannot be written ({error.strerror}); change to a folder of your own") from None
+        raise UserError(
+            f"{log} cannot be written ({error.strerror}); change to a folder that you can write to"
+        ) from None
     began, display = time.monotonic(), Display(sys.stdout)
-    display.say(f"Snakemake's own text: {log}")
+    display.say(f"log of Snakemake: {log}")
     display.progress("making the plan")
     read, write = os.pipe()
     with text, os.fdopen(read, "rb", buffering=0) as pipe:
@@ -249,7 +251,11 @@ def _forward_signals(child: subprocess.Popen[Any], display: Display) -> list[int
         if number == signal.SIGTERM:  # Snakemake waits for the running jobs
             child.send_signal(number)
         else:  # as a terminal does, to all processes of the workflow
-            display.say("stopping; Ctrl-C again: at once" if len(received) == 1 else "stopping at once")
+            display.say(
+                "stopping; the run can be resumed. Press Ctrl-C again to end all processes at once"
+                if len(received) == 1
+                else "ending all processes"
+            )
             os.killpg(child.pid, signal.SIGINT if len(received) == 1 else signal.SIGKILL)
 
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -261,7 +267,7 @@ def _ending(code: int, root: Path | None, log: Path, seconds: float, *, stopped:
     """Yield the last lines: the page, what was found and what to try next; or why the workflow ended."""
     page = root / "index.html" if root else None
     if stopped:
-        yield "stopped; the same command goes on from here"
+        yield "stopped; run the same command to resume"
     elif code and not root:
         yield from _reason(log)
     elif code:

@@ -126,7 +126,7 @@ def points_in_order(runs: Runs, key: RunKey) -> None:
     _hold(set(points["split"]) == splits, f"there are only points of {', '.join(sorted(set(points['split'])))}")
     _hold((points["kind"] == "static").sum() == len(splits), "full depth is not among its points")
     of_run = {"task": key.task, "method": key.method, "variant": key.variant, "seed": key.seed}
-    _hold((points[list(of_run)] == pd.Series(of_run)).all(axis=None), "its points carry another run's name")
+    _hold((points[list(of_run)] == pd.Series(of_run)).all(axis=None), "its points have the name of another run")
     if runs.rule(key).name == "none":
         return
     for name, split in points.groupby("split"):
@@ -166,14 +166,14 @@ def engine_agrees(runs: Runs, key: RunKey) -> None:
         # Examples within rounding error of the threshold are not compared.
         near = 0.0 if policy.name == "patience" else 1e-5
         sure = replay(policy, statistic, value * (1 - near)) == replay(policy, statistic, value * (1 + near))
-        _hold(sure.mean() > 0.9, f"at the threshold {value} one example in ten is within rounding error of it")
+        _hold(sure.mean() > 0.9, f"at least 10 % of the examples are within rounding error of the threshold {value}")
         answers = trace.logits[expected, np.arange(len(examples))]
         for size in (1, 32):
             found = engine.run(model, examples, rule(policy, value), size)
             other = (found.exits[sure] != expected[sure]).mean()
             _hold(
                 not other,
-                f"{100 * other:.0f} % of the examples exit elsewhere than replayed (threshold {value}, batch {size})",
+                f"{100 * other:.0f} % of the exits differ from those of the replay (threshold {value}, batch {size})",
             )
             _hold(
                 np.allclose(found.logits[sure], answers[sure], atol=_ROUNDED, rtol=_ROUNDED),

@@ -177,7 +177,9 @@ def texts_of(file: Path) -> list[Text]:
         raise UserError(f"{file} cannot be read as UTF-8 text ({first_line(error)})") from error
     counts = {len(line) for line in lines}
     if counts not in ({1}, {2}):
-        raise UserError(f"{file}: one text, or two separated by a tab, is needed on every line, and at least one line")
+        raise UserError(
+            f"{file}: every line must hold one text, or every line two texts separated by a tab; it must not be empty"
+        )
     return [line[0] if len(line) == 1 else (line[0], line[1]) for line in lines]
 
 

@@ -75,7 +75,7 @@ class Part(nn.Module):
 def parts_of(model: Encoder | Cascade, leaving: Mapping[str, Any]) -> list[Part]:
     """Return the parts of a model at an operating point, in order.
 
-    Exits at which no example can leave are not a place of their own: a policy that starts at a later exit, or that
+    Exits at which no example can exit do not begin a part of their own: a policy that starts at a later exit, or that
     compares an exit with the one before, begins with a longer part.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Exit policies as PyTorch operations, so that a graph decides by itself whether examples exit.
+"""Exit policies as PyTorch operations, so that a graph contains the exit decision.
 
-Statistics are computed in float64, as in `bench.exit_policies.policies`, with which the tests hold them equal.
+Statistics are computed in float64, as in `bench.exit_policies.policies`, and the tests check that both are equal.
 """
 
 from __future__ import annotations

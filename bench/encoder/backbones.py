@@ -59,7 +59,9 @@ def shape_of(name: str, revision: str | None = None, layers: int | None = None) 
     """
     shape = EncoderConfig(**layouts.read(name, find(name, revision)).shape).shape
     if layers is not None and layers > shape.layers:
-        raise UserError(f"backbone.layers: {layers} of checkpoint {name}, which has {shape.layers} layers")
+        raise UserError(
+            f"backbone.layers: {layers}, but checkpoint {name} has {shape.layers} layers; use at most that many"
+        )
     return shape if layers is None else shape.truncated(layers)
 
 
@@ -129,7 +131,9 @@ def word_head(name: str, revision: str | None = None) -> dict[str, Tensor] | Non
     found = _values(name, stored, names | {"words": words})
     embedding, tied = found.pop("words"), found.pop("tied", None)
     if tied is not None and not torch.equal(tied, embedding):
-        raise UserError(f"checkpoint {name}: {names['tied']} is not its word embedding; only tied heads are understood")
+        raise UserError(
+            f"checkpoint {name}: {names['tied']} differs from its word embedding; only tied heads can be read"
+        )
     return found
 
 

@@ -39,7 +39,7 @@ def cut(
     _check("neurons", neurons, config.ffn)
     now = config.rank or config.hidden_size
     if rank is not None and not 1 <= rank <= now:
-        raise UserError(f"cut: rank {rank} is not between 1 and the present {now}")
+        raise UserError(f"cut: rank {rank} must be between 1 and the current rank, {now}")
 
     weights = dict(model.state_dict())
     for i, (kept_heads, kept_neurons) in enumerate(zip(heads, neurons, strict=True)):
@@ -94,7 +94,7 @@ def take_layers(model: Encoder, layers: Sequence[int], exits: Sequence[int] | No
     """
     config = _own_layers(model)
     if not layers or min(layers) < 0 or max(layers) >= len(config.heads):
-        raise UserError(f"cut: layers {list(layers)} of an encoder with {len(config.heads)}")
+        raise UserError(f"cut: layers {list(layers)}; use layers from 0 to {len(config.heads) - 1}, at least one")
     exits = [len(layers)] if exits is None else list(exits)
     state = model.state_dict()
     weights = {k: v for k, v in state.items() if not k.startswith(("layers.", "exit_heads."))}
@@ -191,9 +191,9 @@ def _head_rows(heads: Sequence[int], size: int, device: torch.device) -> Tensor:
 
 def _check(what: str, kept: Sequence[Sequence[int]], present: Sequence[int]) -> None:
     if len(kept) != len(present):
-        raise UserError(f"cut: {what} given for {len(kept)} layers of {len(present)}")
+        raise UserError(f"cut: {what} are given for {len(kept)} layers, but the encoder has {len(present)}")
     for layer, (indices, count) in enumerate(zip(kept, present, strict=True)):
         if not indices or len(set(indices)) != len(indices) or min(indices) < 0 or max(indices) >= count:
             raise UserError(
-                f"cut: {what} {list(indices)[:8]} of layer {layer}: distinct indices below {count}, at least one"
+                f"cut: {what} {list(indices)[:8]} of layer {layer}; use distinct indices below {count}, at least one"
             )

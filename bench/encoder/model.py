@@ -1,6 +1,6 @@
 """An encoder in BERT's or ModernBERT's layout with its own shape in each layer and exits after any layers.
 
-With the same weights it gives the hidden states of transformers' model. What differs by layout is in
+With the same weights it gives the hidden states of transformers' model. The parts that depend on the layout are in
 `bench/encoder/layers`.
 """
 
@@ -115,15 +115,18 @@ class EncoderConfig(PretrainedConfig):
         self.attention_norms = attention_norms or [i > 0 for i in range(depth * modern)]
         if {len(self.windows), len(self.thetas), len(self.attention_norms)} != {depth * modern}:
             raise UserError(
-                f"windows, thetas, attention_norms: {len(self.windows)}, {len(self.thetas)}, "
-                f"{len(self.attention_norms)}; one for each of {depth} layers in ModernBERT's layout, none in BERT's"
+                f"windows, thetas, attention_norms have {len(self.windows)}, {len(self.thetas)} and "
+                f"{len(self.attention_norms)} values; ModernBERT's layout needs one for each of {depth} layers, "
+                "BERT's none"
             )
         if modern and (head_size % 2 or type_vocab_size):
             raise UserError(
-                f"ModernBERT's layout: head size {head_size}, {type_vocab_size} segments; an even size and none needed"
+                f"ModernBERT's layout needs an even head size and 0 segments, not {head_size} and {type_vocab_size}"
             )
         if self.exits != sorted(set(self.exits)) or self.exits[0] < 1 or self.exits[-1] != len(self.heads):
-            raise UserError(f"exits {self.exits}: ascending layers from 1, ending at the last, {len(self.heads)}")
+            raise UserError(
+                f"exits {self.exits}: must be ascending layers from 1 that end with the last, {len(self.heads)}"
+            )
         if shared and len({*zip(self.heads, self.ffn, strict=True)}) > 1:
             raise UserError("shared layers have the same weights; give all layers the same heads and ffn")
         if shared and modern:

@@ -67,10 +67,12 @@ def load_model(folder: Path, device: torch.device) -> Any:
             f"the model in {path} cannot be loaded ({first_line(error)}); delete it and run again"
         ) from error
     if not hasattr(model, "exit_macs"):
-        raise UserError(f"the model in {path} is a {type(model).__name__}, none of this suite; delete it and run again")
+        raise UserError(f"the model in {path} is a {type(model).__name__}, not of this suite; delete it and run again")
     wrong = [f"{kind[:-5]} {min(map(str, found[kind]))}" for kind in ("missing_keys", "unexpected_keys") if found[kind]]
     if wrong:
-        raise UserError(f"the weights in {path} are not the model's ({', '.join(wrong)}); delete it and run again")
+        raise UserError(
+            f"the weights in {path} do not match its configuration ({', '.join(wrong)}); delete it and run again"
+        )
     return model.to(device).eval()
 
 

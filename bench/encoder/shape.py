@@ -20,7 +20,7 @@ def layout_named(name: str) -> LayoutName:
     for layout in get_args(LayoutName):
         if layout == name:
             return layout
-    raise UserError(f"layout {name!r}: there are {' and '.join(get_args(LayoutName))}")
+    raise UserError(f"unknown layout {name!r}; choose {' or '.join(get_args(LayoutName))}")
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ class Shape:
 
     def __post_init__(self) -> None:
         if not self.heads or len(self.heads) != len(self.ffn):
-            raise UserError(f"shape: {len(self.heads)} head counts for {len(self.ffn)} FFN widths; one of each a layer")
+            raise UserError(
+                f"shape: {len(self.heads)} heads and {len(self.ffn)} ffn given; each layer needs one of each"
+            )
         if len(self.attention_norms) != self.layers * (self.layout == "modernbert"):
             raise UserError(f"shape: {len(self.attention_norms)} attention norms for {self.layers} layers")
         single = {name: (getattr(self, name),) for name in ("vocabulary", "positions", "hidden", "head_size")}

@@ -74,7 +74,7 @@ def exits_taken(point: Mapping[str, Any], trace: Trace, own: Policy | None = Non
     """
     exits_needed = max(int(point["exit"]), len(point["thresholds"]))
     if exits_needed > len(trace.logits):
-        raise UserError(f"{point['method']}: a point with {exits_needed} exits of a model with {len(trace.logits)}")
+        raise UserError(f"{point['method']}: its point needs {exits_needed} exits, its trace has {len(trace.logits)}")
     if point["kind"] in ("static", "fixed_exit"):
         return np.full(len(trace.idx), (int(point["exit"]) or len(trace.logits)) - 1)
     if has_own_policy(point) and own is not None:
@@ -83,7 +83,7 @@ def exits_taken(point: Mapping[str, Any], trace: Trace, own: Policy | None = Non
         exits = np.frombuffer(point["exits_taken"], dtype=np.uint8).astype(np.int64)
         if len(exits) != len(trace.idx):
             raise UserError(
-                f"{point['method']}: the exits of its own exit policy are known of the split {point['split']} only"
+                f"{point['method']} has an exit policy of its own, and its exits are recorded for {point['split']} only"
             )
         return exits
     return replay(policy_of(point), trace.logits, threshold_of(point))

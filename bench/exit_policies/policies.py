@@ -32,7 +32,7 @@ _ROUNDING = 1e-9
 def _grid(count: int) -> NDArray[np.float64]:
     """Return `count` decreasing numbers from 1 to exactly 0, denser towards 0."""
     if count < 2:
-        raise UserError(f"a threshold grid of {count} cannot hold both ends of its range: set it to 2 or more")
+        raise UserError(f"thresholds.grid is {count}; it must be at least 2 (the earliest exit and full depth)")
     return np.linspace(1.0, 0.0, count) ** _SPACING
 
 
@@ -215,7 +215,9 @@ class Agreement(_Change):
 
     def _changes(self, logits: Array) -> NDArray[np.float64]:
         if logits.shape[-1] != 1:
-            raise UserError(f"agreement is for one output (regression), not {logits.shape[-1]}: use patience")
+            raise UserError(
+                f"the exit policy agreement needs one output (regression), not {logits.shape[-1]}; use patience"
+            )
         return np.abs(np.diff(logits[..., 0].astype(np.float64), axis=0))
 
 
@@ -277,21 +279,21 @@ def policy_for(
             below 1.
     """
     if exit_start < 1:
-        raise UserError(f"exit_start is {exit_start}: exits are counted from 1")
+        raise UserError(f"exit_start is {exit_start}; exits are counted from 1")
     if isinstance(policy, type) and issubclass(policy, Policy):
         name = getattr(policy, "name", "")
         if not isinstance(name, str) or not name or _FAMILIES.get(name, policy) is not policy:
             taken = ", ".join(_FAMILIES)
-            raise UserError(f"exit policy {policy.__name__}: give it a `name` of its own; taken are {taken}")
+            raise UserError(f"exit policy {policy.__name__}: give it a `name` of its own; in use are {taken}")
         if policy.__abstractmethods__:
             missing = ", ".join(sorted(policy.__abstractmethods__))
             raise UserError(f"exit policy {policy.__name__} lacks {missing}; see bench.exit_policies.policies.Policy")
         return policy(exit_start=exit_start)
     if not isinstance(policy, str) or policy not in _FAMILIES:
         known = ", ".join(_FAMILIES)
-        raise UserError(f"unknown exit policy {policy!r}: choose one of {known}, or a subclass of Policy")
+        raise UserError(f"unknown exit policy {policy!r}; choose one of {known}, or a subclass of Policy")
     if policy == Agreement.name and not regression:
-        raise UserError("agreement is for regression, and this is classification: use patience")
+        raise UserError("the exit policy agreement is only for regression tasks; use patience for classification")
     if policy == Patience.name:
         return Patience(exit_start) if tolerance is None else Patience(exit_start, tolerance)
     family = Agreement if regression and policy != FullDepth.name else _FAMILIES[policy]

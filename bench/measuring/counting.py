@@ -43,8 +43,8 @@ def measure(model: Encoder | Cascade) -> Costs:
         counted, predicted = counts[_CHECK][e], c0 + c1 * _CHECK + c2 * _CHECK**2
         if counted != predicted:
             raise UserError(
-                f"{type(model).__name__}: exit {e + 1} costs {counted} multiply-adds at length {_CHECK}, "
-                f"and {predicted} by the quadratic through lengths {_LENGTHS}; make its cost quadratic"
+                f"{type(model).__name__}: exit {e + 1} has {counted} multiply-adds at length {_CHECK}, but the "
+                f"quadratic through lengths {_LENGTHS} gives {predicted}; its cost must be quadratic in the length"
             )
         coefficients.append((c0, c1, c2))
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}

@@ -11,7 +11,7 @@ from bench.analysis.budgets import at_budget, control_rows, teacher_rows
 from bench.analysis.comparing.seeds import geometric
 from bench.analysis.comparing.verdicts import LEARNED, PRIMARY
 from bench.analysis.roles import Roles
-from bench.analysis.statistics import learned_tasks
+from bench.analysis.statistics import LEARNED_GAIN, learned_tasks
 from bench.reporting.tables import Table
 from bench.reporting.tables.comparisons import PHRASES
 from bench.reporting.tables.format.table import display_names
@@ -23,7 +23,7 @@ BUDGETS = (4.0, 2.0, 1.0)
 """Budgets of which the first is reported where two methods have a point on every task."""
 _FEW_TASKS, _FEW_SEEDS = 3, 3
 _APART = 1.4
-"""Ratio of the real speed-up to the budget, or its inverse, from which the real one is given."""
+"""Ratio of the actual speed-up to the budget, or its inverse, from which the actual one is stated."""
 
 
 def findings(
@@ -95,8 +95,9 @@ def _learned(points: pd.DataFrame, names: dict[str, str], roles: Roles) -> str:
         return f"{names.get(roles.reference, roles.reference)} has no score on some of the {tasks} tasks."
     learned = len(learned_tasks(points, reference=roles.reference))
     return (
-        f"{names[roles.reference]}: {teacher:.1f} {where}, the best constant answers {constant:.1f}; {learned} of "
-        f"{tasks} learned."
+        f"{names[roles.reference]}: {teacher:.1f} {where}, constant baseline {constant:.1f}; {learned} of {tasks} "
+        f"task{'s' * (tasks > 1)} learned (with every seed at least {100 * LEARNED_GAIN:g} points above this baseline "
+        "on the selection split)."
     )
 
 
@@ -113,11 +114,12 @@ def _cheapest(points: pd.DataFrame, names: dict[str, str], roles: Roles) -> str:
         if len(best) > 1 or (best and budget == BUDGETS[-1]):
             said = [
                 f"{names[method]} {scores[method][0]:.1f}"
-                + (f" ({scores[method][1]:.1f}x faster on the clock)" if scores[method][1] > 0 else "")
+                + (f" (measured speed-up {scores[method][1]:.1f}x)" if scores[method][1] > 0 else "")
                 for method in best
             ]
             timed = any(scores[method][1] > 0 for method in best)
-            return f"At least {budget:g}x cheaper in FLOPs: {', '.join(said)}{'; clock: first seed' * timed}."
+            first = "; latency is measured for the first seed" * timed
+            return f"At least {budget:g}x cheaper in FLOPs: {', '.join(said)}{first}."
     return ""
 
 
@@ -155,7 +157,7 @@ def _against(rows: pd.DataFrame, reference: str, points: pd.DataFrame, compariso
             said.append(f"{head} the same points as before")
             continue
         row = own.iloc[0]
-        real = f" (in fact {row['Speed-up A']:.1f}x)" if _is_apart(row["Speed-up A"], budget) else ""
+        real = f" (actual speed-up {row['Speed-up A']:.1f}x)" if _is_apart(row["Speed-up A"], budget) else ""
         result = f"{_interval(row)}, {row['Verdict']}" if row["Verdict"] else f"not compared ({row['Note']})"
         said.append(f"{head}{real} {result}")
     tasks = points["task"].nunique()
@@ -164,14 +166,14 @@ def _against(rows: pd.DataFrame, reference: str, points: pd.DataFrame, compariso
     few = ""
     if tasks < _FEW_TASKS or seeds < _FEW_SEEDS:
         few = (
-            f" Little can be decided with {tasks} task{'s' * (tasks > 1)} and {seeds} seed{'s' * (seeds > 1)}: "
+            f" With {tasks} task{'s' * (tasks > 1)} and {seeds} seed{'s' * (seeds > 1)} the statistical power is low; "
             f"verdicts are corrected for {comparisons} comparisons, intervals are not."
         )
     return f"{rows['A'].iloc[0]} against {reference} {where}: {'; '.join(said)}.{few}"
 
 
 def _rivals(rows: pd.DataFrame, contestant: str, tasks: int) -> list[str]:
-    """Return a line for each speed-up: the rivals by verdict, the nearest one, and how many have no point.
+    """Return a line for each speed-up: the rivals by verdict, the smallest difference, and how many have no point.
 
     Args:
         rows: Declared comparisons with rivals, in the order of the speed-ups.
@@ -191,7 +193,7 @@ def _rivals(rows: pd.DataFrame, contestant: str, tasks: int) -> list[str]:
         line = " ".join(parts)
         if len(decided):
             nearest = decided.loc[decided["Difference"].abs().idxmin()]
-            line += f" Nearest in score: {nearest['B']}, {_interval(nearest)}."
+            line += f" Smallest difference: {nearest['B']}, {_interval(nearest)}."
         if own["Note"].str.contains(f"{contestant}: no point", regex=False).all():
             line = f"{own['A'].iloc[0]} has no point{everywhere}."
         elif len(own) > len(decided):
@@ -208,10 +210,10 @@ def _times(budget: float) -> str:
 
 
 def _is_apart(speedup: float, budget: float) -> bool:
-    """Return whether a real speed-up differs much from the budget; False for NaN and for any cost."""
+    """Return whether an actual speed-up differs much from the budget; False for NaN and for any cost."""
     return bool(budget) and (speedup > budget * _APART or speedup < budget / _APART)
 
 
 def _with_speed(name: str, speedup: float, budget: float) -> str:
-    """Return a name, with the real speed-up if that differs much from the budget."""
-    return f"{name} ({speedup:.1f}x)" if _is_apart(speedup, budget) else name
+    """Return a name, with the actual speed-up if that differs much from the budget."""
+    return f"{name} (actual speed-up {speedup:.1f}x)" if _is_apart(speedup, budget) else name

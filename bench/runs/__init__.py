@@ -1,1 +1,1 @@
-"""One benchmark as runs: the plan, making a run, replaying it, the clock, and their union."""
+"""The runs of a benchmark: plan, training, replay, latency, and the merge of their results."""

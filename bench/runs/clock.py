@@ -78,7 +78,7 @@ def measure_latency(settings: Settings, out: Path) -> None:
         began, before = time.monotonic(), len(rows)
         reference = reference_run(contestant(settings, settings.reference, task), settings.seeds_of(task)[0])
         if not succeeded(settings, reference):
-            log.warning("%s is not timed: its reference, %s, failed or is not there", task, reference.path)
+            log.warning("%s is not timed: its reference, %s, failed or is missing", task, reference.path)
             continue
         rows += _task(settings, reference, device)
         log.info("%s: %d times in %.1f s", task, len(rows) - before, time.monotonic() - began)
@@ -195,7 +195,7 @@ def _load(settings: Settings, key: RunKey, examples: Examples, device: torch.dev
     folder = run_folder(settings, key)
     trace = Trace.load(folder / "trace-validation.parquet")
     if not (np.array_equal(trace.idx, examples.idx) and np.array_equal(trace.lengths, examples.lengths)):
-        raise UserError(f"{folder / 'trace-validation.parquet'}: not of these examples; run it again")
+        raise UserError(f"{folder / 'trace-validation.parquet'} was recorded on other examples; run it again")
     trained = has_weights(folder)
     model = load_model(folder, device) if trained else of_shape(folder, device)
     return _Run(

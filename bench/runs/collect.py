@@ -28,7 +28,7 @@ from bench.store import (
     write_parquet,
 )
 
-LOST = "it left no result (killed, or its time ran out)"
+LOST = "no result: the job was killed, reached its time limit or has not started"
 
 
 def collect(settings: Settings) -> pd.DataFrame:
@@ -46,7 +46,10 @@ def collect(settings: Settings) -> pd.DataFrame:
     table["source"] = [settings.source_of(task) for task in table["task"]]
     arithmetic = sorted(set(table["arithmetic"]) - {""})
     if settings.strict and len(arithmetic) > 1:
-        raise UserError(f"strict: the runs were made with unlike arithmetic, {' and '.join(arithmetic)}")
+        raise UserError(
+            f"strict: true, but the runs differ in their arithmetic: {' and '.join(arithmetic)}; set strict: false, or "
+            "run all of them in the same way"
+        )
     return table
 
 
@@ -109,7 +112,10 @@ def made_by_other_code(settings: Settings) -> list[str]:
     named = ", ".join(f"{name} ({count} runs)" for name, count in found.items() if count)
     if not named:
         return []
-    return [f"made by other code than today's, at the same version: {named}; raise `version` to train them again"]
+    return [
+        f"the code of these methods has changed since their runs, but their `version` has not: {named}; raise "
+        "`version` to train them again"
+    ]
 
 
 def _other_code(settings: Settings, key: RunKey, facts: dict[str, Any]) -> bool:
@@ -214,7 +220,7 @@ def _with_latencies(table: pd.DataFrame, settings: Settings) -> pd.DataFrame:
     file, keys = settings.root / "latency.parquet", [*RUN, "operated", "weights"]
     timed = read_parquet(file) if file.is_file() else pd.DataFrame(columns=[*keys, *names, "batch_size"])
     if timed.get("hardware", pd.Series(dtype=str)).nunique() > 1:
-        raise UserError(f"{file}: times of different machines cannot be compared; delete it and run again")
+        raise UserError(f"{file}: times on different machines cannot be compared; delete it and run again")
     timed = timed.reindex(columns=[*dict.fromkeys([*timed, "weights"])]).fillna({"weights": ""})
     columns = [*dict.fromkeys([*table, "weights"])]  # the column is missing if every run failed
     table = table.reindex(columns=columns).assign(operated=operated(table))

@@ -40,7 +40,7 @@ def methods(settings: Settings, tasks: Sequence[str] | None = None) -> dict[tupl
         if settings.depth_reference and not found[settings.depth_reference, task].variants():
             raise UserError(
                 f"depth_reference: {settings.depth_reference} has no variant on {task}; "
-                "name a contestant of depth-cut models, or null"
+                "name a contestant of first k layers, or null"
             )
     return found
 
@@ -99,7 +99,7 @@ def summary(settings: Settings) -> Iterator[str]:
     texts = dict.fromkeys(settings.source_of(task) for task in settings.tasks)
     yield f"text: {', '.join(texts)}; chosen on {settings.selection}, reported on validation"
     layers = f" (first {settings.backbone.layers} layers)" if settings.backbone.layers else ""
-    yield f"backbone: {settings.backbone.name}{layers}, exits look at {settings.backbone.pooling}"
+    yield f"backbone: {settings.backbone.name}{layers}, pooling {settings.backbone.pooling}"
     for name, entry in settings.contestants.items():
         variants = dict.fromkeys(run.key.variant for run in planned if run.key.method == name)
         yield f"contestant {name} ({entry.method}): {', '.join(variants) or 'no run of its own'}"
@@ -131,5 +131,7 @@ def _check_needs(planned: list[Planned], elsewhere: Container[str]) -> None:
         ready = [key for key, needs in there.items() if key not in done and all(need in done for need in needs)]
         if not ready:
             stuck = next(key for key in there if key not in done)
-            raise UserError(f"contestants.{stuck.method}: what it needs goes round in a circle")
+            raise UserError(
+                f"contestants.{stuck.method}: circular dependency between contestants; check what each of them needs"
+            )
         done.update(ready)

@@ -68,7 +68,7 @@ def study_of(settings: Settings, task: str, method: str) -> RatioStudy:
     """
     found = [study for study in settings.studies if study.method == method and task in study.tasks]
     if len(found) != 1:
-        raise UserError(f"studies: {len(found)} of {method} on {task}; there must be one")
+        raise UserError(f"studies: {len(found)} studies of {method} on {task}; exactly one is needed")
     return found[0]
 
 
@@ -248,7 +248,7 @@ def _sampled(study: RatioStudy, method: Method, generation: int, history: pd.Dat
         known.add(variant)
         if clash := set(trial.params) & set(_COLUMNS):
             raise UserError(
-                f"{study.method}: its search space has a parameter {min(clash)}, which is the name of a result"
+                f"{study.method}: rename the parameter {min(clash)} of its search space; a result has this name"
             )
         ranges = {name: json.loads(distribution_to_json(its)) for name, its in trial.distributions.items()}
         drawn_trials.append(DrawnTrial(len(history) + len(drawn_trials), variant, trial.params, ranges))
@@ -318,7 +318,9 @@ def _history_before(settings: Settings, task: str, method: str, generation: int)
 
 def _check_generation(study: RatioStudy, generation: int) -> None:
     if not 0 <= generation < study.generations:
-        raise UserError(f"generation {generation}: the study of {study.method} ends with {study.generations - 1}")
+        raise UserError(
+            f"generation {generation}: the last one of the study of {study.method} is {study.generations - 1}"
+        )
 
 
 def _typed(value: Any, distribution: BaseDistribution) -> Any:

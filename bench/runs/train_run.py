@@ -238,8 +238,8 @@ def _restore(settings: Settings, method: Method, key: RunKey, identities: Identi
             if digest != weights_of(folder):
                 remove_folder(again)
                 raise UserError(
-                    f"{need.path}: training it again gives other weights than those of its results, which another "
-                    f"machine or other code made; delete {folder} and run again"
+                    f"{need.path}: training it again gives other weights than those recorded in run.json (another "
+                    f"machine, or changed code); delete {folder} and run again"
                 )
             weights_file(again).replace(weights_file(folder))
             remove_folder(again)
@@ -255,7 +255,7 @@ def _failed_need(settings: Settings, method: Method, key: RunKey, identities: Id
     for need in method.needed(key):
         path = run_folder(settings, need) / "run.json"
         if not path.is_file():
-            raise UserError(f"{key.path} needs {need.path}, which is not there yet; run that first")
+            raise UserError(f"{key.path} needs {need.path}, which has no result yet; run that first")
         facts = read_facts(path)
         if facts["status"] == "failed":
             other = f" on {need.task}" * (need.task != key.task)
@@ -296,7 +296,9 @@ def _run_lock(state: Path, key: RunKey, wait: bool = False) -> AcquireReturnProx
     try:
         return FileLock(path).acquire(timeout=-1 if wait else 0)
     except Timeout:
-        raise UserError(f"{key.path} is being made by another process; wait for it, or stop it") from None
+        raise UserError(
+            f"{key.path} is locked by another process that is training it; wait for it, or stop it"
+        ) from None
 
 
 def _fresh_state(state: Path, identity: Identity, here: dict[str, Any], code: str | None) -> None:

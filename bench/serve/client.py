@@ -1,4 +1,4 @@
-"""The console script: a light process that passes its command on and reports a signal that ends it."""
+"""The console script: a small process that hands on its command and reports a signal that ends it."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def record_death(arguments: list[str], number: int) -> bool:
 
     Args:
         arguments: the command's arguments.
-        number: the signal; 9 (SIGKILL) is usually the kernel's answer to a lack of memory.
+        number: the signal; 9 (SIGKILL) is usually sent by the kernel for a lack of memory.
 
     Returns:
         Whether a failed run was recorded.
     """
     reason = f"ended by {signal.Signals(number).name}" + (
-        "; was there enough memory?" if number == signal.SIGKILL else ""
+        "; a likely cause is a lack of memory" if number == signal.SIGKILL else ""
     )
     print(f"costeff: `costeff {' '.join(arguments)}` was {reason}", file=sys.stderr)
     if arguments[:1] != ["run"] or "--as-job" not in arguments:

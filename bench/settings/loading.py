@@ -115,7 +115,7 @@ def check(values: dict[str, Any], where: str) -> Settings:
 
 
 def _with_likes(values: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return the settings in which each contestant has the values of the one it is `like`, where it states none.
+    """Return the settings in which each contestant has the values of the one it is `like`, unless it sets its own.
 
     Raises:
         UserError: The other contestant does not exist, or is like this one.
@@ -130,7 +130,7 @@ def _with_likes(values: dict[str, Any], where: str) -> dict[str, Any]:
         if other not in entries:
             raise UserError(f"{key}: {other!r} is not a contestant; the contestants are {', '.join(map(str, entries))}")
         if other in before:
-            raise UserError(f"{key}: {' -> '.join((*before, other))} is a circle; state `method` in one of them")
+            raise UserError(f"{key}: {' -> '.join((*before, other))} is circular; give one of them a `method`")
         return merge(_mapping(full(other, (*before, other))), entry)
 
     return values | {"contestants": {name: full(name, (name,)) for name in entries}} if entries else values
@@ -156,7 +156,9 @@ def _with_precisions(values: dict[str, Any], where: str) -> dict[str, Any]:
         own = {"method": _INT8, "options": {"of": name}}
         there = _mapping(entries.get(f"{name}-int8"))
         if there and there.get("method") != _INT8:
-            raise UserError(f"{where}: contestants.{name}-int8: precision_axis makes this contestant; rename yours")
+            raise UserError(
+                f"{where}: contestants.{name}-int8: precision_axis adds a contestant of this name; rename yours"
+            )
         made[f"{name}-int8"] = own | there
     return values | {"contestants": entries | made}
 

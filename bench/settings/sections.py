@@ -31,7 +31,7 @@ class Backbone(Values):
 
     name: Checkpoint = Field(description="A Hub id, a folder, or package:<module>/<folder> of an installed package.")
     revision: str | None = Field(None, description="Commit on the Hub.")
-    layers: Count | None = Field(None, ge=1, description="Use only the first so many layers; null: all.")
+    layers: Count | None = Field(None, ge=1, description="Number of first layers to use; null: all.")
     pooling: Literal["cls", "mean"] = Field("cls", description="Input of exit heads: CLS token, or mean over tokens.")
 
 
@@ -59,7 +59,9 @@ class Training(Values):
     tf32: bool = Field(False, description="Whether float32 products on a GPU use TF32, except for traces.")
     gpu_share: int = Field(1, ge=1, le=1024, description="Number of jobs that share a GPU.")
     threads: int = Field(1, ge=1, le=1024, description="CPU threads of a job; numbers depend on this count.")
-    restarts: int = Field(2, ge=0, le=10, description="Most retrainings, with other seeds, of a constant model.")
+    restarts: int = Field(
+        2, ge=0, le=10, description="Largest number of retrainings, with other seeds, of a model with constant answers."
+    )
     save_seconds: float = Field(120, gt=0, le=10**6, description="Seconds between two checkpoints of a running stage.")
     eval_batch_size: BatchCount = Field(64, description="Batch size of evaluation.")
     kept_gigabytes: float = Field(2.0, ge=0, le=10**5, description="Memory in GB for the cached targets of a teacher.")
@@ -81,11 +83,14 @@ class Latency(Values):
         64,
         ge=1,
         le=10**6,
-        description="Validation examples at batch size 32, spaced by length; a quarter at 1.",
+        description="Validation examples at batch size 32, evenly spaced by length; a quarter of them at batch size 1.",
     )
     # A machine's pace drifts over seconds, so turns make a ratio steady and more examples do not (benchmarks/clock.py).
     rounds: int = Field(
-        3, ge=1, le=1000, description="Rounds at batch size 32, four times as many at 1; the median is reported."
+        3,
+        ge=1,
+        le=1000,
+        description="Rounds at batch size 32; four times as many at batch size 1. The median is reported.",
     )
     speedups: list[SpeedUp] = Field(
         [1, 2, 4, 8], max_length=32, description="Speed-ups at which the best point is measured."
@@ -104,7 +109,7 @@ class Primary(Values):
 class Comparison(Values):
     """Comparison of contestants over seeds and examples, corrected for the number of comparisons."""
 
-    margin: float = Field(1.0, ge=0, le=100, description="Margin, in points of 100.")
+    margin: float = Field(1.0, ge=0, le=100, description="Margin of equality, in points (scores x 100).")
     level: float = Field(0.95, gt=0.5, lt=1, description="Confidence level of intervals, and of a family of verdicts.")
     resamples: int = Field(2_000, ge=100, le=20_000, description="Bootstrap resamples, for standard deviations only.")
     primary: Primary = Field(Primary(), description="Primary comparisons; all others are exploratory.")
@@ -136,13 +141,13 @@ def _import_path(value: str) -> str:
 class Contestant(Values):
     """Method with options, under the name used in tables, folders and by other contestants."""
 
-    like: Name | None = Field(None, description="Contestant whose values hold where this one states none.")
+    like: Name | None = Field(None, description="Contestant from which values are copied that are not set here.")
     method: Annotated[str, AfterValidator(_import_path)] = Field(
         description="Import path of its class, package.module:Class."
     )
     options: dict[str, Any] = Field({}, description="Options of the method.")
     share: float = Field(
-        1.0, gt=0, le=2, description="Fraction of training.budget; below 1 if others continue the model."
+        1.0, gt=0, le=2, description="Fraction of training.budget; set it below 1 if others continue the model."
     )
     tasks: dict[str, dict[str, Any]] = Field({}, description="Task -> options with other values for that task.")
     sources: dict[str, Annotated[str, Field(pattern=r"^(paper|code|here)\b")]] = Field(
@@ -162,9 +167,11 @@ class Settings(Values):
     folder: PathSetting = Field(Path(), description="Folder of contestants' modules; set to that of the profile.")
     reuse: list[PathSetting] = Field([], description="Results folders from which runs with equal inputs are copied.")
     keep_models: bool = Field(
-        False, description="Whether all trained weights are kept; otherwise only while a run to come needs them."
+        False, description="Whether all trained weights are kept; otherwise only while a remaining run needs them."
     )
-    strict: bool = Field(False, description="Whether differing device, precision or threads are an error, not a note.")
+    strict: bool = Field(
+        False, description="Whether runs that differ in device, precision or threads are an error instead of a note."
+    )
     tasks: list[str] = Field(list(GLUE), min_length=1, description="Tasks to run.")
     seeds: list[Seed] = Field([0], min_length=1, max_length=1000, description="Seeds; each is a separate run.")
     more_seeds: dict[str, list[Seed]] = Field({}, description="Task -> further seeds for that task, for small tasks.")
@@ -180,7 +187,7 @@ class Settings(Values):
     comparison: Comparison = Field(Comparison(), description="Comparison of contestants.")
     contestants: dict[Name, Contestant] = Field(min_length=1, description="Name -> method with options.")
     reference: Name = Field("teacher", description="Contestant whose cost at full depth counts as speed-up 1.")
-    depth_reference: Name | None = Field(None, description="Contestant of models cut at a depth, for the ELUE score.")
+    depth_reference: Name | None = Field(None, description="Contestant of first k layers, for the ELUE score.")
     precision_axis: list[Literal["float32", "int8"]] = Field(
         ["float32"],
         min_length=1,

@@ -1,1 +1,1 @@
-"""What leaves the folder it was made in: results for others to compare with, a model to be used."""
+"""Publishing, checking and merging of results, and the export of models."""

@@ -220,7 +220,7 @@ def _scores(settings: Settings, points: pd.DataFrame, row: pd.Series, task: Task
         "this model": row.to_frame().T,
         "the same at full depth": full if row["kind"] != "static" else full.iloc[:0],
         f"{settings.reference}, at full depth": teacher if row["method"] != settings.reference else teacher.iloc[:0],
-        "best constant answer": control_rows(own),
+        "constant baseline": control_rows(own),
     }
     table = [
         [name, *(f"{100 * float(values[metric]):.2f}" for metric in task.metrics), _ratio(values["speedup"])]
@@ -257,7 +257,12 @@ def _costs(settings: Settings, row: pd.Series, costs: Costs) -> str:
     machine = ", ".join(map(str, timed["hardware"].unique())) if "hardware" in timed else ""
     for size in (1, 32):
         if not pd.isna(row.get(f"latency_{size}")):
-            table.append([f"times faster on the clock, batch {size} ({machine})", _ratio(row[f"latency_{size}"])])
+            table.append(
+                [
+                    f"measured speed-up over {settings.reference}, batch {size} ({machine})",
+                    _ratio(row[f"latency_{size}"]),
+                ]
+            )
     return _table(["", ""], table)
 
 
@@ -266,7 +271,7 @@ def _choice(settings: Settings, points: pd.DataFrame, row: pd.Series) -> str:
     tried = own[(own["split"] == settings.selection) & (own["seed"] == row["seed"])]
     seeds = at_budget(own, float(row["budget"]))
     each_seed = ", ".join(f"seed {int(each['seed'])}: {_percent(each['score'])}" for each in seeds.to_dict("records"))
-    others = f" Chosen likewise, on validation: {each_seed}." if len(seeds) > 1 else ""
+    others = f" Scores on validation of the points chosen in the same way: {each_seed}." if len(seeds) > 1 else ""
     same = " (the papers' protocol: chosen and reported on the same examples)"
     return (
         f"Of {len(tried)} operating points of {tried['variant'].nunique()} variant(s) the best on the "

@@ -286,7 +286,9 @@ def settings_of(folder: Path) -> Settings:
     for key, text in _texts(values):
         if "$" in text.replace("$$", "") or text.startswith("~"):  # $$ is a plain $, which is not expanded
             where = f"{file}: {printable(key)}"
-            raise UserError(f"{where}: {printable(text)} names a variable or a home folder of the reader")
+            raise UserError(
+                f"{where}: {printable(text)} contains a variable or a home folder; publish the folder again"
+            )
     try:
         settings = Settings.model_validate(
             values | {"results": ".", "folder": ".", "reuse": [], "profile": "published"}

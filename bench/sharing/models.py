@@ -119,7 +119,7 @@ def write_model(
         model.save_pretrained(part)
     elif not (part / "tokenizer.json").is_file():
         raise UserError(
-            f"the tokenizer of {key.path} has no tokenizer.json, which {form.runtime} needs; take it for torch"
+            f"the tokenizer of {key.path} has no tokenizer.json, which {form.runtime} needs; use --format torch"
         )
     else:
         write(model, part, form, tokenizer.model_max_length)
@@ -148,8 +148,9 @@ def _validation(settings: Settings, task: Task, tokenizer: Any, key: RunKey, tra
 def _why_no_weights(folder: Path) -> str:
     """Return the reason why a run folder has no weights."""
     if not (folder / "run.json").is_file():
-        return "they are gone"
-    return "it was published without" if "taken_from" in read_json(folder / "run.json") else "deleted after its trace"
+        return "they are missing"
+    copied = "taken_from" in read_json(folder / "run.json")
+    return "the run was published without them" if copied else "they were deleted after the run was traced"
 
 
 def chosen(

@@ -210,7 +210,10 @@ def set_apart(
             taken.add(int(ids[row]))
     rest = np.flatnonzero(~np.isin(ids, list(taken)))
     if not 0 < count == len(chosen) or not len(rest):
-        raise UserError(f"{count} rows do not fit {total} rows in {len(np.unique(ids[own]))} groups")
+        raise UserError(
+            f"{count} of {total} rows cannot be held out, as both parts need a row and no group is divided "
+            f"({len(np.unique(ids[own]))} groups)"
+        )
     return np.sort(np.array(list(chosen), dtype=np.int64)), rest
 
 
@@ -239,7 +242,9 @@ def folds(groups: NDArray[np.int64], count: int, seed: int) -> list[NDArray[np.i
     own = np.where(groups == COMMON, groups.max(initial=0) + 1 + np.arange(len(groups)), groups)
     names, inverse, sizes = np.unique(own, return_inverse=True, return_counts=True)
     if len(names) < count:
-        raise UserError(f"{count} folds of {len(names)} groups of examples; use fewer")
+        raise UserError(
+            f"{count} folds, but only {len(names)} groups of examples, which are not divided; use fewer folds"
+        )
     order = np.random.default_rng(seed).permutation(len(names))
     # The largest groups first, in random order among equal sizes, each added to the smallest part.
     order = order[np.argsort(-sizes[order], kind="stable")]

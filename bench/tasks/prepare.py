@@ -130,7 +130,7 @@ def _parted(
             hint = ""
             if task.own:
                 kind = f"one {task.own.group} or of one text" if task.own.group else "one text"
-                hint = f"; rows of {kind} stay together: reduce the part, or remove what joins many rows"
+                hint = f"; rows of {kind} stay together: reduce the split, or remove texts that connect many rows"
             raise UserError(
                 f"{task.name}: a {name} split of {wanted} cannot be taken from train: {error}{hint}"
             ) from None

@@ -124,8 +124,8 @@ def findings(quality: Mapping[str, Any]) -> list[str]:
         )
     if contradictions.get("alike_rows"):
         lines.append(
-            f"{_many(contradictions['alike_rows'], 'row')} of other text but with the same tokens as a row of another "
-            "label (after lower-casing, unknown words and cutting)"
+            f"{_many(contradictions['alike_rows'], 'row')} with the same tokens as a row with a different label, "
+            "although the texts differ (lower-casing, unknown words or truncation)"
         )
     for split, measured in quality.get("scores", {}).items():
         if measured["rows"] > 0 and measured.get("least", 0.0) == measured.get("greatest", 1.0):
@@ -206,7 +206,9 @@ def _tokenizer_notes(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     share = sum(word != word.lower() for word in words) / max(1, len(words))
     if share < _NOTABLE:
         return []
-    return [f"the tokenizer lower-cases text, and {_percent(share)} of its vocabulary has capitals: it is set wrongly"]
+    return [
+        f"the tokenizer lower-cases text, and {_percent(share)} of its vocabulary has capitals: check its do_lower_case"
+    ]
 
 
 def _scores(measured: Mapping[str, float]) -> str:

@@ -79,8 +79,8 @@ class UsedWords:
         """
         if self.table.weight.grad is not None or bool(self.unknown):
             raise UserError(
-                "the loss uses words that no training example holds, or the word embedding itself; "
-                "give context.fit whole_vocabulary=True"
+                "the loss uses the word embedding itself, or words that do not occur in the training examples; "
+                "call context.fit with whole_vocabulary=True"
             )
 
     def close(self) -> None:

@@ -39,9 +39,11 @@ class ChopOptions(Options):
         description="Which layers (first, last, middle or even) -> how many of them; each is a variant, such as last-3."
     )
     pretrain_epochs: Epochs = Field(1, description="Epochs of masked-language modelling, if the backbone has a head.")
-    pretrain_rate: float = Field(1e-5, gt=0, description="Its peak rate (paper: a tenth of the pretraining's).")
+    pretrain_rate: float = Field(
+        1e-5, gt=0, description="Peak learning rate of the pretraining (paper: a tenth of the pretraining's)."
+    )
     epochs: Epochs = Field(3, description="Epochs of fine-tuning.")
-    learning_rate: float = Field(2e-5, gt=0, description="Its peak learning rate.")
+    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of fine-tuning.")
     batch_size: BatchSize = Field(32, description="Batch size of both stages.")
 
 
@@ -49,10 +51,10 @@ class Chop(Method):
     """CHOP-style layer removal (Jha et al., Just CHOP, 2023, arXiv 2305.14864): fewer layers, no teacher.
 
     Layers of the pretrained model are removed, its pretraining is continued at a tenth of the rate with cosine decay,
-    and the model is fine-tuned. Own choices, where the paper or its missing code are silent: which layers are removed
-    (variants); the text is the task's, which all contestants share; 15 % of its tokens are masked as in BERT, drawn
-    uniformly. A backbone without a masked-language-modelling head is not pretrained
-    further, and its label states this.
+    and the model is fine-tuned. Own choices, since the paper does not state them and there is no code: which layers are
+    removed (variants); the text is the task's, which all contestants share; 15 % of its tokens are masked as in BERT,
+    drawn uniformly. A backbone without a masked-language-modelling head is not pretrained further, and its label states
+    this.
     """
 
     Options = ChopOptions

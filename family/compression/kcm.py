@@ -148,8 +148,8 @@ def search(scores: Sequence[np.ndarray], parts: Sequence[Part], total: float) ->
 def rearrange(fisher: Tensor, count: int) -> list[int]:
     """Return the `count` units of a layer to keep, given the layer's block I of the Fisher information [K, K].
 
-    The least important ones are masked first. Then each other unit enters the mask, from the least important on, and
-    the unit leaves it, perhaps the same, without which (1 - m)^T I (1 - m) is smallest.
+    The least important ones are masked first. Then, from the least important on, each other unit is added to the mask,
+    and the unit (possibly the same) is removed from it without which (1 - m)^T I (1 - m) is smallest.
     """
     own, order = fisher.diagonal(), torch.argsort(fisher.diagonal(), stable=True).tolist()
     masked = order[: len(order) - count]

@@ -1,1 +1,1 @@
-"""Early exit: models with exits, and policies that decide when an example leaves."""
+"""Early exit: models with exits, and policies that decide when an example exits."""

@@ -37,7 +37,8 @@ class Lesa(Method):
 
     For each kind of matrix, those of all layers are concatenated, [W_1 ... W_L] = U S [V_1 ... V_L]; a small network
     learns to predict the slice V_i from V_{i-1} and V_{i+1}; a new layer between i and i + 1 has the matrix
-    U S f(V_i, V_{i+1}). The grown model is then fine-tuned. It is larger than the teacher, a control to its right.
+    U S f(V_i, V_{i+1}). The grown model is then fine-tuned. It costs more than the teacher (speed-up below
+    1x), so it is a control at a higher cost.
 
     Own choices: the new layers stand between the last pairs of neighbours, at most one between two (authors' code: in
     the upper half); biases and LayerNorms are means of the neighbours'; the paper continues the pretraining, which is

@@ -1,4 +1,4 @@
-"""SHERL: the encoder is frozen; a side module of its layers' outputs feeds the last layer, and trains alone."""
+"""SHERL: a frozen encoder with a trained side module, which combines outputs of layers into the last layer's input."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ class Sherl(Method):
 
         a_i = relu(w . (x_i * g) + b) / sum_j relu(cos(x_i, x_j)),  weights = a / |a|_1,  s = sum_i weights_i x_i + g
 
-    and LayerNorm(W relu(s)) + tanh(gate / 0.1) x (output of layer L - 1) enters the frozen last layer. Side module and
-    exit train. The axes are trained parameters and memory of training: no gradient passes through layers 1 to L - 1.
+    and LayerNorm(W relu(s)) + tanh(gate / 0.1) x (output of layer L - 1) enters the frozen last layer. The side module
+    and the exit are trained. The cost axes are trained parameters and memory of training: no gradient passes through
+    layers 1 to L - 1.
 
     Own choices: the exit reads the last layer as for all contestants (authors: an aggregator of their own); linear
     decay after warm-up, dropout of the backbone, its LayerNorm epsilon and its initialization; the side module has half

@@ -71,7 +71,7 @@ def test_a_teacher_that_gains_nothing_leaves_no_quality_to_keep(points):
     ).to_numpy()
     rows = budgets.at_quality(flat, 0.95)
     assert rows["score"].isna().all()
-    assert rows["reason"].isin(["teacher gains nothing over the control", synthetic.REASON]).all()
+    assert rows["reason"].isin(["teacher gains nothing over the constant baseline", synthetic.REASON]).all()
 
 
 def test_with_the_teacher_alone_it_keeps_its_own_quality(points):

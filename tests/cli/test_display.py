@@ -143,7 +143,7 @@ def test_a_signal_is_passed_on_once_and_the_end_is_awaited(number, tmp_path):
     os.killpg(process.pid, number)  # as a terminal does
     said = process.communicate(timeout=120)[0]
     assert process.returncode == 1 and json.loads((tmp_path / "got").read_text()) == [number]
-    assert "the same command goes on from here" in said
+    assert "run the same command to resume" in said
 
 
 def test_the_process_stops_if_the_command_is_killed(tmp_path):

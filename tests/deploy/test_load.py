@@ -179,7 +179,9 @@ def test_markers_are_empty_where_texts_have_no_answer(tmp_path):
 @pytest.mark.parametrize("text", ["", "\n \n", "a\tb\nc\n", "a\tb\tc\n"])
 def test_files_that_are_no_list_of_texts_are_one_line(tmp_path, text):
     (tmp_path / "texts").write_text(text)
-    with pytest.raises(UserError, match=r"^[^\n]*one text, or two separated by a tab, is needed on every line"):
+    with pytest.raises(
+        UserError, match=r"^[^\n]*every line must hold one text, or every line two texts separated by a tab"
+    ):
         texts_of(tmp_path / "texts")
 
 

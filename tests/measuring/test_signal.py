@@ -105,7 +105,7 @@ def test_points_say_where_an_own_rule_let_examples_go():
         np.testing.assert_array_equal(exits_taken(row, trace), replay(policy, statistic, threshold))
         np.testing.assert_array_equal(exits_taken(row, trace, policy), exits_taken(row, trace))
         shorter = toys.trace(trace.logits[:, :7])
-        with pytest.raises(UserError, match="known of"):
+        with pytest.raises(UserError, match="are recorded for"):
             exits_taken(row, shorter)
     for row in table[table["kind"].isin(["static", "fixed_exit"])].to_dict("records"):
         assert set(exits_taken(row, trace)) == {(row["exit"] or 3) - 1}
@@ -129,7 +129,7 @@ class Unfinished(Policy):
     ("policy", "said"),
     [
         (Unnamed, "a `name` of its own"),
-        (Taken, "taken are entropy"),
+        (Taken, "in use are entropy"),
         (Unfinished, "lacks decide, statistic, thresholds"),
         (object, "or a subclass of Policy"),
         ("entropie", "unknown exit policy 'entropie'"),

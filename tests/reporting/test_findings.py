@@ -83,8 +83,8 @@ def test_every_declared_comparison_is_named_with_its_verdict(tasks, points, resu
             [line] = [each for each in said if each.startswith("COST-EFF against Teacher")]
             assert f"{row['Difference']:+.1f} ({row['Low']:+.1f} to {row['High']:+.1f}), {row['Verdict']}" in line
         elif row["Verdict"]:
-            [line] = [each for each in said if re.match(rf"COST-EFF( \([\d.]+x\))? at {budget}:", each)]
-            word = "not decided against" if row["Verdict"] == "not decided" else row["Verdict"]
+            [line] = [each for each in said if re.match(rf"COST-EFF( \(actual speed-up [\d.]+x\))? at {budget}:", each)]
+            word = "not decided:" if row["Verdict"] == "not decided" else row["Verdict"]
             part = line.lower().split(f"{word} ", 1)[1].split("x). " if "x). " in line else ". ")[0]
             assert row["B"].lower() in part, row
     without = rows[(rows["Verdict"] == "") & (rows["A at least"] == "8x")]
@@ -101,7 +101,7 @@ def test_few_tasks_are_named_and_many_are_not(points, results):
         complete(points), [], synthetic.ROLES, evidence_of(points, results / "runs", DECLARED)
     )  # of two seeds: only the number of seeds in the points matters here
     said = " ".join(findings(complete(many), [table], synthetic.ROLES, contestant="costeff"))
-    assert "on average over 6 tasks" in said and "Little can be decided" not in said
+    assert "on average over 6 tasks" in said and "statistical power" not in said
 
 
 def test_a_contestants_sources_are_no_rivals(points, results):

@@ -214,7 +214,7 @@ def test_unlike_arithmetic_is_a_note_and_refused_where_strict(small, tmp_path):
     replay(settings, "sst2", 0)
     assert collect(settings)["arithmetic"].nunique() == 2
     with pytest.raises(
-        UserError, match=r"strict: the runs were made with unlike arithmetic, .*eval_batch_size 32.* and "
+        UserError, match=r"strict: true, but the runs differ in their arithmetic: .*eval_batch_size 32.* and "
     ):
         collect(check(settings.model_dump() | {"strict": True}, "test"))
 

@@ -59,7 +59,7 @@ def test_values_and_sources_stand_side_by_side(tiny_backbone, tmp_path):
 
 def test_a_hyper_parameter_without_a_source_and_a_source_of_nothing_are_refused(tiny_backbone, tmp_path):
     sources = TEACHER["sources"]
-    with pytest.raises(UserError, match=r"contestants\.teacher\.sources: epochs has none"):
+    with pytest.raises(UserError, match=r"contestants\.teacher\.sources: epochs has no source"):
         said(profile(tmp_path, tiny_backbone, sources={key: sources[key] for key in sources if key != "epochs"}))
     with pytest.raises(UserError, match=r"contestants\.teacher\.sources\.depths: no such option is in use"):
         said(profile(tmp_path, tiny_backbone, sources=sources | {"depths": "here"}))

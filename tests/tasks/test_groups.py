@@ -121,7 +121,7 @@ def test_every_beginning_of_a_spread_order_follows_the_labels(labels: list[float
 def test_no_group_is_in_two_folds(groups: np.ndarray, count: int, seed: int) -> None:
     names = len(set(groups) - {COMMON}) + (groups == COMMON).sum()
     if names < count:
-        with pytest.raises(UserError, match=f"{count} folds of {names} groups"):
+        with pytest.raises(UserError, match=f"{count} folds, but only {names} groups"):
             folds(groups, count, seed)
         return
     parts = folds(groups, count, seed)

@@ -60,7 +60,7 @@ def test_all_that_is_not_clean_is_counted(made: Callable[..., TaskData]) -> None
     data = made([*CLEAN, *dirty, *long, *unknown], [*OTHER, CLEAN[0], ("it crashed", "good")], drop_empty=True)
     told = findings(data.quality)
     assert "1 text with contradicting labels (4 rows)" in told
-    assert any(line.startswith("1 row of other text but with the same tokens as") for line in told)
+    assert any(line.startswith("1 row with the same tokens as a row with a different label") for line in told)
     assert "2 validation rows with a text that is also in train" in told
     assert "1 train row without text left out" in told
     assert any(line.startswith("texts cut at max_length") for line in told)

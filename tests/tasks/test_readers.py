@@ -144,7 +144,7 @@ def test_empty_texts_are_all_named_at_once_or_dropped_and_counted(written: Calla
     with pytest.raises(DataError) as caught:
         load(written(suffix, content), Data())
     first, *more = caught.value.problems
-    assert "column 'text' is empty (so in 2 rows, next " in first and "own_tasks.mine.drop_empty: true" in first
+    assert "column 'text' is empty (in 2 rows; next: " in first and "own_tasks.mine.drop_empty: true" in first
     assert len(more) == 1 and "'wrong', none of bug, question; the nearest is 'question'" in more[0]
     raw = load(written(suffix, content, drop_empty=True), Data())  # a dropped row's label does not matter
     assert raw.splits["train"]["text"] == ["a", "b", "c"] and raw.dropped == {"train": 2}
@@ -159,8 +159,8 @@ def test_every_problem_of_every_file_is_in_one_error(written: Callable[..., Task
         load(each, Data())
     assert [problem.partition(": ")[2] for problem in caught.value.problems] == [
         "line 2: column 'text' is empty; fill it, or set own_tasks.mine.drop_empty: true",
-        "line 3: column 'label' is 'bgu', none of bug, question; the nearest is 'bug' (so in 2 rows, next line 6)",
-        "line 4: column 'label' is 'Bug', and the declared label is 'bug': write both alike",
+        "line 3: column 'label' is 'bgu', none of bug, question; the nearest is 'bug' (in 2 rows; next: line 6)",
+        "line 4: column 'label' is 'Bug', and the declared label is 'bug': use one form for both",
         "line 5: column 'label' is missing",
         "no column 'label'; there are text, kind",
     ]

@@ -99,7 +99,7 @@ onstart:
         LOCK.acquire(timeout=0)
     except Timeout:
         raise WorkflowError(
-            f"{ROOT} is being made by another workflow; wait for it, or name other `results`"
+            f"{ROOT} is locked by another workflow; wait for it, or name another folder as `results`"
         )
     except UserError as error:
         raise WorkflowError(str(error))
@@ -116,7 +116,7 @@ onstart:
                 "costeff forecast --cores {workflow.resource_settings.cores} -- {EFFECTIVE:q} >&2 || true"
             )
         if len(to_come):
-            print(f"How far it is:  costeff progress {EFFECTIVE}", file=sys.stderr)
+            print(f"Progress:  costeff progress {EFFECTIVE}", file=sys.stderr)
 
 
 onerror:

@@ -1,1 +1,1 @@
-"""What differences mean: averages over seeds and tasks, the bootstrap, and verdicts."""
+"""Statistics of comparisons: averages over seeds and tasks, the bootstrap, and verdicts."""

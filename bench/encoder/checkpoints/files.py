@@ -41,7 +41,7 @@ def find(name: str, revision: str | None = None) -> Path:
         path = _folder(name)
         if not path.is_dir():
             if name.startswith((".", "/", "~")) or path.exists():
-                raise UserError(f"checkpoint {name}: no such folder, so no config.json; name one that has it")
+                raise UserError(f"checkpoint {name}: no such folder; name a folder that contains config.json")
             return _on_hub(name, revision)
     if revision:
         raise UserError(f"checkpoint {name}: a revision ({revision}) belongs to a Hub id, not to a folder; remove it")
@@ -72,7 +72,7 @@ def weight_files(name: str, folder: Path) -> list[Path]:
     others = sorted(
         path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".h5", ".msgpack")
     )
-    has = f"; what is there, {', '.join(others[:3])}, cannot be read: convert it" if others else ""
+    has = f"; {', '.join(others[:3])} cannot be read: convert it" if others else ""
     raise UserError(f"checkpoint {name}: neither {WEIGHTS} nor {PICKLED} in {folder}{has}")
 
 
@@ -161,7 +161,7 @@ def _on_hub(name: str, revision: str | None) -> Path:
                 break
     except Exception as error:  # errors of the Hub, the network and the disk
         raise UserError(
-            f"checkpoint {name}: not on this machine, and the Hub does not give it ({first_line(error)}); run "
+            f"checkpoint {name}: not on this machine, and not downloaded from the Hub ({first_line(error)}); run "
             f"`hf download {repository}` on a machine with a network, or name a folder"
         ) from error
     if not (folder / CONFIG).is_file():

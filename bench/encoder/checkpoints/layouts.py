@@ -220,9 +220,9 @@ def _prefixes(name: str, layout: Layout, stored: dict[str, Stored]) -> tuple[str
     if not before:
         raise UserError(f"checkpoint {name}: no {words} in its files ({some}); weights in {kind}'s layout are needed")
     if len(before) > 1:
-        raise UserError(f"checkpoint {name}: {len(before)} encoders in one ({', '.join(before)}); save one alone")
+        raise UserError(f"checkpoint {name}: has {len(before)} encoders ({', '.join(before)}); save one of them alone")
     if not re.fullmatch(rf"{_PREFIX}((bert|distilbert)\.)?", before[0]):
-        raise UserError(f"checkpoint {name}: weights are named {before[0]}...; not those of a {kind}")
+        raise UserError(f"checkpoint {name}: its weights begin with {before[0]}, unlike those of {kind}; use another")
     return before[0], before[0].removesuffix(layout.kind.base)
 
 

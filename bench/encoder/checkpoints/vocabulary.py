@@ -38,7 +38,7 @@ def read(name: str, folder: Path) -> dict[str, int] | None:
 
 
 def check(name: str, folder: Path, layout: Mapping[str, Any], words: Mapping[str, int]) -> None:
-    """Check that a model reads the ids of a tokenizer as they are meant.
+    """Check that a model and a tokenizer use the same token ids.
 
     Args:
         name: Name of the checkpoint.

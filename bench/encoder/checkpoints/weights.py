@@ -48,15 +48,20 @@ def headers(name: str, folder: Path) -> dict[str, Stored]:
                 for key in opened.keys():  # noqa: SIM118 (not a mapping)
                     part = opened.get_slice(key)
                     if key in found:
-                        raise UserError(f"checkpoint {name}: {key} is in {found[key].file.name} and in {file.name}")
+                        first = found[key].file.name
+                        raise UserError(
+                            f"checkpoint {name}: {key} is in {first} and in {file.name}; remove one of them"
+                        )
                     found[key] = Stored(file, tuple(part.get_shape()), part.get_dtype())
         except (SafetensorError, OSError) as error:
             raise UserError(f"checkpoint {name}: {file} is cut short or damaged ({error}); download it again") from None
     if len(files) > 1 or files[0].name not in ("model.safetensors", PICKLED):
-        promised = read_json(name, folder / INDEX)["weight_map"]
-        for key, file_name in promised.items():
+        listed = read_json(name, folder / INDEX)["weight_map"]
+        for key, file_name in listed.items():
             if key not in found or found[key].file.name != file_name:
-                raise UserError(f"checkpoint {name}: {INDEX} promises {key} in {file_name}, where it is not")
+                raise UserError(
+                    f"checkpoint {name}: {INDEX} lists {key} in {file_name}, but it is not there; download it again"
+                )
     return found
 
 

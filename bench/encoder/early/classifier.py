@@ -194,7 +194,9 @@ class EarlyExitClassifier(SavedModel):
         if longest > most:
             raise UserError(f"a text has {longest} tokens, but the model has {most} positions; pass truncation=True")
         if mask is not None and not bool((mask == (torch.arange(width) < lengths[:, None]).to(mask.device)).all()):
-            raise UserError("texts are padded on the left or within; this model needs padding on the right")
+            raise UserError(
+                "attention_mask has padding on the left or between tokens; set tokenizer.padding_side to 'right'"
+            )
         if self.dtype != torch.float32:
             raise UserError(f"this model computes in float32, not in {self.dtype}; load it without a dtype")
         # Tokenizers use different padding ids; the model was evaluated with 0.

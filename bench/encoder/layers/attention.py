@@ -1,4 +1,4 @@
-"""What the layers of both layouts use: heads apart, and the bias that keeps attention to some of the tokens."""
+"""Functions of both layouts: splitting into heads, and the bias that limits attention to some of the tokens."""
 
 from __future__ import annotations
 

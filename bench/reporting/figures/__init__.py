@@ -79,21 +79,22 @@ _CAPTIONS = {
     ),
     "tasks": (
         "Methods and tasks at 4×",
-        "Score of the point chosen at 4× fewer FLOPs, mean over seeds. Colour: difference from the teacher, full at 20 "
-        "points. Empty: no point at this budget.",
+        "Score of the point chosen at 4× fewer FLOPs, mean over seeds. Colour: difference from the teacher, darkest "
+        "from 20 points on. Empty: no point at this budget.",
     ),
     "frontier-": (
         "Frontier, {rest}",
         "Score against mean FLOPs per example. Points are chosen on the selection split and shown as they are on "
-        "validation, so a line may go down. With several seeds the line is their mean, from the cost at which every "
-        f"seed has a point, and small marks are each seed's points. {_BAND} Faint and hollow: the same answer for all "
-        "examples. Horizontal lines: teacher and constant baseline. Other hollow marks: published results.",
+        "validation, so a line may go down. With several seeds the line is their mean and starts at the cost "
+        f"from which every seed has a point; small marks are those of each seed. {_BAND} Faint and hollow: the "
+        "same answer for all examples. Horizontal lines: teacher and constant baseline. Other hollow marks: published "
+        "results.",
     ),
     "milliseconds": (
         "Score against measured time",
         "Score of every timed point against its median time per example at batch size 1. A line joins the points that "
         "no faster point of the method beats. Dashed: teacher; dashed grey: constant baseline. Points and lines are "
-        "those of the first seed, which alone was timed, so scores differ from those over all seeds.",
+        "those of the first seed, the only timed one, so scores differ from those over all seeds.",
     ),
     "parameters": ("Score against parameters", _COST),
     "training": (

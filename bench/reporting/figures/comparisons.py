@@ -1,4 +1,4 @@
-"""Methods beside the teacher, ablations beside the full method, measured beside calculated speed-ups."""
+"""Comparisons: methods with the teacher, ablations with the full method, measured with calculated speed-ups."""
 
 import matplotlib
 import numpy as np

@@ -40,7 +40,7 @@ from bench.trace import Trace
 SHARE = 0.5
 """Exits are shown at this share of a model's own full-depth FLOPs."""
 WITHIN = 1.25
-"""The largest factor by which a point may miss that."""
+"""Largest factor by which the cost of a point may differ from that share."""
 _WITH_POLICY = ("uniform", "per_exit")
 # Variants of one method have its colour and differ in the line style.
 _LINES: tuple[Any, ...] = ("-", "--", ":", "-.")

@@ -39,7 +39,7 @@ class Question:
         cost: Key of `COSTS`.
         budget: The budget, as a speed-up over the reference, which is itself taken at 1x.
         metric: `score`, each task's own metric, or `accuracy`.
-        fastest: Map from method and task to the largest speed-up on the clock that all seeds reach.
+        fastest: Map from method and task to the largest measured speed-up that all seeds reach.
     """
 
     cost: str
@@ -181,7 +181,7 @@ class Reader:
         return f"{TASK_GROUPS[group]} ({len(tasks)} tasks)"
 
     def _answer(self, lines: Sequence[Mapping[str, Any]], question: Question, where: str) -> str:
-        """Return a sentence that names the best score beside the reference's, and the verdicts on it."""
+        """Return a sentence with the best score, that of the reference, and the verdicts."""
         name = self.name(self.reference)
         first, rivals = lines[0], [line for line in lines[1:] if line["method"] != self.reference]
         itself = next((f" ({name}: {line['score'][0]:.1f})" for line in lines if line["method"] == self.reference), "")
@@ -194,7 +194,7 @@ class Reader:
         for line in rivals:
             word = line["first"][3] if line["first"] else "not comparable"
             words.setdefault(_OPPOSITE.get(word, word), []).append(self.name(line["method"]))
-        said += "".join(f" {_SAID[word]}: {'; '.join(words[word])}." for word in _SAID if word in words)
+        said += "".join(f" {_SAID[word]} {'; '.join(words[word])}." for word in _SAID if word in words)
         said += "" if words else " No other method has a point on every task."
         if first["teacher"]:
             difference, low, high, word = first["teacher"]
@@ -215,7 +215,7 @@ class Reader:
         )
 
 
-_SAID = {**PHRASES, "not comparable": "No seed in common with"}
+_SAID = {**PHRASES, "not comparable": "No seed in common with:"}
 
 
 def _both_ways(pairs: Sequence[tuple[str, str]], found: pd.DataFrame) -> dict[tuple[str, str], list[Any]]:

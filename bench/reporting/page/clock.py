@@ -30,14 +30,14 @@ def noise_floor(times: pd.DataFrame) -> float:
 
 
 def fast_enough(chosen: Mapping[float, pd.DataFrame], budget: float, noise: float) -> pd.DataFrame:
-    """Return the points of each method and task, for all seeds, whose speed-up on the clock reaches a budget.
+    """Return the points of each method and task, for all seeds, whose measured speed-up reaches a budget.
 
     Of the FLOPs budgets where all seeds are fast enough, the smallest is taken, which has the best score on the
     selection split.
 
     Args:
         chosen: Map from FLOPs budget to its rows of `at_budget`.
-        budget: The speed-up to reach on the clock, less `TOLERANCE`.
+        budget: The measured speed-up to reach, less `TOLERANCE`.
         noise: Speed-up that counts as 1x.
     """
     rows = _timed(chosen)
@@ -46,16 +46,16 @@ def fast_enough(chosen: Mapping[float, pd.DataFrame], budget: float, noise: floa
 
 
 def fastest(chosen: Mapping[float, pd.DataFrame]) -> dict[tuple[str, str], float]:
-    """Map method and task to the largest speed-up on the clock that all seeds reach; NaN if none was timed."""
+    """Map method and task to the largest measured speed-up that all seeds reach; NaN if none was timed."""
     return _timed(chosen).groupby(["method", "task"])["measured"].max().to_dict()
 
 
 def _timed(chosen: Mapping[float, pd.DataFrame]) -> pd.DataFrame:
-    """Return the rows of all FLOPs budgets with `measured`, the speed-up on the clock of the slowest seed."""
+    """Return the rows of all FLOPs budgets with `measured`, the measured speed-up of the slowest seed."""
     rows = pd.concat(chosen.values(), ignore_index=True)
     groups = [rows[name] for name in ("method", "task", "budget")]
-    known, promised = rows["latency_1"].astype(float), rows["speedup"].astype(float)
-    estimated = promised * (known / promised).groupby(groups).transform(geometric)
+    known, calculated = rows["latency_1"].astype(float), rows["speedup"].astype(float)
+    estimated = calculated * (known / calculated).groupby(groups).transform(geometric)
     return rows.assign(measured=known.fillna(estimated).groupby(groups).transform("min"))
 
 
@@ -64,7 +64,7 @@ def clock_note(noise: float) -> str:
     return (
         "Time is measured for the first seed only, at batch size 1; for the other seeds it is estimated in proportion "
         "to FLOPs. Each method has the points chosen at the smallest budget in FLOPs where every seed is fast enough; "
-        "scores, intervals and verdicts are those of these points for all seeds. The clock is noisy: a measured "
+        "scores, intervals and verdicts are those of these points for all seeds. Measured times vary: a measured "
         f"speed-up of {noise:.2f} or more counts as 1×."
     )
 

@@ -95,7 +95,7 @@ function label(columns, i, average) {
   return [head, ...lines].join("<br>");
 }
 
-// One trace a method, always in the same order, so that what the reader hid stays hidden.
+// One trace a method, always in the same order, so that hidden methods stay hidden.
 function traces() {
   const { columns, average } = chosen();
   const [x, y] = [columns[control.x.value], columns[control.y.value]];
@@ -105,7 +105,7 @@ function traces() {
     uid: `method-${m}`, name: method.name, x: [], y: [], text: [], hoverinfo: "text", type: "scatter",
     mode: joined && !method.reference ? "lines+markers" : "markers",
     visible: method.hidden ? "legendonly" : true,
-    // A budget between two points buys the cheaper one.
+    // At a budget between two points the cheaper one is used.
     line: { color: method.colour, dash: method.dash, width: 1.6, shape: control.x.value === "speedup" ? "vh" : "hv" },
     marker: {
       color: method.colour, symbol: method.symbol, opacity: frontier ? 1 : 0.65,
@@ -142,9 +142,9 @@ function draw() {
   if (ranks && constant !== undefined && constant !== null) {
     const seen = made.filter((trace) => trace.visible === true).flatMap((trace) => trace.y).filter((y) => y !== null);
     const [low, high] = [Math.min(...seen), Math.max(...seen)];
-    // A best constant far below the points is only named: its line would squeeze them.
+    // A constant baseline far below the points is only named, since its line would compress the scale.
     const far = 100 * constant < low - 0.6 * (high - low);
-    const text = `best constant ${(100 * constant).toFixed(1)}`;
+    const text = `constant baseline ${(100 * constant).toFixed(1)}`;
     const words = { xref: "paper", x: 0.005, showarrow: false, xanchor: "left", yanchor: "bottom", font: { color: "#5f5f5f", size: 12 } };
     annotations.push(far ? { ...words, text: `${text} ↓`, yref: "paper", y: 0 } : { ...words, text, y: 100 * constant });
     if (!far) shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, y0: 100 * constant, y1: 100 * constant, line: { color: "#767676", width: 1, dash: "dot" } });

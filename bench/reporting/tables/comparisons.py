@@ -39,7 +39,7 @@ FORMATS: dict[str, Format] = {
     "A wins": percent,
     "Wilcoxon p": plain,
 }
-PHRASES = {"better": "Better than", "worse": "Worse than", "equal": "Equal to", "not decided": "Not decided against"}
+PHRASES = {"better": "Better than", "worse": "Worse than", "equal": "Equal to", "not decided": "Not decided:"}
 """Verdict -> how a sentence on the first contestant begins."""
 NO_TRACES = "No traces are available: differences have neither an interval nor a verdict."
 
@@ -68,8 +68,9 @@ def how(comparison: Comparison, comparisons: int | Mapping[tuple[str, str], int]
 BESIDE = (
     "Middle half: interquartile mean of the differences over tasks x seeds. A wins: share of tasks x seeds. Wilcoxon "
     "p: signed-rank test over six or more tasks, uncorrected. Rests on: tasks whose removal changes the verdict, "
-    "by the difference or because fewer tasks tell less. Without one task: the least and the greatest difference if "
-    "any one task is left out. By accuracy: the difference with accuracy instead of F1, where a task is ranked by F1."
+    "because the difference changes or because fewer tasks give less statistical power. Without one task: the least "
+    "and the greatest difference if any one task is left out. By accuracy: the difference with accuracy instead of F1, "
+    "where a task is ranked by F1."
 )
 
 
@@ -176,7 +177,7 @@ def sentences(found: pd.DataFrame, names: Mapping[str, str]) -> list[str]:
     averages = found[(found["task"] == scope) & (found["verdict"] != "")]
     for (budget_a, budget_b), rows in averages.groupby(["budget_a", "budget_b"], sort=False):
         a, value = names.get(rows["a"].iloc[0], rows["a"].iloc[0]), 100 * rows["score_a"].iloc[0]
-        against = f"B {budget_title(budget_b)}" if budget_a != budget_b else "B too"
+        against = f"B {budget_title(budget_b)}" if budget_a != budget_b else "B likewise"
         parts = []
         for word, alike in rows.sort_values("difference").groupby("verdict", sort=False):
             each = [

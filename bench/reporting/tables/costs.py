@@ -29,7 +29,7 @@ _STORED = {
 _SIZES = (1, 32)
 """Batch sizes of the latency."""
 _FEWEST_ROUNDS = 3
-"""Fewest rounds whose quartiles say something."""
+"""Fewest rounds for which quartiles are reported."""
 _UNITS = {"TFLOP": 1e12, "TFLOP with sources": 1e12, "Peak memory, MB": 1e6, "Trained parameters, M": 1e6}
 
 
@@ -69,8 +69,9 @@ def training(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table 
             "Steps: optimizer steps of the model's own stages and of the models whose weights it continues. TFLOP: "
             "floating-point operations (10^12) of its own training, with the passes of teachers, checkpoint selection "
             "and traces; with sources: also those of every run that it needs, such as its teacher. Seconds (of "
-            "training, on the clock), CPU seconds (of the whole run, with its traces) and memory depend on the machine "
-            "and on what else runs there. Trained parameters: those that an optimizer changes, in the stage with most.",
+            "training, wall-clock time), CPU seconds (of the whole run, with its traces) and memory depend on the "
+            "machine and on other programs that run there. Trained parameters: those that an optimizer changes, in the "
+            "stage with most.",
             "Restarts: trainings that were repeated with another seed because the model gave the same answer for every "
             "example of the selection split; seconds include them, steps and TFLOP count one training. "
             "Collapsed: runs where this is still the case after the last attempt; they are included in all results.",

@@ -102,7 +102,7 @@ def main(
     budgets: Sequence[float] = BUDGETS,
     evidence: Evidence | None = None,
 ) -> Table:
-    """Return the main table, with controls first and failed runs last."""
+    """Return the main table: constant baseline and teacher first, failed runs last."""
     names, tasks = display_names(points), tasks_of(points)
     planned = points[["task", "seed"]].drop_duplicates()
     halves = "mnli" in tasks and points["split"].eq(MISMATCHED).any()
@@ -113,7 +113,7 @@ def main(
     learned = [task for task in tasks if task in learned_tasks(points, reference=roles.reference)]
     if 0 < len(learned) < len(tasks):
         means[LEARNED.capitalize()] = learned
-    control = _line("control", "", "Best constant", _both_halves(control_rows, points, halves), planned, means)
+    control = _line("control", "", "Constant baseline", _both_halves(control_rows, points, halves), planned, means)
     teacher, name = _both_halves(teacher_rows, points, halves, reference=roles.reference), roles.reference
     lines = [control, _line("control", name, names.get(name, name), teacher, planned, means)]
     control.cells = {name: value for name, value in control.cells.items() if name not in {*COSTS, *TIMES, *SPEEDUPS}}
@@ -168,11 +168,11 @@ def _notes(values: pd.DataFrame, evidence: Evidence | None, tasks: Sequence[str]
         "of the tasks' squared deviations, divided by the number of tasks; it is left out if a task has one seed. "
         f"Averages are over the tasks' ranking metrics{halves}, and are left out if a task is missing. Parameters and "
         "FLOPs are means, speed-ups geometric means, over seeds and then over the tasks with a point.",
-        "Speed-up: calculated from FLOPs, over all validation examples, tasks and seeds. Measured: on the clock, for "
+        "Speed-up: calculated from FLOPs, over all validation examples, tasks and seeds. Measured: from latencies of "
         "the timed examples of the tasks and seeds whose chosen point was timed (as are milliseconds); beside it the "
         "speed-up calculated for the same examples.",
         *([MORE_COSTLY] if values["Budget"].eq(budget_title(ANY_COST)).any() else []),
-        f"{bold}. Never below the best constant, and never for a single method in a block.",
+        f"{bold}. Never below the constant baseline, and never for a single method in a block.",
     ]
     marks = "".join(values[[name for name in values if str(name).endswith(" mark")]].fillna("").sum().astype(str))
     any_seed = "with at least one seed (an average: on at least one of its tasks)"

@@ -27,7 +27,7 @@ def learned_note(learned: Sequence[str]) -> str:
     named = ", ".join(title_of(task) for task in learned) or "none"
     return (
         f"Learned tasks ({named}): with every seed the reference gains at least {100 * LEARNED_GAIN:g} points over the "
-        "best constant answer on the selection split."
+        "constant baseline on the selection split."
     )
 
 

@@ -48,8 +48,8 @@ SHARES = (0.99, 0.97, 0.95)
 DEARER = "#"
 """Mark of speed-ups of points that cost more than the teacher."""
 KEPT = (
-    "Kept: (score - best constant) / (teacher - best constant); both differences are averaged over seeds and then over "
-    "tasks before the division."
+    "Kept: (score - constant baseline) / (teacher - constant baseline); both differences are averaged over seeds and "
+    "then over tasks before the division."
 )
 
 
@@ -85,12 +85,12 @@ def frontier(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
             "Frontiers are chosen on the selection split and reported on validation. Averages are over the seeds of "
             "each task, then over tasks; they are left out if a task has no value.",
             "Hypervolume: area of (score as a fraction) x (doublings of the FLOPs speed-up) above the "
-            "reference point (control score, the teacher's FLOPs); the teacher itself has 0.",
-            "ELUE: mean over a frontier's points of the score minus that of the depth-cut reference "
-            f"({names.get(roles.depth_reference or '', 'not in this profile')}, the teacher as its full depth) at "
-            "the same FLOPs, linear in log FLOPs, constant outside its range. As in the paper the mean is over points, "
-            "however many the threshold search finds. Outside: share of the points outside the reference's range, "
-            "which are compared with its end; with many of them the ELUE score says little about the range.",
+            "reference point (score of the constant baseline, the teacher's FLOPs); the teacher itself has 0.",
+            "ELUE: mean over a frontier's points of the score minus that of the models of the first k layers "
+            f"({names.get(roles.depth_reference or '', 'not in this profile')}; for all layers the teacher) at the "
+            "same FLOPs, linear in log FLOPs, constant outside their range. As in the paper the mean is over points, "
+            "however many the threshold search finds. Outside: share of the points outside that range, which are "
+            "compared with its end; if it is large, the ELUE score is mostly about costs outside the range.",
             f"Score and gain kept at a budget: those of the best point with at least this speed-up. {KEPT}",
             learned_note(learned),
             *_no_gain(summary, tasks, [f"teacher_gain_{budget:g}x" for budget in BUDGETS]),
@@ -158,9 +158,9 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
         notes=[
             *notes,
             f"For each task and seed, the cheapest of a method's points that keep at least {listed} of the teacher's "
-            "gain over the best constant on the selection split is chosen. Its speed-up (geometric means) and the gain "
-            "kept are reported on validation. A value is given if every seed has such a point, an average if every "
-            "task has one.",
+            "gain over the constant baseline on the selection split is chosen. Its speed-up (geometric means) and the "
+            "gain kept are reported on validation. A value is given if every seed has such a point, an average if "
+            "every task has one.",
             *(
                 [f"{DEARER}: no saving: with at least one seed the point costs more than the teacher."]
                 if marked
@@ -254,7 +254,7 @@ def _no_gain(rows: pd.DataFrame, tasks: Sequence[str], columns: Sequence[str]) -
         return []
     means = rows.groupby("task")[list(columns)].mean().max(axis=1)
     none = [title_of(task) for task in tasks if task in means.index and not np.isnan(means[task]) and means[task] <= 0]
-    return [f"The teacher gains nothing over the best constant on {', '.join(none)}."] if none else []
+    return [f"The teacher is not above the constant baseline on {', '.join(none)}."] if none else []
 
 
 def summary(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: Evidence | None) -> Table:
@@ -310,7 +310,7 @@ def summary(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: 
         formats,
         notes=[
             *notes,
-            "Score at the real speed-up on validation (geometric mean), which may be far above the required one; in "
+            "Score at the actual speed-up on validation (geometric mean), which may be far above the required one; in "
             "brackets the difference from the teacher at full depth, in points, with its interval over seeds and "
             "examples for this comparison alone (table verdicts has the corrected ones). All are over the seeds that "
             "both have; their number is given where some have no point. A dash: no point at this budget on some task.",

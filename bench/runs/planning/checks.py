@@ -68,7 +68,7 @@ def report(settings: Settings, cores: int) -> Iterator[str]:
     yield from made_by_other_code(settings)
     yield check_room(settings, found)
     yield from check_checkpoints(settings, planned, tokenizer)
-    yield "nothing is missing"
+    yield "check passed: settings, data, disk space and checkpoints"
     if _device(settings) in ("cpu", "cuda"):
         yield from forecast(settings, [*found.runs, *found.trials], texts, cores).lines()
 
@@ -115,7 +115,7 @@ def _check_data(
         data = None
     if data:
         sizes = ", ".join(f"{split} {len(examples)}" for split, examples in data.splits.items())
-        lost = f"; {data.left_out} training rows left out, beside calibration rows of their group" * bool(data.left_out)
+        lost = f"; {data.left_out} training rows left out (same group as a held-out row)" * bool(data.left_out)
         missing = f"; this source has no {', '.join(data.missing)}" if data.missing else ""
         yield f"data {task}: {sizes}; {count} runs train on {len(data.splits['train'])} examples{lost}{missing}"
         yield from (f"  {line}" for line in overview(data.quality))
@@ -129,7 +129,7 @@ def _device(settings: Settings) -> str:
     try:
         return str(pick_device(settings))
     except UserError:
-        return "cuda, which this machine lacks; the machines of its jobs need it"
+        return "cuda (this machine has no GPU; the machines that run the jobs need one)"
 
 
 def check_checkpoints(
@@ -179,10 +179,10 @@ def check_room(settings: Settings, found: Coming) -> str:
     free = shutil.disk_usage(there).free
     if needed > free:
         raise UserError(
-            f"results {settings.root}: the {to_come} runs to come need about {needed / 1e9:.1f} GB and "
-            f"{free / 1e9:.1f} GB are free there; free some, or name a folder on a larger disk as `results`"
+            f"results {settings.root}: the {to_come} remaining runs need about {needed / 1e9:.1f} GB and "
+            f"{free / 1e9:.1f} GB are free there; free some space, or name a folder on a larger disk as `results`"
         )
-    return f"disk: {to_come} runs to come need about {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are free"
+    return f"disk: {to_come} remaining runs need about {needed / 1e9:.1f} GB; {free / 1e9:.1f} GB are free"
 
 
 def size_of(

@@ -29,7 +29,9 @@ def recipes(settings: Settings) -> Iterator[str]:
         for key, found in values.items():
             source = key if key in entry.sources else key.partition(".")[0]
             if source not in entry.sources:
-                raise UserError(f"contestants.{name}.sources: {key} has none; begin it with paper, code or here")
+                raise UserError(
+                    f"contestants.{name}.sources: {key} has no source; add one that begins with paper, code or here"
+                )
             used.add(source)
             yield f"recipe of {name}: {key} = {_value_text(found)}: {entry.sources[source]}"
         for source in entry.sources.keys() - used:

@@ -86,7 +86,7 @@ def _fitted(method: Method, variant: str, examples: int) -> Method:
     if abs(best_steps - wanted) > TOLERANCE * whole:
         raise UserError(
             f"{where}: {variant} cannot be trained for {wanted:g} steps on {method.task.name} (nearest: {best_steps}); "
-            "change training.budget.steps or the share, and see that its epochs are declared as `bench.method.Epochs`"
+            "change training.budget.steps or the share, or declare its epochs as `bench.method.Epochs`"
         )
     if other := {stage.plan.batch_size for stage in best.stages(variant, examples)} - {budget.batch_size}:
         raise UserError(

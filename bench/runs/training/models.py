@@ -1,4 +1,4 @@
-"""Which trained models are kept: those that a run to come needs, or all with `keep_models`."""
+"""Deletion of trained weights that no remaining run needs, unless `keep_models` is set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def release_after(settings: Settings, key: RunKey) -> None:
 
 
 def release(settings: Settings, task: str, seed: int) -> None:
-    """Delete the weights of the finished runs of a task and seed that no run to come needs.
+    """Delete the weights of the finished runs of a task and seed that no remaining run needs.
 
     Configuration and tokenizer stay. A run that needs deleted weights later trains them again. Nothing is deleted with
     `keep_models`.

@@ -173,7 +173,7 @@ class _Faults:
         if len(rows) == 1:
             return ""
         places = ", ".join(self._piece.at(row) for row in rows[1 : _NAMED + 1])
-        return f" (so in {len(rows)} rows, next {places}{', ...' if len(rows) > _NAMED + 1 else ''})"
+        return f" (in {len(rows)} rows; next: {places}{', ...' if len(rows) > _NAMED + 1 else ''})"
 
 
 def _encodable(text: str) -> bool:
@@ -281,7 +281,7 @@ def _not_declared(task: Task, value: Any) -> str:
     if lookalike(value) != lookalike(near):
         return _complaint(value, f"{allowed}; the nearest is {near!r}")
     shown = repr if (str(value) + near).isascii() else ascii
-    return f"is {shown(str(value))}, and the declared label is {shown(near)}: write both alike"
+    return f"is {shown(str(value))}, and the declared label is {shown(near)}: use one form for both"
 
 
 def by_name(task: Task, piece: Piece) -> dict[str, int]:

@@ -101,8 +101,8 @@ def delimited(file: Path, columns: Sequence[str], label: str, is_label: Callable
         raise ValueError(f"line {start}: {error}") from error
     if quoted:
         found.notes.append(
-            f"{quoted} rows have a cell in quotation marks, which belong to the text in TSV; name the file .csv where "
-            "they only quote"
+            f"{quoted} rows have a cell in quotation marks, which are part of the text in TSV; if they only enclose "
+            "it, rename the file to .csv"
         )
     return found
 
@@ -170,7 +170,7 @@ def _check_span(
             cells = next(csv.reader([lines[number - 1]], delimiter=delimiter, quoting=quoting), [])
             if len(cells) == len(row) and is_label(cells[place]):
                 raise ValueError(
-                    f"line {first}: a quotation mark opens a cell that takes in line {number}, itself a row with a "
+                    f"line {first}: a quotation mark opens a cell that contains line {number}, which is a row with a "
                     "label; double the marks within a text, or save it as .tsv, which has no quoting, or as .jsonl"
                 )
 
