@@ -227,7 +227,7 @@ def load(
     seconds: Annotated[float, typer.Option(callback=positive, help="How long texts arrive, at each rate.")] = 10.0,
     batch: Annotated[int, typer.Option(min=1, max=10**4, help="Largest number of texts in a batch.")] = 1,
     window: Annotated[
-        float, typer.Option(min=0, max=10**6, help="Milliseconds that a free worker waits for a full batch.")
+        float, typer.Option(min=0, max=10**6, help="Milliseconds that the first text of a batch waits for more texts.")
     ] = 0.0,
     threads: Annotated[int, typer.Option(min=1, max=1024, help="Number of threads of the computation.")] = 1,
     runtime: Annotated[Runtime, typer.Option("--format", help="Runtime that computes.")] = "torch",

@@ -84,7 +84,7 @@ def serve(
         compute: Computes the requests from one position to another, the second excluded.
         arrivals: [N] when each request arrives, in seconds, ascending.
         batch_size: Largest number of requests in a batch.
-        window: Longest time in seconds that a free worker waits for more requests.
+        window: Longest time in seconds that the first text of a batch waits for more texts.
         limit: Seconds after which no batch begins.
         now: The clock.
         sleep: Waits for a number of seconds of this clock, or less.
@@ -129,7 +129,7 @@ def measure(
         rates: Mean numbers of texts that arrive in a second; empty: `SHARES` of what the slowest model can answer.
         seconds: How long texts arrive.
         batch_size: Largest number of texts in a batch.
-        window: Longest time in seconds that a free worker waits for more texts.
+        window: Longest time in seconds that the first text of a batch waits for more texts.
         threads: Number of threads of the computation.
         form: The runtime and precision.
 
