@@ -1,0 +1,75 @@
+"""A GPU that several processes share."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from bench.errors import UserError
+
+_PROBE = "import torch; torch.ones(1, device='cuda').sum().item()"
+
+
+@contextmanager
+def shared_gpu(device: str) -> Iterator[str]:
+    """Let the processes that start within the context share the GPU, through NVIDIA's MPS where it works.
+
+    Args:
+        device: The setting `training.device`; on the CPU nothing is done.
+
+    Yields:
+        How the GPU is shared, in words.
+
+    Raises:
+        UserError: No process can use the GPU.
+    """
+    if device == "cpu":
+        yield "no GPU"
+        return
+    control = shutil.which("nvidia-cuda-mps-control")
+    if control:
+        with _mps(control):
+            if _usable():
+                yield "MPS"
+                return
+    if not _usable():
+        raise UserError("no process can use the GPU; see what nvidia-smi says, or train with --device cpu")
+    yield "without MPS"
+
+
+def _usable() -> bool:
+    """Return whether a new process can compute on the GPU."""
+    with suppress(subprocess.TimeoutExpired):
+        found = subprocess.run([sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=60)
+        sys.stderr.write(found.stderr[-1000:])
+        return found.returncode == 0
+    return False
+
+
+@contextmanager
+def _mps(control: str) -> Iterator[None]:
+    """Run NVIDIA's MPS; processes that start within the context use it."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        own = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        os.environ |= own
+        try:
+            _call(control, "-d")
+            yield
+        finally:
+            _call(control, said="quit\n")
+            for name in own:
+                os.environ.pop(name, None)
+
+
+def _call(control: str, *arguments: str, said: str = "") -> None:
+    """Call the control program of MPS; print what it says, also if it fails or hangs."""
+    try:
+        # Its output goes to the terminal: the daemon inherits a pipe, and reading that would wait for the daemon.
+        subprocess.run([control, *arguments], input=said, text=True, timeout=20)
+    except (OSError, subprocess.SubprocessError) as error:
+        print(f"MPS: {error}", file=sys.stderr)
