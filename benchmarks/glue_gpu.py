@@ -1,7 +1,7 @@
 """Train all runs of a profile on one GPU within a time limit, several processes at once.
 
     GLUE_DIR=/path/to/glue python benchmarks/glue_gpu.py OUT --workers 15 --seconds 520
-    ... --profile config/glue-laptop.yaml --device cpu --steps 4 --tasks wnli --seeds 0 --workers 2     # on a CPU
+    ... --device cpu --steps 10 --tasks wnli --seeds 0 --workers 2         # a rehearsal without a GPU
 
 Small models leave a large GPU idle, so several processes train a run each; NVIDIA's MPS is started where it is
 installed. Seeds are trained one after another, and within a seed the run with the longest chain of dependent runs
@@ -14,7 +14,7 @@ training steps of BERT-base's shape are timed (random weights, 128 tokens), for 
 
 Where only OUT was kept, unpack it and let the workflow copy the runs instead of training them:
 
-    mkdir -p results/packed && for part in OUT/runs-*.tar; do tar -xf "$part" -C results/packed; done
+    mkdir -p results/packed && cat OUT/runs-*.tar | tar -xif - -C results/packed
     snakemake --cores all --configfile config/glue-gpu.yaml --config 'reuse=[results/packed]' keep_models=false
 
 Runs that are missing, and those that they depend on, are then trained. `--tasks` and `--seeds` of this script must be
