@@ -85,9 +85,8 @@ def folders(tmp_path: Path) -> list[Path]:
 def unpacked(out: Path, to: Path) -> set[str]:
     """Unpack all tar files as far as they can be read; return the finished runs."""
     for part in sorted(out.glob("runs-*.tar")):
-        with tarfile.open(part) as archive:
-            with suppress(tarfile.ReadError):
-                archive.extractall(to, filter="data")
+        with tarfile.open(part) as archive, suppress(tarfile.ReadError):
+            archive.extractall(to, filter="data")
     return {file.parent.name for file in to.rglob("run.json") if file.stat().st_size == 3000}
 
 
