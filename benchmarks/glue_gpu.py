@@ -1,7 +1,7 @@
 """Train all runs of a profile on one GPU within a time limit, several processes at once.
 
     GLUE_DIR=/path/to/glue python benchmarks/glue_gpu.py OUT --workers 15 --seconds 520
-    ... --device cpu --steps 10 --tasks wnli --seeds 0 --workers 2         # a rehearsal without a GPU
+    ... --device cpu --steps 40 --tasks wnli --seeds 0 --workers 2         # a rehearsal without a GPU
 
 Small models leave a large GPU idle, so several processes train a run each; NVIDIA's MPS is started where it is
 installed. Seeds are trained one after another, and within a seed the run with the longest chain of dependent runs
@@ -24,6 +24,7 @@ those of the workflow (`--config 'seeds=[0, 1]'`).
 from __future__ import annotations
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
@@ -63,6 +64,7 @@ def main() -> None:
     overrides |= {name: value for name in ("tasks", "seeds", "results") if (value := getattr(arguments, name))}
     if arguments.steps:
         overrides["training"]["budget"] = {"steps": arguments.steps}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: terminated"))  # ends the processes and MPS
     try:
         settings = load(arguments.profile, overrides)
         arguments.out.mkdir(parents=True, exist_ok=True)
@@ -74,8 +76,9 @@ def main() -> None:
     if not arguments.no_bert_base:
         summary.values["bert_base_steps"] = bert_base()
         summary.write()
-    if failed := summary.values["failed"]:
-        raise SystemExit(f"error: {len(failed)} runs failed; see {arguments.out}/summary.json")
+    failed, missing = (len(summary.values[name]) for name in ("failed", "missing"))
+    if failed or missing:
+        raise SystemExit(f"error: {failed} runs failed and {missing} are missing; see {arguments.out}/summary.json")
 
 
 class Summary:

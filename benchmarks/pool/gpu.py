@@ -33,8 +33,8 @@ def shared_gpu(device: str) -> Iterator[str]:
         return
     control = shutil.which("nvidia-cuda-mps-control")
     if control:
-        with _mps(control):
-            if _usable():
+        with _mps(control) as started:
+            if started and _usable():
                 yield "MPS"
                 return
     if not _usable():
@@ -52,24 +52,24 @@ def _usable() -> bool:
 
 
 @contextmanager
-def _mps(control: str) -> Iterator[None]:
-    """Run NVIDIA's MPS; processes that start within the context use it."""
+def _mps(control: str) -> Iterator[bool]:
+    """Run NVIDIA's MPS, which processes that start within the context use; yield whether it has started."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         own = {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
         os.environ |= own
         try:
-            _call(control, "-d")
-            yield
+            yield _call(control, "-d")
         finally:
             _call(control, said="quit\n")
             for name in own:
                 os.environ.pop(name, None)
 
 
-def _call(control: str, *arguments: str, said: str = "") -> None:
-    """Call the control program of MPS; print what it says, also if it fails or hangs."""
+def _call(control: str, *arguments: str, said: str = "") -> bool:
+    """Call the control program of MPS; return whether it succeeded."""
     try:
-        # Its output goes to the terminal: the daemon inherits a pipe, and reading that would wait for the daemon.
-        subprocess.run([control, *arguments], input=said, text=True, timeout=20)
+        # Its output is not read: the daemon inherits the pipe, and reading would wait for the daemon.
+        return subprocess.run([control, *arguments], input=said, text=True, timeout=20).returncode == 0
     except (OSError, subprocess.SubprocessError) as error:
         print(f"MPS: {error}", file=sys.stderr)
+        return False
