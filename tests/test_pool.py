@@ -1,5 +1,6 @@
 """Runs that several processes of one machine train: their order, lost processes, and the content of tar files."""
 
+import os
 import sys
 import tarfile
 from contextlib import suppress
@@ -7,15 +8,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.errors import UserError
 from bench.store import RunKey
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
+from pool.gpu import shared_gpu  # noqa: E402
 from pool.packing import Packing  # noqa: E402
 from pool.queue import ATTEMPTS, Queue  # noqa: E402
 from pool.workers import ENDED, Workers, spoiled  # noqa: E402
@@ -162,3 +166,16 @@ def test_a_process_that_dies_fails_its_run_alone(tiny_settings, tmp_path, monkey
         assert workers.ended(60) == [(teacher, "")]
     finally:
         workers.stop()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_without_a_usable_gpu_mps_is_ended_and_nothing_trains_on_the_cpu(tmp_path, monkeypatch):
+    control = tmp_path / "nvidia-cuda-mps-control"  # stands in for NVIDIA's program, which needs a GPU
+    control.write_text(f'#!/bin/sh\necho "$@ $(cat)" >> {tmp_path}/calls\n')
+    control.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(UserError, match="no process can use the GPU"), shared_gpu("cuda"):
+        pytest.fail("training would start")
+    assert (tmp_path / "calls").read_text().split() == ["-d", "quit"]
+    assert not any(name.startswith("CUDA_MPS") for name in os.environ)
