@@ -67,9 +67,10 @@ def _mps(control: str) -> Iterator[bool]:
 
 def _call(control: str, *arguments: str, said: str = "") -> bool:
     """Call the control program of MPS; return whether it succeeded."""
+    quiet = subprocess.DEVNULL  # the daemon inherits the output, and would keep a pipe of the caller open
     try:
-        # Its output is not read: the daemon inherits the pipe, and reading would wait for the daemon.
-        return subprocess.run([control, *arguments], input=said, text=True, timeout=20).returncode == 0
+        done = subprocess.run([control, *arguments], input=said, text=True, timeout=20, stdout=quiet, stderr=quiet)
+        return done.returncode == 0
     except (OSError, subprocess.SubprocessError) as error:
         print(f"MPS: {error}", file=sys.stderr)
         return False
