@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import multiprocessing
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -41,7 +40,7 @@ class Workers:
 
     count: int
     profile: str
-    overrides: Mapping[str, Any]
+    overrides: dict[str, Any]
     lost: int = 0
     _processes: dict[Connection, SpawnProcess] = field(default_factory=dict)
     _busy: dict[Connection, RunKey] = field(default_factory=dict)
@@ -104,7 +103,7 @@ class Workers:
         connection.close()
 
 
-def _serve(connection: Connection, profile: str, overrides: Mapping[str, Any]) -> None:
+def _serve(connection: Connection, profile: str, overrides: dict[str, Any]) -> None:
     """Make the runs that `connection` names, until it is closed."""
     settings = load(profile, overrides)
     identities = Identities(settings)
