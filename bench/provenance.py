@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 import sysconfig
@@ -26,10 +27,15 @@ def identity_of(inputs: dict[str, Any]) -> str:
 
 
 def suite_version() -> str:
-    """Return the git commit of the suite ("-dirty" if files have changed since), or its version if it is installed."""
+    """Return the git commit of the suite ("-dirty" if files have changed since), or its version if it is installed.
+
+    A copy of the checkout without git names its commit in the environment variable COSTEFF_COMMIT.
+    """
     file = Path(__file__)
+    if commit := commit_of(file) or os.environ.get("COSTEFF_COMMIT"):
+        return commit
     package = package_of("bench", file)
-    return commit_of(file) or (f"{package['package']} {package['version']}" if package else "unknown")
+    return f"{package['package']} {package['version']}" if package else "unknown"
 
 
 def code_of(kind: type) -> dict[str, Any]:

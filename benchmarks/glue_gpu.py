@@ -1,205 +1,165 @@
 """Train all runs of a profile on one GPU within a time limit, several processes at once.
 
     GLUE_DIR=/path/to/glue python benchmarks/glue_gpu.py OUT --workers 15 --seconds 520
-    ... --profile config/glue-laptop.yaml --steps 4 --tasks wnli --seeds 0 --workers 2    # a rehearsal on a CPU
+    ... --device cpu --steps 40 --tasks wnli --seeds 0 --workers 2         # a rehearsal without a GPU
 
-Small models leave a large GPU idle, so every process trains a run of its own; NVIDIA's MPS is started where it is
-installed. Runs start in the order of their longest remaining chain (teacher, assistant, student). When the time is
-over, no further run is started and running ones are stopped. OUT then holds, in tar files of at most 15 MB, everything
-of the finished runs except their weights, and `summary.json`: hardware, runs and seconds. At last, training steps of
-BERT-base's shape are timed (random weights, 128 tokens), for the forecast of `config/paper.yaml`.
+Small models leave a large GPU idle, so several processes train a run each; NVIDIA's MPS is started where it is
+installed. Seeds are trained one after another, and within a seed the run with the longest chain of dependent runs
+(teacher, assistant, student) first. At the time limit running runs are stopped. The same command continues: runs in the
+results folder are not trained again.
 
-Unpack the tar files in `results/<profile>/` elsewhere; the workflow then replays thresholds and makes tables and
-figures.
+A run that finishes is appended at once to a tar file of at most 15 MB in OUT, with the files that `costeff publish`
+copies: no weights. `summary.json` in OUT has hardware, finished, failed and missing runs, and seconds. At the end
+training steps of BERT-base's shape are timed (random weights, 128 tokens), for the forecast of `config/paper.yaml`.
+
+Where only OUT was kept, unpack it and let the workflow copy the runs instead of training them:
+
+    mkdir -p results/packed && cat OUT/runs-*.tar | tar -xif - -C results/packed
+    snakemake --cores all --configfile config/glue-gpu.yaml --config 'reuse=[results/packed]' keep_models=false
+
+Runs that are missing, and those that they depend on, are then trained. `--tasks` and `--seeds` of this script must be
+those of the workflow (`--config 'seeds=[0, 1]'`).
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
-import os
-import shutil
+import signal
 import subprocess
 import sys
-import tarfile
-import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.context import data_survey
-from bench.method import contestant
-from bench.runs.plan import runs
-from bench.runs.train_run import produce
-from bench.runs.training.lineage import stages_of
+from pool.gpu import shared_gpu
+from pool.packing import Packing
+from pool.queue import Queue, planned
+from pool.workers import Workers, spoiled
+
+from bench.context import usable_cores
+from bench.errors import UserError
+from bench.provenance import suite_version
 from bench.settings import Settings, load
-from bench.store import RunKey, read_json, run_folder
-from bench.tasks.catalogue import task
+from bench.store import RunKey, read_facts, run_folder, write_json
 
-TAR_BYTES = 15_000_000
-SETTINGS: Settings
-"""The settings of a worker process."""
-
-
-@dataclass
-class Queue:
-    """Planned runs in the order in which they may start.
-
-    Attributes:
-        needs: Run -> the runs that it starts from.
-        chain: Run -> its training work plus that of the longest chain of runs that need it.
-    """
-
-    needs: Mapping[RunKey, tuple[RunKey, ...]]
-    chain: Mapping[RunKey, float]
-    done: set[RunKey] = field(default_factory=set)
-    started: set[RunKey] = field(default_factory=set)
-
-    def ready(self) -> list[RunKey]:
-        """Return the runs that can start now, those with the longest remaining chain first."""
-        found = [key for key, needs in self.needs.items() if key not in self.started and self.done.issuperset(needs)]
-        return sorted(found, key=lambda key: -self.chain[key])
+TIMING_SECONDS = 60
 
 
 def main() -> None:
-    """Parse the command line, train, time, and pack."""
+    """Parse the command line, train, and time BERT-base's shape."""
+    began = time.monotonic()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder for the tar files and summary.json")
     parser.add_argument("--profile", default="config/glue-gpu.yaml")
-    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
-    parser.add_argument("--seconds", type=float, default=520, help="time limit of the training")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--workers", type=int, default=max(1, usable_cores() - 1))
+    parser.add_argument("--seconds", type=float, default=520, help="time limit of the training, preparation included")
     parser.add_argument("--steps", type=int, help="another training budget, for a rehearsal")
     parser.add_argument("--tasks", nargs="+")
     parser.add_argument("--seeds", nargs="+", type=int)
+    parser.add_argument("--results", help="another results folder than that of the profile")
     parser.add_argument("--no-bert-base", action="store_true", help="leave the timing of BERT-base's shape out")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    overrides: dict[str, Any] = {
-        name: getattr(arguments, name) for name in ("tasks", "seeds") if getattr(arguments, name)
-    }
+    overrides: dict[str, Any] = {"training": {"device": arguments.device}}
+    overrides |= {name: value for name in ("tasks", "seeds", "results") if (value := getattr(arguments, name))}
     if arguments.steps:
-        overrides["training"] = {"budget": {"steps": arguments.steps}}
-    settings = load(arguments.profile, overrides)
-    summary = train(settings, arguments.profile, overrides, arguments.workers, arguments.seconds)
+        overrides["training"]["budget"] = {"steps": arguments.steps}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("error: terminated"))  # ends the processes and MPS
+    try:
+        settings = load(arguments.profile, overrides)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        summary = Summary(settings, arguments.out, arguments.workers, began)
+        with shared_gpu(arguments.device) as summary.values["sharing"]:
+            train(settings, Workers(arguments.workers, arguments.profile, overrides), summary, arguments.seconds)
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
     if not arguments.no_bert_base:
-        timing = subprocess.run(
-            [sys.executable, "benchmarks/gpu.py", "--task", "", "--steps", "30"], capture_output=True, text=True
-        )
-        summary["bert_base_steps"] = timing.stdout + timing.stderr[-2000:]
-    (arguments.out / "summary.json").write_text(json.dumps(summary, indent=1))
-    pack(settings, summary["finished"], arguments.out)
-    print(json.dumps({key: value for key, value in summary.items() if key != "finished"}, indent=1))
+        summary.values["bert_base_steps"] = bert_base()
+        summary.write()
+    failed, missing = (len(summary.values[name]) for name in ("failed", "missing"))
+    if failed or missing:
+        raise SystemExit(f"error: {failed} runs failed and {missing} are missing; see {arguments.out}/summary.json")
 
 
-def train(settings: Settings, profile: str, overrides: dict[str, Any], workers: int, seconds: float) -> dict[str, Any]:
-    """Train the planned runs until all are done or the time is over; return what happened as plain values."""
-    began = time.monotonic()
-    queue = planned(settings)
-    failed: dict[str, str] = {}
-    with (
-        mps(),
-        ProcessPoolExecutor(
-            workers,
-            multiprocessing.get_context("spawn"),
-            initializer=prepare,
-            initargs=(profile, overrides),
-        ) as pool,
-    ):
-        going: dict[Future[str], RunKey] = {}
-        while len(queue.done) < len(queue.needs) and time.monotonic() - began < seconds:
-            for key in queue.ready()[: workers - len(going)]:
-                queue.started.add(key)
-                going[pool.submit(make, key)] = key
-            ended, _ = wait(going, timeout=1.0, return_when=FIRST_COMPLETED)
-            for future in ended:
-                key = going.pop(future)
-                queue.done.add(key)
-                if reason := future.result():
-                    failed[str(key.path)] = reason
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():  # what still trains when the time is over
-            process.terminate()
-    finished = [str(key.path) for key in sorted(queue.done, key=lambda key: key.path) if str(key.path) not in failed]
-    facts = [read_json(run_folder(settings, key) / "run.json") for key in queue.done if str(key.path) not in failed]
-    return {
-        "profile": settings.profile,
-        "hardware": facts[0]["hardware"] if facts else {},
-        "where": facts[0]["where"] if facts else {},
-        "workers": workers,
-        "seconds": time.monotonic() - began,
-        "planned": len(queue.needs),
-        "failed": failed,
-        "not_reached": sorted(str(key.path) for key in queue.needs.keys() - queue.done),
-        "finished": finished,
-    }
+class Summary:
+    """The file summary.json and the tar files, which are up to date after every call.
 
+    Attributes:
+        values: Content of summary.json.
+    """
 
-def planned(settings: Settings) -> Queue:
-    """Return the planned runs with the work of the longest chain that each begins, in steps x parameters."""
-    survey = {name: data_survey(settings, task(name, settings.own_tasks)) for name in settings.tasks}
-    needs = {run.key: run.needs for run in runs(settings)}
-    dependents: dict[RunKey, list[RunKey]] = {key: [] for key in needs}
-    for key, sources in needs.items():
-        for source in sources:
-            dependents[source].append(key)
+    def __init__(self, settings: Settings, out: Path, workers: int, began: float) -> None:
+        self._settings, self._out, self._began = settings, out, began
+        self._packing = Packing(settings.root, out)
+        self.values: dict[str, Any] = {"profile": settings.profile, "code": suite_version(), "workers": workers}
+        self.write()
 
-    @cache
-    def chain(key: RunKey) -> float:
-        method, examples = contestant(settings, key.method, key.task), survey[key.task].sizes["train"]
-        own = sum(stage.steps * stage.shape.parameters() for stage in stages_of(method, key.variant, examples))
-        return own + max(map(chain, dependents[key]), default=0.0)
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._began
 
-    return Queue(needs, {key: chain(key) for key in needs})
+    def write(self, queue: Queue | None = None) -> None:
+        """Write summary.json, with the state of the queue."""
+        self.values["seconds"] = round(self.elapsed, 1)
+        if queue:
+            ended = {*queue.finished, *queue.failed}
+            self.values |= {
+                "planned": len(queue.needs),
+                "finished": [str(key.path) for key in queue.finished],
+                "failed": {str(key.path): reason for key, reason in queue.failed.items()},
+                "missing": sorted(str(key.path) for key in queue.needs.keys() - ended),
+            }
+        write_json(self._out / "summary.json", self.values)
 
-
-def prepare(profile: str, overrides: dict[str, Any]) -> None:
-    """Set up a worker process: read the settings once."""
-    global SETTINGS
-    SETTINGS = load(profile, overrides)
-
-
-def make(key: RunKey) -> str:
-    """Train one run in a worker process; return why it failed, or ""."""
-    return produce(SETTINGS, key)
-
-
-@contextmanager
-def mps() -> Iterator[None]:
-    """Let processes share the GPU through NVIDIA's MPS where that is installed."""
-    control = shutil.which("nvidia-cuda-mps-control")
-    if not control:
-        yield
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        os.environ |= {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
-        subprocess.run([control, "-d"], check=False)
+    def add(self, key: RunKey) -> None:
+        """Pack a finished run. A failure is noted and does not stop the others."""
+        folder = run_folder(self._settings, key)
         try:
-            yield
-        finally:
-            subprocess.run([control], input="quit\n", text=True, check=False)
+            self._packing.add(folder)
+            if "hardware" not in self.values:
+                facts = read_facts(folder / "run.json")
+                self.values |= {name: facts[name] for name in ("hardware", "where")}
+        except (OSError, UserError) as error:
+            self.values.setdefault("not_packed", {})[str(key.path)] = str(error)
 
 
-def pack(settings: Settings, finished: Iterable[str], out: Path) -> None:
-    """Write all files of the finished runs but their weights into tar files of at most `TAR_BYTES` bytes."""
-    parts: list[list[Path]] = [[]]
-    size = 0
-    for path in finished:
-        for file in sorted((settings.root / "runs" / path).glob("*.*")):
-            size += file.stat().st_size
-            if parts[-1] and size > TAR_BYTES:
-                parts.append([])
-                size = file.stat().st_size
-            parts[-1].append(file)
-    for number, files in enumerate(parts):
-        with tarfile.open(out / f"runs-{number}.tar", "w") as archive:
-            for file in files:
-                archive.add(file, arcname=str(file.relative_to(settings.root)))
+def train(settings: Settings, workers: Workers, summary: Summary, seconds: float) -> None:
+    """Make the planned runs until all have ended or the time is over.
+
+    Args:
+        settings: Settings of the benchmark.
+        workers: The processes.
+        summary: Records what has ended.
+        seconds: The time limit.
+    """
+    try:
+        queue = planned(settings)
+        summary.write(queue)
+        print(f"{len(queue.needs)} runs planned after {summary.values['seconds']} s", flush=True)
+        while queue.left and summary.elapsed < seconds and workers.lost <= 3 * workers.count:
+            while workers.idle and (key := queue.next()):
+                workers.give(key)
+            for key, reason in workers.ended(1.0):
+                queue.end(key, reason, again=spoiled(reason))
+                if not reason:
+                    summary.add(key)
+                summary.write(queue)
+                done = len(queue.finished)
+                print(f"{summary.elapsed:.0f} s: {done} done, {queue.left} left: {key.path} {reason}", flush=True)
+    finally:
+        workers.stop()
+    summary.write(queue)
+
+
+def bert_base() -> str:
+    """Return the output of benchmarks/gpu.py for a few training steps of BERT-base's shape."""
+    command = [sys.executable, str(Path(__file__).with_name("gpu.py")), "--task", "", "--steps", "30"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, timeout=TIMING_SECONDS)
+    except subprocess.TimeoutExpired:
+        return f"not measured: longer than {TIMING_SECONDS} s"
+    return found.stdout + found.stderr[-2000:]
 
 
 if __name__ == "__main__":

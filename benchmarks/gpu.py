@@ -22,7 +22,8 @@ import torch
 from baselines.finetuned import supervised
 from bench.context import native_bfloat16
 from bench.encoder import Encoder, EncoderConfig
-from bench.runs.train_run import hardware, produce, tf32
+from bench.runs.train_run import produce, tf32
+from bench.runs.training.facts import hardware
 from bench.settings import load
 from bench.store import RunKey, read_json, run_folder
 from bench.tasks.examples import Examples

@@ -4,14 +4,18 @@ import runpy
 import shlex
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
 import yaml
 
+from bench.runs.identity import Identities
 from bench.runs.plan import runs
+from bench.runs.planning.coming import coming
 from bench.runs.train_run import produce
-from bench.settings import check
+from bench.settings import check, load
+from bench.store import read_json, run_folder
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
@@ -19,6 +23,7 @@ SCRIPTS = sorted((ROOT / "benchmarks").glob("*.py"))
 
 def called(monkeypatch: pytest.MonkeyPatch, script: str, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", [script, *arguments])
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))  # as `python benchmarks/<script>` does
     runpy.run_path(str(ROOT / "benchmarks" / script), run_name="__main__")
 
 
@@ -69,6 +74,27 @@ def test_a_finished_run_is_measured(profile, script, arguments, printed, monkeyp
     config = [] if script == "gpu.py" else ["--config", str(profile)]
     called(monkeypatch, script, *config, *arguments)
     assert printed in capsys.readouterr().out
+
+
+def test_runs_that_are_there_are_packed_and_reused_and_not_trained_again(profile, tmp_path, monkeypatch):
+    settings, out, before = load(profile), tmp_path / "out", {}
+    for planned in runs(settings):
+        file = run_folder(settings, planned.key) / "run.json"
+        before[file] = file.read_bytes()
+    called(monkeypatch, "glue_gpu.py", str(out), "--profile", str(profile), "--device", "cpu", "--workers", "1",
+           "--no-bert-base")  # fmt: skip
+    summary = read_json(out / "summary.json")
+    assert len(summary["finished"]) == len(before) and not summary["missing"] and not summary["failed"]
+    assert all(file.read_bytes() == content for file, content in before.items())
+    for part in out.glob("runs-*.tar"):
+        with tarfile.open(part) as archive:
+            archive.extractall(tmp_path / "packed", filter="data")
+    elsewhere = load(profile, {"results": str(tmp_path / "elsewhere"), "reuse": [str(tmp_path / "packed")]})
+    found = coming(elsewhere, Identities(elsewhere))
+    assert not found.runs and len(found.reusable_runs) == len(before)
+    assert all(produce(elsewhere, key) == "" for key in found.reusable_runs)
+    copied = [read_json(run_folder(elsewhere, key) / "run.json") for key in found.reusable_runs]
+    assert {facts["taken_from"] for facts in copied} == {"packed"}
 
 
 def test_a_trial_is_scored_at_the_budgets_that_its_exits_meet():

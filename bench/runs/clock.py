@@ -28,7 +28,8 @@ from bench.method import contestant
 from bench.runs.collect import collect_task, latency_inputs
 from bench.runs.plan import reference_run
 from bench.runs.replay import succeeded
-from bench.runs.train_run import hardware, prepare
+from bench.runs.train_run import prepare
+from bench.runs.training.facts import hardware
 from bench.settings import Settings
 from bench.store import RunKey, run_folder, write_parquet
 from bench.tasks.catalogue import task as task_named

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import logging
-import platform
-import resource
 import shutil
 import time
 import traceback
@@ -26,11 +23,12 @@ from bench.errors import NeedFailed, TrainingFailed, UserError, is_disk_full
 from bench.measuring import counting
 from bench.measuring.recording import record
 from bench.method import Method, contestant
-from bench.provenance import code_of, suite_version
+from bench.provenance import code_of
 from bench.runs.identity import Identities, Identity, where
 from bench.runs.reuse import reusable_runs
 from bench.runs.training.collapse import collapsed
 from bench.runs.training.cost import training_cost
+from bench.runs.training.facts import Usage, describe
 from bench.runs.training.lineage import within_budget
 from bench.settings import Settings
 from bench.sharing.records import check_run
@@ -54,18 +52,6 @@ from bench.trace import Trace
 
 log = logging.getLogger(__name__)
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "datasets",
-    "optuna",
-    "fvcore",
-    "numpy",
-    "scipy",
-    "snakemake",
-)
-
 
 def produce(settings: Settings, key: RunKey) -> str:
     """Make all files of one run (see docs/architecture.md); an interrupted run resumes.
@@ -80,7 +66,7 @@ def produce(settings: Settings, key: RunKey) -> str:
         UserError: If another process makes this run, the variant does not exist or a needed run is missing.
         OSError: If the disk is full. Nothing is recorded.
     """
-    began = time.monotonic()
+    began = Usage.start()
     prepare()
     method = contestant(settings, key.method, key.task)
     if not method.accepts(key.variant):
@@ -164,7 +150,7 @@ def tf32(wanted: bool) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def _make(method: Method, context: Context, folder: Path, began: float) -> dict[str, Any]:
+def _make(method: Method, context: Context, folder: Path, began: Usage) -> dict[str, Any]:
     """Train, trace and count costs; return the facts for run.json."""
     settings = context.settings
     model, selection, again, context = _trained(method, context)
@@ -179,7 +165,7 @@ def _make(method: Method, context: Context, folder: Path, began: float) -> dict[
     traced = time.monotonic()
     counting.measure(model).save(folder / "costs.json", weights)
     counted = time.monotonic()
-    seconds = {"train": trained - began, "trace": traced - trained, "count": counted - traced}
+    seconds = {"train": trained - began.wall, "trace": traced - trained, "count": counted - traced}
     return {
         "status": "ok",
         "reason": "",
@@ -332,57 +318,3 @@ def _save_model(model: PreTrainedModel, context: Context, folder: Path) -> str:
         part.replace(final)
     with (final / "model.safetensors").open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-
-
-def describe(context: Context, method: Method, identity: Identity, began: float) -> dict[str, Any]:
-    """Return the facts that are needed to reproduce a run: its inputs, code, versions, hardware and time.
-
-    Args:
-        context: Context of the run.
-        method: The contestant on the task.
-        identity: Identity of the run.
-        began: Value of `time.monotonic` at the start of the run.
-    """
-    wall = time.monotonic() - began
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return {
-        "key": context.key.facts,
-        "identity": identity.hash,
-        "asked": identity.inputs,
-        "where": where(context.settings),
-        "method": f"{type(method).__module__}:{type(method).__qualname__}, version {method.version}",
-        "data": {
-            "fingerprint": context.data.fingerprint,
-            "source": context.settings.source_of(context.key.task),
-            "missing_splits": list(context.data.missing),
-            "examples": {split: len(examples) for split, examples in context.data.splits.items()},
-            "quality": context.data.quality,
-            **({"range": list(context.task.range)} if context.task.regression else {}),
-        },
-        "backbone": {
-            "name": context.settings.backbone.name,
-            "sha256": identity.inputs["backbone"]["digest"],
-            **({"layers": context.settings.backbone.layers} if context.settings.backbone.layers else {}),
-        },
-        "code": suite_version(),
-        "method_code": code_of(type(method)),
-        "versions": {"python": platform.python_version()} | {p: importlib.metadata.version(p) for p in PACKAGES},
-        "hardware": hardware(context.machine.cpu),
-        "wall_seconds": wall,
-        "cpu_seconds": used.ru_utime + used.ru_stime,
-        "peak_memory_bytes": used.ru_maxrss * 1024,
-    }
-
-
-def hardware(cpu: bool) -> dict[str, Any]:
-    """Return the names of the processor and, unless `cpu`, of the GPU."""
-    names = [line for line in _cpuinfo() if line.startswith("model name")]
-    found = {"cpu": names[0].split(":", 1)[1].strip() if names else platform.processor() or platform.machine()}
-    return found if cpu else found | {"gpu": torch.cuda.get_device_name()}
-
-
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return []

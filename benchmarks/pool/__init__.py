@@ -1,0 +1,1 @@
+"""Train runs in several processes of one machine: their order, the processes, the shared GPU, and packed results."""
