@@ -63,8 +63,8 @@ def common_notes(points: pd.DataFrame, missing: Mapping[str, Sequence[str]]) -> 
     if "other_code" in points and (other := points[points["other_code"].eq(True)])["label"].any():
         labels = sorted(set(other["label"].dropna()))
         runs = [len(rows.drop_duplicates(RUN)) for rows in (other, succeeded(points))]
-        named = ", ".join(labels) if len(labels) <= MOST_NAMED else f"{runs[0]} of {runs[1]} runs"
-        notes += [f"Made by other code than the current one, at the same version: {named}."]
+        models = ", ".join(labels) if len(labels) <= MOST_NAMED else f"{runs[0]} of {runs[1]} runs"
+        notes += [f"Made by other code than the current one, at the same version: {models}."]
     if missing:
         named = {title_of(task): ", ".join(splits) for task, splits in missing.items() if splits}
         lost = "; ".join(f"{title}: {splits}" for title, splits in named.items())
