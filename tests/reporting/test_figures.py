@@ -147,6 +147,9 @@ def test_contestants_that_are_like_another_form_its_learning_curve(some: pd.Data
     assert [2e12, 4e12] in curves
     entries = [text.get_text() for text in axes.figure.legends[0].get_texts()]
     assert len(entries) == 2
+    smaller = half.assign(parameters=half["parameters"] / 2)
+    axes = figures.score_against_cost(pd.concat([whole, smaller]), roles, cost=cost).axes[0]
+    assert len(axes.figure.legends[0].get_texts()) == 3
     missing = whole.assign(training_flops_in_all=np.where(whole["task"] == "cola", np.nan, 4e12))
     with pytest.raises(Absent, match="every task"):
         figures.score_against_cost(missing, roles, cost=cost)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -39,8 +39,8 @@ def score_against_cost(points: pd.DataFrame, roles: Roles, *, cost: Cost) -> Fig
     """Draw the full-depth score of every variant against a cost, averaged over tasks.
 
     Only seeds with a score and a cost on every task count. Bars are one sample
-    standard deviation over seeds. A line joins the variants of a method; a contestant that is `like` another one has
-    its mark, so a training budget and its parts form a learning curve.
+    standard deviation over seeds. A line joins the variants of a method. A contestant that is `like` another one, with
+    models of the same size, has its mark, so a training budget and its parts form a learning curve.
 
     Args:
         points: all-points.parquet.
@@ -70,7 +70,8 @@ def score_against_cost(points: pd.DataFrame, roles: Roles, *, cost: Cost) -> Fig
     if table.empty:
         raise Absent("no variant has a score on every task")
     table = table.reset_index()
-    table["drawn"] = [_drawn_as(method, roles, looks) for method in table["method"]]
+    sizes = {method: {*zip(own["task"], own["parameters"], strict=True)} for method, own in rows.groupby("method")}
+    table["drawn"] = [_drawn_as(method, roles, sizes) for method in table["method"]]
     present = [method for method in looks if method in set(table["drawn"])]
     figure, axes = canvas(len(present))
     labels: list[Label] = []
@@ -98,7 +99,15 @@ def score_against_cost(points: pd.DataFrame, roles: Roles, *, cost: Cost) -> Fig
     return figure
 
 
-def _drawn_as(method: str, roles: Roles, looks: Mapping[str, object]) -> str:
-    """Return the contestant whose mark a contestant has: the one that it is like, if that one is in the figure."""
+def _drawn_as(method: str, roles: Roles, sizes: Mapping[str, Set[tuple[str, float]]]) -> str:
+    """Return the contestant whose mark a contestant has: the one that it is like, if its models have the same sizes.
+
+    Args:
+        method: The contestant.
+        roles: The roles of the methods.
+        sizes: Map from contestant to the task and number of parameters of each of its models.
+    """
     other = roles.likes.get(method)
-    return _drawn_as(other, roles, looks) if other and other in looks else method
+    if other is None or other not in sizes or not sizes[method] <= sizes[other]:
+        return method
+    return _drawn_as(other, roles, sizes)
