@@ -151,7 +151,7 @@ def test_the_command_prints_the_plan_and_stops_with_one_line(tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "bench.cli", "check", str(bad)], capture_output=True, text=True, cwd=ROOT
     )
-    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no config.json" in done.stderr
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "no such folder" in done.stderr
 
 
 def test_relative_paths_start_at_the_file_that_contains_them(tmp_path, monkeypatch):

@@ -280,7 +280,7 @@ def test_what_is_there_or_was_made_anew_or_has_no_weights_is_not_taken(settings,
     with pytest.raises(UserError, match=r"has no weights here \(they are missing"):
         write_model(elsewhere, points, row, tmp_path / "out")
     (folder / "run.json").write_text('{"taken_from": "published"}')
-    with pytest.raises(UserError, match=r"has no weights here \(it was published without"):
+    with pytest.raises(UserError, match=r"has no weights here \(the run was published without"):
         write_model(elsewhere, points, row, tmp_path / "out")
 
 
@@ -288,7 +288,7 @@ def test_other_padding_and_other_arithmetic_are_refused(answers):
     _, out, _ = answers["sst2", "assistant", "uniform"]
     model = AutoModelForSequenceClassification.from_pretrained(out)
     ids, mask = torch.tensor([[2, 5, 6, 3], [2, 5, 3, 0]]), torch.tensor([[1, 1, 1, 1], [0, 1, 1, 1]])
-    with pytest.raises(UserError, match="on the right"):
+    with pytest.raises(UserError, match="padding on the left"):
         model(ids, mask)
     with pytest.raises(UserError, match="70 tokens, but the model has 64 positions"):
         model(torch.full((1, 70), 5))

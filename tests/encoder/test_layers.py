@@ -39,6 +39,6 @@ def test_they_are_the_first_layers_of_the_checkpoint(tiny_settings, tiny_backbon
 @pytest.mark.parametrize("layers", [5, 100])
 def test_more_layers_than_there_are_is_one_line(layers, tiny_settings, tiny_backbone, tmp_path):
     settings = with_layers(tiny_settings, tmp_path, layers)
-    with pytest.raises(UserError, match=f"backbone.layers: {layers} of checkpoint .*, which has 4 layers") as caught:
+    with pytest.raises(UserError, match=f"backbone.layers: {layers}, but checkpoint .* has 4 layers") as caught:
         _ = contestant(settings, "teacher", "sst2").backbone
     assert "\n" not in str(caught.value)

@@ -209,7 +209,7 @@ def test_wrong_policies_are_named(name, on, start, culprit):
 def test_a_vector_of_the_wrong_length_is_an_error():
     with pytest.raises(ValueError, match="3 exits"):
         replay(Entropy(), np.zeros((3, 2, 2)), [0.1, 0.2])
-    with pytest.raises(UserError, match="grid of 1"):
+    with pytest.raises(UserError, match=r"thresholds\.grid is 1"):
         Entropy().thresholds(1, 3, 2)
 
 

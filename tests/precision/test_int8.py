@@ -111,7 +111,7 @@ def test_what_cannot_be_is_named(build, monkeypatch):
     with pytest.raises(UserError, match="int8 models are made from float32 ones; add float32"):
         build(precision_axis=["int8"])
     taken = {"teacher": build().contestants["teacher"].model_dump()}
-    with pytest.raises(UserError, match=r"contestants.teacher-int8: precision_axis makes this contestant"):
+    with pytest.raises(UserError, match=r"contestants.teacher-int8: precision_axis adds a contestant of this name"):
         build(contestants=taken | {"teacher-int8": taken["teacher"]}, depth_reference=None)
     with pytest.raises(UserError, match=r"precision_axis"):
         build(precision_axis=["float32", "int4"])

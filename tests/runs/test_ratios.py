@@ -234,9 +234,9 @@ def test_impossible_input_is_refused_in_one_line(tmp_path):
     of = settings(tmp_path)
     with pytest.raises(UserError, match="costeff sweep tell sst2 slender --generation 0"):
         ratios.ask(of, TASK, METHOD, 1)
-    with pytest.raises(UserError, match="ends with 2"):
+    with pytest.raises(UserError, match="the last one of the study of slender is 2"):
         ratios.ask(of, TASK, METHOD, 3)
-    with pytest.raises(UserError, match="0 of slender on rte"):
+    with pytest.raises(UserError, match="0 studies of slender on rte"):
         ratios.ask(of, "rte", METHOD, 0)
     with pytest.raises(UserError, match="needs at least 2"):
         ratios.ask(settings(tmp_path, population=1), TASK, METHOD, 0)
