@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from bench.context import data_survey, machine_of, pick_device
 from bench.encoder import backbones
+from bench.errors import UserError
 from bench.method import contestant
 from bench.provenance import identity_of
+from bench.store import read_facts, run_folder
 from bench.tasks.catalogue import task as task_named
 
 if TYPE_CHECKING:
@@ -64,6 +66,15 @@ class Identities:
         if key not in self._known:
             self._known[key] = Identity(self._inputs(key))
         return self._known[key]
+
+    def recorded(self, key: RunKey) -> dict[str, Any] | None:
+        """Return the content of a run's run.json if it has the planned identity, else None. The run may have failed."""
+        path = run_folder(self.settings, key) / "run.json"
+        try:
+            facts = read_facts(path) if path.is_file() else {}
+            return facts if facts and facts["identity"] == self.of(key).hash else None
+        except (UserError, KeyError):
+            return None
 
     def text(self, task: str, seed: int) -> Survey:
         """Return the fingerprint and split sizes of the data of a task and seed.

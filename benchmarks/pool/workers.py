@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from bench.errors import UserError
 from bench.runs.identity import Identities
 from bench.runs.train_run import produce, reason_of
 from bench.settings import Settings, load
-from bench.store import RunKey, read_facts, run_folder
+from bench.store import RunKey
 
 ENDED = "its process ended"
 _SPAWN = multiprocessing.get_context("spawn")
@@ -115,7 +114,8 @@ def _serve(connection: Connection, profile: str, overrides: dict[str, Any]) -> N
         except EOFError:
             return
         try:
-            reason = "" if _exists(identities, key) else _make(settings, key)
+            facts = identities.recorded(key)
+            reason = "" if facts and facts["status"] == "ok" else _make(settings, key)
         except Exception as error:
             reason = reason_of(error)
         connection.send(reason)
@@ -128,13 +128,3 @@ def _make(settings: Settings, key: RunKey) -> str:
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()  # other processes share the GPU
     return reason
-
-
-def _exists(identities: Identities, key: RunKey) -> bool:
-    """Return whether a run has a result with the planned identity."""
-    file = run_folder(identities.settings, key) / "run.json"
-    try:
-        facts = read_facts(file) if file.is_file() else {"status": "missing"}
-    except UserError:  # a broken file; the run is made again
-        return False
-    return bool(facts["status"] == "ok" and facts["identity"] == identities.of(key).hash)

@@ -10,14 +10,13 @@ from pathlib import Path
 import optuna
 
 from bench.encoder.saved import has_weights
-from bench.errors import UserError
 from bench.method import contestant
 from bench.runs.identity import Identities
 from bench.runs.plan import runs
 from bench.runs.ratios import trials_so_far
 from bench.runs.reuse import reusable_runs
 from bench.settings import Settings
-from bench.store import RunKey, read_facts, run_folder
+from bench.store import RunKey, run_folder
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def coming(settings: Settings, identities: Identities) -> Coming:
     foreseen = [key for key in elsewhere if key not in planned and key not in drawn]
     trials = dict.fromkeys([*drawn, *foreseen])
     wanted = dict.fromkeys([*planned, *trials])
-    missing = [key for key in wanted if not _exists(settings, key, identities)]
+    missing = [key for key in wanted if identities.recorded(key) is None]
     made_here = [key for key in missing if key not in elsewhere]
     made_here += _trained_again(settings, made_here, elsewhere)
     return Coming(
@@ -103,11 +102,3 @@ def _not_drawn(
             method = contestant(settings, study.method, task)
             for _ in range(later[task, study.method] - foreseen[task, study.method]):
                 yield RunKey(task, study.method, method.search_space(drawn.ask()), settings.seeds_of(task)[0])
-
-
-def _exists(settings: Settings, key: RunKey, identities: Identities) -> bool:
-    path = run_folder(settings, key) / "run.json"
-    try:
-        return path.is_file() and read_facts(path)["identity"] == identities.of(key).hash
-    except (UserError, KeyError):
-        return False
