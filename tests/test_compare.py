@@ -13,7 +13,7 @@ from bench.cli import main
 from bench.errors import UserError
 from bench.tasks.catalogue import tasks_of
 
-REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "glue-laptop-0.2"
+REFERENCE = Path(__file__).parent / "data" / "results-0.2"
 TASKS = ["cola", "wnli"]
 
 

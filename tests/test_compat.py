@@ -24,7 +24,7 @@ from bench.store import read_points, write_parquet
 from bench.training.loop import Machine, Plan, fit
 from bench.training.saving import CHECKPOINT
 
-REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "glue-laptop-0.2"
+REFERENCE = Path(__file__).parent / "data" / "results-0.2"
 
 
 def exported() -> EarlyExitClassifier:

@@ -22,7 +22,7 @@ from bench.store import RunKey
 from bench.trace import Trace
 
 ROOT = Path(__file__).parents[1]
-REFERENCE = ROOT / "results" / "reference" / "glue-laptop-0.2"
+REFERENCE = ROOT / "tests" / "data" / "results-0.2"
 TASKS = ("wnli", "stsb")
 METHODS = (("teacher", "full"), ("pabee", "full"))
 KEYS = [RunKey(task, *method, 0) for task in TASKS for method in METHODS]

@@ -22,7 +22,7 @@ from bench.sharing.folders import open_folder, runs_of, settings_of
 from bench.sharing.results import merge, publish
 from bench.store import RunKey
 
-REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "glue-laptop-0.2"
+REFERENCE = Path(__file__).parent / "data" / "results-0.2"
 RUNS = [RunKey("wnli", "teacher", "full", 0), RunKey("wnli", "pabee", "full", 0)]
 
 
@@ -313,11 +313,13 @@ def test_histories_of_others_are_checked(tmp_path, changes, said):
         _read_history(tmp_path / "link")
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in REFERENCE.parent.iterdir()))
-def test_committed_folders_are_readable_without_their_text(monkeypatch, name):
+@pytest.mark.parametrize(
+    "path", [REFERENCE, *sorted(REFERENCE.parents[2].glob("results/reference/*"))], ids=lambda path: path.name
+)
+def test_committed_folders_are_readable_without_their_text(monkeypatch, path):
     monkeypatch.delenv("GLUE_DIR", raising=False)
-    folder = open_folder(REFERENCE.parent / name)
-    assert folder.settings.root == REFERENCE.parent / name and len(folder.points())
+    folder = open_folder(path)
+    assert folder.settings.root == path and len(folder.points())
 
 
 def without(folder: Path, column: str) -> None:

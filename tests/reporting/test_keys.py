@@ -13,7 +13,7 @@ from bench.reporting.page import document
 from bench.reporting.tables.main import COSTS, SPEEDUPS
 
 ROOT = Path(__file__).parents[2]
-RESULTS = ROOT / "results" / "reference" / "glue-laptop-0.2"
+RESULTS = ROOT / "tests" / "data" / "results-0.2"
 TABLES = {"rows", "points", "row", "table", "chosen"}
 """What variables of points are called."""
 MADE = {"place", "missed"}

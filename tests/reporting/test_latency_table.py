@@ -16,7 +16,7 @@ from bench.sharing.folders import open_folder
 
 @pytest.fixture(scope="module")
 def reference():
-    folder = open_folder(Path(__file__).parents[2] / "results" / "reference" / "glue-laptop-0.2")
+    folder = open_folder(Path(__file__).parents[1] / "data" / "results-0.2")
     return folder.points(), folder.latencies()
 
 
