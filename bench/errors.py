@@ -32,6 +32,10 @@ class TrainingFailed(UserError):
     """Error for a training that failed, such as a loss that is not finite. It is recorded as the result of the run."""
 
 
+class NoStages(UserError):
+    """Error for a method that does not implement `Method.stages`."""
+
+
 class NeedFailed(UserError):
     """Error for a run that needs the model of a failed run.
 

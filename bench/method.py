@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Self
 
 from pydantic import Field, ValidationError
 
-from bench.errors import UserError
+from bench.errors import NoStages, UserError
 from bench.exit_policies.policies import Policy, policy_for
 from bench.names import valid_name
 from bench.settings import BatchCount, Settings, Values, explain, twins
@@ -235,9 +235,9 @@ class Method:
         Optional: forecasts, training budgets and training costs need it.
 
         Raises:
-            UserError: If the method does not implement it.
+            NoStages: If the method does not implement it.
         """
-        raise UserError(
+        raise NoStages(
             f"contestants.{self.name}: its method does not implement `stages`, which training budgets, costs and "
             "forecasts need"
         )

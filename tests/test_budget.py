@@ -125,3 +125,21 @@ def test_check_gives_the_steps_and_refuses_a_budget_that_cannot_be_met(tiny_sett
     assert "training budget: teacher full 60 steps" in lines and len(lines) >= len(known.contestants)
     with pytest.raises(UserError, match="cannot be trained for"):
         list(report(check(values | {"training": training | {"budget": {"steps": 5, "batch_size": 16}}}, "test"), 1))
+
+
+def test_check_refuses_a_budget_that_trials_cannot_meet(tiny_settings, tmp_path):
+    values = tiny_settings(tmp_path).model_dump()
+    names = ("teacher", "assistant", "costeff")
+    contestants = {name: values["contestants"][name] | {"tasks": {}} for name in names}
+    contestants["costeff"]["options"] |= {"sizes": {}}
+    training = {name: value for name, value in values["training"].items() if value is not None}
+    values |= {"contestants": contestants, "tasks": ["sst2"], "depth_reference": None, "ablations": {}}
+    values["comparison"]["primary"]["contestant"] = None
+    values["data"]["max_length"] = (32, 32)
+    values["studies"] = [{"method": "costeff", "tasks": ["sst2"], "generations": 1, "population": 2}]
+    values["training"] = training | {"budget": {"steps": 20, "batch_size": 16}}
+    with pytest.raises(UserError, match=r"contestants\.costeff: the models that h.* continues use its whole training"):
+        list(report(check(values, "test"), 1))
+    contestants["assistant"]["share"] = 0.5
+    lines = list(report(check(values, "test"), 1))
+    assert "training budget: costeff (trials) 20 steps" in lines

@@ -16,7 +16,7 @@ from bench.store import write_parquet
 # The last digits of results depend on the machine; these settings, and those of files and folders, choose it.
 WITHOUT_EFFECT = {
     "folder", "reuse", "profile", "results",
-    "training.device", "training.tf32", "training.gpu_share", "training.threads", "training.save_seconds",
+    "training.gpu_share", "training.save_seconds",
     "training.eval_batch_size", "training.kept_gigabytes",
     "data.test",  # `costeff submit` traces the test split where a run has not
     "data.sketch.test",
@@ -32,8 +32,8 @@ CHANGED: dict[str, Any] = {
     "depth_reference": "first-layers",
     "ablations": {"pabee": "teacher"}, "data.note": "another name", "data.calibration": 20,
     "data.max_train": 50, "data.max_eval": 16, "data.max_length": (30, 30), "training.precision": "bfloat16",
-    "training.budget": {"steps": 9}, "latency.speedups": [3.0], "backbone.pooling": "cls", "comparison.level": 0.9,
-    "comparison.primary.speedups": [3.0], "backbone.layers": 2,
+    "training.device": "auto", "training.budget": {"steps": 9}, "latency.speedups": [3.0], "backbone.pooling": "cls",
+    "comparison.level": 0.9, "comparison.primary.speedups": [3.0], "backbone.layers": 2,
 }  # fmt: skip
 """Another value of the settings for which twice the value and 1 is not one."""
 

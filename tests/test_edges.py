@@ -62,7 +62,7 @@ def test_a_command_without_results_reports_it_and_writes_nothing(command, tmp_pa
 @pytest.mark.parametrize(
     "command",
     ["check --cores 0", "forecast --cores -1", "take sst2 teacher out --speedup -1", "compare teacher --speedup nan",
-     "submit teacher out --speedup inf", "progress --every 0", "check sketch --config tiny", "progress --every 9000000",
+     "submit teacher out --speedup inf", "check sketch --config tiny",
      "forecast --cores 100000000", "size --layers 100000000", "size --hidden 100000000", "size --heads 100000000",
      "size --ffn 1000000000", "size --classes 1000000000", "size --vocabulary 100000000000", "size --length 0",
      "size --head-size 99999999", "size --positions 10000000000", "size --rank 1000"],

@@ -31,7 +31,10 @@ def test_a_chain_of_profiles_in_odd_folders_reads_its_own_data(tmp_path, monkeyp
     files = {"validation": "v.csv"}
     second_values = {"extends": "../three/c.yaml", "own_tasks": {"mine": {"files": files}}}
     (second / "b.yaml").write_text(yaml.safe_dump(second_values))
-    shallow = {"short": {"like": "teacher", "options": {"epochs": 1}}}
+    shallow = {
+        "short": {"like": "teacher", "options": {"epochs": 1}},
+        "usual": {"like": "teacher", "options": {"epochs": None, "learning_rate": None}},
+    }
     escaped = name.replace("$", "$$")
     first_values = {"extends": f"../{escaped}/b.yaml", "tasks": ["mine"], "studies": [], "contestants": shallow}
     (first / "a.yaml").write_text(yaml.safe_dump(first_values))
@@ -40,6 +43,10 @@ def test_a_chain_of_profiles_in_odd_folders_reads_its_own_data(tmp_path, monkeyp
     found = {split: Path(file).resolve() for split, file in settings.own_tasks["mine"].files.items()}
     assert found == {"train": third / "t $1.csv", "validation": second / "v.csv"}
     assert settings.contestants["short"].method == settings.contestants["teacher"].method
+    options = settings.contestants["teacher"].options
+    assert settings.contestants["usual"].options == {
+        name: options[name] for name in options.keys() - {"epochs", "learning_rate"}
+    }
     effective = tmp_path / "settings.yaml"
     effective.write_text(yaml.safe_dump(settings.model_dump(mode="json")))
     assert load(effective) == settings

@@ -50,6 +50,8 @@ def values(**changes) -> dict:
         ({"profile": "a" * 65}, "is not a name: 1 to 64 letters"),
         ({"latency": {"speedups": [0]}}, "latency.speedups.0: Input should be greater than 0, not 0"),
         ({"comparison": {"margin": float("nan")}}, "comparison.margin: Input should be a finite number, not nan"),
+        ({"ablations": {"teacher": "teacher"}}, "ablations: teacher: teacher: an ablation is compared with"),
+        ({"data": {"tasks": {"rte": {"tasks": {}}}}}, "data.tasks.rte.tasks: no such key in the values of one task"),
         ({"data": {"max_length": [0, 8]}}, "data.max_length.0: Input should be greater than or equal to 8, not 0"),
     ],
 )
@@ -57,6 +59,12 @@ def test_a_wrong_setting_is_one_line(changes, line):
     with pytest.raises(UserError) as error:
         check(values(**changes), "settings")
     assert line in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_value_of_one_task_changes_no_other_value_of_its_section():
+    data = check(values(data={"sketch": {"validation": 48}, "tasks": {"sst2": {"sketch": {"train": 200}}}}), "x").data
+    assert data.of("sst2").sketch.model_dump() == data.sketch.model_dump() | {"train": 200}
+    assert data.of("rte").sketch == data.sketch
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from bench.runs.replay import replay
 from bench.runs.train_run import produce
 from bench.settings import Settings, check, load
 from bench.sharing.results import _united, _without_paths, merge, placeless, publish
-from bench.store import RunKey, read_json, run_folder, write_parquet
+from bench.store import PART, RunKey, read_json, run_folder, write_parquet
 
 BRIEF = {"epochs": 1, "learning_rate": 3e-3}
 
@@ -48,12 +48,6 @@ def made(settings: Settings) -> Settings:
             replay(settings, task, seed)
     write_parquet(settings.root / "all-points.parquet", collect(settings))
     return settings
-
-
-def taken(settings: Settings) -> dict[str, bool]:
-    """Contestant -> whether its run was taken from elsewhere."""
-    facts = {run.key.method: read_json(run_folder(settings, run.key) / "run.json") for run in runs(settings)}
-    return {method: "taken_from" in each for method, each in facts.items()}
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +143,24 @@ def test_a_published_teacher_is_trained_where_a_newcomer_starts_from_it(first, p
     contestants = first[0].model_dump()["contestants"] | student
     settings = made(profile(tmp_path, contestants=contestants, reuse=[first[1]]))
     assert copied(settings) == {"teacher": False, "pabee": True, "assistant": False}
+    teacher = RunKey("sst2", "teacher", "full", 0)
     with pytest.raises(UserError, match="has no runs"):
-        produce(profile(tmp_path / "x", reuse=[tmp_path / "nowhere"]), RunKey("sst2", "teacher", "full", 0))
+        produce(profile(tmp_path / "x", reuse=[tmp_path / "nowhere"]), teacher)
+    before = {path: path.read_bytes() for path in settings.root.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match="is the folder of these results"):
+        produce(profile(tmp_path, reuse=[settings.root]), teacher)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_folder_in_which_a_job_saves_its_model_can_be_reused(first, profile, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(first[1], source)
+    unfinished = source / "runs" / "sst2" / "pabee" / "full" / "seed0" / f"{PART}model"
+    unfinished.mkdir()
+    (unfinished / "model.safetensors").write_bytes(b"begun")
+    settings = profile(tmp_path, contestants=first[0].model_dump()["contestants"], reuse=[source])
+    key = RunKey("sst2", "pabee", "full", 0)
+    assert produce(settings, key) == "" and "taken_from" in read_json(run_folder(settings, key) / "run.json")
 
 
 def studied(settings: Settings) -> list[RunKey]:

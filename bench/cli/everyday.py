@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import sys
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +20,6 @@ from bench.cli.arguments import (
     Profile,
     app,
     one_profile,
-    positive,
     profiles,
     settings_of,
 )
@@ -133,20 +131,9 @@ def print_forecast(
 
 
 @app.command("progress", rich_help_panel=EVERYDAY)
-def print_progress(
-    profile: Profile = None,
-    config: Config = None,
-    every: Annotated[
-        float | None, typer.Option(callback=positive, help="Repeat every so many seconds until the benchmark is done.")
-    ] = None,
-) -> None:
+def print_progress(profile: Profile = None, config: Config = None) -> None:
     """Print the progress of the benchmark in one line: finished runs, current training steps, remaining time."""
     with heavy_imports():
         from bench.runs.planning.progress import Progress
 
-    settings = settings_of(profile, config)
-    progress = Progress(settings)
-    typer.echo(progress.line())
-    while every and not (settings.root / "complete").is_file():
-        time.sleep(every)
-        typer.echo(progress.line())
+    typer.echo(Progress(settings_of(profile, config)).line())

@@ -41,16 +41,13 @@ def run(
     """Train and trace one variant of a contestant; an interrupted run resumes."""
     with heavy_imports():
         from bench.runs.train_run import produce
-        from bench.runs.training.models import release_after
         from bench.store import RunKey, seed_of
         from bench.training.lease import gpu_lease
 
     settings = settings_of(profile, config)
     key = RunKey(task, method, variant, seed_of(settings, task, seed))
     with gpu_lease(settings.training.device, settings.training.gpu_share):
-        reason = produce(settings, key)
-    if as_job:
-        release_after(settings, key)
+        reason = produce(settings, key, release=as_job)
     if reason and not as_job:
         typer.echo(f"costeff: {task} {method} {variant} failed: {reason}", err=True)
         sys.exit(1)

@@ -55,7 +55,12 @@ def collect(settings: Settings) -> pd.DataFrame:
 
 def latency_inputs(settings: Settings) -> dict[str, Any]:
     """Return the settings that latencies depend on apart from the runs; the workflow repeats them if one changes."""
-    return {"latency": settings.latency.model_dump(mode="json"), "reference": settings.reference}
+    asked = {"latency": settings.latency.model_dump(mode="json"), "reference": settings.reference}
+    usual = type(settings.training)()
+    for name in ("threads", "device"):  # only where they differ, so that older files stay current
+        if (value := getattr(settings.training, name)) != getattr(usual, name):
+            asked[name] = value
+    return asked
 
 
 def latency_is_current(settings: Settings) -> bool:
@@ -85,6 +90,7 @@ def report_inputs(settings: Settings) -> dict[str, Any]:
         "source": settings.data.source,
         "backbone": settings.backbone.name,
         "caps": sorted(settings.glue_caps.items()),
+        "likes": {name: entry.like for name, entry in settings.contestants.items() if entry.like},
     }
 
 

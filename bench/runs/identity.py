@@ -120,6 +120,8 @@ class Identities:
             own: dict[str, Any] = {"metrics": list(method.task.metrics[:1]), "labels": list(method.task.labels)}
             if method.task.regression:  # training rescales labels from this range
                 own["range"] = list(method.task.range)
+            if group := settings.own_tasks[key.task].group:  # folds of the training rows do not divide a group
+                own["group"] = group
             inputs["own"] = own
         inputs["restarts"] = settings.training.restarts
         if budget := settings.training.budget:
@@ -127,6 +129,8 @@ class Identities:
             inputs["budget"] = {"steps": steps, "batch_size": budget.batch_size, "share": entry.share}
         if settings.training.precision != "auto":  # "auto" depends on the machine, see `where`
             inputs["precision"] = settings.training.precision
+        if settings.training.tf32:
+            inputs["tf32"] = True
         return inputs
 
 

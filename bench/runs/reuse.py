@@ -26,12 +26,14 @@ def reusable_runs(settings: Settings, identities: Identities, key: RunKey | None
         key: If given, only the runs of its task and seed are considered.
 
     Raises:
-        UserError: If a folder contains no runs.
+        UserError: If a folder contains no runs, or is that of these results.
     """
     if not settings.reuse:
         return {}
     there: dict[str, Path] = {}
     for folder in settings.reuse:
+        if folder.resolve() == settings.root.resolve():
+            raise UserError(f"reuse: {folder} is the folder of these results; name another folder, or none")
         for identity, path in _kept(folder.absolute(), key):
             there.setdefault(identity, path)
     tasks = None if key is None else [key.task]

@@ -30,9 +30,11 @@ from bench.runs.training.collapse import collapsed
 from bench.runs.training.cost import training_cost
 from bench.runs.training.facts import Usage, describe
 from bench.runs.training.lineage import within_budget
+from bench.runs.training.models import release_after
 from bench.settings import Settings
 from bench.sharing.records import check_run
 from bench.store import (
+    PART,
     RunKey,
     check_folders,
     clear_run,
@@ -53,11 +55,17 @@ from bench.trace import Trace
 log = logging.getLogger(__name__)
 
 
-def produce(settings: Settings, key: RunKey) -> str:
+def produce(settings: Settings, key: RunKey, release: bool = False) -> str:
     """Make all files of one run (see docs/architecture.md); an interrupted run resumes.
 
     Checkpoints of an interrupted run are used if identity, code and machine settings are the same; otherwise they are
     removed. An exception during training, or a failed run that this one depends on, is recorded as a failed run.
+
+    Args:
+        settings: Settings of the benchmark.
+        key: The run.
+        release: Whether weights that no remaining run needs are deleted at the end, before the checkpoints of this run:
+            Snakemake removes the outputs of a job that is stopped, and the next attempt then resumes at the end.
 
     Returns:
         The reason of the failure; "" if the run succeeded.
@@ -79,27 +87,30 @@ def produce(settings: Settings, key: RunKey) -> str:
         identity = identities.of(key)
         _fresh_state(state, identity, where(settings), code_of(type(method)).get("fingerprint"))
         context = Context(settings, method.task, key, state)
+        reason = ""
         if kept := reusable_runs(settings, identities, key).get(key):
             _copy_run(kept, folder, method.task)
+        else:
+            failed = _failed_need(settings, method, key, identities)
+            try:
+                if failed:
+                    raise failed
+                _restore(settings, method, key, identities)
+                facts = _make(method, context, folder, began)
+                write_json(folder / "run.json", describe(context, method, identity, began) | facts)
+                (folder / "failure.json").unlink(missing_ok=True)
+            except Exception as error:
+                if is_disk_full(error):
+                    raise
+                again = error.again if isinstance(error, NeedFailed) else not isinstance(error, TrainingFailed)
+                reason = reason_of(error)
+                record_failure(settings, key, reason, again=again)
+                log.error("%s", error if isinstance(error, UserError) else traceback.format_exc())
+        if release:
+            release_after(settings, key)
+        if not reason:
             remove_folder(state)
-            return ""
-        failed = _failed_need(settings, method, key, identities)
-        try:
-            if failed:
-                raise failed
-            _restore(settings, method, key, identities)
-            facts = _make(method, context, folder, began)
-        except Exception as error:
-            if is_disk_full(error):
-                raise
-            again = error.again if isinstance(error, NeedFailed) else not isinstance(error, TrainingFailed)
-            record_failure(settings, key, reason_of(error), again=again)
-            log.error("%s", error if isinstance(error, UserError) else traceback.format_exc())
-            return reason_of(error)
-        write_json(folder / "run.json", describe(context, method, identity, began) | facts)
-        (folder / "failure.json").unlink(missing_ok=True)
-        remove_folder(state)
-        return ""
+        return reason
 
 
 def trace_tests(settings: Settings, key: RunKey) -> None:
@@ -219,7 +230,7 @@ def _restore(settings: Settings, method: Method, key: RunKey, identities: Identi
             code = code_of(type(needed)).get("fingerprint")
             _fresh_state(state, identities.of(need), where(settings), code)
             model, _, _, context = _trained(needed, Context(settings, needed.task, need, state))
-            again = folder / "again"
+            again = folder / f"{PART}again"
             digest = _save_model(model, context, again)
             if digest != weights_of(folder):
                 remove_folder(again)
@@ -309,7 +320,7 @@ def _read_if_readable(file: Path) -> Any:
 def _save_model(model: PreTrainedModel, context: Context, folder: Path) -> str:
     """Write model and tokenizer to `model`, following a link; return the digest of the weights."""
     final = folder / "model"
-    part = final if final.is_symlink() else folder / "model.part"
+    part = final if final.is_symlink() else folder / f"{PART}model"
     remove_folder(part)
     model.save_pretrained(part)
     context.tokenizer.save_pretrained(part)

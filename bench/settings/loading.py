@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from bench.errors import UserError
 from bench.names import plain_number
-from bench.settings.sections import Settings
+from bench.settings.sections import Contestant, Settings
 from bench.settings.values import expand, explain, literal, merge
 
 PACKAGED = Path(__file__).parents[1] / "packaged"
@@ -117,6 +117,8 @@ def check(values: dict[str, Any], where: str) -> Settings:
 def _with_likes(values: dict[str, Any], where: str) -> dict[str, Any]:
     """Return the settings in which each contestant has the values of the one it is `like`, unless it sets its own.
 
+    An entry with all keys, as in the settings.yaml that the workflow writes, is complete: what it lacks was removed.
+
     Raises:
         UserError: The other contestant does not exist, or is like this one.
     """
@@ -124,14 +126,15 @@ def _with_likes(values: dict[str, Any], where: str) -> dict[str, Any]:
 
     def full(name: str, before: tuple[str, ...]) -> Any:
         entry = entries[name]
-        if not isinstance(other := _mapping(entry).get("like"), str):
+        if not isinstance(other := _mapping(entry).get("like"), str) or entry.keys() >= Contestant.model_fields.keys():
             return entry
         key = f"{where}: contestants.{name}.like"
         if other not in entries:
             raise UserError(f"{key}: {other!r} is not a contestant; the contestants are {', '.join(map(str, entries))}")
         if other in before:
             raise UserError(f"{key}: {' -> '.join((*before, other))} is circular; give one of them a `method`")
-        return merge(_mapping(full(other, (*before, other))), entry)
+        below = _mapping(full(other, (*before, other)))
+        return _marked(merge(below, entry), entry, Path(where).name)
 
     return values | {"contestants": {name: full(name, (name,)) for name in entries}} if entries else values
 
@@ -208,16 +211,28 @@ def _over(below: dict[str, Any], values: dict[str, Any], name: str) -> dict[str,
     removed = [each for each, entry in _mapping(values.get("contestants")).items() if entry is None]
     if primary.get("contestant") in removed:
         merged["comparison"] = merge(merged["comparison"], {"primary": {"contestant": None}})
-    entries = merged.get("contestants")
+    entries = _mapping(merged.get("contestants"))
     for contestant, own in _mapping(values.get("contestants")).items():
-        entry = _mapping(_mapping(entries).get(contestant))
-        sources = _mapping(entry.get("sources"))
-        if isinstance(own, dict) and sources:
-            sections = [_mapping(each) for each in (own.get("options"), *_mapping(own.get("tasks")).values())]
-            changed = {key for section in sections for key in section} if "sources" not in own else set()
-            here = {key: f"here ({name})" for key in sources if str(key).partition(".")[0] in changed}
-            merged["contestants"][contestant] = entry | {"sources": sources | here}
+        if contestant in entries:
+            entries[contestant] = _marked(entries[contestant], own, name)
     return merged
+
+
+def _marked(entry: Any, own: Any, name: str) -> Any:
+    """Return a contestant with the profile `name` as the source of each option that `own` sets without a source.
+
+    Args:
+        entry: The contestant, with the values of `own`.
+        own: The values that the profile states for it.
+        name: Name of the profile.
+    """
+    sources, own = _mapping(_mapping(entry).get("sources")), _mapping(own)
+    if not sources or "sources" in own:
+        return entry
+    sections = [_mapping(each) for each in (own.get("options"), *_mapping(own.get("tasks")).values())]
+    changed = {key for section in sections for key in section}
+    here = {key: f"here ({name})" for key in sources if str(key).partition(".")[0] in changed}
+    return entry | {"sources": sources | here}
 
 
 def _mapping(value: Any) -> dict[Any, Any]:

@@ -119,7 +119,7 @@ class RatioStudy(Values):
     """Ratio study: an Optuna search over the pruning ratios of one method."""
 
     method: Name = Field(description="Contestant with a search space.")
-    tasks: list[str] = Field(description="Tasks of the study.")
+    tasks: list[str] = Field(min_length=1, description="Tasks of the study.")
     generations: int = Field(2, ge=1, le=100, description="Generations; trials of one generation run in parallel.")
     population: int = Field(4, ge=1, le=1000, description="Trials per generation.")
     sampler: Literal["nsgaii", "tpe", "random"] = Field("nsgaii", description="Optuna's sampler.")
@@ -220,6 +220,8 @@ class Settings(Values):
                 if task not in known:
                     raise ValueError(f"{key}: unknown task {task!r}; the tasks are {', '.join(known)}")
         for task in dict.fromkeys((*self.tasks, *self.data.tasks)):
+            if "tasks" in self.data.tasks.get(task, {}):
+                raise ValueError(f"data.tasks.{task}.tasks: no such key in the values of one task")
             try:
                 data = self.data.of(task)
             except ValidationError as error:
@@ -245,6 +247,12 @@ class Settings(Values):
             for name in names:
                 if name not in self.contestants:
                     raise ValueError(f"{key}: {name!r} is not a contestant; the contestants are {known}")
+        for ablation, whole in self.ablations.items():
+            if whole in self.ablations or ablation == self.reference:
+                raise ValueError(
+                    f"ablations: {ablation}: {whole}: an ablation is compared with a contestant that is none, "
+                    f"and the reference ({self.reference}) is none"
+                )
         studied = [(study.method, task) for study in self.studies for task in study.tasks]
         for method, task in studied:
             if task not in self.tasks:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from bench.settings.values import Count, PathSetting, Seed, Values, blank, check_part, lookalike, quoted
+from bench.settings.values import Count, PathSetting, Seed, Values, blank, check_part, lookalike, merge, quoted
 
 GLUE = ("cola", "sst2", "mrpc", "qqp", "stsb", "mnli", "qnli", "rte", "wnli")
 
@@ -61,7 +61,7 @@ class Data(Values):
 
     def of(self, task: str) -> Data:
         """Return this section with the values that hold for one task."""
-        return Data.model_validate(self.model_dump() | {"tasks": {}} | self.tasks.get(task, {}))
+        return Data.model_validate(merge(self.model_dump() | {"tasks": {}}, self.tasks.get(task, {})))
 
     @property
     def title(self) -> str:

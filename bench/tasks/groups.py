@@ -65,7 +65,7 @@ def alike(columns: Sequence[str], group: str | None = None) -> Grouping:
     """Group rows with equal text in all the columns, and rows with the same value in the column `group`."""
 
     def grouping(rows: Columns) -> Groups:
-        texts = list(zip(*([words(text) for text in rows[column]] for column in columns), strict=True))
+        texts = list(zip(*([words(text) or text for text in rows[column]] for column in columns), strict=True))
         ids = _components([texts, rows[group]] if group else [texts])
         return Groups(ids, np.ones(len(ids), dtype=bool))
 

@@ -239,6 +239,6 @@ def _fingerprint(task: Task, columns: dict[str, Columns]) -> str:
         if not name.startswith("test"):
             split = columns[name]
             digest.update(json.dumps([name, split["idx"], *(split[column] for column in task.columns)]).encode())
-            # Labels in the precision of training: files may hold the same score as 3.8 or as a float32.
-            digest.update(np.asarray(split["label"], dtype=np.float32).tobytes())
+            # Labels as used in training: files may hold the same score as 3.8 or as a float32.
+            digest.update(_labels(task, split).astype(np.float32).tobytes())
     return digest.hexdigest()[:16]

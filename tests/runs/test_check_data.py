@@ -56,6 +56,23 @@ def told(settings: Settings) -> list[str]:
     return lines
 
 
+def test_check_examines_the_rows_of_every_seed(settings: Callable[..., Settings]) -> None:
+    train = [(f"word {number}", "bad" if number == 7 else "good") for number in range(60)]
+    values = settings(train, said("validation", 40)).model_dump() | {"tasks": ["mail"], "seeds": list(range(8))}
+    values["data"] |= {"calibration": 30}
+    identities, failing = Identities(check(values, "test")), set()
+    for seed in range(8):
+        try:
+            identities.text("mail", seed)
+        except UserError:
+            failing.add(seed)
+    assert 0 < len(failing) < 8
+    passing = set(range(8)) - failing
+    lines = told(check(values | {"seeds": [*passing, *failing]}, "test"))
+    named = {seed for seed in range(8) if any(f"problem: seed {seed}: " in line and "'bad'" in line for line in lines)}
+    assert named == failing and "cannot be used" in lines[-1]
+
+
 def test_one_check_shows_every_problem_of_every_task(settings: Callable[..., Settings]) -> None:
     train, validation = said("train", 150), said("validation", 40)
     dirty = [("", "good"), ("", "bad"), ("once more", "good"), ("once more", "bad"), validation[0], ("what", "god")]

@@ -249,6 +249,25 @@ def test_the_ranking_metric_of_an_own_task_is_part_of_the_identity(small, tmp_pa
     assert before.keys() == after.keys() and not set(before.values()) & set(after.values())
 
 
+def test_the_groups_and_every_label_of_an_own_task_are_part_of_the_identity(small, tmp_path):
+    rows = pd.DataFrame({"text": [f"number {i}" for i in range(120)], "label": [1.7e9 + 10 * i for i in range(120)]})
+    rows["customer"] = [i // 3 for i in range(120)]
+    for split in ("train", "validation"):
+        rows.to_csv(tmp_path / f"{split}.csv", index=False)
+    files = {split: str(tmp_path / f"{split}.csv") for split in ("train", "validation")}
+    task = {"columns": ["text"], "range": [1.7e9, 1.7e9 + 2000], "metrics": ["pearson"], "files": files}
+    whole = small(tmp_path).model_dump() | {"tasks": ["mine"], "selection": "validation"}
+
+    def of(own) -> set[str]:
+        return set(hashes(check(whole | {"own_tasks": {"mine": own}}, "test")).values())
+
+    plain = of(task)
+    assert not plain & of(task | {"group": "customer"})
+    rows.loc[5, "label"] += 10  # the same number as before in float32
+    rows.to_csv(tmp_path / "train.csv", index=False)
+    assert not plain & of(task)
+
+
 @pytest.mark.parametrize(
     ("key", "line"),
     [

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,7 +15,16 @@ from bench.encoder.backbones import tokenizer
 from bench.method import contestant
 from bench.runs.plan import runs
 from bench.runs.planning import forecast as told
-from bench.runs.planning.forecast import Pace, Work, duration, forecast, work_of
+from bench.runs.planning.forecast import (
+    REPORT_SECONDS,
+    Forecast,
+    Pace,
+    Work,
+    _together,
+    duration,
+    forecast,
+    work_of,
+)
 from bench.runs.planning.progress import Progress, ahead
 from bench.runs.train_run import produce
 from bench.settings import load
@@ -87,9 +97,29 @@ def test_a_forecast_of_a_plan(settings):
     assert len(text) == len(settings.tasks) + 1 and all(task in "".join(text) for task in settings.tasks)
 
 
-def test_more_jobs_at_once_take_less(settings):
+def test_a_pace_is_in_seconds_per_unit_of_work():
     pace = Pace(Work(1e-10, 1e-7, 1e-9), Work(1e-10, 1e-7))
     assert pace.seconds(Work(1e10, 1e5, 1e7), Work()) == pytest.approx(1 + 0.01 + 0.01)
+
+
+def test_more_jobs_at_once_take_less():
+    seconds = {RunKey("sst2", "teacher", "full", seed): 100.0 for seed in range(4)}
+    one, two, four = (Forecast(seconds, 10.0, jobs, ()).whole - 10.0 - REPORT_SECONDS for jobs in (1, 2, 4))
+    assert (one, two, four) == (400.0, 200.0, 100.0)
+
+
+def of_two_threads() -> Pace:
+    torch.set_num_threads(2)
+    return Pace(Work((torch.ones(512, 512) @ torch.ones(512, 512)).sum().item()), Work())
+
+
+def test_jobs_of_several_threads_are_timed_after_this_process_has_used_threads():
+    before = torch.get_num_threads()
+    try:
+        expected = of_two_threads()
+        assert _together(of_two_threads, 2, torch.device("cpu"), 2) == expected
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_progress_from_nothing_to_all(settings):

@@ -67,13 +67,18 @@ def test_a_hyper_parameter_without_a_source_and_a_source_of_nothing_are_refused(
         said(profile(tmp_path, tiny_backbone, sources=sources | {"head": "somewhere"}))
 
 
-def test_who_changes_a_value_has_chosen_it(tiny_backbone, tmp_path):
+def test_the_source_of_a_changed_value_is_the_file_that_changes_it(tiny_backbone, tmp_path):
     below = profile(tmp_path, tiny_backbone)
     above = tmp_path / "above.yaml"
     above.write_text("{extends: below.yaml, profile: above, contestants: {teacher: {tasks: {rte: {epochs: 9}}}}}")
     found = said(above, {"contestants": {"teacher": {"options": {"batch_size": 8}}}})
     assert found["epochs"].endswith("9 (rte): here (above.yaml)") and found["batch_size"] == "8: here (--config)"
     assert found["learning_rate"] == said(below)["learning_rate"]
+    above.write_text(
+        "{extends: below.yaml, profile: above, contestants: {other: {like: teacher, options: {epochs: 9}}}}"
+    )
+    found = {name: entry.sources["epochs"] for name, entry in settings_file.load(above).contestants.items()}
+    assert found["other"] == "here (above.yaml)" and found["teacher"].startswith("code")
 
 
 def test_without_sources_all_is_chosen_here(tiny_backbone, tmp_path):

@@ -31,6 +31,13 @@ def test_a_phrase_belongs_to_the_one_longest_text_that_holds_it(texts: list[str]
             assert {texts[i] for i in np.flatnonzero(groups.ids == group)} >= {holders[0]}
 
 
+@given(st.lists(st.sampled_from(["👍", "!!!", "...", "good", "Good!"]), min_size=2, max_size=20))
+def test_equal_texts_have_one_group_also_without_a_word(texts: list[str]) -> None:
+    ids = alike(["text"])({"text": texts}).ids
+    for text in texts:
+        assert len({group for group, other in zip(ids.tolist(), texts, strict=True) if other == text}) == 1
+
+
 @given(st.lists(phrases, min_size=4, max_size=60), st.integers(0, 100))
 def test_no_phrase_set_apart_stands_inside_what_is_trained_on(texts: list[str], seed: int) -> None:
     groups = nested("text")({"text": texts})

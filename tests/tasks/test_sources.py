@@ -29,9 +29,13 @@ def test_folder_with_a_split_missing(write: Callable[..., Path]) -> None:
 
 
 def test_shards_are_joined_in_order(write: Callable[..., Path]) -> None:
-    write("cola", shard="00000-of-00002", train=GOOD, validation=GOOD)
+    write("cola", validation=GOOD)
+    write("cola", shard="00000-of-00002", train=GOOD)
     path = write("cola", shard="00001-of-00002", train={"sentence": ["three ."], "label": [1], "idx": [9]})
     train = from_folder("cola", path).splits["train"]
+    (path / "cola" / "train-00000-of-00002.parquet").unlink()
+    with pytest.raises(UserError, match=r"cola: 1 of the 2 files train-\*\.parquet"):
+        from_folder("cola", path)
     assert train["sentence"] == ["one .", "two .", "three ."] and train["idx"] == [0, 1, 2]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bench.context import pick_device, task_data
+from bench.context import data_survey, pick_device, task_data
 from bench.encoder import Encoder, EncoderConfig, backbones
 from bench.encoder.shape import layout_named
 from bench.errors import DataError, UserError
@@ -61,9 +61,10 @@ def report(settings: Settings, cores: int) -> Iterator[str]:
     if problems:
         many = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
         raise UserError(f"the data cannot be used as it is: {many}, listed above as `problem`")
-    if settings.training.budget:
-        yield from _check_budget(settings, planned, texts)
     found = coming(settings, Identities(settings))
+    if settings.training.budget:
+        named = {run.key: f"{run.key.method} {run.key.variant}" for run in planned}
+        yield from _check_budget(settings, named | {key: f"{key.method} (trials)" for key in found.trials}, texts)
     yield from found.lines()
     yield from made_by_other_code(settings)
     yield check_room(settings, found)
@@ -73,17 +74,17 @@ def report(settings: Settings, cores: int) -> Iterator[str]:
         yield from forecast(settings, [*found.runs, *found.trials], texts, cores).lines()
 
 
-def _check_budget(settings: Settings, planned: Sequence[Planned], texts: Mapping[str, TaskData]) -> Iterator[str]:
-    """Yield the optimizer steps of each variant, over the tasks.
+def _check_budget(settings: Settings, runs: Mapping[RunKey, str], texts: Mapping[str, TaskData]) -> Iterator[str]:
+    """Yield the optimizer steps of each name in `runs`, over its tasks and variants.
 
     Raises:
         UserError: If a variant cannot be fitted to the training budget on a task.
     """
     steps: dict[str, list[int]] = {}
-    for key in dict.fromkeys(replace(run.key, seed=0) for run in planned):
+    for key, name in {replace(key, seed=0): name for key, name in runs.items()}.items():
         method = contestant(settings, key.method, key.task)
         count = steps_in_all(method, key.variant, len(texts[key.task].splits["train"]))
-        steps.setdefault(f"{key.method} {key.variant}", []).append(count)
+        steps.setdefault(name, []).append(count)
     for name, found in steps.items():
         few, many = min(found), max(found)
         yield f"training budget: {name} {few if few == many else f'{few} to {many}'} steps"
@@ -108,11 +109,17 @@ def _check_data(
         problems: Output: one line is added for each problem.
     """
     wrong: list[str] = []
+    known = task_named(task, settings.own_tasks)
     try:
-        data = texts[task] = task_data(settings, task_named(task, settings.own_tasks), tokenizer, wrong)
+        data = texts[task] = task_data(settings, known, tokenizer, wrong)
     except UserError as error:
-        wrong += error.problems if isinstance(error, DataError) else [str(error)]
+        wrong += _problems(error)
         data = None
+    for seed in settings.seeds_of(task)[1:] if not wrong else ():  # each seed draws its own rows
+        try:
+            data_survey(settings, known, seed)
+        except UserError as error:
+            wrong += [f"seed {seed}: {line}" for line in _problems(error)]
     if data:
         sizes = ", ".join(f"{split} {len(examples)}" for split, examples in data.splits.items())
         lost = f"; {data.left_out} training rows left out (same group as a held-out row)" * bool(data.left_out)
@@ -122,6 +129,10 @@ def _check_data(
         yield from (f"  note: {line}" for line in findings(data.quality))
     yield from (f"  problem: {line}" for line in wrong)
     problems += wrong
+
+
+def _problems(error: UserError) -> Sequence[str]:
+    return error.problems if isinstance(error, DataError) else [str(error)]
 
 
 def _device(settings: Settings) -> str:

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from bench.context import machine_of, pick_device, usable_cores
 from bench.encoder import Encoder, EncoderConfig, Shape, Width
-from bench.errors import UserError
+from bench.errors import NoStages
 from bench.measuring.recording import record
 from bench.method import Stage, contestant
 from bench.runs.plan import runs as planned_runs
@@ -123,7 +123,8 @@ def forecast(settings: Settings, runs: Sequence[RunKey], data: Mapping[str, Task
     backbone = contestant(settings, settings.reference, settings.tasks[0]).backbone
     lengths = np.concatenate([data[task].splits["train"].lengths for task in settings.tasks])
     jobs = max(1, min(cores, usable_cores()) // settings.training.threads)
-    pace = _together(partial(measured_pace, settings, backbone, lengths), jobs, pick_device(settings))
+    measure = partial(measured_pace, settings, backbone, lengths)
+    pace = _together(measure, jobs, pick_device(settings), settings.training.threads)
     found: dict[RunKey, float] = {}
     unknown: dict[str, None] = {}
     of_variant: dict[tuple[str, str, str], float] = {}  # all seeds of a variant take the same time
@@ -133,7 +134,7 @@ def forecast(settings: Settings, runs: Sequence[RunKey], data: Mapping[str, Task
             if variant not in of_variant:
                 of_variant[variant] = pace.seconds(*work_of(settings, run, data[run.task])) + JOB_SECONDS
             found[run] = of_variant[variant]
-        except UserError:
+        except NoStages:
             unknown[run.method] = None
     return Forecast(found, _clock(settings, data, pace), jobs, tuple(unknown))
 
@@ -142,7 +143,7 @@ def work_of(settings: Settings, key: RunKey, data: TaskData) -> tuple[Work, Work
     """Return the work of a run in training and in forward passes alone.
 
     Raises:
-        UserError: where its method has no `stages`.
+        NoStages: If its method has no `stages`.
     """
     method = contestant(settings, key.method, key.task)
     train, selection = data.splits["train"], data.splits[settings.selection]
@@ -234,11 +235,15 @@ def _quiet(name: str) -> Iterator[None]:
     logger.setLevel(level)
 
 
-def _together(measure: Callable[[], Pace], jobs: int, device: torch.device) -> Pace:
-    """Return the mean pace of `jobs` processes at once, which share memory and cores; on a GPU that of this one."""
+def _together(measure: Callable[[], Pace], jobs: int, device: torch.device, threads: int) -> Pace:
+    """Return the mean pace of `jobs` processes at once, which share memory and cores; on a GPU that of this one.
+
+    Processes of several threads are started afresh, since a forked process cannot use OpenMP threads after its parent
+    has used them.
+    """
     if jobs == 1 or device.type != "cpu":
         return measure()
-    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork")) as pool:
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("fork" if threads == 1 else "spawn")) as pool:
         found = [future.result() for future in [pool.submit(measure) for _ in range(jobs)]]
     return Pace(
         *(Work(*np.mean([[*getattr(pace, kind)] for pace in found], axis=0)) for kind in ("training", "reading"))
@@ -316,7 +321,7 @@ def _clock(settings: Settings, data: Mapping[str, TaskData], pace: Pace) -> floa
         method = contestant(settings, run.key.method, task)
         try:
             shape = stages_of(method, run.key.variant, len(data[task].splits["train"]))[0].shape
-        except UserError:
+        except NoStages:
             shape = method.backbone
         mean = _work(shape, data[task].splits["validation"].lengths) * (1 / len(data[task].splits["validation"]))
         read = mean * (2 * settings.latency.examples * settings.latency.rounds * 2)

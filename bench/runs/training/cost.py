@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from bench.errors import UserError
+from bench.errors import NoStages
 from bench.method import contestant
 from bench.runs.planning.forecast import work_of
 from bench.runs.training.lineage import steps_in_all
@@ -36,7 +36,7 @@ def training_cost(settings: Settings, key: RunKey, data: TaskData) -> dict[str, 
     try:
         trained, read = work_of(settings, key, data)
         lineage = steps_in_all(method, key.variant, len(data.splits["train"]))
-    except UserError:
+    except NoStages:
         return {}
     flops = 6 * trained.macs + 2 * read.macs
     needed = [read_json(run_folder(settings, each) / "run.json") for each in _needs(settings, key)]

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,13 +129,29 @@ def folder_reader(task: Task, folder: Path) -> Read:
     hub, site = folder / task.name, folder / task.title
     if any(hub.glob("*.parquet")):
         known = (*task.columns, "label", "idx", "difficulty")
-        return lambda split: [parquet(file, known) for file in sorted(hub.glob(f"{split}-*.parquet"))]
+        return lambda split: [parquet(file, known) for file in _shards(hub, split)]
     if any((site / name).is_file() for name in ("train.tsv", _MSR["train"])):
         return lambda split: _site(task, site, split)
     raise UserError(
         f"{folder}: no text of {task.title}; looked for {task.name}/train-*.parquet, as on the Hub, "
         f"and for {task.title}/train.tsv, as GLUE's own site ships it"
     )
+
+
+def _shards(folder: Path, split: str) -> list[Path]:
+    """Return the Parquet files of a split; there are none if the source does not have it.
+
+    Raises:
+        UserError: Some of the files are missing.
+    """
+    files = sorted(folder.glob(f"{split}-*.parquet"))
+    for file in files:
+        if (numbered := re.search(r"-of-(\d+)$", file.stem)) and int(numbered[1]) != len(files):
+            raise UserError(
+                f"{folder}: {len(files)} of the {int(numbered[1])} files {split}-*.parquet; copy the missing ones, or "
+                "remove those of another copy"
+            )
+    return files
 
 
 def _site(task: Task, folder: Path, split: str) -> list[Piece]:
