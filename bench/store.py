@@ -107,6 +107,30 @@ def written_at_once(path: Path) -> Iterator[Path]:
         part.replace(path)
 
 
+@contextmanager
+def complete_or_not_at_all(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `out` and rename it to `out` at the end; remove it after an error.
+
+    Raises:
+        UserError: `out` is not empty or cannot be written.
+    """
+    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
+        raise UserError(f"{out} is not empty; name a folder that does not exist, or remove it")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent.absolute())
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror} ({error.filename})") from None
+    with temporary as folder:
+        part = Path(folder) / out.name
+        part.mkdir()
+        yield part
+        try:
+            part.replace(out)
+        except OSError as error:  # another process has written the folder meanwhile
+            raise UserError(f"{out} cannot be written: {error.strerror}; name another folder") from None
+
+
 def write_json(path: Path, values: Any) -> None:
     """Write JSON atomically; see `written_at_once`."""
     with written_at_once(path) as part:

@@ -113,6 +113,14 @@ def half_the_parameters(table: pd.DataFrame) -> None:
     table["parameters"] //= 2
 
 
+def exits_by_the_labels(table: pd.DataFrame) -> None:
+    """Record exits under the name of a policy that is computed from the traces."""
+    chosen = table["policy"].isin(["patience", "entropy"]) & (table["kind"] == "uniform")
+    assert chosen.any()
+    counts = zip(chosen, table["examples"].fillna(0), strict=True)
+    table["exits_taken"] = [bytes(int(count)) if use else None for use, count in counts]
+
+
 def by_luck(table: pd.DataFrame) -> None:
     table["policy"] = table["policy"].replace("patience", "luck")
 
@@ -128,6 +136,7 @@ BROKEN = {
     "frontier": ("replay", lambda f: points(f / "all-points.parquet", all_on_the_frontier)),
     "other exits": ("replay", lambda f: points(f / "all-points.parquet", exits_of_others)),
     "parameters": ("replay", lambda f: points(f / "all-points.parquet", half_the_parameters)),
+    "recorded exits": ("records", lambda f: points(f / "all-points.parquet", exits_by_the_labels)),
     "unknown policy": ("replay", lambda f: points(f / "all-points.parquet", by_luck)),
     "a program": ("content", lambda f: (f / "setup.py").write_text("print()")),
     "a workflow": (

@@ -9,6 +9,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
+if "OMP_NUM_THREADS" in os.environ:  # the threads of the tokenizer are limited in another way
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
 from tokenizers import Tokenizer
 
 HERE = Path(__file__).parent

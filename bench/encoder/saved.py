@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from bench.compat import WEIGHTS, weight_name
 from bench.errors import UserError, first_line
-from bench.store import weights_file
+from bench.store import read_json, weights_file
 
 
 class SavedModel(PreTrainedModel):
@@ -63,9 +63,10 @@ def load_model(folder: Path, device: torch.device) -> Any:
     try:
         model, found = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True)
     except Exception as error:  # a damaged file raises exceptions of several libraries
-        raise UserError(
-            f"the model in {path} cannot be loaded ({first_line(error)}); delete it and run again"
-        ) from error
+        remedy = "delete it and run again"
+        if (kind := kind_of(folder)) not in CONFIG_MAPPING:
+            remedy = f"import the module of its method first, which registers {kind!r}"
+        raise UserError(f"the model in {path} cannot be loaded ({first_line(error)}); {remedy}") from error
     if not hasattr(model, "exit_macs"):
         raise UserError(f"the model in {path} is a {type(model).__name__}, not of this suite; delete it and run again")
     wrong = [f"{kind[:-5]} {min(map(str, found[kind]))}" for kind in ("missing_keys", "unexpected_keys") if found[kind]]
@@ -74,6 +75,15 @@ def load_model(folder: Path, device: torch.device) -> Any:
             f"the weights in {path} do not match its configuration ({', '.join(wrong)}); delete it and run again"
         )
     return model.to(device).eval()
+
+
+def kind_of(folder: Path) -> str:
+    """Return the `model_type` of the model of a run folder, as its config.json names it.
+
+    Raises:
+        UserError: There is no configuration, or it has no `model_type`.
+    """
+    return str(read_json(_path(folder) / "config.json", "model_type")["model_type"])
 
 
 def of_shape(folder: Path, device: torch.device) -> Any:

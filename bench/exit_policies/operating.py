@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bench.errors import UserError
 from bench.exit_policies.deciding import ExitDecision, fixed, never, rule
-from bench.exit_policies.policies import Agreement, Policy, policy_for, replay
+from bench.exit_policies.policies import BUILTIN, Agreement, Policy, policy_for, replay
 from bench.trace import Trace
 
 
@@ -37,8 +37,8 @@ def plain(point: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def has_own_policy(point: Mapping[str, Any]) -> bool:
-    """Return whether the point uses an exit policy that the contestant defines."""
-    return isinstance(point.get("exits_taken"), bytes)
+    """Return whether the point uses an exit policy that the contestant defines, with recorded exits."""
+    return isinstance(point.get("exits_taken"), bytes) and point["policy"] not in BUILTIN
 
 
 def decision(point: Mapping[str, Any], own: Policy | None = None) -> ExitDecision:

@@ -256,9 +256,10 @@ class FullDepth(Policy):
         return np.array([np.nan])
 
 
-_FAMILIES: dict[str, type[Policy]] = {
+BUILTIN: dict[str, type[Policy]] = {
     family.name: family for family in (Entropy, Confidence, Patience, Divergence, Agreement, FullDepth)
 }
+"""Name -> policy that can be computed from the traces and the name alone; exits of other policies are recorded."""
 
 
 def policy_for(
@@ -282,27 +283,27 @@ def policy_for(
         raise UserError(f"exit_start is {exit_start}; exits are counted from 1")
     if isinstance(policy, type) and issubclass(policy, Policy):
         name = getattr(policy, "name", "")
-        if not isinstance(name, str) or not name or _FAMILIES.get(name, policy) is not policy:
-            taken = ", ".join(_FAMILIES)
+        if not isinstance(name, str) or not name or BUILTIN.get(name, policy) is not policy:
+            taken = ", ".join(BUILTIN)
             raise UserError(f"exit policy {policy.__name__}: give it a `name` of its own; in use are {taken}")
         if policy.__abstractmethods__:
             missing = ", ".join(sorted(policy.__abstractmethods__))
             raise UserError(f"exit policy {policy.__name__} lacks {missing}; see bench.exit_policies.policies.Policy")
         return policy(exit_start=exit_start)
-    if not isinstance(policy, str) or policy not in _FAMILIES:
-        known = ", ".join(_FAMILIES)
+    if not isinstance(policy, str) or policy not in BUILTIN:
+        known = ", ".join(BUILTIN)
         raise UserError(f"unknown exit policy {policy!r}; choose one of {known}, or a subclass of Policy")
     if policy == Agreement.name and not regression:
         raise UserError("the exit policy agreement is only for regression tasks; use patience for classification")
     if policy == Patience.name:
         return Patience(exit_start) if tolerance is None else Patience(exit_start, tolerance)
-    family = Agreement if regression and policy != FullDepth.name else _FAMILIES[policy]
+    family = Agreement if regression and policy != FullDepth.name else BUILTIN[policy]
     return family(exit_start=exit_start)
 
 
 def is_builtin_policy(policy: Policy) -> bool:
     """Return whether a policy is one of the built-in classes, which can be replayed from their name in a table."""
-    return type(policy) in _FAMILIES.values()
+    return type(policy) in BUILTIN.values()
 
 
 def replay_many(policy: Policy, trace: Array, thresholds: ArrayLike) -> NDArray[np.int64]:

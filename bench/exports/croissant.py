@@ -101,7 +101,7 @@ def _table(task: Task, columns: Columns) -> pd.DataFrame:
     """Return the rows of a split with class names as labels, without columns that hold nothing."""
     table = pd.DataFrame(dict(columns))
     if task.labels:
-        table["label"] = [task.labels[label] for label in table["label"]]
+        table["label"] = [task.labels[label] if label >= 0 else None for label in table["label"]]  # -1: hidden
     return table.dropna(axis="columns", how="all")
 
 

@@ -21,6 +21,7 @@ from bench import compat
 from bench.analysis.budgets import POINTS_ONLY, SIMPLICITY, TIER
 from bench.analysis.metrics import METRICS
 from bench.errors import UserError
+from bench.exit_policies.policies import BUILTIN
 from bench.names import FINDINGS
 from bench.settings import Settings, explain
 from bench.sharing.records import SPLITS, Records
@@ -228,6 +229,8 @@ def _problem(points: pd.DataFrame) -> str:
     exits = finished["exits"].map(len)
     if not (finished["exit"].between(0, exits) & finished["thresholds"].map(len).isin([0, *exits.unique()])).all():
         return "exits or thresholds that the model does not have"
+    if "exits_taken" in finished and (finished["exits_taken"].notna() & finished["policy"].isin(BUILTIN)).any():
+        return "recorded exits of a policy that is computed from the traces"
     return ""
 
 
@@ -314,9 +317,10 @@ def _texts(values: Any, key: str = "settings") -> Iterator[tuple[str, str]]:
 
 def _plain_yaml(text: str) -> Any:
     """Parse YAML, but refuse aliases: with them a short text can expand to values larger than memory."""
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the other one takes seconds for a file of this size
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, loader)):
         raise ValueError("aliases (*name) are not accepted")
-    return yaml.safe_load(text)
+    return yaml.load(text, loader)  # a safe loader
 
 
 def _runs(folder: Path, files: Sequence[Path], refused: list[str]) -> dict[RunKey, dict[str, Any]]:

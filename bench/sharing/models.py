@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ from bench.analysis.budgets import at_budget, predicted
 from bench.analysis.metrics import score
 from bench.deploy.checking import Agreement, compare
 from bench.deploy.writing import TORCH, Form, write
-from bench.encoder import EarlyExitClassifier
-from bench.encoder.saved import has_weights, load_model
+from bench.encoder import EarlyExitClassifier, EncoderConfig
+from bench.encoder.cascade import CascadeConfig
+from bench.encoder.saved import has_weights, kind_of, load_model
 from bench.errors import UserError
 from bench.exit_policies.operating import exits_taken, plain
 from bench.settings import Settings
 from bench.sharing.card import write_card
-from bench.store import RunKey, read_json, read_points, run_folder, seed_of
+from bench.store import RunKey, complete_or_not_at_all, read_json, read_points, run_folder, seed_of
 from bench.tasks.catalogue import Task
 from bench.tasks.catalogue import task as task_named
 from bench.tasks.examples import Examples
@@ -101,6 +101,10 @@ def write_model(
             f"{key.path} has no weights here ({_why_no_weights(folder)}); set keep_models: true and run again, or "
             f"train this model alone: {alone}"
         )
+    if (kind := kind_of(folder)) not in (EncoderConfig.model_type, CascadeConfig.model_type):
+        raise UserError(
+            f"{key.path} has a model class of its own ({kind}); only an Encoder or a Cascade can be exported"
+        )
     trace = Trace.load(folder / "trace-validation.parquet")
     now = float(score(str(row["metric"]), predicted(row, trace), trace.labels))
     if abs(now - float(row["score"])) > 1e-9:
@@ -108,27 +112,25 @@ def write_model(
     task = task_named(key.task, settings.own_tasks)
     units = task.range if task.regression and not task.is_glue else None
     model = EarlyExitClassifier.of(load_model(folder, torch.device("cpu")), plain(row), task.labels, units)
-    part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     tokenizer.model_max_length = settings.data.of(key.task).max_length[len(task.columns) - 1]
     tokenizer.padding_side = tokenizer.truncation_side = "right"
-    tokenizer.save_pretrained(part)
-    checked = None
-    if form.runtime == "torch":
-        model.save_pretrained(part)
-    elif not (part / "tokenizer.json").is_file():
-        raise UserError(
-            f"the tokenizer of {key.path} has no tokenizer.json, which {form.runtime} needs; use --format torch"
-        )
-    else:
-        write(model, part, form, tokenizer.model_max_length)
-        examples = _validation(settings, task, tokenizer, key, trace)
-        checked = compare(part, examples, predicted(row, trace), exits_taken(row, trace))
-    facts = read_json(folder / "run.json")
-    costs = Costs.load(folder / "costs.json")
-    write_card(part / "README.md", settings, points, row, task, facts, costs, form, checked)
-    part.rename(out)
+    with complete_or_not_at_all(out) as part:
+        tokenizer.save_pretrained(part)
+        checked = None
+        if form.runtime == "torch":
+            model.save_pretrained(part)
+        elif not (part / "tokenizer.json").is_file():
+            raise UserError(
+                f"the tokenizer of {key.path} has no tokenizer.json, which {form.runtime} needs; use --format torch"
+            )
+        else:
+            write(model, part, form, tokenizer.model_max_length)
+            examples = _validation(settings, task, tokenizer, key, trace)
+            checked = compare(part, examples, predicted(row, trace), exits_taken(row, trace))
+        facts = read_json(folder / "run.json")
+        costs = Costs.load(folder / "costs.json")
+        write_card(part / "README.md", settings, points, row, task, facts, costs, form, checked)
     return checked
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bench.analysis.budgets import has_traces
 from bench.errors import UserError
-from bench.sharing.untrusted import MAX_CELLS, MAX_MAPPING_BYTES
+from bench.sharing.untrusted import MAX_CELLS, MAX_MAPPING_BYTES, cells
 from bench.store import RunKey
 from bench.tasks.catalogue import Task
 from bench.trace import Costs, Trace
@@ -135,11 +135,7 @@ def _costs(file: Path) -> Costs:
 
 def _trace(file: Path) -> Trace:
     try:
-        facts = pq.read_metadata(file)
-        size = max(
-            8 * facts.num_rows * facts.num_columns,
-            *(facts.row_group(group).total_byte_size for group in range(facts.num_row_groups)),
-        )
+        size = 8 * cells(pq.read_metadata(file))
     except Exception:  # pyarrow raises many kinds for broken files; the reader of traces gives the reason
         size = 0
     if size > 8 * MAX_CELLS:

@@ -6,9 +6,7 @@ import json
 import logging
 import re
 import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,7 @@ from bench.sharing import points_only as small
 from bench.sharing.folders import PUBLISHED, ResultsFolder, open_folder
 from bench.sharing.records import Records
 from bench.sharing.untrusted import printable
-from bench.store import RunKey, read_json, read_parquet, write_parquet
+from bench.store import RunKey, complete_or_not_at_all, read_json, read_parquet, write_parquet
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +53,7 @@ def publish(settings: Settings, out: Path, *, points_only: bool = False) -> int:
     if refused := sorted(place for place in above if place.is_symlink() or not (place.is_file() or place.is_dir())):
         named = ", ".join(printable(place.relative_to(root)) for place in refused)
         raise UserError(f"{root}: links and special files are not published: {named}; replace them by files")
-    with _complete_or_not_at_all(out) as part:
+    with complete_or_not_at_all(out) as part:
         for file in files:
             target = part / file.relative_to(root)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -82,30 +80,6 @@ def _without_paths(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_paths(each) for key, each in value.items() if key != LOADED_FROM}
     return value
-
-
-@contextmanager
-def _complete_or_not_at_all(out: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `out` and rename it to `out` at the end; remove it after an error.
-
-    Raises:
-        UserError: `out` is not empty or cannot be written.
-    """
-    if out.is_symlink() or (out.exists() and (not out.is_dir() or any(out.iterdir()))):
-        raise UserError(f"{out} is not empty; name a folder that does not exist, or remove it")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        temporary = tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent.absolute())
-    except OSError as error:
-        raise UserError(f"{out} cannot be written: {error.strerror} ({error.filename})") from None
-    with temporary as folder:
-        part = Path(folder) / out.name
-        part.mkdir()
-        yield part
-        try:
-            part.replace(out)
-        except OSError as error:  # another process has written the folder meanwhile
-            raise UserError(f"{out} cannot be written: {error.strerror}; name another folder") from None
 
 
 def placeless(settings: Settings) -> dict[str, Any]:
@@ -157,7 +131,7 @@ def merge(folders: Sequence[Path], out: Path, finish: Callable[[Settings], None]
                 raise UserError(f"{places} were made with different options; rename one of the contestants")
             elif kept["status"] == "ok" and each.traced(key) and not there.traced(key):
                 united[key] = each
-    with _complete_or_not_at_all(out) as part:
+    with complete_or_not_at_all(out) as part:
         settings = _written(opened, united, part)
         finish(settings)
     return settings.model_copy(update={"results": out.parent})

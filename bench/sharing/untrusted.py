@@ -16,14 +16,15 @@ from bench.errors import UserError
 
 MAX_MAPPING_BYTES = 4_000_000
 MAX_CELLS = 200_000_000
-"""Largest number of rows times columns of a table. A compressed file of a few kilobytes can decompress to more than
-memory."""
+"""Largest number of values of a table, those in lists included. A compressed file of a few kilobytes can decompress to
+more than memory."""
+MAX_TEXT_BYTES = 1_000_000_000
+"""Largest size of a table in memory."""
 
 
 def printable(value: object, *, most: int = 300) -> str:
     """Return `str(value)` on one line: control characters are escaped, and it is cut after `most` characters."""
-    text = " ".join(str(value).split(" "))
-    text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+    text = "".join(each if each.isprintable() else repr(each)[1:-1] for each in str(value))
     return text if len(text) <= most else f"{text[:most]}..."
 
 
@@ -89,13 +90,11 @@ def read_table(path: Path, kinds: Mapping[str, str], *, required: tuple[str, ...
         raise UserError(f"{path} does not exist or is not a regular file; publish the folder again")
     try:
         with pq.ParquetFile(path) as file:
-            facts = file.metadata
-            large = facts.num_rows * max(facts.num_columns, 1) > MAX_CELLS
-            table = None if large else file.read()
+            table = _bounded(file)
     except Exception as error:  # pyarrow raises many kinds for broken files
         raise UserError(f"{path}: not a readable Parquet file ({printable(error)})") from None
     if table is None:
-        raise UserError(f"{path}: more than {MAX_CELLS} cells")
+        raise UserError(f"{path}: more than {MAX_CELLS} values, or {MAX_TEXT_BYTES / 1e9:g} GB when decompressed")
     names = table.column_names
     if missing := [name for name in required if name not in names]:
         raise UserError(f"{path}: no column {missing[0]}; publish the folder again")
@@ -107,6 +106,27 @@ def read_table(path: Path, kinds: Mapping[str, str], *, required: tuple[str, ...
             raise UserError(f"{path}: column {printable(name)} holds {printable(column.type)}, not {wanted}")
     # The metadata may name an index of its own; it is not needed.
     return table.replace_schema_metadata(None).to_pandas()
+
+
+def cells(facts: pq.FileMetaData) -> int:
+    """Return the number of values in a Parquet file, those in lists included."""
+    groups = [facts.row_group(number) for number in range(facts.num_row_groups)]
+    return sum(group.column(place).num_values for group in groups for place in range(group.num_columns))
+
+
+def _bounded(file: pq.ParquetFile) -> pa.Table | None:
+    """Return the table of a file, or None if it is too large in memory. Texts that repeat are stored once in a file."""
+    facts = file.metadata
+    if max(cells(facts), facts.num_rows) > MAX_CELLS:
+        return None
+    stored = sum(facts.row_group(number).total_byte_size for number in range(facts.num_row_groups))
+    size, batches = 0, []
+    for batch in file.iter_batches(batch_size=min(4096, max(1, MAX_TEXT_BYTES // max(1, stored)))):
+        size += batch.nbytes
+        if size > MAX_TEXT_BYTES:
+            return None
+        batches.append(batch)
+    return pa.Table.from_batches(batches, file.schema_arrow)
 
 
 def _is(kind: pa.DataType, wanted: str) -> bool:

@@ -1,4 +1,4 @@
-"""Training loop with AdamW or BertAdam, a linear or constant learning rate, and checkpoints.
+"""Training loop with AdamW or BertAdam, a schedule of the learning rate, and checkpoints.
 
 An interrupted stage resumes from its checkpoint and gives the same weights as an uninterrupted one, bit for bit on the
 CPU: the schedule of all batches is drawn before the first step, and a checkpoint holds the optimizer, the best weights
@@ -168,10 +168,9 @@ def fit(
     if final.is_file():
         model.load_state_dict(saving.read(final)[0])
         machine.saving.resumed()
+        _seed(seed + 1)
         return model.eval()
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    _seed(seed)
     stage = _Stage(model, examples, plan, state, whole_vocabulary)
     if not plan.choices(len(examples)):
         evaluate = None
@@ -184,7 +183,15 @@ def fit(
         saving.write(model.state_dict(), final)
         (state / CHECKPOINT).unlink(missing_ok=True)
         machine.saving.wrote()
+    _seed(seed + 1)  # what follows is the same after a stage that is resumed at its end
     return model.eval()
+
+
+def _seed(seed: int) -> None:
+    """Seed the global random generators of Python, NumPy and PyTorch."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
 
 
 def decays(model: nn.Module) -> set[str]:

@@ -228,6 +228,19 @@ SAVED_BY_0_2 = {
 }  # fmt: skip
 
 
+@pytest.mark.parametrize("kind", [torch.bool, torch.int32, torch.float32], ids=str)
+def test_a_mask_of_any_type_is_the_same_mask(kind):
+    model, batch = classifier(), inputs()
+    expected = model(**batch)
+    found = model(batch["input_ids"], batch["attention_mask"].to(kind))
+    assert torch.equal(found.logits, expected.logits) and torch.equal(found.exits, expected.exits)
+
+
+def test_an_empty_batch_is_one_line():
+    with pytest.raises(UserError, match="an empty batch"):
+        classifier()(torch.zeros((0, 4), dtype=torch.long))
+
+
 def test_a_model_that_version_0_2_saved_loads(tmp_path):
     """Its configuration and the names and shapes of its weights, as version 0.2.0 wrote them."""
     shapes = {"embeddings.words": (60, 8), "embeddings.positions": (16, 8), "embeddings.segments": (2, 8)}

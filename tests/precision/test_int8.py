@@ -1,6 +1,11 @@
 """int8 models: products against integer arithmetic, what is saved and counted, the setting, and whole runs."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 import toys
@@ -18,10 +23,15 @@ from bench.measuring.recording import record
 from bench.method import contestant
 from bench.precision.int8 import Int8Linear, linears, quantised, rounded
 from bench.runs.plan import runs
+from bench.runs.replay import replay
+from bench.runs.train_run import produce
 from bench.runs.training.lineage import steps_in_all
 from bench.settings import check
-from bench.store import RunKey
+from bench.sharing.models import write_model
+from bench.store import RunKey, points_file, run_folder
 from family.compression.smile import routed
+
+ROOT = Path(__file__).parents[2]
 
 
 @given(st.integers(0, 1000), st.integers(1, 5), st.integers(2, 40), st.integers(1, 9), st.booleans())
@@ -100,9 +110,10 @@ def test_the_axis_adds_a_contestant_for_each_and_none_twice(build):
     assert list(build(precision_axis=["float32"]).contestants) == names[:3]
     found = {run.key.method: run.needs for run in runs(settings)}
     assert [need.method for need in found["pabee-int8"]] == ["pabee"]
-    for name, own in (("pabee", "entropy"), ("teacher", "none")):
+    for name, own in (("pabee", "patience"), ("teacher", "none")):
         one, other = (contestant(settings, each, "sst2") for each in (name, f"{name}-int8"))
-        assert other.exit_policy() == one.exit_policy() and other.label("full") == f"{one.label('full')}, int8", own
+        assert other.exit_policy() == one.exit_policy() and other.label("full") == f"{one.label('full')}, int8"
+        assert one.exit_policy().name == own
         assert steps_in_all(other, "full", 100) == steps_in_all(one, "full", 100)
         assert [stage.steps for stage in other.stages("full", 100)] == [0]
 
@@ -117,6 +128,23 @@ def test_what_cannot_be_is_named(build, monkeypatch):
         build(precision_axis=["float32", "int4"])
     with pytest.raises(UserError, match="int8 products need a CPU"):
         contestant(build(training={"device": "cuda"}), "teacher-int8", "sst2").check()
+
+
+def test_an_int8_model_of_the_own_class_is_not_exported(build, tmp_path):
+    """Its weights are sound, and a message must not advise to delete them."""
+    settings = build()
+    key = RunKey("sst2", "teacher-int8", "full", 0)
+    for name in ("teacher", key.method):
+        assert produce(settings, RunKey("sst2", name, "full", 0)) == ""
+    replay(settings, "sst2", 0)
+    row = pd.read_parquet(points_file(settings, "sst2", 0)).query("method == 'teacher-int8'").iloc[0]
+    with pytest.raises(UserError, match=r"has a model class of its own \(costeff-int8\)"):
+        write_model(settings, pd.DataFrame([row]), row, tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
+    code = "import sys, pathlib, bench.encoder.saved as s; s.load_model(pathlib.Path(sys.argv[1]), 'cpu')"
+    command = [sys.executable, "-c", code, str(run_folder(settings, key))]
+    failed = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert "import the module of its method first" in failed.stderr and "delete" not in failed.stderr
 
 
 @pytest.mark.slow

@@ -203,5 +203,10 @@ def test_a_stage_goes_on_bit_for_bit(at, rank, optimizer, tmp_path):
     resumed = stage(tmp_path / "broken", 600)
     assert (tmp_path / "broken" / FINAL).is_file()  # a run that was killed before writes what ends
     assert not (tmp_path / "broken" / CHECKPOINT).exists()
+    stage(tmp_path / "kept", 1e-9)
+    following = [torch.rand(3), np.random.rand(3), random.random()]
+    fit(cut(encoder(), rank=rank), supervised, data, plan, state=tmp_path / "kept", seed=1, machine=machine(600))
+    for drawn, again in zip(following, [torch.rand(3), np.random.rand(3), random.random()], strict=True):
+        assert np.array_equal(drawn, again)  # a stage that is resumed at its end changes nothing that follows
     for (name, ours), theirs in zip(resumed.state_dict().items(), whole.state_dict().values(), strict=True):
         assert torch.equal(ours, theirs), name

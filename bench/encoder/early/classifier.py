@@ -188,8 +188,10 @@ class EarlyExitClassifier(SavedModel):
         return EarlyExitOutput(torch.from_numpy(logits).to(self.device), torch.from_numpy(exits + 1).to(self.device))
 
     def _batch(self, ids: Tensor, mask: Tensor | None, segments: Tensor | None) -> Batch:
+        if not len(ids):
+            raise UserError("an empty batch; give at least one text")
         width, most = ids.shape[1], self.positions()
-        lengths = torch.full((len(ids),), width) if mask is None else mask.sum(dim=1).cpu()
+        lengths = torch.full((len(ids),), width) if mask is None else mask.long().sum(dim=1).cpu()
         longest = int(lengths.max())
         if longest > most:
             raise UserError(f"a text has {longest} tokens, but the model has {most} positions; pass truncation=True")
@@ -200,7 +202,7 @@ class EarlyExitClassifier(SavedModel):
         if self.dtype != torch.float32:
             raise UserError(f"this model computes in float32, not in {self.dtype}; load it without a dtype")
         # Tokenizers use different padding ids; the model was evaluated with 0.
-        ids = ids[:, :longest] if mask is None else (ids * mask)[:, :longest]
+        ids = ids[:, :longest] if mask is None else (ids * mask.to(ids.dtype))[:, :longest]
         second = None if segments is None or not bool(segments.any()) else segments[:, :longest].contiguous()
         return Batch(ids.contiguous(), second, lengths.numpy())
 
