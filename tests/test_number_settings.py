@@ -11,19 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from baselines.cascadebert import CascadeBert
-from baselines.distilbert import DistilBert
-from baselines.finetuned import Finetuned
-from baselines.pabee import Pabee
-from baselines.tinybert import TinyBert
 from bench.errors import UserError
-from bench.method import Options
+from bench.method import Options, contestant
 from bench.names import plain_number
 from bench.settings import Settings, explain, load
 from bench.settings.values import Values
-from costeff.recipe import Assistant, CostEff
 
-METHODS = (Finetuned, DistilBert, TinyBert, Pabee, CascadeBert, Assistant, CostEff)
+CONFORM = load("conform")
+METHODS = {type(contestant(CONFORM, name, CONFORM.tasks[0])) for name in CONFORM.contestants}
 ANY_SIZE = {"OwnTask.range", "OwnTask.validation", "Data.calibration"}
 """Labels of a regression may be of any size, and parts are counts or fractions, which a validator checks."""
 WRONG = (
@@ -69,7 +64,8 @@ def numbers(schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from numbers(each)
 
 
-ALL = dict.fromkeys(each for kind in (Settings, *(each.Options for each in METHODS)) for each in sections(kind))
+OPTIONS = sorted((each.Options for each in METHODS), key=lambda kind: kind.__name__)
+ALL = dict.fromkeys(each for kind in (Settings, *OPTIONS) for each in sections(kind))
 FIELDS = [
     (kind, name, schema)
     for kind in ALL
@@ -79,7 +75,8 @@ FIELDS = [
 
 
 def test_the_fields_are_found():
-    assert len(FIELDS) > 60 and {"Comparison", "TinySize", "Size", "OwnTask"} <= {kind.__name__ for kind, *_ in FIELDS}
+    found = {kind.__name__ for kind, *_ in FIELDS}
+    assert len(FIELDS) > 100 and {"Comparison", "TinySize", "Size", "OwnTask", "KcmOptions", "ApolloOptions"} <= found
     assert all(issubclass(kind, Values) for kind in ALL)
 
 

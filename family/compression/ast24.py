@@ -14,6 +14,7 @@ from bench.context import Context
 from bench.encoder import Encoder
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Needed, Options, Stage
+from bench.settings import LearningRate
 from bench.training.loop import Plan
 from bench.training.losses import soft_loss, task_loss
 from bench.training.targets import FrozenTeacher
@@ -24,13 +25,13 @@ class AstOptions(Options):
 
     teacher: str = Field("teacher", description="The contestant that is its teacher.")
     epochs: Epochs = Field(3, description="Epochs.")
-    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate, linear decay after 10 % warm-up.")
+    learning_rate: LearningRate = Field(2e-5, description="Peak learning rate, linear decay after 10 % warm-up.")
     batch_size: BatchSize = Field(32, description="Batch size.")
-    interval: int = Field(10, ge=1, description="Steps between two masks (authors: 10).")
-    decay: float = Field(1e-4, ge=0, description="Final factor lambda of the regularisation (authors: 1e-4).")
+    interval: int = Field(10, ge=1, le=10**6, description="Steps between two masks (authors: 10).")
+    decay: float = Field(1e-4, ge=0, le=1, description="Final factor lambda of the regularisation (authors: 1e-4).")
     rising: float = Field(0.25, gt=0, le=1, description="Part of the steps in which lambda rises (authors: a quarter).")
     soft_weight: float = Field(2 / 3, ge=0, le=1, description="Weight of the teacher; the rest: labels (authors: 2/3).")
-    temperature: float = Field(2.0, gt=0, description="Temperature of the teacher's distribution (authors: 2).")
+    temperature: float = Field(2.0, gt=0, le=100, description="Temperature of the teacher's distribution (authors: 2).")
 
 
 class Ast(Method):

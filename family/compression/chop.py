@@ -17,6 +17,7 @@ from bench.encoder.cut import take_layers
 from bench.encoder.masked_lm import MaskedLM, has_head, with_head
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Options, Stage
+from bench.settings import Layers, LearningRate
 from bench.training.loop import Plan
 
 KEPT: dict[str, Callable[[int, int], list[int]]] = {
@@ -35,15 +36,15 @@ def _without(layers: int, removed: Sequence[int]) -> list[int]:
 class ChopOptions(Options):
     """Options of CHOP-style layer removal."""
 
-    remove: dict[str, list[int]] = Field(
+    remove: dict[str, list[Layers]] = Field(
         description="Which layers (first, last, middle or even) -> how many of them; each is a variant, such as last-3."
     )
     pretrain_epochs: Epochs = Field(1, description="Epochs of masked-language modelling, if the backbone has a head.")
-    pretrain_rate: float = Field(
-        1e-5, gt=0, description="Peak learning rate of the pretraining (paper: a tenth of the pretraining's)."
+    pretrain_rate: LearningRate = Field(
+        1e-5, description="Peak learning rate of the pretraining (paper: a tenth of the pretraining's)."
     )
     epochs: Epochs = Field(3, description="Epochs of fine-tuning.")
-    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of fine-tuning.")
+    learning_rate: LearningRate = Field(2e-5, description="Peak learning rate of fine-tuning.")
     batch_size: BatchSize = Field(32, description="Batch size of both stages.")
 
 

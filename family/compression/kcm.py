@@ -24,9 +24,9 @@ from bench.training.losses import task_loss
 class Part(Options):
     """Cost of the attention (units: heads) or the FFN (units: neurons) of one layer."""
 
-    floor: float = Field(gt=0, description="Milliseconds with at most `free` units.")
-    free: int = Field(1, ge=1, description="Units up to which the time does not grow.")
-    slope: float = Field(gt=0, description="Milliseconds of each further unit.")
+    floor: float = Field(gt=0, le=1e6, description="Milliseconds with at most `free` units.")
+    free: int = Field(1, ge=1, le=2**18, description="Units up to which the time does not grow.")
+    slope: float = Field(gt=0, le=1e6, description="Milliseconds of each further unit.")
 
 
 class KcmOptions(Options):
@@ -39,7 +39,7 @@ class KcmOptions(Options):
     attention: Part | None = Field(None, description="Measured latency of attention, by its heads.")
     ffn: Part | None = Field(None, description="Measured latency of the FFN, by its neurons.")
     teacher: str = Field("teacher", description="The contestant whose model is pruned.")
-    examples: int = Field(2048, ge=1, description="Training examples that are read (authors: 2,048).")
+    examples: int = Field(2048, ge=1, le=10**6, description="Training examples that are read (authors: 2,048).")
 
 
 class Kcm(Method):

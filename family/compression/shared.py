@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.context import Context
 from bench.encoder import Encoder, EncoderConfig
 from bench.method import BatchSize, Epochs, Method, Needed, Options, Stage
+from bench.settings import LearningRate
 from bench.training.loop import Plan
 from bench.training.losses import over_exits, soft_loss, task_loss
 from bench.training.targets import FrozenTeacher
@@ -21,7 +22,7 @@ class SharedOptions(Options):
 
     teacher: str = Field("teacher", description="The contestant that is its teacher.")
     epochs: Epochs = Field(3, description="Epochs of distillation.")
-    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate, linear decay after 10 % warm-up.")
+    learning_rate: LearningRate = Field(2e-5, description="Peak learning rate, linear decay after 10 % warm-up.")
     batch_size: BatchSize = Field(32, description="Batch size.")
     soft_weight: float = Field(0.5, ge=0, le=1, description="Weight of the teacher's predictions; the rest: labels.")
 

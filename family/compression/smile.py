@@ -19,8 +19,8 @@ from bench.method import Method, Needed, Options, Stage
 class Size(Options):
     """Size of a SMILE model."""
 
-    gate: int = Field(ge=1, description="Singular vectors of each expert in a router.")
-    rank: int = Field(ge=1, description="Rank of each expert.")
+    gate: int = Field(ge=1, le=2**16, description="Singular vectors of each expert in a router.")
+    rank: int = Field(ge=1, le=2**16, description="Rank of each expert.")
 
 
 class SmileOptions(Options):

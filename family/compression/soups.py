@@ -18,6 +18,7 @@ from bench.encoder.cut import cut
 from bench.encoder.layers.bert import Layer
 from bench.measuring.recording import record
 from bench.method import BatchSize, Epochs, Method, Needed, Options, Stage
+from bench.settings import LearningRate
 from bench.training.loop import Plan
 from bench.training.losses import task_loss
 
@@ -28,11 +29,11 @@ class SoupsOptions(Options):
     keep: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
         [0.5], min_length=1, description="Fraction of heads and neurons that is left, a variant each."
     )
-    phases: int = Field(2, ge=1, description="Rounds of pruning and training.")
-    copies: int = Field(3, ge=1, description="Models that are trained in each phase (authors: 3, 5 or 10).")
+    phases: int = Field(2, ge=1, le=100, description="Rounds of pruning and training.")
+    copies: int = Field(3, ge=1, le=100, description="Models that are trained in each phase (authors: 3, 5 or 10).")
     greedy: bool = Field(False, description="Whether a copy enters the average only if the selection split gains.")
     epochs: Epochs = Field(3, description="Epochs of each copy in each phase.")
-    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate, linear decay after 10 % warm-up.")
+    learning_rate: LearningRate = Field(2e-5, description="Peak learning rate, linear decay after 10 % warm-up.")
     batch_size: BatchSize = Field(32, description="Batch size.")
     teacher: str = Field("teacher", description="The contestant whose model is pruned.")
 

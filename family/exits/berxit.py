@@ -17,6 +17,7 @@ from bench.encoder import Encoder
 from bench.errors import UserError
 from bench.exit_policies.policies import Policy
 from bench.method import BatchSize, Epochs, Method, Options, Stage
+from bench.settings import LearningRate
 from bench.training.loop import Plan
 from bench.training.losses import over_exits, task_loss
 
@@ -47,7 +48,7 @@ class BerxitOptions(Options):
     """Options of BERxiT."""
 
     epochs: Epochs = Field(3, description="Epochs.")
-    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate, linear decay after 10 % warm-up.")
+    learning_rate: LearningRate = Field(2e-5, description="Peak learning rate, linear decay after 10 % warm-up.")
     batch_size: BatchSize = Field(32, description="Batch size.")
 
 

@@ -12,6 +12,7 @@ from bench.context import Context
 from bench.encoder import Encoder
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Options, Stage
+from bench.settings import LearningRate
 from bench.training.loop import Plan
 from bench.training.losses import over_exits, task_loss
 
@@ -21,7 +22,9 @@ class DeeBertOptions(Options):
 
     epochs: Epochs = Field(3, description="Epochs of fine-tuning the backbone (authors: 3).")
     exit_epochs: Epochs = Field(3, description="Epochs of the exits (authors: as many).")
-    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of both, linear decay after 10 % warm-up.")
+    learning_rate: LearningRate = Field(
+        2e-5, description="Peak learning rate of both, linear decay after 10 % warm-up."
+    )
     batch_size: BatchSize = Field(32, description="Batch size of both.")
 
 

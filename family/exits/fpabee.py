@@ -17,7 +17,7 @@ class FPabeeOptions(Options):
     """Options of F-PABEE."""
 
     pabee: str = Field("pabee", description="The contestant whose model is used.")
-    patience: int = Field(1, ge=1, description="Successive pairs of exits that have to agree.")
+    patience: int = Field(1, ge=1, le=1000, description="Successive pairs of exits that have to agree.")
 
 
 class Similarity(Divergence):

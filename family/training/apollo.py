@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Annotated
 
 import torch
 from pydantic import Field, model_validator
@@ -16,6 +17,7 @@ from bench.encoder.exits import pool
 from bench.encoder.layers.attention import attention_bias
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Options, Stage
+from bench.settings import Layers, LearningRate
 from bench.training.loop import Plan
 from bench.training.losses import task_loss
 
@@ -23,19 +25,19 @@ from bench.training.losses import task_loss
 class ApolloOptions(Options):
     """Options of Apollo."""
 
-    layers: list[int] = Field([1, 3, 6], description="Unique layers of each stage (authors: 1, 3, 6, 12 of 12).")
-    parts: list[float] = Field(
+    layers: list[Layers] = Field([1, 3, 6], description="Unique layers of each stage (authors: 1, 3, 6, 12 of 12).")
+    parts: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         [0.05, 0.2, 0.75], description="Part of the steps of each (authors, for BERT: 0.05, 0.05, 0.15, 0.75)."
     )
     epochs: Epochs = Field(3, description="Epochs of all stages together.")
-    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate of every stage.")
+    learning_rate: LearningRate = Field(2e-5, description="Peak learning rate of every stage.")
     batch_size: BatchSize = Field(32, description="Batch size.")
 
     @model_validator(mode="after")
     def _stages(self) -> ApolloOptions:
-        if not self.layers or self.layers != sorted({*self.layers}) or self.layers[0] < 1:
+        if not self.layers or self.layers != sorted({*self.layers}):
             raise ValueError("layers: give increasing numbers from 1 on, one for each stage")
-        if len(self.layers) != len(self.parts) or min(self.parts) <= 0 or abs(sum(self.parts) - 1) > 1e-6:
+        if len(self.layers) != len(self.parts) or abs(sum(self.parts) - 1) > 1e-6:
             raise ValueError("parts: give one number above 0 for each stage; their sum is 1")
         return self
 

@@ -17,6 +17,7 @@ from bench.encoder import Encoder, Shape
 from bench.encoder.cut import take_layers
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Options, Stage
+from bench.settings import Layers, LearningRate
 from bench.training.loop import Plan
 
 HIDDEN, RATE, ROWS, PASSES, NORM = 256, 1e-3, 64, 10, 0.0005
@@ -26,9 +27,9 @@ HIDDEN, RATE, ROWS, PASSES, NORM = 256, 1e-3, 64, 10, 0.0005
 class LesaOptions(Options):
     """Options of LESA."""
 
-    depths: list[int] = Field(description="Layers of the grown models, one variant each.")
+    depths: list[Layers] = Field(description="Layers of the grown models, one variant each.")
     epochs: Epochs = Field(3, description="Epochs of fine-tuning the grown model.")
-    learning_rate: float = Field(2e-5, gt=0, description="Peak learning rate, linear decay after 10 % warm-up.")
+    learning_rate: LearningRate = Field(2e-5, description="Peak learning rate, linear decay after 10 % warm-up.")
     batch_size: BatchSize = Field(32, description="Batch size.")
 
 

@@ -17,6 +17,7 @@ from bench.encoder.exits import pool
 from bench.encoder.layers.attention import attention_bias
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Options, Stage
+from bench.settings import LearningRate
 from bench.training.loop import Plan
 from bench.training.losses import task_loss
 
@@ -24,9 +25,9 @@ from bench.training.losses import task_loss
 class SherlOptions(Options):
     """Options of SHERL."""
 
-    factor: int = Field(2, ge=1, description="Hidden size over that of the side module.")
+    factor: int = Field(2, ge=1, le=2**16, description="Hidden size over that of the side module.")
     epochs: Epochs = Field(10, description="Epochs (authors: 10 to 20).")
-    learning_rate: float = Field(3e-3, gt=0, description="Peak learning rate (authors: 3e-3).")
+    learning_rate: LearningRate = Field(3e-3, description="Peak learning rate (authors: 3e-3).")
     batch_size: BatchSize = Field(100, description="Batch size (authors: 100).")
 
 
