@@ -35,6 +35,13 @@ FILES = [
     f"{RUN}/run.json", f"{RUN}/costs.json", f"{RUN}/trace-validation.parquet", f"{RUN}/model/model.safetensors",
     f"{RUN}/model/config.json", "points/sst2/seed0.parquet", "all-points.parquet", "latency.parquet", "forecast.json",
 ]  # fmt: skip
+READERS = {
+    "run.json": ("replay", "collect", "wrap-up", "latency"), "costs.json": ("replay", "latency"),
+    "trace-validation.parquet": ("replay",), "model.safetensors": ("latency",), "config.json": ("latency",),
+    "seed0.parquet": ("collect", "wrap-up"), "all-points.parquet": ("points",),
+    "latency.parquet": ("collect", "wrap-up"),
+}  # fmt: skip
+"""File -> commands that need it, and must not succeed without it."""
 DAMAGES = {
     "empty": b"",
     "cut short": None,
@@ -74,6 +81,9 @@ def test_every_command_names_a_damaged_file_or_does_without_it(file, damage, int
         except UserError as error:
             said = str(error)
             assert "\n" not in said and (Path(file).name in said or KEY.path.as_posix() in said), f"{name}: {said}"
+        else:
+            without = not path.read_bytes() and path.suffix == ".safetensors"  # an empty file: weights were deleted
+            assert without or name not in READERS.get(path.name, ()), f"{name} accepts a damaged {file}"
 
 
 @pytest.mark.parametrize("file", FILES[1:6])

@@ -49,6 +49,7 @@ def test_a_killed_writer_leaves_the_old_file_and_the_next_one_succeeds(tmp_path)
     deadline = time.monotonic() + 30
     while not list(tmp_path.glob(f"{PART}*/a.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
+    assert list(tmp_path.glob(f"{PART}*/a.json")), "the writer has not begun"
     os.kill(writer.pid, signal.SIGKILL)
     writer.join()
     assert read_json(path) == {"a": 1}

@@ -181,7 +181,15 @@ def test_with_eleven_free_exits_no_change_of_one_threshold_helps(policy, name):
 
 def test_many_examples_are_searched_by_a_sample_and_judged_in_full(monkeypatch, costs):
     monkeypatch.setattr(searching, "_EXAMPLES", 50)
+    counts, some = [], searching._Space.some
+
+    def counted(space: searching._Space, seed: int) -> searching._Space:
+        counts.append(len((chosen := some(space, seed)).labels))
+        return chosen
+
+    monkeypatch.setattr(searching._Space, "some", counted)
     found, data = study(costs), learned()
+    assert set(counts) == {50} and len(data.labels) > 50
     assert nothing_beats(
         attained(Entropy(), "sst2", data, costs, found.vectors),
         attained(Entropy(), "sst2", data, costs, Entropy().thresholds(GRID, 5, 2)),

@@ -288,7 +288,8 @@ def test_first_layers_and_factors_of_a_checkpoint(tmp_path):
     theirs.model.layers = theirs.model.layers[:2]
     assert_same_states(model, theirs.model, [30, 4])
     factorised = cut(model, rank=32)
-    assert factorised.config.rank is None or torch.allclose(factorised(**texts([9])).logits, model(**texts([9])).logits)
+    assert factorised.config.rank is None  # of full rank: one matrix is smaller than two factors
+    assert torch.equal(factorised(**texts([9])).logits, model(**texts([9])).logits)
     with pytest.raises(UserError, match="rotary"):
         narrow(model, range(16), [range(16)] * 2, [range(16)] * 2, [range(8)] * 2)
 

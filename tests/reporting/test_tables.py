@@ -10,13 +10,13 @@ import synthetic
 from hypothesis import given, settings
 from synthetic import ROLES
 
-from bench.analysis.budgets import at_budget
+from bench.analysis.budgets import at_budget, at_quality
 from bench.analysis.roles import Roles
 from bench.reporting.tables import tables
 from bench.reporting.tables.comparisons import ablations
 from bench.reporting.tables.details import thresholds
 from bench.reporting.tables.format.latex import escape
-from bench.reporting.tables.format.table import Table, amount, score
+from bench.reporting.tables.format.table import Table, amount, display_names, score
 from bench.reporting.tables.main import main
 from bench.reporting.tables.notes import common_notes
 from bench.reporting.tables.paper import paper
@@ -126,6 +126,12 @@ def test_fixed_quality_counts_where_every_seed_keeps_it(made, points):
     values = made["quality"].values
     reached = values["Speed-up at 95 %"].notna()
     assert reached.any() and (values.loc[~reached, "Note"].fillna("") != "").all()
+    names = display_names(ROLES.contestants(points))
+    kept = at_quality(points, 0.95).query("status != 'failed' and method in @names")
+    every = kept.groupby(["task", "method"])["speedup"].agg(lambda seeds: seeds.notna().all())
+    found = dict(zip(zip(values["Task"], values["Method"], strict=True), reached, strict=True))
+    named = {(title(task), names[method]): whole for (task, method), whole in every.items() if method != "teacher"}
+    assert {cell: found[cell] for cell in named} == named and set(named.values()) == {True, False}
 
 
 def test_thresholds_per_exit_gain_nothing_by_the_points_of_one_exit_or_one_threshold(few):
@@ -180,7 +186,8 @@ def test_any_part_of_a_profile_has_all_its_tables(small, data):
     points = points.dropna(axis=1, how="all")
     folder = data.draw(st.sampled_from([None, small / "runs"]))
     for table in tables(points, ROLES, runs=folder, comparison=Comparison(resamples=100)):
-        assert len(table.printed()) == len(values_of(table.csv())) if len(table.printed()) else True
+        if len(table.printed()):
+            assert len(table.printed()) == len(values_of(table.csv()))
         assert table.markdown() and table.latex() and table.caption_and_notes()
 
 
