@@ -183,6 +183,17 @@ def test_what_has_no_data_is_skipped_with_its_reason(some: pd.DataFrame, results
     }
 
 
+def test_each_cost_that_is_known_has_a_figure(some: pd.DataFrame, results: Path, tmp_path: Path) -> None:
+    folder = folder_with_runs(tmp_path / "sketch", results)
+    known = some[some["task"].isin(["cola", "rte"])].copy()
+    for column in ("training_flops_in_all", "peak_memory_bytes", "trainable_parameters", "parameters_all_tasks"):
+        known[column] = 10.0 * known["parameters"]
+    known["common_parameters"] = np.where(known["method"] == "costeff", known["parameters"] // 2, 0)
+    skipped = {each.name for each in figures.begin(known, folder, ROLES)()}
+    costs = {"training", "memory", "trainable", "stored"}
+    assert not skipped & costs and costs <= {path.stem for path in (folder / "figures").iterdir()}
+
+
 def test_a_task_whose_teacher_failed_is_skipped(some: pd.DataFrame) -> None:
     orphaned = some[(some["task"] == "cola") & (some["method"] != "teacher")]
     with pytest.raises(Absent, match="teacher"):

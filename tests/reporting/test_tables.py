@@ -14,6 +14,7 @@ from bench.analysis.budgets import at_budget, at_quality
 from bench.analysis.roles import Roles
 from bench.reporting.tables import tables
 from bench.reporting.tables.comparisons import ablations
+from bench.reporting.tables.costs import storage
 from bench.reporting.tables.details import thresholds
 from bench.reporting.tables.format.latex import escape
 from bench.reporting.tables.format.table import Table, amount, display_names, score
@@ -132,6 +133,17 @@ def test_fixed_quality_counts_where_every_seed_keeps_it(made, points):
     found = dict(zip(zip(values["Task"], values["Method"], strict=True), reached, strict=True))
     named = {(title(task), names[method]): whole for (task, method), whole in every.items() if method != "teacher"}
     assert {cell: found[cell] for cell in named} == named and set(named.values()) == {True, False}
+
+
+def test_storage_has_the_mean_of_each_model(few):
+    sized = few.assign(model_bytes=4.0 * few["parameters"], parameters_all_tasks=3.0 * few["parameters"])
+    values = storage(sized, []).values.set_index("Model")
+    static = sized.query("kind == 'static' and split == 'validation' and status != 'failed'")
+    for label, rows in static.groupby("label"):
+        assert values.loc[label, "On disk, MB"] == pytest.approx(4e-6 * rows["parameters"].mean())
+        assert values.loc[label, "Parameters for all tasks, M"] == pytest.approx(3e-6 * rows["parameters"].mean())
+        assert values.loc[label, "Score"] == pytest.approx(100 * rows.groupby("task")["score"].mean().mean())
+    assert len(values) == static["label"].nunique() and storage(few, []) is None
 
 
 def test_thresholds_per_exit_gain_nothing_by_the_points_of_one_exit_or_one_threshold(few):
