@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pandas as pd
@@ -39,10 +40,20 @@ def small(tiny_settings):
     return build
 
 
-def costeff(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench.cli", *arguments]
+def script(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the console script of the package in a process of its own."""
+    module, function = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["costeff"].split(":")
+    command = [sys.executable, "-c", f"from {module} import {function}; {function}()", *arguments]
     variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=variables)
+
+
+@pytest.mark.parametrize(("command", "code"), [("report --config sketch", 2), ("size --layers 2", 0)])
+def test_the_console_script_ends_as_the_command_in_this_process(command, code, costeff, tmp_path):
+    """The other tests run commands in this process, which saves the start of an interpreter."""
+    here, there = costeff(*command.split()), script(*command.split(), folder=tmp_path)
+    assert here.returncode == there.returncode == code
+    assert (here.stdout, here.stderr) == (there.stdout, there.stderr)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +63,8 @@ def costeff(*arguments: str, folder: Path, **environment: str) -> subprocess.Com
         "take sst2 teacher out", "submit teacher out.zip", "compare teacher",
     ],
 )  # fmt: skip
-def test_a_command_without_results_reports_it_and_writes_nothing(command, tmp_path):
-    done = costeff(*command.split(), "--config", "sketch", folder=tmp_path)
+def test_a_command_without_results_reports_it_and_writes_nothing(command, costeff, tmp_path):
+    done = costeff(*command.split(), "--config", "sketch")
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "results/sketch" in done.stderr and "run the workflow" in done.stderr
     assert not list(tmp_path.iterdir())
@@ -67,8 +78,8 @@ def test_a_command_without_results_reports_it_and_writes_nothing(command, tmp_pa
      "size --ffn 1000000000", "size --classes 1000000000", "size --vocabulary 100000000000", "size --length 0",
      "size --head-size 99999999", "size --positions 10000000000", "size --rank 1000"],
 )  # fmt: skip
-def test_a_number_that_cannot_be_is_one_line(command, tmp_path):
-    done = costeff(*command.split(), folder=tmp_path)
+def test_an_impossible_number_is_one_line(command, costeff):
+    done = costeff(*command.split())
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert command.split()[-1].lower() in done.stderr
 
@@ -78,12 +89,12 @@ def test_a_number_that_cannot_be_is_one_line(command, tmp_path):
     ["run sst2 teacher full", "replay sst2", "take sst2 teacher out", "submit teacher out.zip"],
 )
 @pytest.mark.parametrize(("seed", "said"), [(99, "no seed 99 in this profile; its seeds are 3, 5"), (None, "")])
-def test_a_seed_that_the_profile_does_not_have_is_refused(command, seed, said, small, tmp_path):
+def test_a_seed_that_the_profile_does_not_have_is_refused(command, seed, said, costeff, small, tmp_path):
     """Nothing is trained or written; without a seed it is the first one of the task, not 0."""
     settings = small(tmp_path / "results", seeds=[3], more_seeds={"sst2": [5]})
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
     asked = command.split() + ([] if seed is None else ["--seed", str(seed)])
-    done = costeff(*asked, "--config", "p.yaml", folder=tmp_path)
+    done = costeff(*asked, "--config", "p.yaml")
     if seed is None and command.startswith("run"):
         assert done.returncode == 0 and (settings.root / "runs/sst2/teacher/full/seed3/run.json").is_file(), done.stderr
         return
@@ -92,10 +103,10 @@ def test_a_seed_that_the_profile_does_not_have_is_refused(command, seed, said, s
 
 
 @pytest.mark.parametrize("command", ["run rte teacher full", "replay rte", "take rte teacher out"])
-def test_a_task_that_the_profile_does_not_run_is_refused(command, small, tmp_path):
+def test_a_task_that_the_profile_does_not_run_is_refused(command, costeff, small, tmp_path):
     settings = small(tmp_path / "results")
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
-    done = costeff(*command.split(), "--config", "p.yaml", folder=tmp_path)
+    done = costeff(*command.split(), "--config", "p.yaml")
     assert done.returncode == 2 and "no task 'rte' in this profile; choose from sst2" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"p.yaml"}
 
@@ -105,9 +116,9 @@ def test_a_task_that_the_profile_does_not_run_is_refused(command, small, tmp_pat
     ["--config foo", "-C foo", "--config=foo", "--config", "--config =1", "--config 1x=3", "--config seeds=[0",
      "--config seeds=[0] foo", "--config a-=1", "--config thresholds={trials:"],
 )  # fmt: skip
-def test_a_change_of_another_form_is_one_line(change, tmp_path):
+def test_a_change_of_another_form_is_one_line(change, costeff, tmp_path):
     """Snakemake alone ends with a traceback."""
-    done = costeff("workflow", "tiny", "-n", *change.split(" "), folder=tmp_path)
+    done = costeff("workflow", "tiny", "-n", *change.split(" "))
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(("costeff: --config", "costeff: two profiles are given, tiny and foo"))
     assert not list(tmp_path.iterdir())
@@ -127,7 +138,7 @@ def test_a_workflow_needs_no_home(tmp_path):
     """Snakemake alone ends with a traceback."""
     profile = {"extends": "tiny", "profile": "homeless", "tasks": ["sst2"]}
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(profile))
-    done = costeff("workflow", "p.yaml", "--cores", "1", "-n", folder=tmp_path, HOME="/proc/nowhere", XDG_CACHE_HOME="")
+    done = script("workflow", "p.yaml", "--cores", "1", "-n", folder=tmp_path, HOME="/proc/nowhere", XDG_CACHE_HOME="")
     assert done.returncode == 0, done.stderr
 
 
