@@ -254,7 +254,7 @@ def test_a_model_of_our_own_comes_back_whole(trained, tmp_path):
         "pointer": (replaced(POINTER), "cannot be loaded"),
         "empty": (replaced(b""), "has no weights"),
         "no weights": (lambda folder: (folder / files.WEIGHTS).unlink(), "has no weights"),
-        "broken configuration": (replaced(b"{", "config.json"), "cannot be loaded"),
+        "broken configuration": (replaced(b"{", "config.json"), "config.json: Expecting property name"),
         "impossible configuration": (lambda folder: configure(folder, exits=[5]), "cannot be loaded"),
         "another shape": (lambda folder: configure(folder, ffn=[8, 7]), "cannot be loaded"),
         "a weight missing": (without("layers.1.query.weight"), "missing layers.1.query.weight"),
