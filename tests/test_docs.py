@@ -1,4 +1,4 @@
-"""The documentation does not rot: its Python runs, and its command lines name what is there."""
+"""Code and commands in the documentation work: Python runs, and command lines name existing commands and files."""
 
 import builtins
 import dis
@@ -46,9 +46,10 @@ def unbound(code: types.CodeType, known: set[str]) -> set[str]:
     return (found - known - own).union(*(unbound(each, known | own) for each in inner))
 
 
-def run(page: Path) -> None:
+def run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the Python of a page from top to bottom, as one module; every name that its functions use must be bound."""
-    module = sys.modules[page.stem] = types.ModuleType(page.stem)
+    module = types.ModuleType(page.stem)
+    monkeypatch.setitem(sys.modules, page.stem, module)
     for block in blocks(page, "python"):
         code = compile(block, str(page), "exec")
         exec(code, module.__dict__)
@@ -69,8 +70,8 @@ def home(tiny_backbone, tmp_path, monkeypatch) -> Path:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.name)
-def test_its_python_runs(page, home):
-    run(page)
+def test_its_python_runs(page, home, monkeypatch):
+    run(page, monkeypatch)
 
 
 def test_a_name_that_is_not_imported_is_found():
