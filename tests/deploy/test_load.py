@@ -247,7 +247,7 @@ def test_options_that_cannot_be_measured_are_refused_in_one_line(folders, tmp_pa
     assert "\n" not in str(done.exception) and Path("there.csv").read_text() == "mine"
 
 
-def test_a_folder_without_a_tokenizer_is_refused_in_one_line(folders, tmp_path):
+def test_a_folder_without_a_tokenizer_is_refused_in_one_line(tmp_path):
     EarlyExitClassifier.of(encoder(), LEAVING, ("a", "b", "c")).save_pretrained(tmp_path / "bare")
     with pytest.raises(UserError, match="bare has no tokenizer that can be used here"):
         measure([tmp_path / "bare"], TEXTS, rates=[10], seconds=1)
