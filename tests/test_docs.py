@@ -124,7 +124,7 @@ def parse(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_its_command_lines_are_ones(page):
+def test_its_command_lines_are_valid(page):
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for program, *rest in lines(page):
         if program == "costeff":
@@ -144,7 +144,7 @@ def test_its_command_lines_are_ones(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_the_commands_that_its_text_names_are_there(page):
+def test_the_commands_that_its_text_names_exist(page):
     commands = typer.main.get_command(app).commands
     text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
     for name in re.findall(r"`costeff ([a-z-]+)", text):

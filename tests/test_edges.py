@@ -1,4 +1,4 @@
-"""Commands before there are results, numbers that are none, links in place of folders, and code that has changed."""
+"""Commands before there are results, impossible numbers, links in place of folders, and code that has changed."""
 
 import os
 import subprocess
@@ -169,7 +169,7 @@ def test_results_that_are_a_file_are_refused_before_anything_trains(small, tmp_p
         check_room(small(tmp_path / "results"), ())
 
 
-def test_runs_of_other_code_are_named_and_never_pass_for_those_of_today(small, tmp_path, monkeypatch):
+def test_runs_of_other_code_are_named_and_never_taken_for_current_ones(small, tmp_path, monkeypatch):
     """A method in a file of the user's own, edited while its version stays; and then raised."""
     source = "from baselines.finetuned import Finetuned\n\nclass Mine(Finetuned):\n    version = 71\n"
     monkeypatch.syspath_prepend(tmp_path)
@@ -216,5 +216,5 @@ def test_the_reference_is_one_model(depths, said, tiny_settings, tmp_path):
         )
 
 
-def test_published_tables_without_the_column_say_nothing_of_code(points: pd.DataFrame):
+def test_published_tables_without_the_column_have_no_note_on_other_code(points: pd.DataFrame):
     assert not any("other code" in note for note in common_notes(points, {}))

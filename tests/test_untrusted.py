@@ -192,7 +192,7 @@ def _length(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_could_do_harm_is_refused_by_name(good, other, tmp_path, name):
+def test_harmful_content_is_refused_by_name(good, other, tmp_path, name):
     damage, reason = HOSTILE[name]
     damage(other)
     before = {path for path in tmp_path.rglob("*")}

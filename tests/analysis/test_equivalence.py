@@ -81,7 +81,7 @@ def test_an_interval_stays_within_the_metric_and_grows_with_its_level(one, level
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(ESTIMATE, min_size=1, max_size=10), st.lists(ESTIMATE, max_size=10))
-def test_more_comparisons_make_no_verdict_bolder_and_other_families_do_not_matter(some, others):
+def test_more_comparisons_strengthen_no_verdict_and_other_families_do_not_matter(some, others):
     alone = classify_differences(some, PLAIN)
     together = classify_differences([*some, *others], PLAIN).iloc[: len(some)]
     apart = classify_differences([*some, *others], PLAIN, ["one"] * len(some) + ["other"] * len(others)).iloc[

@@ -97,7 +97,7 @@ def test_options_that_keep_snakemake_quiet_are_snakemake_s():
 
 @budget(deadline=None)
 @given(st.sampled_from(["", "sk", "glue-", "x"]))
-def test_completion_offers_what_begins_so(begun):
+def test_completion_offers_names_with_the_given_prefix(begun):
     context = click.Context(click.Command("x"))
     context.params = {"config": "tiny"}
     for found, every in (
@@ -118,7 +118,7 @@ def test_the_tour_shows_every_committed_page(name):
     assert done.exit_code == 0 and page.is_file() and page.parent.name == name
 
 
-def test_the_tour_of_nothing_names_what_there_is():
+def test_an_unknown_tour_names_the_committed_results():
     done = CliRunner().invoke(app, ["tour", "nothing"])
     assert "glue-laptop" in str(done.exception) and "\n" not in str(done.exception)
 

@@ -240,7 +240,7 @@ def trained(tmp_path) -> Path:
     return tmp_path
 
 
-def test_a_model_of_our_own_comes_back_whole(trained, tmp_path):
+def test_an_own_model_is_loaded_unchanged(trained, tmp_path):
     model = load_model(trained, torch.device("cpu"))
     assert same(model.state_dict(), state(trained / "model")) and not model.training
     Cascade.of(model, model).save_pretrained(tmp_path / "cascade" / "model")
@@ -262,7 +262,7 @@ def test_a_model_of_our_own_comes_back_whole(trained, tmp_path):
         "a weight too many": (renamed(lambda key: key.replace("layers.1.key", "layers.7.key")), "layers."),
     }.values(),
 )
-def test_a_spoiled_model_of_our_own_is_refused(trained, change, said):
+def test_a_damaged_own_model_is_refused(trained, change, said):
     change(trained / "model")
     refused(lambda: load_model(trained, torch.device("cpu")), str(trained / "model"), said, "run again")
 
