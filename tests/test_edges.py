@@ -97,6 +97,7 @@ def test_a_seed_that_the_profile_does_not_have_is_refused(command, seed, said, c
     done = costeff(*asked, "--config", "p.yaml")
     if seed is None and command.startswith("run"):
         assert done.returncode == 0 and (settings.root / "runs/sst2/teacher/full/seed3/run.json").is_file(), done.stderr
+        assert "finetune: done" in done.stderr, "the log is a part of stderr"
         return
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert said in done.stderr and {path.name for path in tmp_path.iterdir()} == {"p.yaml"}
