@@ -1,5 +1,6 @@
 """What several test folders share: a tiny random BERT in the Hub's layout, and settings that use it."""
 
+import gc
 import logging
 import os
 import subprocess
@@ -57,6 +58,7 @@ def costeff(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., 
             patch.setattr(sys, "argv", ["costeff", *arguments])
             patch.setattr(sys, "path", [*sys.path])
             patch.setattr(os, "execv", refuse)
+            patch.setattr(gc, "freeze", lambda: None)  # objects of this process are still collected
             patch.setattr(logging.root, "handlers", [])  # of pytest; without any, the command adds the one for stderr
             patch.setenv("TOKENIZERS_PARALLELISM", "false")
             patch.chdir(folder)
