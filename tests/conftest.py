@@ -1,5 +1,11 @@
 """What several test folders share: a tiny random BERT in the Hub's layout, and settings that use it."""
 
+import gc
+import logging
+import os
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +14,7 @@ import pandas as pd
 import pytest
 import synthetic
 
+from bench import cli
 from bench.conformance.backbone import make_backbone
 from bench.settings import Settings, check, load
 
@@ -31,6 +38,42 @@ def tiny_settings(tiny_backbone: Path) -> Callable[..., Settings]:
         return check(values | changed, "test")
 
     return build
+
+
+@pytest.fixture
+def costeff(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`costeff(*words, folder=tmp_path)`: run a command in this process, through the function that the script runs.
+
+    As in a process of its own, stderr has the log and the warnings too. An error that the command line does not handle
+    is raised. A command that replaces its process (`workflow -n`) cannot run here.
+    """
+
+    def refuse(*command: object) -> None:
+        raise AssertionError(f"the command replaces its process by {command}")
+
+    def run(*words: object, folder: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+        arguments, level = [str(word) for word in words], logging.root.level
+        capfd.readouterr()
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings(record=True) as warned:
+            patch.setattr(sys, "argv", ["costeff", *arguments])
+            patch.setattr(sys, "path", [*sys.path])
+            patch.setattr(os, "execv", refuse)
+            patch.setattr(gc, "freeze", lambda: None)  # objects of this process are still collected
+            patch.setattr(logging.root, "handlers", [])  # of pytest; without any, the command adds the one for stderr
+            patch.setenv("TOKENIZERS_PARALLELISM", "false")
+            patch.chdir(folder)
+            for category in (DeprecationWarning, PendingDeprecationWarning):  # as Python does by default
+                warnings.simplefilter("ignore", category)
+            try:
+                with pytest.raises(SystemExit) as ended:
+                    cli.main()
+            finally:
+                logging.root.setLevel(level)
+        out, err = capfd.readouterr()
+        texts = (warnings.formatwarning(each.message, each.category, each.filename, each.lineno) for each in warned)
+        return subprocess.CompletedProcess(arguments, ended.value.code or 0, out, "".join(texts) + err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,14 +2,12 @@
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from bench.analysis.statistics import select_tasks
-from bench.cli import main
 from bench.errors import UserError
 from bench.tasks.catalogue import tasks_of
 
@@ -30,30 +28,18 @@ def published(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def costeff(monkeypatch, tmp_path, capsys):
-    """`costeff(*words)`: run the command in an empty folder without GLUE_DIR; return (exit code, stdout, stderr)."""
+@pytest.fixture(autouse=True)
+def no_text(monkeypatch) -> None:
     monkeypatch.delenv("GLUE_DIR", raising=False)
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["costeff", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        out, err = capsys.readouterr()
-        return ended.value.code or 0, out, err
-
-    return run
 
 
 @pytest.mark.parametrize(
     ("tasks", "shown"), [("pairs", {"WNLI"}), ("single", {"CoLA"}), ("wnli, cola", {"WNLI", "CoLA"}), (None, {"WNLI"})]
 )
 def test_any_folder_is_compared_from_anywhere(costeff, published, tasks, shown):
-    code, out, _ = costeff(
-        "compare", "costeff", "--results", published, "--speedup", 4, *(("--tasks", tasks) if tasks else ())
-    )
-    assert code == 0 and "PABEE" in out and all(f"| {name} " in out for name in shown)
+    done = costeff("compare", "costeff", "--results", published, "--speedup", 4, *(("--tasks", tasks) if tasks else ()))
+    out = done.stdout
+    assert done.returncode == 0 and "PABEE" in out and all(f"| {name} " in out for name in shown)
     assert not tasks or not [name for name in {"WNLI", "CoLA"} - shown if f"| {name} " in out]
     answer, table = out.split("\n\n", 1)
     rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
@@ -85,8 +71,8 @@ def test_any_folder_is_compared_from_anywhere(costeff, published, tasks, shown):
     ],
 )
 def test_an_impossible_comparison_is_one_line(costeff, published, words, said):
-    code, out, err = costeff("compare", *(word.format(published) for word in words))
-    assert code == 2 and not out and said in err and err.count("\n") == 1
+    done = costeff("compare", *(word.format(published) for word in words))
+    assert done.returncode == 2 and not done.stdout and said in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_results_without_a_finished_run_are_reported(costeff, published, tmp_path):
@@ -97,8 +83,8 @@ def test_results_without_a_finished_run_are_reported(costeff, published, tmp_pat
     for path in folder.glob("runs/*/*/*/*/run.json"):
         facts = json.loads(path.read_text()) | {"status": "failed", "reason": "out of memory"}
         path.write_text(json.dumps(facts))
-    code, _, err = costeff("compare", "costeff", "--results", folder)
-    assert code == 2 and "no run has finished" in err
+    done = costeff("compare", "costeff", "--results", folder)
+    assert done.returncode == 2 and "no run has finished" in done.stderr
 
 
 @pytest.mark.parametrize(("low", "learned"), [(0.05, True), (0.0499, False)])
@@ -116,7 +102,7 @@ def test_learned_is_a_gain_of_five_points_with_every_seed(low, learned):
             select_tasks("learned", points, tasks_of({}), reference="teacher")
 
 
-def test_own_tasks_belong_to_the_groups_and_parts_are_united(published):
+def test_own_tasks_belong_to_the_groups_and_parts_are_united():
     from bench.settings import OwnTask
 
     own = {

@@ -1,8 +1,9 @@
-"""Commands before there are results, numbers that are none, links in place of folders, and code that has changed."""
+"""Commands before there are results, impossible numbers, links in place of folders, and code that has changed."""
 
 import os
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pandas as pd
@@ -39,10 +40,20 @@ def small(tiny_settings):
     return build
 
 
-def costeff(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench.cli", *arguments]
+def script(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the console script of the package in a process of its own."""
+    module, function = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]["costeff"].split(":")
+    command = [sys.executable, "-c", f"from {module} import {function}; {function}()", *arguments]
     variables = os.environ | {"PYTHONPATH": str(ROOT)} | environment
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=variables)
+
+
+@pytest.mark.parametrize(("command", "code"), [("report --config sketch", 2), ("size --layers 2", 0)])
+def test_the_console_script_ends_as_the_command_in_this_process(command, code, costeff, tmp_path):
+    """The other tests run commands in this process, which saves the start of an interpreter."""
+    here, there = costeff(*command.split()), script(*command.split(), folder=tmp_path)
+    assert here.returncode == there.returncode == code
+    assert (here.stdout, here.stderr) == (there.stdout, there.stderr)
 
 
 @pytest.mark.parametrize(
@@ -52,8 +63,8 @@ def costeff(*arguments: str, folder: Path, **environment: str) -> subprocess.Com
         "take sst2 teacher out", "submit teacher out.zip", "compare teacher",
     ],
 )  # fmt: skip
-def test_a_command_without_results_reports_it_and_writes_nothing(command, tmp_path):
-    done = costeff(*command.split(), "--config", "sketch", folder=tmp_path)
+def test_a_command_without_results_reports_it_and_writes_nothing(command, costeff, tmp_path):
+    done = costeff(*command.split(), "--config", "sketch")
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "results/sketch" in done.stderr and "run the workflow" in done.stderr
     assert not list(tmp_path.iterdir())
@@ -67,8 +78,8 @@ def test_a_command_without_results_reports_it_and_writes_nothing(command, tmp_pa
      "size --ffn 1000000000", "size --classes 1000000000", "size --vocabulary 100000000000", "size --length 0",
      "size --head-size 99999999", "size --positions 10000000000", "size --rank 1000"],
 )  # fmt: skip
-def test_a_number_that_cannot_be_is_one_line(command, tmp_path):
-    done = costeff(*command.split(), folder=tmp_path)
+def test_an_impossible_number_is_one_line(command, costeff):
+    done = costeff(*command.split())
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert command.split()[-1].lower() in done.stderr
 
@@ -78,24 +89,25 @@ def test_a_number_that_cannot_be_is_one_line(command, tmp_path):
     ["run sst2 teacher full", "replay sst2", "take sst2 teacher out", "submit teacher out.zip"],
 )
 @pytest.mark.parametrize(("seed", "said"), [(99, "no seed 99 in this profile; its seeds are 3, 5"), (None, "")])
-def test_a_seed_that_the_profile_does_not_have_is_refused(command, seed, said, small, tmp_path):
+def test_a_seed_that_the_profile_does_not_have_is_refused(command, seed, said, costeff, small, tmp_path):
     """Nothing is trained or written; without a seed it is the first one of the task, not 0."""
     settings = small(tmp_path / "results", seeds=[3], more_seeds={"sst2": [5]})
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
     asked = command.split() + ([] if seed is None else ["--seed", str(seed)])
-    done = costeff(*asked, "--config", "p.yaml", folder=tmp_path)
+    done = costeff(*asked, "--config", "p.yaml")
     if seed is None and command.startswith("run"):
         assert done.returncode == 0 and (settings.root / "runs/sst2/teacher/full/seed3/run.json").is_file(), done.stderr
+        assert "finetune: done" in done.stderr, "the log is a part of stderr"
         return
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert said in done.stderr and {path.name for path in tmp_path.iterdir()} == {"p.yaml"}
 
 
 @pytest.mark.parametrize("command", ["run rte teacher full", "replay rte", "take rte teacher out"])
-def test_a_task_that_the_profile_does_not_run_is_refused(command, small, tmp_path):
+def test_a_task_that_the_profile_does_not_run_is_refused(command, costeff, small, tmp_path):
     settings = small(tmp_path / "results")
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
-    done = costeff(*command.split(), "--config", "p.yaml", folder=tmp_path)
+    done = costeff(*command.split(), "--config", "p.yaml")
     assert done.returncode == 2 and "no task 'rte' in this profile; choose from sst2" in done.stderr
     assert {path.name for path in tmp_path.iterdir()} == {"p.yaml"}
 
@@ -105,9 +117,9 @@ def test_a_task_that_the_profile_does_not_run_is_refused(command, small, tmp_pat
     ["--config foo", "-C foo", "--config=foo", "--config", "--config =1", "--config 1x=3", "--config seeds=[0",
      "--config seeds=[0] foo", "--config a-=1", "--config thresholds={trials:"],
 )  # fmt: skip
-def test_a_change_of_another_form_is_one_line(change, tmp_path):
+def test_a_change_of_another_form_is_one_line(change, costeff, tmp_path):
     """Snakemake alone ends with a traceback."""
-    done = costeff("workflow", "tiny", "-n", *change.split(" "), folder=tmp_path)
+    done = costeff("workflow", "tiny", "-n", *change.split(" "))
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert done.stderr.startswith(("costeff: --config", "costeff: two profiles are given, tiny and foo"))
     assert not list(tmp_path.iterdir())
@@ -127,7 +139,7 @@ def test_a_workflow_needs_no_home(tmp_path):
     """Snakemake alone ends with a traceback."""
     profile = {"extends": "tiny", "profile": "homeless", "tasks": ["sst2"]}
     (tmp_path / "p.yaml").write_text(yaml.safe_dump(profile))
-    done = costeff("workflow", "p.yaml", "--cores", "1", "-n", folder=tmp_path, HOME="/proc/nowhere", XDG_CACHE_HOME="")
+    done = script("workflow", "p.yaml", "--cores", "1", "-n", folder=tmp_path, HOME="/proc/nowhere", XDG_CACHE_HOME="")
     assert done.returncode == 0, done.stderr
 
 
@@ -158,7 +170,7 @@ def test_results_that_are_a_file_are_refused_before_anything_trains(small, tmp_p
         check_room(small(tmp_path / "results"), ())
 
 
-def test_runs_of_other_code_are_named_and_never_pass_for_those_of_today(small, tmp_path, monkeypatch):
+def test_runs_of_other_code_are_named_and_never_taken_for_current_ones(small, tmp_path, monkeypatch):
     """A method in a file of the user's own, edited while its version stays; and then raised."""
     source = "from baselines.finetuned import Finetuned\n\nclass Mine(Finetuned):\n    version = 71\n"
     monkeypatch.syspath_prepend(tmp_path)
@@ -205,5 +217,5 @@ def test_the_reference_is_one_model(depths, said, tiny_settings, tmp_path):
         )
 
 
-def test_published_tables_without_the_column_say_nothing_of_code(points: pd.DataFrame):
+def test_published_tables_without_the_column_have_no_note_on_other_code(points: pd.DataFrame):
     assert not any("other code" in note for note in common_notes(points, {}))

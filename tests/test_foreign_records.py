@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +19,7 @@ from bench.sharing.results import merge
 from bench.store import RunKey
 from bench.trace import Trace
 
-ROOT = Path(__file__).parents[1]
-REFERENCE = ROOT / "tests" / "data" / "results-0.2"
+REFERENCE = Path(__file__).parent / "data" / "results-0.2"
 TASKS = ("wnli", "stsb")
 METHODS = (("teacher", "full"), ("pabee", "full"))
 KEYS = [RunKey(task, *method, 0) for task in TASKS for method in METHODS]
@@ -242,14 +239,8 @@ def test_bytes_of_a_record_are_used_as_they_are_or_refused_by_name(folder, key, 
         file.write_bytes(whole)
 
 
-def costeff(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "bench.cli", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("command", [["compare", "pabee", "--results"], ["merge", "--out", "new"]])
-def test_the_commands_end_with_one_line(folder, tmp_path, command):
+def test_the_commands_end_with_one_line(costeff, folder, tmp_path, command):
     file = file_of(folder, KEYS[1])
     file.write_bytes(file.read_bytes()[:-20])
     done = costeff(*(tmp_path / each if each == "new" else each for each in command), folder)

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def settings(tiny_settings, tmp_path_factory) -> Settings:
-    """The teacher, the newcomer, and a contestant whose training fails; all runs made, united and reported."""
+    """The teacher, the added contestant, and a contestant whose training fails; all runs made, united and reported."""
     values = tiny_settings(tmp_path_factory.mktemp("results")).model_dump()
     teacher = values["contestants"]["teacher"]
     values["contestants"] = {
@@ -38,7 +38,7 @@ def settings(tiny_settings, tmp_path_factory) -> Settings:
             "method": "examples.every_other:EveryOther",
             "options": {"epochs": 2, "learning_rate": 2e-3},
         },
-        "doomed": {"method": "failing:Diverging", "options": {"epochs": 1, "learning_rate": 1.0}},
+        "diverging": {"method": "failing:Diverging", "options": {"epochs": 1, "learning_rate": 1.0}},
     }
     settings = check(values | {"depth_reference": None, "latency": {"examples": 8, "rounds": 1}}, "test")
     for planned in runs(settings):
@@ -76,7 +76,7 @@ def test_its_points_have_speedups_and_measured_latencies(settings):
     assert own[own["kind"] == "fixed_exit"]["speedup"].max() > 3  # one layer of four
 
 
-def test_time_and_promise_are_of_the_same_examples(settings):
+def test_measured_and_expected_speedups_are_of_the_same_examples(settings):
     timed = pd.read_parquet(settings.root / "latency.parquet")
     assert (timed["noise_low"] <= timed["noise_high"]).all() and (timed["noise_low"] > 0).all()
     assert timed.groupby(["task", "batch_size"])["noise_low"].nunique().eq(1).all()
@@ -99,7 +99,7 @@ def test_time_and_promise_are_of_the_same_examples(settings):
             assert row["speedup"] == row["promised"] == 1
 
 
-def test_the_engine_leaves_where_the_points_were_replayed(settings):
+def test_the_engine_exits_where_the_points_were_replayed(settings):
     """Static, fixed exits, uniform and per-exit thresholds alike."""
     key = RunKey("sst2", "every-other", "half", 0)
     folder = run_folder(settings, key)
@@ -113,7 +113,7 @@ def test_the_engine_leaves_where_the_points_were_replayed(settings):
                 assert (found != exits_taken(point, trace)).mean() < 0.02, kind  # a near tie may round either way
 
 
-def test_a_run_that_is_missing_is_left_out_and_one_without_its_weights_is_not(settings, tmp_path):
+def test_a_missing_run_is_left_out_and_one_without_its_weights_is_refused(settings, tmp_path):
     results = tmp_path / "results"
     shutil.copytree(settings.root, results / settings.profile)
     fewer = settings.model_copy(update={"results": results})
@@ -142,7 +142,7 @@ def test_times_of_two_machines_are_refused(settings, tmp_path):
 def test_a_training_that_fails_is_a_row_with_its_reason(settings):
     points = pd.read_parquet(settings.root / "all-points.parquet")
     failed = points[points["status"] == "failed"]
-    assert failed["method"].tolist() == ["doomed"] and "lower the learning rate" in failed["reason"].iloc[0]
+    assert failed["method"].tolist() == ["diverging"] and "lower the learning rate" in failed["reason"].iloc[0]
     assert "lower the learning rate" in (settings.root / "tables" / "main.md").read_text()
 
 

@@ -1,7 +1,6 @@
 """Runs that several processes of one machine train: their order, lost processes, and the content of tar files."""
 
 import os
-import sys
 import tarfile
 from contextlib import suppress
 from dataclasses import replace
@@ -16,13 +15,14 @@ from hypothesis import strategies as st
 from bench.errors import UserError
 from bench.store import RunKey
 
-ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT / "benchmarks"))
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
-from pool.gpu import shared_gpu  # noqa: E402
-from pool.packing import Packing  # noqa: E402
-from pool.queue import ATTEMPTS, Queue  # noqa: E402
-from pool.workers import ENDED, Workers, spoiled  # noqa: E402
+with pytest.MonkeyPatch.context() as patch:  # other tests must not find benchmarks/coverage.py as `coverage`
+    patch.syspath_prepend(BENCHMARKS)
+    from pool.gpu import shared_gpu
+    from pool.packing import Packing
+    from pool.queue import ATTEMPTS, Queue
+    from pool.workers import ENDED, Workers, spoiled
 
 
 @st.composite
@@ -143,6 +143,7 @@ def test_a_run_that_cannot_be_packed_does_not_stop_the_others(folders, tmp_path)
 
 
 def test_a_process_that_dies_fails_its_run_alone(tiny_settings, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)  # the processes import `pool` from it
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "dying.py").write_text(
         "import os\nfrom bench.method import Method\n\n\n"

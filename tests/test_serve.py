@@ -1,4 +1,4 @@
-"""A command that a server's child runs is the command itself: same bytes, same surroundings, same end."""
+"""A command that a server's child runs is the command itself: same bytes, same environment, same end."""
 
 import json
 import os
@@ -133,12 +133,12 @@ def is_served(workflow: Workflow, **changes: str) -> bool:
     return int(client.communicate()[0].split()[1]) != client.pid
 
 
-def test_surroundings_go_through(workflow, tmp_path, monkeypatch):
+def test_environment_and_arguments_reach_the_command(workflow, tmp_path, monkeypatch):
     monkeypatch.setattr(workflow, "folder", tmp_path)
     assert is_served(workflow)
     assert not is_served(workflow, COSTEFF_SERVER="")
 
-    def in_own_surroundings(plain: bool) -> tuple[str, str, int]:
+    def in_own_environment(plain: bool) -> tuple[str, str, int]:
         before = os.umask(0o027)
         try:
             arguments = ("python", FACTS, "an argument", "--ünd")
@@ -146,7 +146,7 @@ def test_surroundings_go_through(workflow, tmp_path, monkeypatch):
         finally:
             os.umask(before)
 
-    served, plain = in_own_surroundings(False), in_own_surroundings(True)
+    served, plain = in_own_environment(False), in_own_environment(True)
     facts = [json.loads(out) for out, _, _ in (served, plain)]
     assert facts[0] == facts[1]
     assert served[1:] == plain[1:] == ("to stderr\n", 7)
@@ -156,7 +156,7 @@ def test_surroundings_go_through(workflow, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("threads", ["1", "2"])
-def test_the_number_of_threads_is_the_client_s(workflow, threads):
+def test_the_number_of_threads_is_that_of_the_client(workflow, threads):
     code = "import torch, sklearn.ensemble, threadpoolctl as t\n"
     code += "print(sorted((i['user_api'], i['num_threads']) for i in t.threadpool_info()), torch.get_num_threads())"
     own = {name: threads for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")}
@@ -165,7 +165,7 @@ def test_the_number_of_threads_is_the_client_s(workflow, threads):
 
 
 @pytest.mark.parametrize("name", ["HF_HOME", "PYTHONHASHSEED", "ARROW_DEFAULT_MEMORY_POOL"])
-def test_what_a_library_reads_when_it_is_loaded_is_not_served(workflow, name):
+def test_a_command_whose_libraries_would_load_differently_is_not_served(workflow, name):
     assert not is_served(workflow, **{name: "system" if name.startswith("ARROW") else "1"})
     assert not is_served(workflow, OMP_NUM_THREADS="all")
 
@@ -187,7 +187,7 @@ def test_a_client_of_another_installation_is_not_served(workflow):
     assert not is_served(workflow, COSTEFF_SERVER=workflow.server[:-8] + "0" * 8)
 
 
-def test_what_a_process_draws_for_itself_is_drawn_anew(workflow):
+def test_each_command_draws_random_numbers_of_its_own(workflow):
     code = "import random, numpy, torch, tempfile\n"
     code += "print(random.random(), numpy.random.rand(), torch.rand(1).item(), tempfile.mktemp())"
     drawn = [workflow.ended("python", code)[0].split() for _ in range(3)]
@@ -196,7 +196,7 @@ def test_what_a_process_draws_for_itself_is_drawn_anew(workflow):
     assert workflow.ended("python", code) == workflow.ended("python", code, plain=True)
 
 
-def test_an_error_and_a_signal_end_as_they_do_alone(workflow):
+def test_errors_and_signals_end_a_served_command_as_a_plain_one(workflow):
     for code, status in (
         ("raise ValueError('no')", 1),
         ("sys.exit('a line')", 1),
@@ -224,72 +224,74 @@ def test_an_error_and_a_signal_end_as_they_do_alone(workflow):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 @pytest.mark.parametrize("plain", [False, True])
-def test_a_client_s_end_is_its_command_s(workflow, number, plain, monkeypatch):
+def test_a_command_ends_with_its_client(workflow, number, plain, monkeypatch):
     if plain:
         monkeypatch.setattr(workflow, "server", "")
     client, command, _ = workflow.running()
     client.send_signal(number)
-    assert gone_within(1, command)
+    assert gone_within(30, command)
     client.communicate()
     assert client.returncode == -number
 
 
-def test_a_command_s_own_children_go_with_its_client(workflow):
+def test_a_command_s_own_children_end_with_its_client(workflow):
     code = "import subprocess, time; c = subprocess.Popen(['sleep', '600']); print(c.pid, flush=True); time.sleep(600)"
     client = workflow.start("python", code)
     assert client.stdout
     grandchild = int(client.stdout.readline())
     client.kill()
-    assert gone_within(1, grandchild)
+    assert gone_within(30, grandchild)
     client.communicate()
 
 
-def test_a_server_s_end_is_one_line_and_then_commands_run_alone(short_lived):
+def test_a_killed_server_is_reported_in_one_line_and_later_commands_run_alone(short_lived):
     client, command, server = short_lived.running()
     os.kill(server, signal.SIGKILL)
-    assert gone_within(1, command)
+    assert gone_within(30, command)
     _, error = client.communicate()
     assert client.returncode == 1
     assert len(error.splitlines()) == 1
     assert short_lived.ended("python", "print('alone')") == ("alone\n", "", 0)
 
 
-def test_a_workflow_s_end_is_everyone_s(short_lived):
+def test_server_and_commands_end_with_the_workflow(short_lived):
     clients = [short_lived.running() for _ in range(3)]
     short_lived.process.kill()
-    assert gone_within(1, *(process for _, command, server in clients for process in (command, server)))
+    assert gone_within(30, *(process for _, command, server in clients for process in (command, server)))
     for client, _, _ in clients:
         client.communicate()
 
 
-def test_a_server_that_still_imports_goes_with_its_workflow(short_lived):
+def test_a_server_that_still_imports_ends_with_its_workflow(short_lived):
     client = short_lived.start("python", WHO)
-    time.sleep(0.5)
-    (server,) = map(
-        int, Path(f"/proc/{short_lived.process.pid}/task/{short_lived.process.pid}/children").read_text().split()
-    )
-    assert alive(server)
+    children = Path(f"/proc/{short_lived.process.pid}/task/{short_lived.process.pid}/children")
+    [server] = map(int, children.read_text().split())
+    until = time.monotonic() + 30
+    while not any("socket:" in str(file.resolve()) for file in Path(f"/proc/{client.pid}/fd").iterdir()):
+        assert alive(server) and time.monotonic() < until  # the client waits for the server once it has a socket
+        time.sleep(0.01)
     short_lived.process.kill()
-    assert gone_within(1, server)
+    assert gone_within(30, server)
     _, parent = map(int, client.communicate()[0].split())
-    assert parent == client.pid  # it was not taken, and ran alone
+    assert parent == client.pid  # the server did not run it
 
 
-def test_twenty_at_once(workflow):
+def test_twenty_commands_at_once(workflow):
     code = "import torch; print(sum(torch.ones(100, 100) @ torch.ones(100)).item() + int(sys.argv[3]))"
     clients = [workflow.start("python", code, str(number)) for number in range(20)]
     for number, client in enumerate(clients):
         assert client.communicate() == (f"{10_000.0 + number}\n", "")
 
 
-def test_a_request_starts_within_a_second(workflow):
+def test_a_served_command_starts_sooner_than_one_that_imports_the_libraries(workflow):
     workflow.ended("python", "")  # the first waits for the imports
-    seconds = []
-    for _ in range(5):
+
+    def seconds(plain: bool) -> float:
         began = time.time()
-        out = workflow.ended("python", "import time, bench.runs.train_run; print(time.time())")[0]
-        seconds.append(float(out) - began)
-    assert min(seconds) < 1
+        out = workflow.ended("python", "import time, bench.runs.train_run; print(time.time())", plain=plain)[0]
+        return float(out) - began
+
+    assert min(seconds(plain=False) for _ in range(5)) < min(seconds(plain=True) for _ in range(2))
 
 
 def test_a_run_has_the_same_bytes(workflow, tiny_settings: Callable, tmp_path):
@@ -311,7 +313,7 @@ def test_a_run_has_the_same_bytes(workflow, tiny_settings: Callable, tmp_path):
     assert files["plain"] == files["served"]
 
 
-def test_a_light_start():
+def test_the_client_imports_no_large_package():
     heavy = {"typer", "pydantic", "yaml", "numpy", "torch"}
     code = f"import sys, bench.serve.client; print(sorted(set(sys.modules) & {heavy}))"
     out = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -34,7 +34,7 @@ SWITCHES = [
 ABLATIONS = ["-".join(str(part) for part in next(iter(switch.items()))) for switch in SWITCHES[1:]]
 
 
-def everyone() -> list:
+def all_runs() -> list:
     found = []
     for task in ("sst2", "stsb"):
         for name in TINY.contestants:
@@ -111,7 +111,7 @@ def steps_of(method, variant: str, count: int) -> int:
     return sum(stage.steps for stage in method.stages(variant, count))
 
 
-@pytest.mark.parametrize("key", everyone())
+@pytest.mark.parametrize("key", all_runs())
 def test_declared_stages_are_those_trained(settings, key, tmp_path):
     method = contestant(settings, key.method, key.task)
     assert told(method, key.variant, examples(settings, key.task)) == trainings(settings, key, tmp_path)

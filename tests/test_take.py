@@ -52,7 +52,7 @@ def settings(tiny_settings, tmp_path_factory) -> Settings:
         name: values["contestants"][name] | {"options": values["contestants"][name]["options"] | options, "tasks": {}}
         for name, (_, options) in of.items()
     }
-    contestants["doomed"] = {"method": "failing:Diverging", "options": brief | {"learning_rate": 1.0}}
+    contestants["diverging"] = {"method": "failing:Diverging", "options": brief | {"learning_rate": 1.0}}
     tickets = {
         "columns": ["said"],
         "label": "verdict",
@@ -257,10 +257,10 @@ def test_what_is_taken_is_what_the_main_table_shows(settings, points, tmp_path):
         ({"method": "bert"}, "no contestant 'bert' in this profile; choose from teacher"),
         ({"seed": 7}, "sst2 has no seed 7 in this profile; its seeds are 0"),
         ({"speedup": 50}, "no point at 50x; on calibration it reaches "),
-        ({"method": "doomed"}, "sst2: doomed, seed 0: .*not finite"),
+        ({"method": "diverging"}, "sst2: diverging, seed 0: .*not finite"),
     ],
 )
-def test_what_cannot_be_taken_is_one_line(settings, tmp_path, asked, line):
+def test_what_cannot_be_taken_is_refused_in_one_line(settings, tmp_path, asked, line):
     with pytest.raises(UserError, match=line) as caught:
         take(settings, **({"task": "sst2", "method": "assistant", "out": tmp_path / "out"} | asked))
     assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())

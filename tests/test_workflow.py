@@ -159,10 +159,10 @@ def person(home: Path, backbone: Path) -> Person:
 @pytest.fixture(scope="module")
 def finished(tiny_backbone, tmp_path_factory) -> Person:
     """A profile whose benchmark is complete."""
-    somebody = person(tmp_path_factory.mktemp("a person"), tiny_backbone)
-    done = somebody.snakemake()
+    run = person(tmp_path_factory.mktemp("a person"), tiny_backbone)
+    done = run.snakemake()
     assert done.returncode == 0, done.stdout + done.stderr
-    return somebody
+    return run
 
 
 def test_it_runs_from_any_folder_with_a_contestant_beside_the_profile(finished):
@@ -206,7 +206,7 @@ def test_a_changed_setting_repeats_the_stages_that_read_it(change, jobs_again, f
     assert found == jobs_again | {"complete": 1, "all": 1, "total": sum(jobs_again.values()) + 2}
 
 
-def test_another_learning_rate_trains_that_and_what_hangs_from_it(finished):
+def test_another_learning_rate_trains_that_and_what_depends_on_it(finished):
     found = jobs(finished.snakemake("-n", config=("contestants={teacher: {options: {learning_rate: 0.001}}}",)))
     assert found["run"] == 4  # the teacher and the assistant that learns from it, on two tasks
 
@@ -230,7 +230,7 @@ EXTRA = (
 )
 
 
-def test_weights_are_gone_and_come_back_where_they_are_needed(finished, tmp_path):
+def test_deleted_weights_are_made_again_where_they_are_needed(finished, tmp_path):
     """A new contestant continues the assistant, which learned from the teacher: its job makes both weights again."""
     runs = finished.results / "runs"
     assert list(runs.glob("*/*/*/*/model/config.json")) and not list(runs.glob("*/*/*/*/model/model.safetensors"))
@@ -268,25 +268,25 @@ def test_the_command_prints_findings_and_snakemake_s_text_is_in_a_file(finished)
     assert lines[place + len(findings)] == f"page:  {finished.results / 'index.html'}"
 
 
-def test_ctrl_c_stops_all_of_it_and_the_same_command_goes_on(finished, tiny_backbone, tmp_path):
-    somebody = person(tmp_path / "stopped", tiny_backbone)
-    process = somebody.costeff("--cores", "2", start_new_session=True)
+def test_ctrl_c_stops_all_processes_and_the_same_command_resumes(finished, tiny_backbone, tmp_path):
+    run = person(tmp_path / "stopped", tiny_backbone)
+    process = run.costeff("--cores", "2", start_new_session=True)
     until = time.monotonic() + 600
-    while not list(somebody.results.glob("runs/*/*/*/*/run.json")):
+    while not list(run.results.glob("runs/*/*/*/*/run.json")):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     said = process.communicate(timeout=300)[0]
     assert process.returncode not in (0, None) and "run the same command to resume" in said
     assert "Traceback" not in said
-    done = somebody.costeff("--cores", "2")
+    done = run.costeff("--cores", "2")
     said = done.communicate()[0]
     assert done.returncode == 0, said
     for file in finished.results.glob("runs/*/*/*/*/trace-*.parquet"):
-        assert (somebody.results / file.relative_to(finished.results)).read_bytes() == file.read_bytes()
+        assert (run.results / file.relative_to(finished.results)).read_bytes() == file.read_bytes()
 
 
-def test_two_workflows_on_one_profile_do_not_meet(finished):
+def test_a_second_workflow_on_a_profile_is_refused(finished):
     with FileLock(finished.results / ".workflow.lock"):
         refused = finished.snakemake("--forcerun", "report")
     assert refused.returncode != 0
@@ -294,46 +294,46 @@ def test_two_workflows_on_one_profile_do_not_meet(finished):
 
 
 def test_a_failure_is_a_row_and_an_exit_code(tiny_backbone, tmp_path):
-    somebody = person(tmp_path / "unlucky", tiny_backbone)
-    (somebody.home / "own" / "failing.py").write_text((ROOT / "tests" / "failing.py").read_text())
+    run = person(tmp_path / "failing", tiny_backbone)
+    (run.home / "own" / "failing.py").write_text((ROOT / "tests" / "failing.py").read_text())
     diverges = "{method: 'failing:Diverging', tasks: {rte: {learning_rate: 1.0, epochs: 4}}}"
     raises = "{tasks: {sst2: {raises: true}}}"
     broken = f"contestants={{teacher: {diverges}, mine: {raises}}}"
-    done = somebody.costeff("--cores", "2", "--config", broken)
+    done = run.costeff("--cores", "2", "--config", broken)
     said = done.communicate()[0]
     assert done.returncode == 1, said
     failures = {line.split(":")[1].strip() for line in said.splitlines() if line.startswith("failed: ")}
     assert failures >= {"rte/teacher/full/seed0", "rte/assistant/full/seed0", "sst2/mine/full/seed0"}, said
-    assert not (somebody.results / "complete").exists()
-    points = pd.read_parquet(somebody.results / "all-points.parquet")
+    assert not (run.results / "complete").exists()
+    points = pd.read_parquet(run.results / "all-points.parquet")
     failed = points[points["status"] == "failed"].set_index(["task", "method"])["reason"].to_dict()
     assert set(failed) == {("rte", "teacher"), ("rte", "assistant"), ("sst2", "mine")}
     assert "lower the learning rate" in failed["rte", "teacher"]
     assert failed["rte", "assistant"].startswith("its teacher failed: ")
     assert failed["sst2", "mine"] == "KeyError: 'a fault of mine'"
-    page = (somebody.results / "index.html").read_text()
+    page = (run.results / "index.html").read_text()
     assert "a fault of mine" in page and "lower the learning rate" in page
     measured = points[(points["task"] == "sst2") & (points["method"] == "assistant")]
     assert measured["latency_32"].notna().any(), "what did not fail is timed"
     # A crash is tried again by the same command, a loss that is not finite is not: it would end in the same way.
-    assert jobs(somebody.snakemake("-n", config=(broken,)))["run"] == 1
+    assert jobs(run.snakemake("-n", config=(broken,)))["run"] == 1
 
 
-def test_after_a_kill_of_everything_the_same_command_goes_on(finished, tiny_backbone, tmp_path):
-    somebody = person(tmp_path / "killed", tiny_backbone)
+def test_after_a_kill_of_all_processes_the_same_command_resumes(finished, tiny_backbone, tmp_path):
+    run = person(tmp_path / "killed", tiny_backbone)
     log = (tmp_path / "log").open("w")
     process = subprocess.Popen(
-        somebody.command(), cwd=tmp_path / "killed" / "elsewhere", env=somebody.environment,
+        run.command(), cwd=tmp_path / "killed" / "elsewhere", env=run.environment,
         stdout=log, stderr=log, start_new_session=True,
     )  # fmt: skip
     until = time.monotonic() + 300
-    while not list(somebody.results.glob("runs/*/*/*/*/run.json")):
+    while not list(run.results.glob("runs/*/*/*/*/run.json")):
         assert process.poll() is None and time.monotonic() < until, (tmp_path / "log").read_text()
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    done = somebody.snakemake()
+    done = run.snakemake()
     assert done.returncode == 0, done.stdout + done.stderr
     for file in finished.results.glob("runs/*/*/*/*/trace-*.parquet"):
-        ours = somebody.results / file.relative_to(finished.results)
+        ours = run.results / file.relative_to(finished.results)
         assert ours.read_bytes() == file.read_bytes()

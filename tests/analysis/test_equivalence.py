@@ -17,11 +17,13 @@ WORDS = {"better", "worse", "equal", "not decided"}
 PLAIN = Comparison()
 
 
-def _script(name: str):
-    """A module of benchmarks/, which is no package."""
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[2] / "benchmarks" / f"{name}.py")
+@pytest.fixture
+def simulation(monkeypatch):
+    """benchmarks/coverage.py, under a name that is not that of the package coverage."""
+    file = Path(__file__).parents[2] / "benchmarks" / "coverage.py"
+    spec = importlib.util.spec_from_file_location("interval_coverage", file)
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
+    monkeypatch.setitem(sys.modules, spec.name, module)  # its data classes look it up there
     spec.loader.exec_module(module)
     return module
 
@@ -79,7 +81,7 @@ def test_an_interval_stays_within_the_metric_and_grows_with_its_level(one, level
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(ESTIMATE, min_size=1, max_size=10), st.lists(ESTIMATE, max_size=10))
-def test_more_comparisons_make_no_verdict_bolder_and_other_families_do_not_matter(some, others):
+def test_more_comparisons_strengthen_no_verdict_and_other_families_do_not_matter(some, others):
     alone = classify_differences(some, PLAIN)
     together = classify_differences([*some, *others], PLAIN).iloc[: len(some)]
     apart = classify_differences([*some, *others], PLAIN, ["one"] * len(some) + ["other"] * len(others)).iloc[
@@ -153,9 +155,8 @@ def test_intervals_cover_at_least_as_often_as_they_say(seeds, shares, ratio):
 
 
 @pytest.mark.parametrize("seeds", [3, 5])
-def test_some_wrong_verdict_is_no_more_frequent_than_promised(seeds):
+def test_wrong_verdicts_are_no_more_frequent_than_promised(simulation, seeds):
     """From simulated answers on: all pairs of six models, three of them `margin` below the others."""
-    simulation = _script("coverage")
     rng = np.random.default_rng(seeds)
     lower = simulation.apart(-0.02, 0.02)
     world = simulation.World(seeds, simulation.one(3, 0.02), (0.0,) * 3 + (lower,) * 3)
@@ -166,8 +167,7 @@ def test_some_wrong_verdict_is_no_more_frequent_than_promised(seeds):
     assert covered["chosen"] >= 0.87
 
 
-def test_the_simulation_finds_differences_and_equality():
-    simulation = _script("coverage")
+def test_the_simulation_finds_differences_and_equality(simulation):
     rng = np.random.default_rng(5)
     world = simulation.World(5, (0.02,) * 3, (0.0, 0.0, simulation.apart(-0.15, 0.02)))
     truth = [world.truth(*pair) for pair in ((0, 1), (0, 2))]

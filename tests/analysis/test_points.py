@@ -156,7 +156,7 @@ def test_hidden_labels_are_left_out_and_selection_needs_labels(costs):
         build(RUN, {"test": hidden, "validation": learned()}, costs, Entropy(), task("sst2"), grid=50)
 
 
-def test_the_control_control_costs_nothing(costs):
+def test_the_constant_baseline_costs_nothing(costs):
     rows = build_learned(costs, control=True).query("kind == 'control' and split == 'validation'")
     assert rows["score"].item() == learned(split=1).labels.mean()
     assert rows["flops"].item() == rows["parameters"].item() == 0
@@ -200,7 +200,7 @@ def test_no_point_uses_an_exit_below_the_first_allowed(costs, policy):
 
 
 @pytest.mark.parametrize("name", ["sst2", "stsb"])
-def test_points_that_give_one_answer_to_all_say_so(costs, name):
+def test_points_with_a_constant_prediction_are_marked(costs, name):
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(5, 40, task(name).outputs))
     logits[1] = logits[1, :1]

@@ -1,7 +1,5 @@
 """CascadeBERT: the difficulty-aware loss, cross-validation folds, and the costs of two complete models."""
 
-from fractions import Fraction
-
 import numpy as np
 import pytest
 import torch
@@ -9,14 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from baselines.cascadebert import CascadeBert, CascadeBertOptions, DifficultyAware, difficulty_loss
-from bench.analysis.points import evaluate
 from bench.context import Context
 from bench.encoder import Cascade, CascadeConfig, Encoder, EncoderConfig
 from bench.errors import UserError
 from bench.runs.train_run import produce
 from bench.store import RunKey
 from bench.tasks.catalogue import TASKS
-from bench.trace import Costs, Trace
 
 
 def bert(layers: int) -> EncoderConfig:
@@ -93,18 +89,6 @@ def test_parameters_and_flops_of_the_published_cascade():
     assert 2 * big.exit_macs(128)[-1] == pytest.approx(22.35e9, rel=1e-3)
     assert cascade.exit_macs(128)[1] == small.exit_macs(128)[0] + big.exit_macs(128)[0]
     assert cascade.exit_layers == [2, 14]
-
-
-@pytest.mark.parametrize(("escalated", "speedup"), [(31, 4.12), (59, 3.21), (87, 2.63), (124, 2.125)])
-def test_the_authors_speedups_on_mrpc(escalated, speedup):
-    costs = Costs(0, 0, (2, 14), ((Fraction(2), Fraction(0), Fraction(0)), (Fraction(14), Fraction(0), Fraction(0))))
-    count = 408
-    labels = np.zeros(count, dtype=np.int64)
-    trace = Trace(np.arange(count), labels, labels + 128, None, np.zeros((2, count, 2), dtype=np.float32))
-    exits = (np.arange(count) < escalated).astype(np.int64)[None]
-    row = evaluate(exits, trace, costs, TASKS["mrpc"]).iloc[0]
-    assert 12 / row["mean_layers"] == pytest.approx(speedup, abs=6e-3)
-    assert 2 * 12 / row["flops"] == pytest.approx(speedup, abs=6e-3)
 
 
 def method_and_context(settings, folder, task="sst2", **options) -> tuple[CascadeBert, Context]:

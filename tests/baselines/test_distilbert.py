@@ -164,7 +164,7 @@ def test_a_copy_of_the_teacher_has_only_the_word_loss_left():
     torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_a_batch_without_a_masked_token_is_no_accident():
+def test_a_batch_without_a_masked_token_has_a_finite_loss():
     inputs = batch()
     inputs["input_ids"] = torch.full((3, 20), 2) * inputs["attention_mask"]
     for soft_targets in ("all", "masked"):
@@ -270,7 +270,7 @@ def test_a_checkpoint_is_only_fine_tuned(tiny_settings, tmp_path):
         torch.testing.assert_close(student.get_parameter(name), weight, atol=1e-6, rtol=0)
 
 
-def test_what_tables_call_it_and_what_is_refused(tiny_settings, tmp_path):
+def test_labels_in_tables_and_refused_options(tiny_settings, tmp_path):
     settings = tiny_settings(tmp_path)
     made = method(settings, depths=[1, 3])
     assert made.variants() == ["depth1", "depth3"]

@@ -86,10 +86,24 @@ def test_a_process_that_is_killed_ends_with_128_and_its_signal(tmp_path, monkeyp
 
 
 def test_its_text_goes_to_a_file_and_failures_are_shown_at_once(tmp_path, monkeypatch, capsys):
+    """The process waits until both failures are printed; the file `shown` counts them."""
+    say = Display.say
+
+    def noted(self: Display, line: str) -> None:
+        say(self, line)
+        if line.startswith("failed: "):
+            with (tmp_path / "shown").open("a") as file:
+                file.write("x")
+
+    monkeypatch.setattr(Display, "say", noted)
     script = (
         "print('text of Snakemake', flush=True); send(root='r', progress='1 of 2 runs')\n"
         "send(failures=['sst2/mine/full/seed0: KeyError: 1']); print('Error in rule report:', flush=True)\n"
-        "time.sleep(1.5); print('more', flush=True); sys.exit(1)"
+        "until = time.monotonic() + 60\n"
+        "while not (os.path.exists('shown') and os.path.getsize('shown') == 2):\n"
+        "    if time.monotonic() > until: sys.exit(2)\n"
+        "    time.sleep(0.01)\n"
+        "print('more', flush=True); sys.exit(1)"
     )
     code, lines = ended(script, tmp_path, monkeypatch, capsys)
     [log] = (tmp_path / ".snakemake" / "log").glob("costeff-*.log")

@@ -41,7 +41,7 @@ class Sound(Method):
 
 class NeedsNobody(Sound):
     def needs(self, variant):
-        return [Needed("somebody", "full")]
+        return [Needed("unknown", "full")]
 
 
 class NoVariants(Sound):

@@ -51,7 +51,7 @@ def one_task() -> list[Check]:
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_is_wrong_is_named(verdicts: Callable[[str], dict[str, Verdict]], name: str):
+def test_the_fault_is_named(verdicts: Callable[[str], dict[str, Verdict]], name: str):
     found = verdicts(name)
     wrong = found[WRONG[name]]
     assert wrong.faults and wrong.line.startswith("FAILED ") and "What to do: " in wrong.line
@@ -75,12 +75,12 @@ def test_one_cause_is_reported_once(verdicts: Callable[[str], dict[str, Verdict]
     assert not found["it learns"].runs
 
 
-def test_every_check_is_seen_to_fail():
+def test_every_check_fails_for_some_method():
     points = "its points are complete, and stricter thresholds cost more"  # WrongWay fails it too
     assert {each.title for each in CHECKS} - {points} == set(WRONG.values())
 
 
-def test_a_sound_method_has_nothing_to_answer_for(verdicts: Callable[[str], dict[str, Verdict]]):
+def test_a_sound_method_passes_all_checks(verdicts: Callable[[str], dict[str, Verdict]]):
     found = verdicts("Sound")
     assert {title: verdict.faults for title, verdict in found.items() if verdict.faults and title != "it learns"} == {}
     assert verdicts("WrongWay")["its points are complete, and stricter thresholds cost more"].faults

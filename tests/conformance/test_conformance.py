@@ -1,4 +1,4 @@
-"""What every contestant owes, whatever it does inside: each of the profile `conform`, end to end."""
+"""Requirements that every contestant meets: each of the profile `conform` runs end to end."""
 
 import importlib
 import importlib.util
@@ -36,16 +36,16 @@ def present(settings: Settings) -> list[str]:
 
 
 def cases() -> list:
-    """One parameter a check and run."""
+    """Return a parameter for each check and run; those of a run follow each other, so that one worker trains it."""
     settings = load("conform")
     return [
         pytest.param(check, RunKey(task, name, variant, 0), id=f"{task}-{name}-{variant}-{check.test.__name__}")
-        for check in CHECKS
-        for task in check.tasks
+        for task in sorted({task for check in CHECKS for task in check.tasks})
         for name in present(settings)
         for method in [contestant(settings, name, task)]
         for variant in method.variants()
-        if not check.exits or method.policy != "none"
+        for check in CHECKS
+        if task in check.tasks and (not check.exits or method.policy != "none")
     ]
 
 

@@ -1,5 +1,6 @@
 """Checkpoints of known layouts are read bit for bit, wherever they are."""
 
+import hashlib
 import shutil
 import time
 from pathlib import Path
@@ -32,6 +33,7 @@ from checkpoint_files import (
     without,
     without_base,
 )
+from safetensors.torch import load_file
 from transformers import (
     BertForPreTraining,
     BertModel,
@@ -212,7 +214,7 @@ def test_digests_are_of_the_bytes_wherever_they_lie(checkpoint, tmp_path):
     assert backbones.digest(name) != before
 
 
-def test_the_sketchs_backbone_is_what_transformers_reads_within_a_second():
+def test_the_sketchs_backbone_is_what_transformers_reads_and_is_checked_in_a_few_passes():
     theirs, ours = BertModel.from_pretrained(files.find(MINILM)).state_dict(), loaded(MINILM)
     layout = layouts.read(MINILM, files.find(MINILM))
     names = {f"{t}.{part}": f"{o}.{part}" for t, o, _ in layout.modules() for part in ("weight", "bias")}
@@ -221,7 +223,11 @@ def test_the_sketchs_backbone_is_what_transformers_reads_within_a_second():
     assert not has_head(MINILM) and backbones.word_head(MINILM) is None
     words, began = backbones.tokenizer(MINILM), time.process_time()
     assert "6 layers of 384, F32, with a pooler" in backbones.check(MINILM, words=words, longest=128, pairs=True)
-    assert time.process_time() - began < 1
+    checked, file = time.process_time(), files.find(MINILM) / files.WEIGHTS
+    hashlib.sha256(file.read_bytes())
+    assert all(values.isfinite().all() for values in load_file(file).values())
+    once = time.process_time() - checked
+    assert checked - began < 10 * once, "as long as ten times one hash and one look at all values"
 
 
 # -- models of our own ----------------------------------------------------------------------------------------------
@@ -234,7 +240,7 @@ def trained(tmp_path) -> Path:
     return tmp_path
 
 
-def test_a_model_of_our_own_comes_back_whole(trained, tmp_path):
+def test_an_own_model_is_loaded_unchanged(trained, tmp_path):
     model = load_model(trained, torch.device("cpu"))
     assert same(model.state_dict(), state(trained / "model")) and not model.training
     Cascade.of(model, model).save_pretrained(tmp_path / "cascade" / "model")
@@ -248,7 +254,7 @@ def test_a_model_of_our_own_comes_back_whole(trained, tmp_path):
         "pointer": (replaced(POINTER), "cannot be loaded"),
         "empty": (replaced(b""), "has no weights"),
         "no weights": (lambda folder: (folder / files.WEIGHTS).unlink(), "has no weights"),
-        "broken configuration": (replaced(b"{", "config.json"), "cannot be loaded"),
+        "broken configuration": (replaced(b"{", "config.json"), "config.json: Expecting property name"),
         "impossible configuration": (lambda folder: configure(folder, exits=[5]), "cannot be loaded"),
         "another shape": (lambda folder: configure(folder, ffn=[8, 7]), "cannot be loaded"),
         "a weight missing": (without("layers.1.query.weight"), "missing layers.1.query.weight"),
@@ -256,7 +262,7 @@ def test_a_model_of_our_own_comes_back_whole(trained, tmp_path):
         "a weight too many": (renamed(lambda key: key.replace("layers.1.key", "layers.7.key")), "layers."),
     }.values(),
 )
-def test_a_spoiled_model_of_our_own_is_refused(trained, change, said):
+def test_a_damaged_own_model_is_refused(trained, change, said):
     change(trained / "model")
     refused(lambda: load_model(trained, torch.device("cpu")), str(trained / "model"), said, "run again")
 

@@ -79,5 +79,5 @@ def test_an_own_policy_is_evaluated_too():
 
 
 @pytest.mark.parametrize("exit_index", [0, 2, 3])
-def test_a_fixed_exit_takes_everyone(exit_index):
+def test_a_fixed_exit_is_the_exit_of_all_examples(exit_index):
     assert (exits_taken(fixed(exit_index), np.zeros((4, 5, 2), dtype=np.float32)) == exit_index).all()

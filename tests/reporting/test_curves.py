@@ -29,7 +29,7 @@ def table(seeds: list[list[tuple[int, float, bool]]]) -> pd.DataFrame:
 
 @settings(deadline=None, max_examples=60)
 @given(SEEDS)
-def test_at_each_cost_a_seed_has_its_dearest_point_within_it(seeds: list[list[tuple[int, float, bool]]]) -> None:
+def test_at_each_cost_a_seed_has_its_most_expensive_point_within_it(seeds: list[list[tuple[int, float, bool]]]) -> None:
     curve = task_curve(table(seeds), None)
     start = max(min(cost for cost, *_ in points) for points in seeds)
     assert list(curve.cost) == sorted({cost for points in seeds for cost, *_ in points if cost >= start})

@@ -52,7 +52,7 @@ def test_a_note_that_all_variants_share_is_the_methods_own() -> None:
 
 
 @given(st.floats(1.0, 1e12), st.floats(1.02, 1e4))
-def test_an_axis_of_counts_has_ticks_and_never_a_crowd(low: float, ratio: float) -> None:
+def test_an_axis_of_counts_has_ticks_and_not_too_many_ticks(low: float, ratio: float) -> None:
     ticks = np.asarray(drawing._Counts().tick_values(low, low * ratio))
     shown = ticks[(low <= ticks) & (ticks <= low * ratio)]
     assert 2 <= len(shown) <= 3 * (np.log10(ratio) + 2)

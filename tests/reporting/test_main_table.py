@@ -15,7 +15,7 @@ from bench.reporting.tables.summaries import summary
 from bench.settings import Comparison
 
 
-def test_main_starts_with_the_controls_and_has_every_method_in_every_block(made, points):
+def test_main_starts_with_the_controls_and_has_every_method_in_every_block(made):
     values = made["main"].values
     assert list(values["Method"][:2]) == ["Constant baseline", "Teacher"]
     for budget in ("1x", "2x", "4x", "8x"):
@@ -184,7 +184,7 @@ def test_without_traces_equal_as_printed_is_equal(few):
     assert bold.loc["PABEE"].equals(bold.loc["Twin"])
 
 
-def test_one_answer_to_everybody_is_marked_and_never_bold_and_so_is_its_average(points):
+def test_a_constant_prediction_is_marked_and_never_bold_and_so_is_its_average(points):
     constant = points["method"].eq("pabee") & points["task"].eq("mnli")
     table = main(points.assign(constant=constant), [], ROLES, budgets=[1.0])
     bold, values = (frame.set_axis(table.values["Method"]) for frame in (table.is_bold(), table.values))

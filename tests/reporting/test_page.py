@@ -107,7 +107,7 @@ def test_it_needs_no_other_file(reader: Reader, folder: Path) -> None:
     assert "MIT License" in (vendored / "plotly-LICENSE.txt").read_text()
 
 
-def test_it_shows_every_table_and_figure(some: pd.DataFrame, folder: Path, text: str, reader: Reader) -> None:
+def test_it_shows_every_table_and_figure(some: pd.DataFrame, folder: Path, reader: Reader) -> None:
     made = tables(some, ROLES)
     assert len(reader.all("table")) == len(made)
     apart = [document._table(table)["apart"] for table in made]
@@ -119,7 +119,7 @@ def test_it_shows_every_table_and_figure(some: pd.DataFrame, folder: Path, text:
         assert f"data:image/png;base64,{inside}" in images
 
 
-def test_it_can_be_read_without_seeing_it(reader: Reader) -> None:
+def test_it_can_be_read_by_a_screen_reader(reader: Reader) -> None:
     assert all(len(image["alt"] or "") > 20 for image in reader.all("img"))
     assert len(reader.all("select")) == 5
     assert all("label" in (select["within"] or "").split() for select in reader.all("select"))

@@ -4,11 +4,6 @@ from bench.errors import UserError
 from bench.reporting.published import PATH, for_figures, read_published
 
 
-@pytest.fixture(scope="module")
-def published():
-    return read_published().set_index(["source", "system", "task"])
-
-
 @pytest.mark.parametrize(
     ("system", "task", "score"),
     [
@@ -30,7 +25,7 @@ def test_known_cells(system, task, score):
     assert score in set(found)
 
 
-def test_every_number_names_its_source_and_once(published):
+def test_every_number_names_its_source_and_occurs_once():
     table = read_published()
     assert table["source"].str.len().gt(0).all()
     settings = ["source", "system", "task", "metric", "split", "speedup", "notes"]
@@ -47,7 +42,7 @@ def test_a_printed_speedup_is_the_one_shown_and_a_computed_one_is_marked():
     assert row["computed"] and row["speedup"] == pytest.approx(11.2 / 1.81) and "doubled here" in row["notes"]
 
 
-def test_a_time_on_some_machine_has_no_place_on_an_axis_of_flops():
+def test_a_measured_time_is_not_drawn_on_an_axis_of_flops():
     drawn = for_figures(read_published())
     assert not drawn["system"].str.contains("CoFi").any() and drawn["speedup"].notna().all()
     assert set(drawn.loc[drawn["system"] == "TinyBERT4 (DA)", "speedup"].round(2)) == {18.75}

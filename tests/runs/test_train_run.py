@@ -14,7 +14,7 @@ KEY = RunKey("sst2", "teacher", "full", 0)
 DATA = {"sketch": {"train": 96, "validation": 32, "test": 24}}
 
 
-def test_tests_are_traced_where_somebody_submits_and_are_the_same_then(tiny_settings, tmp_path):
+def test_hidden_tests_are_traced_for_a_submission_and_are_the_same_then(tiny_settings, tmp_path):
     brief = {"contestants": {"teacher": {"method": "baselines.finetuned:Finetuned", "options": {"epochs": 1}}}}
     later = tiny_settings(tmp_path / "later", data=DATA, **brief)
     with pytest.raises(UserError, match="no trained model"):

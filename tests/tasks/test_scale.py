@@ -127,7 +127,9 @@ def test_the_unit_changes_no_point_no_exit_and_no_score(found: dict[str, Setting
 
 
 @pytest.mark.parametrize("name", ["plain", "signed", "ten-thousand"])
-def test_what_is_taken_speaks_in_the_units_of_the_files(found: dict[str, Settings], name: str, tmp_path: Path) -> None:
+def test_an_exported_model_answers_in_the_units_of_its_files(
+    found: dict[str, Settings], name: str, tmp_path: Path
+) -> None:
     settings, units = found[name], UNITS[name]
     points = points_of(settings)
     rows = points.query(
