@@ -104,7 +104,9 @@ def test_exits_of_an_own_policy_are_read_under_the_earlier_column_name(tmp_path:
     """Exits of a policy of the contestant's own were stored in the column `left`."""
     settings = open_folder(REFERENCE).settings.model_copy(update={"results": tmp_path})
     exits = np.array([0, 2, 1], dtype=np.uint8)
-    written = pd.read_parquet(REFERENCE / "all-points.parquet").iloc[:1].assign(left=[exits.tobytes()])
+    written = (
+        pd.read_parquet(REFERENCE / "all-points.parquet").iloc[:1].assign(policy="learned", left=[exits.tobytes()])
+    )
     write_parquet(settings.root / "all-points.parquet", written.drop(columns="weights", errors="ignore"))
     points = read_points(settings)
     assert "left" not in points and operating.has_own_policy(points.iloc[0])

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from test_foreign_records import REFERENCE, ROOT, part
+from test_foreign_records import REFERENCE, part
 
 from bench.analysis.budgets import POINT, at_budget
 from bench.reporting.everything import write_everything
@@ -24,6 +25,7 @@ from bench.sharing.results import merge, publish
 from bench.store import RunKey
 
 TASKS = ("wnli", "stsb")
+ROOT = Path(__file__).parents[1]
 HOME = ROOT / "examples" / "living-results"
 
 
@@ -210,7 +212,7 @@ def test_the_workflow_of_the_example_validates_merges_and_ranks(entries, tmp_pat
     workflow = yaml.safe_load((home / ".github" / "workflows" / "results.yml").read_text())
     assert workflow[True].keys() == {"pull_request", "push"} and workflow["permissions"] == {"contents": "read"}
     steps = [step["run"] for step in workflow["jobs"]["results"]["steps"] if "pip" not in step.get("run", "pip")]
-    path = f"{ROOT / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     summary = tmp_path / "summary.md"
     own = os.environ | {"PATH": path, "GITHUB_STEP_SUMMARY": str(summary), "OMP_NUM_THREADS": "1"}
 

@@ -29,7 +29,7 @@ def usage_of_two_runs() -> list[Usage]:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux resets the peak of the memory")
 def test_an_earlier_run_of_the_process_does_not_count():
     slack = 50 * MEGABYTES  # stacks of threads that end
-    # A new process: what other tests left may be freed between two readings, and hide the block.
+    # A new process: memory that other tests left may be freed between two readings, and hide the block.
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         earlier, began, now = pool.submit(usage_of_two_runs).result()
     assert earlier.peak - began.peak == pytest.approx(400 * MEGABYTES, abs=slack)

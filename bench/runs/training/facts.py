@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import resource
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -58,7 +59,19 @@ class Usage:
     def now(cls) -> Usage:
         """Return the usage at this moment."""
         used = resource.getrusage(resource.RUSAGE_SELF)
-        return cls(time.monotonic(), used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+        return cls(time.monotonic(), used.ru_utime + used.ru_stime, _peak())
+
+
+def _peak() -> int:
+    """Return the largest memory of this process in bytes.
+
+    Linux states it in /proc. `ru_maxrss` is used elsewhere; on Linux it includes the memory of the process that started
+    this one.
+    """
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def describe(context: Context, method: Method, identity: Identity, began: Usage) -> dict[str, Any]:
