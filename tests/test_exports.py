@@ -152,12 +152,15 @@ def own_results(tiny_settings, home: Path) -> Settings:
 def test_croissant_of_generated_text(tiny_settings, tmp_path):
     mlc = pytest.importorskip("mlcroissant", reason="mlcroissant is not installed: costeff-bench[exports]")
     values = tiny_settings(tmp_path / "results").model_dump()
-    settings = check(values | {"data": values["data"] | {"test": True}}, "test")
+    settings = check(
+        values | {"data": values["data"] | {"test": True, "sketch": {"train": 96, "validation": 48, "test": 16}}},
+        "test",
+    )
     settings.root.mkdir(parents=True)
     (settings.root / "settings.yaml").write_text(json.dumps(settings.model_dump(mode="json")))
     paths = export(settings.root, "croissant", tmp_path / "out")
     assert {path.parent.name for path in paths} == set(settings.tasks)
-    hidden = pd.read_parquet(next(tmp_path.rglob("sst2/*test*.parquet")))
+    hidden = pd.read_csv(tmp_path / "out" / "sst2" / "test.csv")
     assert len(hidden) == settings.data.sketch.test and "label" not in hidden
     for path in paths:
         dataset = mlc.Dataset(jsonld=path)
