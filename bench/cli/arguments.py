@@ -25,8 +25,8 @@ EVERYDAY, STAGES = "Everyday", "Stages of the workflow"
 
 def profiles(incomplete: str = "") -> list[str]:
     """Return the names of the packaged profiles and of YAML files here, for completion."""
-    own = [path.stem for path in (settings_file.PACKAGED / "config").glob("*.yaml")]
-    return sorted(name for name in (*own, *map(str, Path().glob("*.y*ml"))) if name.startswith(incomplete))
+    names = (*settings_file.packaged_profiles(), *map(str, Path().glob("*.y*ml")))
+    return sorted(name for name in names if name.startswith(incomplete))
 
 
 def _named(context: typer.Context) -> Settings | None:

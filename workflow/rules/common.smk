@@ -50,7 +50,7 @@ with heavy_imports():
     from bench.runs.planning import progress
     from bench.runs.planning.memory import latency_mb, memory_mb
     from bench.names import NAME
-    from bench.store import RunKey, log_file, points_file, run_folder
+    from bench.store import RunKey, log_file, points_file, run_folder, written_at_once
     from bench.training.lease import shares
 
 try:
@@ -103,9 +103,8 @@ onstart:
         )
     except UserError as error:
         raise WorkflowError(str(error))
-    part = Path(f"{EFFECTIVE}.part")
-    part.write_text(yaml.safe_dump(SETTINGS.model_dump(mode="json"), sort_keys=False))
-    part.replace(EFFECTIVE)
+    with written_at_once(Path(EFFECTIVE)) as part:
+        part.write_text(yaml.safe_dump(SETTINGS.model_dump(mode="json"), sort_keys=False))
     if PIPE:
         progress.report(SETTINGS, IDENTITIES, int(PIPE))
     if LOCAL:

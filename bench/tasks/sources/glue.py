@@ -53,7 +53,7 @@ def hub_reader(
 
     place = " ".join(name for name in (repository, subset) if name)
     try:
-        loaded = datasets.load_dataset(*place.split(), revision=revision)
+        loaded = datasets.load_dataset(repository, *([subset] if subset else []), revision=revision)
     except Exception as error:  # the client raises OSError and classes of its own
         raise UserError(
             f"cannot load {place} at {revision or 'its newest'}: {first_line(error)}; without a network, use files, or "
