@@ -72,7 +72,8 @@ def per_exit(
     """Search for vectors of one threshold per exit with high score and low mean FLOPs on a trace.
 
     Each exit at which examples can exit gets one of the policy's thresholds; the other exits, and the last, keep the
-    strictest. At every cost the result is at least as good as each corner and each uniform threshold. It is
+    strictest. At every cost the result is at least as good as each corner (all examples exit at one of the exits from
+    `policy.earliest` on, as far as thresholds can express it) and each uniform threshold. It is
     deterministic for a given `seed`.
 
     Args:

@@ -86,7 +86,7 @@ def sources_of(contestant: str, runs: Path) -> set[str]:
 
 def _learned(points: pd.DataFrame, names: dict[str, str], roles: Roles) -> str:
     teacher, constant = (
-        100 * mean_over_tasks(rows, "score")
+        100 * mean_over_tasks(rows, "score", tasks_of(points))
         for rows in (teacher_rows(points, reference=roles.reference), control_rows(points))
     )
     tasks = points["task"].nunique()
@@ -182,7 +182,7 @@ def _rivals(rows: pd.DataFrame, contestant: str, tasks: int) -> list[str]:
     """
     said = []
     rivals = list(dict.fromkeys(rows["B"]))
-    everywhere = " on every task" * (tasks > 1)
+    somewhere = " on at least one task" * (tasks > 1)
     for budget, own in rows.groupby("budget"):
         decided = own[own["Verdict"] != ""]
         parts = []
@@ -195,9 +195,9 @@ def _rivals(rows: pd.DataFrame, contestant: str, tasks: int) -> list[str]:
             nearest = decided.loc[decided["Difference"].abs().idxmin()]
             line += f" Smallest difference: {nearest['B']}, {_interval(nearest)}."
         if own["Note"].str.contains(f"{contestant}: no point", regex=False).all():
-            line = f"{own['A'].iloc[0]} has no point{everywhere}."
+            line = f"{own['A'].iloc[0]} lacks a point{somewhere}."
         elif len(own) > len(decided):
-            line += f" {len(own) - len(decided)} of {len(rivals)} rivals have no point{everywhere}."
+            line += f" {len(own) - len(decided)} of {len(rivals)} rivals lack a point{somewhere}."
         if again := [name for name in rivals if name not in set(own["B"])]:
             line += f" The same points as at a smaller speed-up: {'; '.join(again)}."
         head = _with_speed(own["A"].iloc[0], own["Speed-up A"].max(), budget)

@@ -46,6 +46,18 @@ def test_incomplete_results_are_marked(points, left):
     assert said and not any("nan" in line.lower() for line in said)
 
 
+def test_a_teacher_without_a_score_on_one_task_has_no_average(points):
+    task = points["task"].iloc[0]
+    lost = points["method"].eq("teacher") & points["task"].eq(task) & points["kind"].ne("control")
+    some = points[~lost]
+    failed = points[lost].drop_duplicates(["task", "method", "variant", "seed"])
+    failed = failed[["task", "method", "variant", "label", "seed", "selection"]].assign(
+        status="failed", reason="it broke"
+    )
+    said = findings(complete(pd.concat([some, failed])), [], ROLES, contestant="costeff")
+    assert "has no score on some of the 6 tasks" in said[0] and "on average" not in said[0]
+
+
 def test_failed_runs_alone_are_one_line(points):
     failed = points.drop_duplicates(["task", "method", "variant", "seed"])
     failed = failed[["task", "method", "variant", "label", "seed", "selection"]]
@@ -90,7 +102,7 @@ def test_every_declared_comparison_is_named_with_its_verdict(tasks, points, resu
             assert row["B"].lower() in part, row
     without = rows[(rows["Verdict"] == "") & (rows["A at least"] == "8x")]
     line = next(each for each in said if re.match(r"COST-EFF.* at 8x:", each))
-    assert without.empty or f"{len(without)} of" in line or "COST-EFF has no point" in line
+    assert without.empty or f"{len(without)} of" in line or "COST-EFF lacks a point" in line
 
 
 def test_few_tasks_are_named_and_many_are_not(points, results):

@@ -60,15 +60,19 @@ def test_quartiles_of_fewer_than_three_rounds_are_no_noise(reference):
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.floats(1.01, 3), st.booleans(), st.booleans())
-def test_models_of_equal_shape_show_the_noise(reference, factor, as_large, as_deep):
-    """A copy of a model that is timed as faster by a factor is noise, unless it has another size or another depth."""
+@given(st.floats(1.01, 3), st.booleans(), st.booleans(), st.booleans())
+def test_models_of_equal_shape_show_the_noise(reference, factor, as_large, as_deep, as_precise):
+    """A copy of a model that is timed as faster by a factor is noise if it has the same size, depth and precision."""
     points, times = reference
     points, times = (rows[(rows["task"] == "rte") & (rows["method"] == "teacher")] for rows in (points, times))
+    points = points.assign(model_bytes=4.0 * points["parameters"])
     copy = points.assign(method="copy", label="Copy", parameters=points["parameters"] * (1 if as_large else 1.5))
+    copy["model_bytes"] *= 1 if as_precise else 0.25
     faster = times.assign(
         method="copy", speedup=times["speedup"] * factor, promised=times["promised"] * (1 + 0.01 * (not as_deep))
     )
     notes = " ".join(latency(pd.concat([points, copy]), [], Roles(), pd.concat([times, faster])).notes)
-    assert (f"{factor:.2f} at batch 1 (Copy and {points['label'].iloc[0]} on RTE)" in notes) == (as_large and as_deep)
-    assert ("equal shape" in notes) == (as_large and as_deep)
+    assert (f"{factor:.2f} at batch 1 (Copy and {points['label'].iloc[0]} on RTE)" in notes) == (
+        as_large and as_deep and as_precise
+    )
+    assert ("equal shape" in notes) == (as_large and as_deep and as_precise)

@@ -46,8 +46,8 @@ def training(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table 
         return None
     steps = rows[rows["method"] == roles.reference].groupby("task")["training_steps"].mean()
     lines = []
-    for (_, _, label), runs in rows.groupby(["method", "variant", "label"], sort=False):
-        line: dict[str, object] = {"Model": label}
+    for _, runs in rows.groupby(["method", "variant"], sort=False):
+        line: dict[str, object] = {"Model": _usual_label(runs)}
         line[OF_TEACHER] = (runs["training_steps"] / runs["task"].map(steps)).mean()
         for title, column in _COLUMNS.items():
             line[title] = runs.get(column, pd.Series(dtype=float)).mean() / _UNITS.get(title, 1)
@@ -81,6 +81,11 @@ def training(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table 
     )
 
 
+def _usual_label(runs: pd.DataFrame) -> str:
+    """Return the label of most of a model's runs; on a regression, for instance, it may have no exit policy."""
+    return str(runs["label"].value_counts(sort=True).index[0])
+
+
 def _unequal(lines: pd.DataFrame) -> list[str]:
     """Return a note on the models whose steps differ from the teacher's by more than 5 %, with their shares."""
     apart = lines[(lines[OF_TEACHER] - 1).abs() > 0.05]
@@ -106,8 +111,11 @@ def storage(points: pd.DataFrame, notes: Sequence[str]) -> Table | None:
     if not rows.get("model_bytes", pd.Series(dtype=float)).notna().any():
         return None
     lines = []
-    for (_, _, label), runs in rows.groupby(["method", "variant", "label"], sort=False):
-        line: dict[str, object] = {"Model": label, "Score": 100 * runs.groupby("task")["score"].mean().mean()}
+    for _, runs in rows.groupby(["method", "variant"], sort=False):
+        line: dict[str, object] = {
+            "Model": _usual_label(runs),
+            "Score": 100 * runs.groupby("task")["score"].mean().mean(),
+        }
         line |= {title: runs[column].mean() / 1e6 for title, column in _STORED.items()}
         lines.append(line | {"Tasks": runs["task"].nunique()})
     formats: dict[str, Format] = {"Score": score, **dict.fromkeys([*_STORED, "Tasks"], plain)}
@@ -214,8 +222,8 @@ def _rounds(times: pd.DataFrame) -> pd.Series:
 def _widest(points: pd.DataFrame, times: pd.DataFrame) -> tuple[float, str, str, str] | None:
     """Return the largest ratio of the measured speed-ups of two models of equal shape, with both labels and the task.
 
-    Models have equal shape if they have as many parameters, and calculated speed-ups within 0.1 %. Points with
-    thresholds are left out, since an exit policy takes time that FLOPs do not show.
+    Models have equal shape if they have as many parameters of the same size in bytes, and calculated speed-ups within
+    0.1 %. Points with thresholds are left out, since an exit policy takes time that FLOPs do not show.
 
     Args:
         points: All operating points.
@@ -224,11 +232,12 @@ def _widest(points: pd.DataFrame, times: pd.DataFrame) -> tuple[float, str, str,
     Returns:
         None if no two models have equal shape.
     """
-    known = succeeded(points).drop_duplicates(RUN)[[*RUN, "label", "parameters"]].dropna(subset="parameters")
+    columns = [*RUN, "label", "parameters", "model_bytes"]
+    known = succeeded(points).drop_duplicates(RUN).reindex(columns=columns).dropna(subset="parameters")
     without = times[times["operated"].str.startswith(("static ", "fixed_exit "))]
     rows = without.merge(known, on=RUN).sort_values("promised")
     found = []
-    for (task, _, _), alike in rows.groupby(["task", "seed", "parameters"]):
+    for (task, *_), alike in rows.groupby(["task", "seed", "parameters", "model_bytes"], dropna=False):
         # A shape begins where the calculated speed-up is more than 0.1 % above the first one of the shape before.
         first, shapes = 0.0, []
         for promised in alike["promised"]:
