@@ -135,6 +135,15 @@ def test_fixed_quality_counts_where_every_seed_keeps_it(made, points):
     assert {cell: found[cell] for cell in named} == named and set(named.values()) == {True, False}
 
 
+@given(st.text(max_size=30), st.text(max_size=30))
+def test_no_text_changes_the_markdown_of_a_table(cell, note):
+    """Each row is one line with as many cells, and HTML has no meaning."""
+    table = Table("x", "caption", pd.DataFrame({"A": [cell, "b"], "B": ["c", "d"]}), {}, notes=[note])
+    head, *_ = lines = [line for line in table.markdown().split("\n") if line.startswith("|")]
+    assert len(lines) == 4 and {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines} == {head.count("|")}
+    assert "<" not in table.markdown()
+
+
 def test_storage_has_the_mean_of_each_model(few):
     sized = few.assign(model_bytes=4.0 * few["parameters"], parameters_all_tasks=3.0 * few["parameters"])
     values = storage(sized, []).values.set_index("Model")

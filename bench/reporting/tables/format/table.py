@@ -118,13 +118,14 @@ class Table:
 
     def markdown(self) -> str:
         """Return the table as Markdown, with caption and notes."""
-        cells = self.printed().map(lambda text: text.replace("|", r"\|"))
+        cells = self.printed().map(_cell_text)
         cells = cells.where(~self.is_bold(), "**" + cells + "**")
         align = ["left" if self._is_text(name) else "right" for name in self.columns]
         # Keep tabulate from parsing and reformatting numbers.
         body = tabulate(cells.values.tolist(), self.columns, "pipe", colalign=align, disable_numparse=True)
-        notes = "\n".join(f"- {note}" for note in self.notes)
-        return "\n\n".join(part for part in (f"**{self.caption}**", body if len(cells) else "", notes) if part) + "\n"
+        notes = "\n".join(f"- {_plain(note)}" for note in self.notes)
+        parts = (f"**{_plain(self.caption)}**", body if len(cells) else "", notes)
+        return "\n\n".join(part for part in parts if part) + "\n"
 
     def latex(self) -> str:
         """Return the table as LaTeX; see `bench.reporting.tables.format.latex`."""
@@ -161,6 +162,16 @@ def _cell(form: Format, value: float, deviation: float | None, mark: str | None)
         return NONE
     spread = f" ±{shown(form, deviation).lstrip('+')}" if deviation is not None and not pd.isna(deviation) else ""
     return shown(form, value) + spread + (mark if isinstance(mark, str) else "")
+
+
+def _plain(text: str) -> str:
+    """Return a text as one line of Markdown in which HTML tags have no meaning."""
+    return " ".join(text.splitlines()).replace("<", "&lt;")
+
+
+def _cell_text(text: str) -> str:
+    """Return a text for a cell of Markdown, in which characters of tables, emphasis and code have no meaning either."""
+    return re.sub(r"([|*`\\])", r"\\\1", _plain(text))
 
 
 def display_names(points: pd.DataFrame) -> dict[str, str]:
