@@ -10,8 +10,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
@@ -22,7 +20,6 @@ from bench.names import valid_name
 from bench.runs.ratios import _read_history
 from bench.sharing.folders import open_folder, runs_of, settings_of
 from bench.sharing.results import merge, publish
-from bench.sharing.untrusted import read_table
 from bench.store import RunKey
 
 REFERENCE = Path(__file__).parent / "data" / "results-0.2"
@@ -399,16 +396,3 @@ def test_a_merge_into_a_folder_that_another_process_wrote_meanwhile_is_refused(g
         merge([good], out, meanwhile)
     assert [each.name for each in out.iterdir()] == ["theirs"]
     assert not list(tmp_path.glob(".merged-*"))
-
-
-@pytest.mark.parametrize(
-    "values",
-    [pa.array([[0.0] * 201_000_000], pa.list_(pa.float32())), pa.array(["x" * 10_000_000] * 110).dictionary_encode()],
-    ids=["a long list", "one text many times"],
-)
-def test_a_small_file_that_is_large_in_memory_is_refused(tmp_path, values):
-    file = tmp_path / "all-points.parquet"
-    pq.write_table(pa.table({"thresholds": values}), file, compression="zstd", store_schema=False)
-    assert file.stat().st_size < 1_000_000
-    with pytest.raises(UserError, match="more than 200000000 values, or 1 GB when decompressed"):
-        read_table(file, {})

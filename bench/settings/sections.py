@@ -250,8 +250,8 @@ class Settings(Values):
         for ablation, whole in self.ablations.items():
             if whole in self.ablations or ablation == self.reference:
                 raise ValueError(
-                    f"ablations: {ablation}: {whole}: an ablation is compared with a contestant that is none, "
-                    f"and the reference ({self.reference}) is none"
+                    f"ablations: {ablation}: {whole}: an ablation is compared with a contestant that is not an "
+                    f"ablation, and the reference ({self.reference}) cannot be an ablation"
                 )
         studied = [(study.method, task) for study in self.studies for task in study.tasks]
         for method, task in studied:

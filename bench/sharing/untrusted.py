@@ -18,7 +18,7 @@ MAX_MAPPING_BYTES = 4_000_000
 MAX_CELLS = 200_000_000
 """Largest number of values of a table, those in lists included. A compressed file of a few kilobytes can decompress to
 more than memory."""
-MAX_TEXT_BYTES = 1_000_000_000
+MAX_TABLE_BYTES = 1_000_000_000
 """Largest size of a table in memory."""
 
 
@@ -94,7 +94,7 @@ def read_table(path: Path, kinds: Mapping[str, str], *, required: tuple[str, ...
     except Exception as error:  # pyarrow raises many kinds for broken files
         raise UserError(f"{path}: not a readable Parquet file ({printable(error)})") from None
     if table is None:
-        raise UserError(f"{path}: more than {MAX_CELLS} values, or {MAX_TEXT_BYTES / 1e9:g} GB when decompressed")
+        raise UserError(f"{path}: more than {MAX_CELLS} values, or {MAX_TABLE_BYTES / 1e9:g} GB when decompressed")
     names = table.column_names
     if missing := [name for name in required if name not in names]:
         raise UserError(f"{path}: no column {missing[0]}; publish the folder again")
@@ -121,9 +121,9 @@ def _bounded(file: pq.ParquetFile) -> pa.Table | None:
         return None
     stored = sum(facts.row_group(number).total_byte_size for number in range(facts.num_row_groups))
     size, batches = 0, []
-    for batch in file.iter_batches(batch_size=min(4096, max(1, MAX_TEXT_BYTES // max(1, stored)))):
+    for batch in file.iter_batches(batch_size=min(4096, max(1, MAX_TABLE_BYTES // max(1, stored)))):
         size += batch.nbytes
-        if size > MAX_TEXT_BYTES:
+        if size > MAX_TABLE_BYTES:
             return None
         batches.append(batch)
     return pa.Table.from_batches(batches, file.schema_arrow)
