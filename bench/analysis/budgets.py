@@ -27,7 +27,7 @@ ANY_COST = 0.0
 """Budget of the methods that cost more than the reference at every point (`costlier`)."""
 # Kinds of operating points that may be chosen; of equal points the simplest kind is kept.
 SIMPLICITY = {"static": 0, "fixed_exit": 1, "uniform": 2, "per_exit": 3}
-_ROUNDING = 1e-12
+ROUNDING = 1e-12
 TIER, POINTS_ONLY = "tier", "points"
 """Column of all-points.parquet, and its value for runs that were published without traces."""
 TOLERANCE = 0.02
@@ -115,7 +115,11 @@ def at_budget(
     usable = operating_points(points)
     affordable = usable["speedup"] >= speedup * (1 - TOLERANCE)
     chosen = best(usable, affordable & (usable["split"] == selection_split(points)), split=split, by=by)
-    rows = _with_reasons(points, chosen, by, f"no point at {speedup:g}x")
+    no_point = f"no point at {speedup:g}x"
+    rows = _with_reasons(points, chosen, by, no_point)
+    known = usable.assign(known=usable["speedup"].notna()).groupby(list(by))["known"].any()
+    unknown = pd.MultiIndex.from_frame(rows[list(by)]).isin(known.index[~known]) & (rows["reason"] == no_point)
+    rows["reason"] = rows["reason"].mask(unknown, "no speed-up is known, because the reference has no result")
     return rows.assign(budget=float(speedup), missed=rows["speedup"] < speedup * (1 - TOLERANCE))
 
 
@@ -182,7 +186,7 @@ def at_quality(points: pd.DataFrame, share: float, *, reference: str = "teacher"
     selected = selection_split(points)
     usable = operating_points(points)
     floor, gain = _gain(usable, points, reference, selected)
-    enough = (usable["score"] >= floor + share * gain - _ROUNDING) & (usable["split"] == selected) & (gain > 0)
+    enough = (usable["score"] >= floor + share * gain - ROUNDING) & (usable["split"] == selected) & (gain > 0)
     chosen = best(usable, enough, order=("speedup", "score"))
     rows = _with_reasons(points, chosen, GROUP, f"no point keeps {100 * share:g} % of the gain")
     floor, gain = _gain(rows, points, reference, "validation")

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from bench.analysis.budgets import (
+    ROUNDING,
     TOLERANCE,
     at_budget,
     chosen_frontier,
@@ -104,7 +105,7 @@ def learned_tasks(points: pd.DataFrame, *, reference: str = "teacher") -> list[s
     teacher = teacher_rows(points, reference=reference, split=split).set_index(keys)["score"]
     planned = points[keys].drop_duplicates()
     index = pd.MultiIndex.from_frame(planned)
-    enough = (teacher.reindex(index) - control.reindex(index) >= LEARNED_GAIN).to_numpy()
+    enough = (teacher.reindex(index) - control.reindex(index) >= LEARNED_GAIN - ROUNDING).to_numpy()
     every = pd.Series(enough, index=planned["task"].to_numpy()).groupby(level=0, sort=False).all()
     return [str(task) for task in every.index[every]]
 

@@ -119,7 +119,7 @@ def _cheapest(points: pd.DataFrame, names: dict[str, str], roles: Roles) -> str:
             ]
             timed = any(scores[method][1] > 0 for method in best)
             first = "; latency is measured for the first seed" * timed
-            return f"At least {budget:g}x cheaper in FLOPs: {', '.join(said)}{first}."
+            return f"At a calculated speed-up of at least {budget:g}x: {', '.join(said)}{first}."
     return ""
 
 

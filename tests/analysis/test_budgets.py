@@ -77,3 +77,14 @@ def test_a_teacher_that_gains_nothing_leaves_no_quality_to_keep(points):
 def test_with_the_teacher_alone_it_keeps_its_own_quality(points):
     rows = budgets.at_quality(points[points["method"] == "teacher"], 0.99)
     assert len(rows) and rows["kept"].eq(1).all()
+
+
+def test_a_task_whose_teacher_failed_has_no_speed_up_rather_than_no_cheap_point(points):
+    costs = ["speedup", "speedup_128"]
+    lost = points["task"].eq("cola") & points["seed"].eq(1)
+    teacher = lost & points["method"].eq("teacher") & points["kind"].ne("control")
+    without = points.assign(**points[costs].mask(lost))[~teacher]
+    rows = budgets.at_budget(without, 2.0)
+    known = rows["task"].ne("cola") | rows["seed"].ne(1)
+    assert rows.loc[~known, "reason"].str.startswith("no speed-up is known").all() and (~known).any()
+    assert not rows.loc[known, "reason"].str.contains("no speed-up").any()

@@ -149,7 +149,7 @@ def test_a_task_that_neither_method_has_leaves_no_verdict_on_all_tasks(points, r
     pair = ("costeff", "tinybert")
     less = points[(points["task"] != "mrpc") | ~points["method"].isin(pair)]
     table = compared(less, results, [pair], budgets=[2.0], resamples=100).set_index("task")
-    assert table.loc[ALL, "verdict"] == "" and "mrpc" in table.loc[ALL, "note"]
+    assert table.loc[ALL, "verdict"] == "" and "MRPC" in table.loc[ALL, "note"]
     assert table.loc["mnli", "verdict"] in WORDS
 
 
@@ -175,7 +175,7 @@ def test_f1_tasks_are_compared_by_accuracy_too(points, results):
 def test_a_failed_seed_is_left_out_on_both_sides_and_one_seed_is_noted(points, results):
     table = compared(points, results, [("tinybert", "costeff")], budgets=[1.0], resamples=100).set_index("task")
     assert table.loc["rte", "seeds"] == 1 and table.loc["rte", "note"] == ONE_SEED
-    assert table.loc["mnli", "seeds"] == 2 and table.loc[ALL, "note"] == f"{ONE_SEED} (rte)"
+    assert table.loc["mnli", "seeds"] == 2 and table.loc[ALL, "note"] == f"{ONE_SEED} (RTE)"
 
 
 def shifted(trace: Trace) -> Trace:

@@ -35,6 +35,7 @@ from bench.reporting.figures.drawing import Absent, marks
 from bench.reporting.figures.exits import at_half_cost, mean_exit_by_difficulty
 from bench.reporting.published import read_published
 from bench.settings import Comparison
+from bench.tasks.catalogue import title
 
 TASKS = ("cola", "stsb", "mnli")
 
@@ -216,6 +217,11 @@ def test_the_average_is_the_mean_of_the_points_chosen_at_each_budget(some: pd.Da
         slowest = curves.groupby("method")["budget"].min()
         assert set(found.index) == {method for method in expected.index if slowest[method] <= budget}
         pd.testing.assert_series_equal(found.sort_index(), expected[found.index].sort_index(), check_names=False)
+        speedups = np.log(chosen["speedup"]).groupby([chosen["method"], chosen["task"]]).mean().groupby("method").mean()
+        found = curves[curves["budget"] == budget].set_index("method")["speedup"]
+        pd.testing.assert_series_equal(
+            found.sort_index(), np.exp(speedups)[found.index].sort_index(), check_names=False, obj="geometric means"
+        )
 
 
 def test_an_averaged_frontier_ends_at_the_slowest_point_of_the_method(some: pd.DataFrame) -> None:
@@ -266,6 +272,21 @@ def test_a_difference_from_itself_is_exactly_nothing(some: pd.DataFrame, results
     rows = records(teacher_rows(some[some["task"] == "mnli"]))
     (interval,) = differences([[(rows, rows)]], Resamples(results / "runs", resamples=100))
     assert interval == (0, 0, 0)
+
+
+def test_scores_of_tasks_are_coloured_by_differences_of_common_seeds(some: pd.DataFrame) -> None:
+    task = some["task"].iloc[0]
+    known = some[~(some["method"].eq("pabee") & some["task"].eq(task) & some["seed"].eq(1))]
+    figure = figures.tasks_at_budget(known, ROLES)
+    axes = figure.axes[0]
+    column = [text.get_text() for text in axes.get_xticklabels()].index(title(task))
+    row = [text.get_text() for text in axes.get_yticklabels()].index("PABEE")
+    drawn = np.ma.getdata(axes.images[0].get_array())[row, column]
+    chosen = at_budget(known, 4.0).query("method == 'pabee' and task == @task").set_index("seed")["score"].dropna()
+    teacher = teacher_rows(known).query("task == @task").set_index("seed")["score"].reindex(chosen.index)
+    assert 0 < len(chosen) < known["seed"].nunique()
+    assert drawn == pytest.approx(100 * (chosen - teacher).mean())
+    assert not np.isclose(drawn, 100 * (chosen.mean() - teacher_rows(known).query("task == @task")["score"].mean()))
 
 
 def test_a_timed_point_is_drawn_at_its_milliseconds(some: pd.DataFrame) -> None:

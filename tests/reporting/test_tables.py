@@ -12,7 +12,7 @@ from synthetic import ROLES
 
 from bench.analysis.budgets import at_budget, at_quality
 from bench.analysis.roles import Roles
-from bench.reporting.tables import tables
+from bench.reporting.tables import evidence_of, tables
 from bench.reporting.tables.comparisons import ablations
 from bench.reporting.tables.costs import storage
 from bench.reporting.tables.details import thresholds
@@ -21,7 +21,8 @@ from bench.reporting.tables.format.table import Table, amount, display_names, sc
 from bench.reporting.tables.main import main
 from bench.reporting.tables.notes import common_notes
 from bench.reporting.tables.paper import paper
-from bench.reporting.tables.summaries import quality
+from bench.reporting.tables.replayed import portfolio
+from bench.reporting.tables.summaries import frontier, quality
 from bench.settings import Comparison
 from bench.tasks.catalogue import title
 
@@ -142,6 +143,29 @@ def test_no_text_changes_the_markdown_of_a_table(cell, note):
     head, *_ = lines = [line for line in table.markdown().split("\n") if line.startswith("|")]
     assert len(lines) == 4 and {len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) for line in lines} == {head.count("|")}
     assert "<" not in table.markdown()
+
+
+def test_a_score_at_a_budget_is_a_mean_over_every_seed_that_did_not_fail(few):
+    slow = few["method"].eq("pabee") & few["task"].eq("mnli") & few["seed"].eq(1)
+    slower = few.assign(speedup=few["speedup"].mask(slow, few["speedup"].clip(upper=1.5)))
+    values = frontier(slower, [], ROLES).values.set_index(["Task", "Method"])
+    assert at_budget(slower, 2.0).query("method == 'pabee' and task == 'mnli'")["score"].notna().any()
+    assert values.loc[("MNLI", "PABEE"), ["Score at 2x", "Kept at 2x"]].isna().all()
+    assert pd.notna(values.loc[("RTE", "PABEE"), "Score at 2x"])
+    task, method = synthetic.FAILED[:2]
+    chosen = at_budget(few, 2.0)
+    others = chosen.loc[chosen["method"].eq(method) & chosen["task"].eq(task), "score"].dropna()
+    values = frontier(few, [], ROLES).values
+    values = values[values["Task"].eq(title(task)) & values["Method"].eq(display_names(few)[method])]
+    assert values["Score at 2x"].dropna().item() == pytest.approx(100 * others.mean())
+
+
+def test_a_portfolio_names_what_it_leaves_out(few, results):
+    slow = few["task"].eq("rte") & few["seed"].eq(1)
+    slower = few.assign(speedup=few["speedup"].mask(slow, few["speedup"].clip(upper=2.5)))
+    evidence = evidence_of(slower, results / "runs", Comparison(resamples=100))
+    assert "RTE seed 1 at 3x" in portfolio(slower, [], ROLES, evidence).caption_and_notes()
+    assert "Left out" not in portfolio(few, [], ROLES, evidence).caption_and_notes()
 
 
 def test_storage_has_the_mean_of_each_model(few):

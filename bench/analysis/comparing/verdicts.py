@@ -23,6 +23,7 @@ from bench.analysis.comparing.resampling import Floats, Point, Resamples, record
 from bench.analysis.comparing.seeds import geometric
 from bench.errors import UserError
 from bench.settings import Comparison
+from bench.tasks.catalogue import title
 
 ALL = "all tasks"
 LEARNED = "learned tasks"
@@ -237,7 +238,8 @@ def _over_tasks(facts: Mapping[str, Mapping[str, Any]], sides: Mapping[str, _Sid
         if fact["note"] and (complete or sides[task].estimate is None):
             notes.setdefault(str(fact["note"]), []).append(task)
     said = "; ".join(
-        note if len(tasks) == len(facts) else f"{note} ({', '.join(tasks)})" for note, tasks in notes.items()
+        note if len(tasks) == len(facts) else f"{note} ({', '.join(map(title, tasks))})"
+        for note, tasks in notes.items()
     )
     if not complete:
         return {"note": said}

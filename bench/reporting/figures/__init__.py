@@ -93,8 +93,8 @@ _CAPTIONS = {
     "milliseconds": (
         "Score against measured time",
         "Score of every timed point against its median time per example at batch size 1. A line joins the points that "
-        "no faster point of the method beats. Dashed: teacher; dashed grey: constant baseline. Points and lines are "
-        "those of the first seed, the only timed one, so scores differ from those over all seeds.",
+        "no faster point of the method beats on the selection split. Dashed: teacher; dashed grey: constant baseline. "
+        "Points and lines are those of the first seed, the only timed one, so scores differ from those over all seeds.",
     ),
     "parameters": ("Score against parameters", _COST),
     "training": (

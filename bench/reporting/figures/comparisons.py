@@ -82,15 +82,19 @@ def tasks_at_budget(points: pd.DataFrame, roles: Roles) -> Figure:
     if chosen.empty:
         raise Absent(f"no method has a point at {HEAT_BUDGET:g}×")
     tasks = task_order(points)
-    teacher = 100 * teacher_rows(points, reference=roles.reference).groupby("task")["score"].mean().reindex(tasks)
+    teacher = teacher_rows(points, reference=roles.reference)
     looks = {m: mark for m, mark in marks(points, roles).items() if m in set(chosen["method"])}
-    scores = 100 * chosen.pivot_table(index="method", columns="task", values="score").reindex(
-        list(looks), columns=tasks
-    )
+    # Differences are over the seeds that both have.
+    beside = teacher[["task", "seed", "score"]].rename(columns={"score": "teacher"})
+    chosen = chosen.merge(beside, on=["task", "seed"], how="left")
+    chosen["difference"] = chosen["score"] - chosen["teacher"]
+    of_methods = 100 * chosen.groupby(["method", "task"])[["score", "difference"]].mean()
+    scores, gaps = (of_methods[name].unstack().reindex(list(looks), columns=tasks) for name in of_methods)
+    of_teacher = 100 * teacher.groupby("task")["score"].mean().reindex(tasks)
     figure = new_figure(PAGE, 0.75 + 0.24 * (len(looks) + 1))
     axes = figure.add_subplot()
-    everything = np.vstack([teacher, scores])
-    _heat(axes, everything - teacher.to_numpy(), np.vectorize("{:.1f}".format)(everything), most=20.0)
+    texts = np.vectorize("{:.1f}".format)(np.vstack([of_teacher, scores]))
+    _heat(axes, np.vstack([np.zeros(len(tasks)), gaps]), texts, most=20.0)
     axes.set_xticks(range(len(tasks)), [task_title(task) for task in tasks])
     axes.set_yticks(range(len(looks) + 1), ["teacher, full depth", *(mark.name for mark in looks.values())])
     axes.set_title(f"Score × 100 at {HEAT_BUDGET:g}× fewer FLOPs", loc="left")
@@ -230,11 +234,14 @@ def ablation_intervals(points: pd.DataFrame, roles: Roles, *, resamples: Resampl
 
 
 def _heat(axes: Axes, values: NDArray[np.float64], texts: NDArray[np.str_], most: float) -> None:
-    """Draw a table with a colour behind each number: orange below zero, purple above, full at `most`."""
+    """Draw a table with a colour behind each number: orange below zero, purple above, full at `most`.
+
+    Cells whose text has "nan" are left empty.
+    """
     axes.imshow(values, aspect="auto", cmap=matplotlib.colormaps["PuOr"], norm=TwoSlopeNorm(0, -1.7 * most, 1.7 * most))
     for y, x in np.ndindex(values.shape):
-        if np.isfinite(values[y, x]):
-            text = str(texts[y, x]).replace("-", "\N{MINUS SIGN}")
+        text = str(texts[y, x]).replace("-", "\N{MINUS SIGN}")
+        if "nan" not in text:
             dark = abs(values[y, x]) > most
             axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color="white" if dark else INK)
     axes.grid(False)

@@ -76,7 +76,7 @@ def average_curves(
         resamples: the resampled scores; None gives no band.
 
     Returns:
-        Columns method, budget, score, speedup and speedup_128 (harmonic means over tasks of what the points reach on
+        Columns method, budget, score, speedup and speedup_128 (geometric means of what the points reach on
         `split`), the means over tasks of mean_exit, parameters, flops and flops_128, constant (share of tasks whose
         point answers all alike), low and high (the interval of the tables, NaN without traces), and model: whether a
         task's point differs from that of the next larger budget. A method has rows only where it has a point on every
@@ -86,9 +86,11 @@ def average_curves(
         Absent: where no point has a known speed-up.
     """
     rows = _at_budgets(points, roles, split)
-    rows = rows.assign(share=1 / rows["speedup"], share_128=1 / rows["speedup_128"], constant=is_constant(rows))
+    rows = rows.assign(
+        log_speedup=np.log(rows["speedup"]), log_speedup_128=np.log(rows["speedup_128"]), constant=is_constant(rows)
+    )
     rows["chosen"] = pd.util.hash_pandas_object(rows[POINT], index=False)
-    values = ["score", "mean_exit", "parameters", "flops", "flops_128", "share", "share_128", "constant"]
+    values = ["score", "mean_exit", "parameters", "flops", "flops_128", "log_speedup", "log_speedup_128", "constant"]
     key = ["method", "budget"]
     tasks = rows.groupby([*key, "task"])[values].mean().groupby(key)
     table = tasks.mean()[tasks.size() == roles.contestants(points)["task"].nunique()]
@@ -104,7 +106,9 @@ def average_curves(
     ]
     bands = np.array(means(chosen_points, resamples)).reshape(-1, 3)
     table = table.assign(low=bands[:, 1], high=bands[:, 2])
-    return table.assign(speedup=1 / table.pop("share"), speedup_128=1 / table.pop("share_128")).reset_index(drop=True)
+    return table.assign(
+        speedup=np.exp(table.pop("log_speedup")), speedup_128=np.exp(table.pop("log_speedup_128"))
+    ).reset_index(drop=True)
 
 
 def _at_budgets(points: pd.DataFrame, roles: Roles, split: str) -> pd.DataFrame:

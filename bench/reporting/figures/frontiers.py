@@ -9,7 +9,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from bench.analysis.budgets import chosen_frontier, control_rows, teacher_rows, timed_points
+from bench.analysis.budgets import (
+    POINT,
+    chosen_frontier,
+    control_rows,
+    selection_split,
+    teacher_rows,
+    timed_points,
+)
 from bench.analysis.comparing.resampling import Resamples
 from bench.analysis.roles import Roles
 from bench.reporting.figures.curves import Curve, average_curves, is_constant, task_curve
@@ -289,6 +296,8 @@ def score_against_milliseconds(points: pd.DataFrame, roles: Roles, *, times: pd.
         Absent: where `times` (latency.parquet) has no time of a method other than the reference.
     """
     rows = timed_points(roles.contestants(points), times)
+    selected = points.loc[points["split"] == selection_split(points), [*POINT, "score"]]
+    rows = rows.merge(selected.rename(columns={"score": "selected"}), on=POINT, how="left")
     if not rows["method"].ne(roles.reference).any():
         raise Absent("no latency was measured")
     looks, tasks = marks(points, roles), task_order(points, rows)
@@ -298,7 +307,8 @@ def score_against_milliseconds(points: pd.DataFrame, roles: Roles, *, times: pd.
         for method, mark in looks.items():
             own = of_task[of_task["method"] == method].sort_values("milliseconds")
             own = own[~is_constant(own)]
-            best = own[own["score"].cummax() == own["score"]]  # no faster point of the method has a better score
+            # The line joins the points with a better score on the selection split than every faster point.
+            best = own[own["selected"].cummax() == own["selected"]]
             axes.plot(best["milliseconds"], 100 * best["score"], color=mark.colour, linestyle=mark.line, alpha=0.6)
             axes.plot(own["milliseconds"], 100 * own["score"], **mark.dots, markersize=7 if mark.marker == "*" else 3.6)
         heights = (INK, teacher_rows(points, reference=roles.reference)), (GREY, control_rows(points))

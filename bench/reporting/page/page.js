@@ -39,7 +39,7 @@ const AXES = {
   parameters: "parameters",
   mean_exit: "mean exit",
 };
-const KINDS = { uniform: "one threshold", per_exit: "a threshold an exit", static: "full depth", fixed_exit: "fixed exit" };
+const KINDS = { uniform: "one threshold", per_exit: "one threshold per exit", static: "full depth", fixed_exit: "fixed exit" };
 const capital = (text) => text[0].toUpperCase() + text.slice(1);
 
 function fill(select, options) {

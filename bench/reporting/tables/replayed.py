@@ -16,7 +16,9 @@ from bench.analysis.statistics import learned_tasks
 from bench.reporting.tables.format.table import Format, Table, difference, display_names, score, speedup, variant_names
 from bench.reporting.tables.main import Evidence
 from bench.reporting.tables.notes import learned_note
+from bench.settings import SCORE_METRICS
 from bench.tasks.catalogue import in_order
+from bench.tasks.catalogue import title as title_of
 
 CLASSES = "classification tasks"
 LEARNED_CLASSES = "learned classification tasks"
@@ -140,6 +142,23 @@ def portfolio(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence
             "and single contestants) and the best single contestant, with its early exits, are chosen on the selection "
             "split. Both are reported on validation. Cascades: number of tasks and seeds where a cascade is the best.",
             "Exploratory; nothing is trained. Classification only, since a regression has no confidence.",
+            *_without_a_point(points, chosen),
             learned_note(learned),
         ],
+    )
+
+
+def _without_a_point(points: pd.DataFrame, chosen: Sequence[portfolios.Portfolio]) -> list[str]:
+    """Return a note that names the tasks and seeds that are left out at a budget, where no point is cheap enough."""
+    rows = points[points["metric"].notna() & ~points["metric"].isin(SCORE_METRICS)]
+    planned = [
+        (task, seed) for task in in_order(rows["task"]) for seed in sorted(set(rows.loc[rows["task"] == task, "seed"]))
+    ]
+    left_out = []
+    for budget in sorted({each.budget for each in chosen}):
+        present = {(each.task, each.seed) for each in chosen if each.budget == budget}
+        lost = [f"{title_of(task)} seed {seed}" for task, seed in planned if (task, seed) not in present]
+        left_out += [f"{', '.join(lost)} at {budget:g}x"] if lost else []
+    return (
+        [f"Left out, because no contestant has a point within the budget: {'; '.join(left_out)}."] if left_out else []
     )

@@ -61,7 +61,12 @@ def frontier(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
     gained = [f"{kind}_{budget:g}x" for budget in BUDGETS for kind in ("gain", "teacher_gain")]
     learned = learned_tasks(points, reference=roles.reference)
     values_of = ["points", "hypervolume", "elue", "outside", *scores, *gained]
-    means = _with_averages(summary, values_of, scopes_of(tasks, learned), list(dict.fromkeys(points["method"])))
+    means = _with_averages(
+        _of_every_seed(summary, [*scores, *gained], points),
+        values_of,
+        scopes_of(tasks, learned),
+        list(dict.fromkeys(points["method"])),
+    )
     formats: dict[str, Format] = {"Points": whole, "Hypervolume": fraction, "ELUE": difference, "Outside": percent}
     lines = []
     for row in means.to_dict("records"):
@@ -91,11 +96,23 @@ def frontier(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
             "same FLOPs, linear in log FLOPs, constant outside their range. As in the paper the mean is over points, "
             "however many the threshold search finds. Outside: share of the points outside that range, which are "
             "compared with its end; if it is large, the ELUE score is mostly about costs outside the range.",
-            f"Score and gain kept at a budget: those of the best point with at least this speed-up. {KEPT}",
+            "Score and gain kept at a budget: those of the best point with at least this speed-up, if every seed that "
+            f"did not fail has one. {KEPT}",
             learned_note(learned),
             *_no_gain(summary, tasks, [f"teacher_gain_{budget:g}x" for budget in BUDGETS]),
         ],
     )
+
+
+def _of_every_seed(summary: pd.DataFrame, columns: Sequence[str], points: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with each value left out where another seed of the same task and method lacks it.
+
+    A mean over the other seeds would be too optimistic. Seeds whose runs failed do not count.
+    """
+    failed = pd.MultiIndex.from_frame(summary[SEED]).isin(failures(points).set_index(SEED).index)
+    known = summary[list(columns)].apply(lambda values: values.notna() | failed)
+    every = known.groupby([summary["task"], summary["method"]]).transform("all")
+    return summary.assign(**summary[list(columns)].where(every))
 
 
 def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
