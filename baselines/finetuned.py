@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from bench.context import Context
 from bench.encoder import Encoder
 from bench.encoder.cut import take_layers
+from bench.encoder.exits import ClassifierKind
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Options, Stage, contestant
 from bench.runs.training.lineage import lineage, steps_in_all
@@ -29,7 +30,7 @@ class AsLongAs(Options):
 class FinetunedOptions(Options):
     """Options of fine-tuning: length, learning rate and depths."""
 
-    head: Literal["tanh", "pooler", "tinybert", "distilbert"] = Field("pooler", description="The classifier's form.")
+    head: ClassifierKind = Field("pooler", description="The classifier's form.")
     epochs: Epochs = Field(3, description="Epochs.")
     learning_rate: LearningRate = Field(2e-5, description="Peak learning rate, linear decay after 10 % warm-up.")
     batch_size: BatchSize = Field(32, description="Batch size.")

@@ -139,8 +139,8 @@ class Method:
     Attributes:
         Options: Class of the options.
         version: Version of the algorithm. Raise it when the algorithm changes, so that its runs are trained again.
-        policy: Exit policy: entropy, confidence, patience, divergence, none, or a subclass of `Policy`. On regression
-            entropy, confidence and divergence are replaced by agreement: successive predictions differ by less than a
+        policy: Exit policy: entropy, confidence, patience, similarity, divergence, none, or a subclass of `Policy`. On
+            regression all but patience are replaced by agreement: successive predictions differ by less than a
             threshold. Patience then counts predictions that differ by less than a fixed tolerance.
     """
 

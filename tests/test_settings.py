@@ -129,6 +129,8 @@ def test_every_profile_of_the_repository_is_valid(profile, monkeypatch):
     for task in settings.tasks:
         for name in settings.contestants:
             assert contestant(settings, name, task).version >= 1
+    if settings.backbone.name.startswith("package:"):
+        assert list(plan.runs(settings)), "each contestant is checked with the backbone"
 
 
 @pytest.mark.parametrize(("profile", "whole"), [("ablation-laptop", "glue-laptop")])

@@ -10,13 +10,14 @@ import math
 import torch
 from torch import Tensor
 
-from bench.exit_policies.policies import Agreement, Confidence, Divergence, Entropy, Patience, Policy
+from bench.exit_policies.policies import Agreement, Confidence, Divergence, Entropy, Patience, Policy, Similarity
 
 CARRIED: dict[type[Policy], tuple[str, ...]] = {
     Entropy: (),
     Confidence: (),
     Patience: ("logits", "count"),
     Agreement: ("logits",),
+    Similarity: ("logits",),
     Divergence: ("logits",),
 }
 """What the statistic of a policy needs from the exit before: its logits [B, C], and the count [B] of agreements."""
@@ -51,6 +52,8 @@ def statistic(policy: Policy, logits: Tensor, before: dict[str, Tensor]) -> tupl
         return (values - last.double())[:, 0].abs(), {"logits": logits}
     now, then = values.softmax(-1), last.double().softmax(-1)
     middle = (now + then) / 2
+    if isinstance(policy, Similarity):
+        return -(middle * middle.clamp(min=torch.finfo(middle.dtype).tiny).log()).sum(-1), {"logits": logits}
     return (_relative_entropy(now, middle) + _relative_entropy(then, middle)).sum(-1) / 2, {"logits": logits}
 
 

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer
 from bench.encoder.checkpoints import layouts, vocabulary, weights
 from bench.encoder.checkpoints.files import VOCABULARIES, digest, find, tokenizer_digest
 from bench.encoder.checkpoints.modernbert import apart
-from bench.encoder.exits import HeadKind, Pooling, has_dense
+from bench.encoder.exits import HeadKind, Pooling, has_dense, shares_dense
 from bench.encoder.model import Encoder, EncoderConfig
 from bench.encoder.shape import Shape
 from bench.errors import UserError, first_line
@@ -79,8 +79,8 @@ def load(
 ) -> Encoder:
     """Return an `Encoder` with the weights of a BERT, DistilBERT or ModernBERT checkpoint and new exit heads.
 
-    New weights are drawn from torch's global generator. The dense layer of the exit heads starts from the
-    checkpoint's pooler if it has one.
+    New weights are drawn from torch's global generator. Dense layers of exit heads start from the checkpoint's
+    pooler if it has one.
 
     Args:
         name: A folder, `package:<module>/<folder>`, or a Hub id.
@@ -106,8 +106,11 @@ def load(
     head_dropout = {"distilbert": 0.2, "tinybert": 0.0}.get(head, layout.shape["dropout"])
     own = {"exits": layers, "head": head, "pooling": pooling, "head_dropout": head_dropout, "signal": signal}
     encoder = Encoder(EncoderConfig(**shape, **own, num_labels=num_labels))
-    if not has_dense(head) or head == "distilbert":
-        matched = {ours: theirs for ours, theirs in matched.items() if not ours.startswith("dense.")}
+    pooler = {ours: matched.pop(ours) for ours in list(matched) if ours.startswith("dense.")}
+    if shares_dense(head) and head != "distilbert":
+        matched |= pooler
+    elif has_dense(head) and head != "distilbert":
+        matched |= {f"exit_heads.{e}.{ours}": theirs for e in range(len(layers)) for ours, theirs in pooler.items()}
     missing, unexpected = encoder.load_state_dict(_values(name, stored, matched), strict=False)
     assert not unexpected and all(key.startswith(("exit_heads.", "dense.", "signal.")) for key in missing)
     return encoder.to(device)

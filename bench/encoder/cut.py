@@ -141,7 +141,7 @@ def narrow(
             weights[key] = value[hidden]
         elif key.startswith("embeddings.words.") and config.rank:
             continue
-        elif key.startswith("dense."):
+        elif ".dense." in f".{key}":
             weights[key] = value[hidden][:, hidden] if value.dim() == 2 else value[hidden]
         elif key.startswith("embeddings.") or key.endswith(("classifier.weight", "signal.weight")) or "_norm." in key:
             weights[key] = value[..., hidden]

@@ -7,34 +7,44 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-HeadKind = Literal["tanh", "pooler", "tinybert", "distilbert"]
+HeadKind = Literal["tanh", "pooler", "own-pooler", "tinybert", "distilbert"]
+ClassifierKind = Literal["tanh", "pooler", "tinybert", "distilbert"]
+"""Kinds for a model with one exit."""
 Pooling = Literal["cls", "mean"]
 
-# Kind -> whether it has a dense d x d layer, which all exits share, and the activations after it.
-_KINDS: dict[str, tuple[bool, tuple[type[nn.Module], ...]]] = {
-    "tanh": (False, (nn.Tanh,)),  # COST-EFF: Linear(dropout(tanh(h)))
-    "pooler": (True, (nn.Tanh,)),  # BERT and PABEE: Linear(dropout(tanh(dense(h))))
-    "tinybert": (True, (nn.Tanh, nn.ReLU)),  # TinyBERT: Linear(relu(tanh(dense(h))))
-    "distilbert": (True, (nn.ReLU,)),  # DistilBERT: Linear(dropout(relu(dense(h))))
+# Kind -> its dense d x d layer (none, one that all exits share, one of each exit's own), and the activations after it.
+_KINDS: dict[str, tuple[Literal["none", "shared", "own"], tuple[type[nn.Module], ...]]] = {
+    "tanh": ("none", (nn.Tanh,)),  # COST-EFF: Linear(dropout(tanh(h)))
+    "pooler": ("shared", (nn.Tanh,)),  # BERT and PABEE: Linear(dropout(tanh(dense(h))))
+    "own-pooler": ("own", (nn.Tanh,)),  # DeeBERT and BERxiT: Linear(dropout(tanh(dense_e(h))))
+    "tinybert": ("shared", (nn.Tanh, nn.ReLU)),  # TinyBERT: Linear(relu(tanh(dense(h))))
+    "distilbert": ("shared", (nn.ReLU,)),  # DistilBERT: Linear(dropout(relu(dense(h))))
 }
 
 
 def has_dense(kind: HeadKind) -> bool:
-    """Return whether exits of this kind share a dense d x d layer, BERT's pooler."""
-    return _KINDS[kind][0]
+    """Return whether exits of this kind have a dense d x d layer, BERT's pooler."""
+    return _KINDS[kind][0] != "none"
+
+
+def shares_dense(kind: HeadKind) -> bool:
+    """Return whether all exits of this kind have the same dense layer, which belongs to the model."""
+    return _KINDS[kind][0] == "shared"
 
 
 class ExitHead(nn.Module):
-    """Classifier of one exit; the dense layer that its kind may have belongs to the model."""
+    """Classifier of one exit, with a dense layer if its kind has one for each exit."""
 
     def __init__(self, kind: HeadKind, hidden: int, classes: int, dropout: float) -> None:
         super().__init__()
+        self.dense = nn.Linear(hidden, hidden) if has_dense(kind) and not shares_dense(kind) else None
         self.activation = nn.Sequential(*(module() for module in _KINDS[kind][1]))
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(hidden, classes)
 
-    def forward(self, pooled: Tensor, dense: nn.Linear | None) -> Tensor:
-        """Return logits [B, C] of pooled hidden states [B, d]."""
+    def forward(self, pooled: Tensor, shared: nn.Linear | None) -> Tensor:
+        """Return logits [B, C] of pooled hidden states [B, d]; `shared` is the dense layer of all exits, or None."""
+        dense = shared if self.dense is None else self.dense
         if dense is not None:
             pooled = dense(pooled)
         return self.classifier(self.dropout(self.activation(pooled)))

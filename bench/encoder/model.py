@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PretrainedConfig
 from transformers.utils import ModelOutput
 
-from bench.encoder.exits import ExitHead, HeadKind, Pooling, has_dense, pool, scale_gradient
+from bench.encoder.exits import ExitHead, HeadKind, Pooling, has_dense, pool, scale_gradient, shares_dense
 from bench.encoder.layers import bert, modernbert
 from bench.encoder.saved import SavedModel
 from bench.encoder.shape import LayoutName, Shape, layout_named
@@ -184,7 +184,7 @@ class Encoder(SavedModel):
         layers = 1 if config.shared else len(config.heads)
         self.layers = nn.ModuleList(layout.Layer(config, layer) for layer in range(layers))
         self.final_norm = layout.final_norm(config)
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size) if has_dense(config.head) else None
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size) if shares_dense(config.head) else None
         self.exit_heads = nn.ModuleList(
             ExitHead(config.head, config.hidden_size, config.num_labels, config.head_dropout) for _ in config.exits
         )
@@ -236,7 +236,7 @@ class Encoder(SavedModel):
         They are those of matrix products: in the factorised embedding, the layers, and every exit head passed.
         """
         shape, d = self.config.shape, self.config.hidden_size
-        head = d * (self.config.num_labels + self.config.signal) + (d * d if self.dense is not None else 0)
+        head = d * (self.config.num_labels + self.config.signal) + (d * d if has_dense(self.config.head) else 0)
         total, layers, counts = shape.embedding_macs(length), 0, []
         for exit_layer in self.config.exits:
             total += sum(shape.layer_macs(i, length) for i in range(layers, exit_layer)) + head

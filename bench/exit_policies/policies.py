@@ -15,7 +15,7 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import rel_entr, softmax
+from scipy.special import entr, rel_entr, softmax
 
 from bench.errors import UserError
 
@@ -174,13 +174,15 @@ class _Change(Policy):
     """
 
     run: int = 1
-    largest: ClassVar[float]
-    """Largest finite threshold to try."""
 
     @property
     def earliest(self) -> int:
         """Return the index of the first exit with `run` changes."""
         return self.exit_start - 1 + self.run
+
+    @abstractmethod
+    def _largest(self, outputs: int) -> float:
+        """Return the largest finite threshold to try."""
 
     @abstractmethod
     def _changes(self, logits: Array) -> NDArray[np.float64]:
@@ -200,8 +202,12 @@ class _Change(Policy):
         return statistic < np.asarray(threshold)
 
     def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
-        """Return infinity, then thresholds from `largest` to 0."""
-        return np.concatenate([[np.inf], _grid(count - 1) * self.largest]) if count > 2 else np.array([np.inf, 0.0])
+        """Return infinity, then thresholds from the largest to 0."""
+        return (
+            np.concatenate([[np.inf], _grid(count - 1) * self._largest(outputs)])
+            if count > 2
+            else np.array([np.inf, 0.0])
+        )
 
 
 class Agreement(_Change):
@@ -211,7 +217,9 @@ class Agreement(_Change):
     """
 
     name = "agreement"
-    largest = 5.0
+
+    def _largest(self, outputs: int) -> float:
+        return 5.0
 
     def _changes(self, logits: Array) -> NDArray[np.float64]:
         if logits.shape[-1] != 1:
@@ -221,21 +229,46 @@ class Agreement(_Change):
         return np.abs(np.diff(logits[..., 0].astype(np.float64), axis=0))
 
 
-class Divergence(_Change):
-    """Exit when the divergence between successive exits is below the threshold at `run` successive exits (F-PABEE).
+class Similarity(_Change):
+    """Exit when the similarity score of successive exits is below the threshold at `run` successive exits (F-PABEE).
 
-    The divergence is Jensen-Shannon's (natural logarithm, at most log 2). See Gao et al., F-PABEE: Flexible-patience-
-    based early exiting, 2023 (arXiv 2305.11916), section 3.
+    The score is the entropy of the mean of both distributions (natural logarithm, at most log C): it is low where both
+    are certain of the same class. Gao et al. (F-PABEE: Flexible-patience-based early exiting, 2023, arXiv 2305.11916,
+    section 3) call it a Jensen-Shannon divergence and compute it without the entropies of the two distributions, in
+    their code and in their definition of KL. `Divergence` subtracts these.
+    """
+
+    name = "similarity"
+
+    def _largest(self, outputs: int) -> float:
+        return float(np.log(outputs))
+
+    def _changes(self, logits: Array) -> NDArray[np.float64]:
+        return entr(_means(softmax(logits.astype(np.float64), axis=-1))).sum(axis=-1)
+
+
+class Divergence(_Change):
+    """Exit when the Jensen-Shannon divergence of successive exits is below the threshold at `run` successive exits.
+
+    The divergence (natural logarithm, at most log 2) is low where both exits give similar probabilities, however
+    uncertain they are.
     """
 
     name = "divergence"
-    largest = float(np.log(2))
+
+    def _largest(self, outputs: int) -> float:
+        return float(np.log(2))
 
     def _changes(self, logits: Array) -> NDArray[np.float64]:
         p = softmax(logits.astype(np.float64), axis=-1)
-        middle = (p[1:] + p[:-1]) / 2
+        middle = _means(p)
         divergence = (rel_entr(p[1:], middle) + rel_entr(p[:-1], middle)).sum(axis=-1) / 2
         return np.maximum(divergence, 0.0)
+
+
+def _means(p: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the means [E - 1, N, C] of the distributions [E, N, C] of successive exits."""
+    return (p[1:] + p[:-1]) / 2
 
 
 class FullDepth(Policy):
@@ -257,7 +290,7 @@ class FullDepth(Policy):
 
 
 BUILTIN: dict[str, type[Policy]] = {
-    family.name: family for family in (Entropy, Confidence, Patience, Divergence, Agreement, FullDepth)
+    family.name: family for family in (Entropy, Confidence, Patience, Similarity, Divergence, Agreement, FullDepth)
 }
 """Name -> policy that can be computed from the traces and the name alone; exits of other policies are recorded."""
 
@@ -268,10 +301,10 @@ def policy_for(
     """Return the exit policy with a given name, or an instance of a given class.
 
     Args:
-        policy: "entropy", "confidence", "patience", "divergence", "agreement" or "none"; or a subclass of `Policy`,
-            which is used unchanged on every task.
-        regression: Whether the task is a regression; entropy, confidence and divergence are then replaced by
-            `Agreement`.
+        policy: "entropy", "confidence", "patience", "similarity", "divergence", "agreement" or "none"; or a subclass of
+            `Policy`, which is used unchanged on every task.
+        regression: Whether the task is a regression; entropy, confidence, similarity and divergence are then replaced
+            by `Agreement`.
         exit_start: First exit (1-based) at which an example may exit.
         tolerance: Tolerance of patience on regression, on the scale of the predictions; None for the authors' 0.1.
 

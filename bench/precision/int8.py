@@ -1,11 +1,11 @@
 """Evaluate the trained models of a contestant with int8 products; nothing is trained.
 
-The scheme is dynamic quantisation (Zafrir et al., 2019, Q8BERT, section 3, without its training): weights are int8 with
-one scale for each output, and activations are quantised when they are computed. Each token has a scale of its own, so
-that the logits of an example do not depend on the rest of the batch. `torch.ao.quantization.quantize_dynamic`, which is
-deprecated, has one for the whole batch. Products are sums of integers and therefore exact. Attention is not: in another
-batch its last digits differ, so a number of the next layer may be rounded to the next integer, and logits differ in
-the fourth digit.
+The scheme is dynamic quantisation: weights are int8 with one scale for each output, and activations are quantised when
+they are computed. Each token has a scale of its own, so that the logits of an example do not depend on the rest of the
+batch; the deprecated `torch.ao.quantization.quantize_dynamic` has one for the whole batch. Q8BERT (Zafrir et al., 2019)
+has one scale for each matrix, quantises embeddings too, and trains with it. Products are sums of integers and
+therefore exact. Attention is not: in another batch its last digits differ, so a number of the next layer may be rounded
+to the next integer, and logits differ in the fourth digit.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def _make(method: Method, context: Context, folder: Path, began: Usage) -> dict[
         "weights": weights,
         "restarts": context.attempt,
         "collapsed": again,
-        "training": training_cost(settings, context.key, context.data)
+        "training": training_cost(settings, context.key, context.data, all_tasks=model.common_parameters > 0)
         | {"trainable_parameters": max(context.trainable, default=0)},
         "common_parameters": model.common_parameters,
         "model_bytes": weights_file(folder).stat().st_size,

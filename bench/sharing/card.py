@@ -30,6 +30,7 @@ _WHEN = {
     "entropy": "the entropy of its prediction (nats) is below {}",
     "confidence": "the highest probability is above {}",
     "patience": "its prediction and those of the exits before it have agreed {} times in a row",
+    "similarity": "the entropy (nats) of the mean of its probabilities and those of the exit before is below {}",
     "divergence": "the Jensen-Shannon divergence (nats) from the probabilities of the exit before is below {}",
     "agreement": "its score differs from the exit before by less than {}",
 }

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 
 from bench.context import Context
 from bench.encoder import Encoder
+from bench.encoder.exits import ClassifierKind
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Needed, Options, Stage
 from bench.settings import LearningRate
@@ -27,6 +28,7 @@ class AstOptions(Options):
     epochs: Epochs = Field(3, description="Epochs.")
     learning_rate: LearningRate = Field(2e-5, description="Peak learning rate, linear decay after 10 % warm-up.")
     batch_size: BatchSize = Field(32, description="Batch size.")
+    head: ClassifierKind = Field("pooler", description="The classifier's form.")
     interval: int = Field(10, ge=1, le=10**6, description="Steps between two masks (authors: 10).")
     decay: float = Field(1e-4, ge=0, le=1, description="Final factor lambda of the regularisation (authors: 1e-4).")
     rising: float = Field(0.25, gt=0, le=1, description="Part of the steps in which lambda rises (authors: a quarter).")
@@ -69,12 +71,13 @@ class Ast(Method):
 
     def label(self, variant: str) -> str:
         """Return the name in tables and figures, with the nominal FLOPs beside those that are counted."""
-        return self.titled(f"AST 2:4 (dense FLOPs; nominal {nominal_speedup(self.backbone):.2f}x fewer)", "ast")
+        nominal = f"nominal {nominal_speedup(self.backbone):.2f}x fewer at 128 tokens"
+        return self.titled(f"AST 2:4 (fine-tuned, w/o SLoRB; dense FLOPs, {nominal})", "ast")
 
     def train(self, context: Context, variant: str) -> Encoder:
         """Train a variant and return its model."""
         teacher = context.teacher(context.model(self.options.teacher, "full"))
-        model = context.backbone("pooler")
+        model = context.backbone(self.options.head)
         masks = sparsify(model)
         steps = self._plan.step_count(len(context.train))
         context.fit(model, SparseLoss(teacher, masks, steps, self.options), self._plan, "sparse", select=True)

@@ -14,6 +14,7 @@ from baselines.finetuned import supervised
 from bench.context import Context
 from bench.encoder import Encoder
 from bench.encoder.cut import take_layers
+from bench.encoder.exits import ClassifierKind
 from bench.encoder.masked_lm import MaskedLM, has_head, with_head
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Options, Stage
@@ -46,16 +47,16 @@ class ChopOptions(Options):
     epochs: Epochs = Field(3, description="Epochs of fine-tuning.")
     learning_rate: LearningRate = Field(2e-5, description="Peak learning rate of fine-tuning.")
     batch_size: BatchSize = Field(32, description="Batch size of both stages.")
+    head: ClassifierKind = Field("pooler", description="The classifier's form.")
 
 
 class Chop(Method):
     """CHOP-style layer removal (Jha et al., Just CHOP, 2023, arXiv 2305.14864): fewer layers, no teacher.
 
     Layers of the pretrained model are removed, its pretraining is continued at a tenth of the rate with cosine decay,
-    and the model is fine-tuned. Own choices, since the paper does not state them and there is no code: which layers are
-    removed (variants); the text is the task's, which all contestants share; 15 % of its tokens are masked as in BERT,
-    drawn uniformly. A backbone without a masked-language-modelling head is not pretrained further, and its label states
-    this.
+    and the model is fine-tuned. Own choices (there is no code): which layers are removed (variants); the text is the
+    task's, which all contestants share; 15 % of its tokens are masked as in BERT, drawn uniformly. A backbone without a
+    masked-language-modelling head is not pretrained further, and its label states this.
     """
 
     Options = ChopOptions
@@ -86,7 +87,7 @@ class Chop(Method):
     def train(self, context: Context, variant: str) -> Encoder:
         """Train a variant and return its model."""
         backbone, plans = self.settings.backbone, self._plans
-        model = take_layers(context.backbone("pooler"), self.kept(variant))
+        model = take_layers(context.backbone(self.options.head), self.kept(variant))
         if self._has_head:
             words = with_head(model, backbone.name, backbone.revision)
             loss = MaskedWords(context.tokenizer.mask_token_id, tuple(context.tokenizer.all_special_ids))

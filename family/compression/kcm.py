@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Annotated, Any, cast
 
@@ -24,17 +25,15 @@ from bench.training.losses import task_loss
 class Part(Options):
     """Cost of the attention (units: heads) or the FFN (units: neurons) of one layer."""
 
-    floor: float = Field(gt=0, le=1e6, description="Milliseconds with at most `free` units.")
+    floor: float = Field(gt=0, le=1e15, description="Milliseconds with at most `free` units.")
     free: int = Field(1, ge=1, le=2**18, description="Units up to which the time does not grow.")
-    slope: float = Field(gt=0, le=1e6, description="Milliseconds of each further unit.")
+    slope: float = Field(gt=0, le=1e15, description="Milliseconds of each further unit.")
 
 
 class KcmOptions(Options):
     """Options of KCM; each budget is a fraction of the cost of the teacher's layers, and a variant."""
 
-    flops: list[Annotated[float, Field(gt=0, lt=1)]] = Field(
-        [], description="Budgets of FLOPs, at train's mean length."
-    )
+    flops: list[Annotated[float, Field(gt=0, lt=1)]] = Field([], description="Of FLOPs, at train's mean length.")
     latency: list[Annotated[float, Field(gt=0, lt=1)]] = Field([], description="Of latency, by `attention` and `ffn`.")
     attention: Part | None = Field(None, description="Measured latency of attention, by its heads.")
     ffn: Part | None = Field(None, description="Measured latency of the FFN, by its neurons.")
@@ -66,7 +65,7 @@ class Kcm(Method):
         if self.options.latency and not (self.options.attention and self.options.ffn):
             raise UserError(f"contestants.{self.name}.options.latency: it needs attention and ffn; add them")
         for variant in self.variants():
-            parts, total = self._costs(variant, 128)
+            parts, total = self._costs(variant, max(self.settings.data.max_length))
             if self.backbone.layers * sum(part.floor for part in parts) > total:
                 raise UserError(f"contestants.{self.name}.options: {variant} is too small for any model; use more")
 
@@ -166,7 +165,7 @@ def rescale(teacher: Encoder, small: Encoder, batches: Sequence[dict[str, Tensor
     """Scale the heads and neurons of `small` in place, layer by layer, until a scale is above 10; return `small`."""
     masks, models = [batch["attention_mask"] for batch in batches], (teacher, small.eval())
     states = [[model.embeddings(each["input_ids"], each["token_type_ids"]) for each in batches] for model in models]
-    for pair in zip(*(cast("list[Layer]", model.stack) for model in models), strict=True):
+    for number, pair in enumerate(zip(*(cast("list[Layer]", model.stack) for model in models), strict=True), 1):
         for at, name, size in ((0, "attention_output", pair[1].head_size), (2, "ffn_out", 1)):
             before, part = (getattr(layer, name) for layer in pair)
             weight = part.weight.double()  # [d, units x size]
@@ -180,6 +179,7 @@ def rescale(teacher: Encoder, small: Encoder, batches: Sequence[dict[str, Tensor
             grouped = (products * (weight.T @ weight)).unflatten(0, (-1, size)).unflatten(2, (-1, size)).sum((1, 3))
             scales = solve(grouped, targets.unflatten(0, (-1, size)).sum(1))
             if scales.abs().max() > 10:  # the authors' limit
+                logging.getLogger(__name__).warning("no rescaling from %s of layer %d on: a scale > 10", name, number)
                 return small
             part.weight *= scales.repeat_interleave(size).to(part.weight)
         for layer, state in zip(pair, states, strict=True):

@@ -42,8 +42,8 @@ class Smile(Method):
     1, and the output is W_pre x + b_pre + expert(x). All else is pretrained: embeddings and LayerNorm.
 
     Variants beside it: `average`, the mean of the weights, and `arithmetic-a` (Ilharco et al., ICLR 2023),
-    pretrained + a x the sum of the differences of all weights, embeddings and LayerNorm included (its authors: 0.3).
-    Own choice: the classifier and its dense layer are those of the task, which is known when the model is used.
+    pretrained + a x the sum of the differences of all weights, embeddings and LayerNorm included.
+    Own choices: a is fixed (not chosen on held-out data); classifier and dense layer are those of the known task.
     """
 
     Options = SmileOptions

@@ -48,8 +48,8 @@ class BerxitOptions(Options):
     """Options of BERxiT."""
 
     epochs: Epochs = Field(3, description="Epochs.")
-    learning_rate: LearningRate = Field(2e-5, description="Peak learning rate, linear decay after 10 % warm-up.")
-    batch_size: BatchSize = Field(32, description="Batch size.")
+    learning_rate: LearningRate = Field(2e-5, description="Learning rate of the first step, linear decay.")
+    batch_size: BatchSize = Field(32, description="Batch size (authors: 8).")
 
 
 class Berxit(Method):
@@ -60,13 +60,16 @@ class Berxit(Method):
     regression its target is 1 - tanh(|error|). Its squared error, the mean over exits and examples, is part of the
     loss of every step (authors' code).
 
-    Own choices: the exits share one pooler, which is the backbone's, and the certainty head reads the hidden state
-    before it (authors' code: a pooler for each exit, read after it); even steps train the last exit too, as in the
-    paper (authors' code with the certainty head: all others); the best epoch is the one with the best mean over exits.
+    As in the authors' code, each exit has a pooler of its own, which starts from the checkpoint's if it has one. There
+    is neither warm-up nor weight decay.
+
+    Own choices: the certainty head reads the hidden state before the pooler (authors' code: after it); even steps train
+    the last exit too, as in the paper (authors' code with the certainty head: all others); the best epoch is the one
+    with the best mean over exits.
     """
 
     Options = BerxitOptions
-    version = 2
+    version = 3
     policy = Certainty
 
     def label(self, variant: str) -> str:
@@ -75,7 +78,7 @@ class Berxit(Method):
 
     def train(self, context: Context, variant: str) -> Encoder:
         """Train a variant and return its model."""
-        model = context.backbone("pooler", exits="all", signal=True)
+        model = context.backbone("own-pooler", exits="all", signal=True)
         steps = self._plan.step_count(len(context.train))
         context.fit(model, Alternating(steps), self._plan, "alternating", select=True)
         return model
@@ -87,7 +90,7 @@ class Berxit(Method):
     @property
     def _plan(self) -> Plan:
         options = self.options
-        return Plan(options.epochs, options.learning_rate, options.batch_size)
+        return Plan(options.epochs, options.learning_rate, options.batch_size, warmup=0, weight_decay=0)
 
 
 class Alternating:

@@ -22,10 +22,8 @@ class DeeBertOptions(Options):
 
     epochs: Epochs = Field(3, description="Epochs of fine-tuning the backbone (authors: 3).")
     exit_epochs: Epochs = Field(3, description="Epochs of the exits (authors: as many).")
-    learning_rate: LearningRate = Field(
-        2e-5, description="Peak learning rate of both, linear decay after 10 % warm-up."
-    )
-    batch_size: BatchSize = Field(32, description="Batch size of both.")
+    learning_rate: LearningRate = Field(2e-5, description="Learning rate of the first step of both, linear decay.")
+    batch_size: BatchSize = Field(32, description="Batch size of both (authors: 8).")
 
 
 class DeeBert(Method):
@@ -35,12 +33,15 @@ class DeeBert(Method):
     are trained with the sum of their losses, sum_{i<n} L_i. Section 3.3: an example exits where the entropy of the
     prediction is below a threshold.
 
-    Own choices: an exit is a linear layer on tanh of the pooled state, as in COST-EFF (authors' code: each exit has
-    BERT's pooler of its own); on regression the policy is the agreement of successive predictions; the backbone of the
-    best epoch is kept.
+    As in the authors' code, each exit has a pooler of its own, which starts from the checkpoint's if it has one. There
+    is neither warm-up nor weight decay.
+
+    Own choices: the learning rate of the exits is that of the backbone, and not tuned; on regression the policy is the
+    agreement of successive predictions; the backbone of the best epoch is kept.
     """
 
     Options = DeeBertOptions
+    version = 2
     policy = "entropy"
 
     def check(self) -> None:
@@ -54,7 +55,7 @@ class DeeBert(Method):
 
     def train(self, context: Context, variant: str) -> Encoder:
         """Train a variant and return its model."""
-        model = context.backbone("tanh", exits="all")
+        model = context.backbone("own-pooler", exits="all")
         backbone, exits = self._plans
         model.exit_heads[:-1].requires_grad_(False)
         context.fit(model, supervised, backbone, "backbone", select=[-1])
@@ -77,8 +78,8 @@ class DeeBert(Method):
         """Plans of the two stages."""
         options = self.options
         return (
-            Plan(options.epochs, options.learning_rate, options.batch_size),
-            Plan(options.exit_epochs, options.learning_rate, options.batch_size),
+            Plan(options.epochs, options.learning_rate, options.batch_size, warmup=0, weight_decay=0),
+            Plan(options.exit_epochs, options.learning_rate, options.batch_size, warmup=0, weight_decay=0),
         )
 
 

@@ -9,7 +9,7 @@ from pydantic import Field
 from bench.context import Context
 from bench.encoder import Encoder
 from bench.errors import UserError
-from bench.exit_policies.policies import Agreement, Divergence, Policy
+from bench.exit_policies.policies import Agreement, Policy, Similarity
 from bench.method import Method, Needed, Options, Stage
 
 
@@ -20,31 +20,34 @@ class FPabeeOptions(Options):
     patience: int = Field(1, ge=1, le=1000, description="Successive pairs of exits that have to agree.")
 
 
-class Similarity(Divergence):
-    """`Divergence` at several successive exits, under a name of its own since tables do not hold their number."""
+class RepeatedSimilarity(Similarity):
+    """`Similarity` at several successive exits, under a name of its own since tables do not contain their number."""
 
-    name = "similarity"
+    name = "repeated-similarity"
 
 
-class Closeness(Agreement):
+class RepeatedAgreement(Agreement):
     """`Agreement` at several successive exits, for regression."""
 
-    name = "closeness"
+    name = "repeated-agreement"
 
 
 class FPabee(Method):
     """F-PABEE (Gao et al., 2023, arXiv 2305.11916): PABEE with a similarity score instead of equal predictions.
 
-    Section 3: an example exits when the divergence of the distributions of two successive exits is below a threshold at
-    `patience` successive exits. The training is PABEE's, so its model is used as it is and nothing is trained. The
-    threshold is swept, while the patience is fixed.
+    Section 3: an example exits when the similarity score of the distributions of two successive exits is below a
+    threshold at `patience` successive exits. The training is PABEE's, so its model is used as it is and nothing is
+    trained. The threshold is swept, while the patience is fixed. The score is that of the authors' code, the entropy of
+    the mean of both distributions (`Similarity`), which the paper calls a Jensen-Shannon divergence.
 
-    Own choices: of the divergences in the paper, Jensen-Shannon; on regression, which has no distributions, the
-    difference of successive predictions.
+    Own choices: of the scores in the paper, this one; on regression, which has no distributions, the difference of
+    successive predictions. The authors' code applies each classifier to the output of the next layer; here, as in the
+    paper, it has the output of its own.
     """
 
     Options = FPabeeOptions
-    policy = "divergence"
+    version = 2
+    policy = "similarity"
 
     def starts_from(self, variant: str) -> Needed:
         """Return PABEE's model."""
@@ -71,8 +74,8 @@ class FPabee(Method):
         """Return the exit policy."""
         run = self.options.patience
         if run == 1:  # the suite's own policies, which tables can replay by their names
-            return Agreement() if self.task.regression else Divergence()
-        return Closeness(run=run) if self.task.regression else Similarity(run=run)
+            return Agreement() if self.task.regression else Similarity()
+        return RepeatedAgreement(run=run) if self.task.regression else RepeatedSimilarity(run=run)
 
     def train(self, context: Context, variant: str) -> Encoder:
         """Return PABEE's model."""

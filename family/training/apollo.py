@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.context import Context
 from bench.encoder import Encoder
 from bench.encoder.cut import take_layers
-from bench.encoder.exits import pool
+from bench.encoder.exits import ClassifierKind, pool
 from bench.encoder.layers.attention import attention_bias
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Options, Stage
@@ -32,6 +32,7 @@ class ApolloOptions(Options):
     epochs: Epochs = Field(3, description="Epochs of all stages together.")
     learning_rate: LearningRate = Field(2e-5, description="Peak learning rate of every stage.")
     batch_size: BatchSize = Field(32, description="Batch size.")
+    head: ClassifierKind = Field("pooler", description="The classifier's form.")
 
     @model_validator(mode="after")
     def _stages(self) -> ApolloOptions:
@@ -68,7 +69,7 @@ class Apollo(Method):
 
     def train(self, context: Context, variant: str) -> Encoder:
         """Train a variant and return its model."""
-        model, plans = context.backbone("pooler"), self._plans
+        model, plans = context.backbone(self.options.head), self._plans
         final = len(model.layers)
         model = take_layers(model, range(self.options.layers[0]))
         for number, (unique, plan) in enumerate(zip(self.options.layers, plans, strict=True)):

@@ -15,6 +15,7 @@ from baselines.finetuned import supervised
 from bench.context import Context
 from bench.encoder import Encoder, Shape
 from bench.encoder.cut import take_layers
+from bench.encoder.exits import ClassifierKind
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Options, Stage
 from bench.settings import Layers, LearningRate
@@ -31,6 +32,7 @@ class LesaOptions(Options):
     epochs: Epochs = Field(3, description="Epochs of fine-tuning the grown model.")
     learning_rate: LearningRate = Field(2e-5, description="Peak learning rate, linear decay after 10 % warm-up.")
     batch_size: BatchSize = Field(32, description="Batch size.")
+    head: ClassifierKind = Field("pooler", description="The classifier's form.")
 
 
 class Lesa(Method):
@@ -67,11 +69,11 @@ class Lesa(Method):
 
     def label(self, variant: str) -> str:
         """Return the name in tables and figures."""
-        return self.titled(f"LESA, {variant.removeprefix('depth')} layers", "lesa")
+        return self.titled(f"LESA, {variant.removeprefix('depth')} layers (fine-tuned only)", "lesa")
 
     def train(self, context: Context, variant: str) -> Encoder:
         """Train a variant and return its model."""
-        model = grown(context.backbone("pooler"), int(variant.removeprefix("depth")), context.seed)
+        model = grown(context.backbone(self.options.head), int(variant.removeprefix("depth")), context.seed)
         context.fit(model, supervised, self._plan, "finetune", select=True)
         return model
 

@@ -11,15 +11,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification
 
+from baselines.finetuned import supervised
 from bench.context import Context
 from bench.encoder import Encoder, EncoderConfig, EncoderOutput
-from bench.encoder.exits import pool
+from bench.encoder.exits import ClassifierKind, pool
 from bench.encoder.layers.attention import attention_bias
 from bench.errors import UserError
 from bench.method import BatchSize, Epochs, Method, Options, Stage
 from bench.settings import LearningRate
 from bench.training.loop import Plan
-from bench.training.losses import task_loss
 
 
 class SherlOptions(Options):
@@ -29,6 +29,7 @@ class SherlOptions(Options):
     epochs: Epochs = Field(10, description="Epochs (authors: 10 to 20).")
     learning_rate: LearningRate = Field(3e-3, description="Peak learning rate (authors: 3e-3).")
     batch_size: BatchSize = Field(100, description="Batch size (authors: 100).")
+    head: ClassifierKind = Field("pooler", description="The classifier's form.")
 
 
 class Sherl(Method):
@@ -43,19 +44,28 @@ class Sherl(Method):
     and the exit are trained. The cost axes are trained parameters and memory of training: no gradient passes through
     layers 1 to L - 1.
 
+    The module is that of the authors' code for BERT (VSE-infinity). Epochs, learning rate, batch size and weight decay
+    (none) are those of their T5 on GLUE, which has another module.
+
     Own choices: the exit reads the last layer as for all contestants (authors: an aggregator of their own); linear
     decay after warm-up, dropout of the backbone, its LayerNorm epsilon and its initialization; the side module has half
     the hidden size (authors: 512 of 768).
     """
 
     Options = SherlOptions
-    version = 2
+    version = 3
 
     def check(self) -> None:
         """Raise UserError for a backbone of another layout than BERT's, or of one layer."""
-        if self.backbone_of_bert().layers < 2:
+        backbone = self.backbone_of_bert()
+        if backbone.layers < 2:
             raise UserError(
                 f"contestants.{self.name}: a backbone of one layer has no lower layers to combine; use more"
+            )
+        if side_size(backbone.hidden, self.options.factor) < 2:  # the LayerNorm of one number is 0
+            raise UserError(
+                f"contestants.{self.name}.options.factor: {self.options.factor} makes a side module of size 1; "
+                f"use at most {backbone.hidden // 2}"
             )
 
     def label(self, variant: str) -> str:
@@ -64,7 +74,7 @@ class Sherl(Method):
 
     def train(self, context: Context, variant: str) -> SideEncoder:
         """Train a variant and return its model."""
-        model = with_side(context.backbone("pooler"), self.options.factor)
+        model = with_side(context.backbone(self.options.head), self.options.factor)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not name.startswith(("embeddings.", "layers.")))
         context.fit(model, supervised, self._plan, "side", select=True)
@@ -84,7 +94,7 @@ class Sherl(Method):
 
     @property
     def _plan(self) -> Plan:
-        return Plan(self.options.epochs, self.options.learning_rate, self.options.batch_size)
+        return Plan(self.options.epochs, self.options.learning_rate, self.options.batch_size, weight_decay=0)
 
 
 class Side(nn.Module):
@@ -188,10 +198,3 @@ def with_side(model: Encoder, factor: int) -> SideEncoder:
     made = SideEncoder(SideConfig(**values, side=side_size(model.config.hidden_size, factor))).to(model.device)
     made.load_state_dict(model.state_dict(), strict=False)  # the side module is new
     return made
-
-
-def supervised(model: SideEncoder, batch: dict[str, Tensor], progress: float) -> Tensor:
-    """Return the loss of the task."""
-    return task_loss(
-        model(batch["input_ids"], batch["attention_mask"], batch["token_type_ids"]).logits, batch["labels"]
-    )

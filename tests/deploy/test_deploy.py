@@ -29,7 +29,7 @@ from bench.tasks.batches import length_batches
 
 FULL = {"kind": "static", "policy": "none", "exit_start": 1, "threshold": None, "thresholds": [], "exit": 0,
         "tolerance": None}  # fmt: skip
-POLICIES = ("entropy", "confidence", "patience", "divergence")
+POLICIES = ("entropy", "confidence", "patience", "similarity", "divergence")
 
 
 @st.composite

@@ -92,6 +92,12 @@ def test_half_precision_is_read_as_float32(checkpoint, kind):
     assert "F16" in opened(checkpoint)
 
 
+def test_every_exit_may_start_from_a_copy_of_the_pooler(bert):
+    shared, own = loaded(bert), loaded(bert, "own-pooler")
+    copies = [own[f"exit_heads.{e}.dense.weight"] for e in range(sum(".classifier.weight" in name for name in own))]
+    assert copies and all(torch.equal(copy, shared["dense.weight"]) for copy in copies) and "dense.weight" not in own
+
+
 def test_a_missing_pooler_is_initialised_and_reported(bert):
     assert "with a pooler" in opened(bert)
     rewrite(bert, lambda tensors: {key: value for key, value in tensors.items() if "pooler" not in key})

@@ -54,7 +54,7 @@ def encoders(draw: st.DrawFn) -> Encoder:
             ffn=draw(st.lists(st.integers(1, 50), min_size=layers, max_size=layers)),
             rank=draw(st.none() | st.integers(1, 12)),
             exits=sorted({*draw(some), layers}),
-            head=draw(st.sampled_from(["tanh", "pooler", "tinybert", "distilbert"])),
+            head=draw(st.sampled_from(["tanh", "pooler", "own-pooler", "tinybert", "distilbert"])),
             pooling=draw(st.sampled_from(["cls", "mean"])),
             hidden_act=draw(st.sampled_from(["gelu", "relu", "gelu_new"])),
             type_vocab_size=draw(st.sampled_from([0, 2] if layout == "bert" else [0])),

@@ -112,7 +112,7 @@ def test_full_rank_svd_changes_nothing_and_rank_is_the_best_approximation():
     torch.testing.assert_close(logits(cut(cut8, rank=8), **batch()), logits(cut8, **batch()))
 
 
-@pytest.mark.parametrize("head", ["tanh", "pooler", "tinybert", "distilbert"])
+@pytest.mark.parametrize("head", ["tanh", "pooler", "own-pooler", "tinybert", "distilbert"])
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_stepwise_equals_forward_and_padding_changes_nothing(head, pooling, layout):

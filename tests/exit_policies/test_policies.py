@@ -17,6 +17,7 @@ from bench.exit_policies.policies import (
     FullDepth,
     Patience,
     Policy,
+    Similarity,
     decide_now,
     policy_for,
     replay,
@@ -24,7 +25,7 @@ from bench.exit_policies.policies import (
 )
 from bench.tasks.catalogue import task
 
-FAMILIES = [Entropy, Confidence, Patience, Divergence, Agreement, FullDepth]
+FAMILIES = [Entropy, Confidence, Patience, Similarity, Divergence, Agreement, FullDepth]
 
 
 @st.composite
@@ -214,9 +215,9 @@ def test_a_vector_of_the_wrong_length_is_an_error():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.integers(0, 10_000), st.integers(1, 3), st.integers(1, 3), st.floats(0.001, 0.7))
-def test_divergence_leaves_after_so_many_small_changes_running(seed, run, exit_start, threshold):
-    """F-PABEE: count successive small Jensen-Shannon divergences and exit when the count reaches `run`."""
+@given(st.integers(0, 10_000), st.integers(1, 3), st.integers(1, 3), st.floats(0.001, 1.1), st.booleans())
+def test_an_example_leaves_after_so_many_small_scores_running(seed, run, exit_start, threshold, jensen_shannon):
+    """Count successive small scores and exit when the count reaches `run`."""
     logits = np.random.default_rng(seed).normal(scale=2, size=(6, 30, 3)).astype(np.float32)
     p = np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum(axis=-1, keepdims=True)
     expected = []
@@ -224,10 +225,13 @@ def test_divergence_leaves_after_so_many_small_changes_running(seed, run, exit_s
         counter, left = 0, 5
         for e in range(exit_start, 6):
             middle = (p[e, n] + p[e - 1, n]) / 2
-            divergence = sum((q * np.log(q / middle)).sum() / 2 for q in (p[e, n], p[e - 1, n]))
-            counter = counter + 1 if divergence < threshold else 0
+            score = -(middle * np.log(middle)).sum()
+            if jensen_shannon:
+                score -= sum(-(q * np.log(q)).sum() / 2 for q in (p[e, n], p[e - 1, n]))
+            counter = counter + 1 if score < threshold else 0
             if counter >= run:
                 left = e
                 break
         expected.append(left)
-    assert replay(Divergence(exit_start, run), logits, threshold).tolist() == expected
+    policy = Divergence(exit_start, run) if jensen_shannon else Similarity(exit_start, run)
+    assert replay(policy, logits, threshold).tolist() == expected

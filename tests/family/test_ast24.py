@@ -113,7 +113,7 @@ def test_nominal_flops_are_in_the_label(tiny_settings, tmp_path):
     d, f, n = 48, 96, 128
     dense, half, attention = 4 * d * d * n + 2 * d * f * n, (4 * d * d * n + 2 * d * f * n) / 2, 2 * n * n * d
     assert nominal_speedup(method.backbone) == pytest.approx((dense + attention) / (half + attention))
-    assert f"dense FLOPs; nominal {nominal_speedup(method.backbone):.2f}x fewer" in method.label("2to4")
+    assert f"dense FLOPs, nominal {nominal_speedup(method.backbone):.2f}x fewer" in method.label("2to4")
 
 
 def test_the_trained_model_is_sparse(tiny_settings, tmp_path):

@@ -34,6 +34,9 @@ def test_the_second_stage_moves_the_early_exits_alone(tiny_settings, tmp_path):
     method.train(context, "full")
     first, second = states
     moved = {name for name, value in second.items() if not torch.equal(value, first[name])}
-    assert moved == {f"exit_heads.{e}.classifier.{part}" for e in range(3) for part in ("weight", "bias")}
-    start = context.backbone("tanh", exits="all").state_dict()
+    layers = ("classifier", "dense")
+    assert moved == {
+        f"exit_heads.{e}.{layer}.{part}" for e in range(3) for layer in layers for part in ("weight", "bias")
+    }
+    start = context.backbone("own-pooler", exits="all").state_dict()
     assert all(torch.equal(first[name], start[name]) for name in moved), "the first stage trains the last exit alone"

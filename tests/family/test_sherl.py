@@ -120,6 +120,19 @@ def test_too_few_layers_for_a_method_are_refused(tiny_settings, tmp_path, name, 
             method.check()
 
 
+def test_a_side_module_of_size_one_is_refused(tiny_settings, tmp_path):
+    values = tiny_settings(tmp_path).model_dump()
+    hidden = contestant(check(values, "test"), "sherl", "sst2").backbone.hidden
+    for factor, refused in ((hidden // 2, False), (hidden, True)):
+        values["contestants"]["sherl"]["options"]["factor"] = factor
+        method = contestant(check(values, "test"), "sherl", "sst2")
+        if refused:
+            with pytest.raises(UserError, match=f"factor: {factor} .* at most {hidden // 2}"):
+                method.check()
+        else:
+            method.check()
+
+
 def test_a_patience_beyond_the_layers_is_refused(tiny_settings, tmp_path):
     values = tiny_settings(tmp_path).model_dump()
     values["contestants"]["fpabee"]["options"]["patience"] = 50

@@ -22,7 +22,7 @@ from bench.runs.train_run import produce
 from bench.runs.training.lineage import steps_in_all
 from bench.runs.training.models import release_after
 from bench.settings import check
-from bench.store import RunKey, run_folder
+from bench.store import RunKey, read_json, run_folder
 from family.compression.smile import RoutedLinear, added, leading, routed
 
 
@@ -172,6 +172,17 @@ def test_weights_stay_until_the_models_of_all_tasks_are_merged(plan):
         needed = {need for each in missing for need in each.needs}
         kept = {each.key for each in planned if has_weights(run_folder(settings, each.key))}
         assert kept == needed - {each.key for each in missing}
+
+
+def test_the_training_of_one_model_for_two_tasks_is_shared_by_both(plan):
+    settings = plan()
+    produced = sorted(runs(settings), key=lambda run: run.key.method != "teacher")
+    assert all(produce(settings, run.key) == "" for run in produced)
+    facts = {run.key: read_json(run_folder(settings, run.key) / "run.json")["training"] for run in produced}
+    teachers = sum(cost["flops"] for key, cost in facts.items() if key.method == "teacher")
+    merged = [cost for key, cost in facts.items() if key.method == "smile"]
+    assert len(merged) == 2
+    assert all(cost["flops_in_all"] - cost["flops"] == pytest.approx(teachers / 2) for cost in merged)
 
 
 def test_a_contestant_may_continue_the_model_of_another_task(plan):

@@ -27,7 +27,7 @@ def shapes(draw) -> dict:
         "ffn": draw(st.lists(st.integers(1, 50), min_size=layers, max_size=layers)),
         "rank": draw(st.none() | st.integers(1, 20)),
         "exits": sorted(below | {layers}),
-        "head": draw(st.sampled_from(["tanh", "pooler", "tinybert", "distilbert"])),
+        "head": draw(st.sampled_from(["tanh", "pooler", "own-pooler", "tinybert", "distilbert"])),
         "pooling": draw(st.sampled_from(["cls", "mean"])),
         "num_labels": draw(st.integers(1, 4)),
         "type_vocab_size": draw(st.sampled_from([0, 2] if layout == "bert" else [0])),

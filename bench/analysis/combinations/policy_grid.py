@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from bench.analysis.budgets import TOLERANCE, at_budget, full_depth_runs, run_folder, selection_split, succeeded
 from bench.analysis.metrics import score
-from bench.exit_policies.policies import Divergence, Policy, policy_for, replay_many
+from bench.exit_policies.policies import Divergence, Policy, Similarity, policy_for, replay_many
 from bench.settings import SCORE_METRICS
 from bench.trace import Costs, Trace
 
 BUDGETS = (1.5, 2.0, 3.0, 4.0)
 FIXED, OWN = "fixed exit", "as in the main table"
-POLICIES = ("entropy", "confidence", "patience", "divergence")
+POLICIES = ("entropy", "confidence", "patience", "similarity", "divergence")
 GRID = 200
 COLUMNS = ["task", "method", "variant", "seed", "policy", "budget", "score", "speedup"]
 
@@ -97,15 +97,15 @@ def reference_flops(points: pd.DataFrame) -> dict[tuple[str, int, str], float]:
 
 
 def _choices(trace: Trace, costs: Costs, metric: str, exit_start: int) -> dict[str, list[_Choice]]:
-    """Map each policy to its operating points on a trace; divergence has one entry per number of exits that agree."""
+    """Map each policy to its operating points on a trace; those of changes have one entry per number of exits."""
     exits, _, outputs = trace.logits.shape
     fixed = np.arange(exit_start - 1, exits, dtype=np.float64)
     families: dict[str, list[tuple[Policy | None, NDArray[np.float64]]]] = {FIXED: [(None, fixed)]}
     for name in POLICIES:
         policy = policy_for(name, False, exit_start)
         several: list[Policy] = [policy]
-        if isinstance(policy, Divergence):
-            several = [Divergence(exit_start, run) for run in range(1, max(2, exits - exit_start))]
+        if isinstance(policy, Similarity | Divergence):
+            several = [type(policy)(exit_start, run) for run in range(1, max(2, exits - exit_start))]
         families[name] = [(each, each.thresholds(GRID, exits, outputs)) for each in several]
     made: dict[str, list[_Choice]] = {}
     for name, members in families.items():

@@ -35,7 +35,7 @@ class Product(NamedTuple):
 
 
 class Head(NamedTuple):
-    """Exit head with the dense layer and the signal that all exits share."""
+    """Exit head with its dense layer and the signal that all exits share."""
 
     dense: Product | None
     activations: tuple[Callable[[Tensor], Tensor], ...]
@@ -104,10 +104,15 @@ class LayoutPass:
 
 def heads(model: Encoder) -> list[Head]:
     """Return the deployed form of the exit heads of a model."""
-    dense = None if model.dense is None else product([model.dense])
+    shared = None if model.dense is None else product([model.dense])
     signal = None if model.signal is None else product([model.signal])
     return [
-        Head(dense, tuple(_FUNCTIONS[type(module)] for module in head.activation), product([head.classifier]), signal)
+        Head(
+            shared if head.dense is None else product([head.dense]),
+            tuple(_FUNCTIONS[type(module)] for module in head.activation),
+            product([head.classifier]),
+            signal,
+        )
         for head in cast(list[ExitHead], list(model.exit_heads))
     ]
 

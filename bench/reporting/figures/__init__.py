@@ -102,7 +102,11 @@ _CAPTIONS = {
         f"{_COST} Training FLOPs include passes of teachers and of checkpoint selection. A contestant that differs "
         "from another one by its training budget has the same mark, so the line is a learning curve.",
     ),
-    "memory": ("Score against memory of training", f"{_COST} Memory depends on the machine."),
+    "memory": (
+        "Score against memory of training",
+        f"{_COST} Peak memory of the whole process, with data and libraries; it depends on the machine. Models without "
+        "training of their own are left out.",
+    ),
     "trainable": (
         "Score against trained parameters",
         f"{_COST} Parameters that an optimizer changes, in the stage with most. Models without training of their own "

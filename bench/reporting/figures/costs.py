@@ -1,4 +1,4 @@
-"""Full-depth scores against other costs of a model than FLOPs: parameters, training, memory of training, storage."""
+"""Full-depth scores against other costs of a model than FLOPs: parameters, training, memory, storage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Cost(NamedTuple):
 COSTS = {
     "parameters": Cost("parameters", "parameters, embeddings included"),
     "training": Cost("training_flops_in_all", "training FLOPs, with those of every model that is needed"),
-    "memory": Cost("peak_memory_bytes", "peak memory of training in bytes"),
+    "memory": Cost("peak_memory_bytes", "peak memory of the process that trains, in bytes"),
     "trainable": Cost("trainable_parameters", "trained parameters"),
     "stored": Cost("parameters_all_tasks", "parameters stored for all tasks"),
 }
@@ -52,6 +52,8 @@ def score_against_cost(points: pd.DataFrame, roles: Roles, *, cost: Cost) -> Fig
     """
     rows = succeeded(roles.contestants(points))
     rows = rows[(rows["kind"] == "static") & (rows["split"] == "validation") & rows["score"].notna()]
+    if cost.column == "peak_memory_bytes" and "trainable_parameters" in rows:
+        rows = rows[rows["trainable_parameters"] != 0]  # nothing is trained: the memory of making and scoring the model
     if rows.empty:
         raise Absent("no full-depth prediction on validation")
     if cost.column == "parameters_all_tasks" and not rows.get("common_parameters", pd.Series(dtype=float)).gt(0).any():

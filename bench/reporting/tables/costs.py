@@ -68,9 +68,10 @@ def training(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table 
             *notes,
             "Steps: optimizer steps of the model's own stages and of the models whose weights it continues. TFLOP: "
             "floating-point operations (10^12) of its own training, with the passes of teachers, checkpoint selection "
-            "and traces; with sources: also those of every run that it needs, such as its teacher. Seconds (of "
-            "training, wall-clock time), CPU seconds (of the whole run, with its traces) and memory depend on the "
-            "machine and on other programs that run there. Trained parameters: those that an optimizer changes, in the "
+            "and traces; with sources: also those of every run that it needs, such as its teacher; if one model "
+            "serves several tasks, each has an equal part. Seconds (of training, wall-clock time), CPU seconds (of the "
+            "whole run, with its traces) and memory (of the whole process) depend on the machine and on other programs "
+            "that run there. Trained parameters: those that an optimizer changes, in the "
             "stage with most.",
             "Restarts: trainings that were repeated with another seed because the model gave the same answer for every "
             "example of the selection split; seconds include them, steps and TFLOP count one training. "

@@ -72,8 +72,9 @@ def policies(points: pd.DataFrame, notes: Sequence[str], roles: Roles, runs: Pat
             "Rows of a model differ only in the policy, rows of a policy only in the trained model. Fixed exit: all "
             "examples exit at the same exit, without a policy. The others have one threshold for all exits, chosen on "
             f"the selection split; {policy_grid.OWN}: also one threshold per exit and fixed exits, as in the table "
-            "main. Policies: entropy, confidence (largest probability), patience (PABEE), divergence (F-PABEE: "
-            "Jensen-Shannon divergence between successive exits, at a number of exits that is also chosen).",
+            "main. Policies: entropy, confidence (largest probability), patience (PABEE), similarity (F-PABEE: the "
+            "entropy of the mean of successive distributions) and divergence (Jensen-Shannon divergence between them), "
+            "both at a number of exits that is also chosen.",
             "Nothing is trained for this table. Exploratory: no verdicts. Empty if a task or seed has no threshold "
             "that is cheap enough. Regression is left out: all policies are the same there.",
             learned_note(learned),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bench.tasks.examples import TaskData
 
 
-def training_cost(settings: Settings, key: RunKey, data: TaskData) -> dict[str, Any]:
+def training_cost(settings: Settings, key: RunKey, data: TaskData, *, all_tasks: bool = False) -> dict[str, Any]:
     """Return the training cost of a run as plain values.
 
     FLOPs are computed from shapes and lengths: 2 x multiply-adds for a forward pass and three times that for a training
@@ -26,6 +26,8 @@ def training_cost(settings: Settings, key: RunKey, data: TaskData) -> dict[str, 
         settings: Settings of the benchmark.
         key: Key of the run.
         data: Tokenized splits of the task.
+        all_tasks: Whether one model serves the tasks of all runs that it depends on. Each of the T tasks then has 1 / T
+            of the cost of these runs.
 
     Returns:
         `lineage_steps` (see `bench.runs.training.lineage.steps_in_all`), `flops` of the run itself, and `flops_in_all`,
@@ -39,12 +41,13 @@ def training_cost(settings: Settings, key: RunKey, data: TaskData) -> dict[str, 
     except NoStages:
         return {}
     flops = 6 * trained.macs + 2 * read.macs
-    needed = [read_json(run_folder(settings, each) / "run.json") for each in _needs(settings, key)]
-    known = [facts.get("training", {}).get("flops") for facts in needed]
+    needs = _needs(settings, key)
+    known = [read_json(run_folder(settings, each) / "run.json").get("training", {}).get("flops") for each in needs]
+    tasks = len({each.task for each in needs}) if all_tasks else 1
     return {
         "lineage_steps": lineage,
         "flops": flops,
-        "flops_in_all": None if None in known else flops + sum(known),
+        "flops_in_all": None if None in known else flops + sum(known) / tasks,
     }
 
 
