@@ -39,7 +39,7 @@ def operated(draw: st.DrawFn) -> tuple:
     seed = draw(st.integers(0, 1000))
     same = {"num_labels": outputs, "pooling": draw(st.sampled_from(["cls", "mean"])),
             "layout": draw(st.sampled_from(["bert", "modernbert"])), "rank": draw(st.sampled_from([None, 9])),
-            "head": draw(st.sampled_from(["tanh", "pooler", "tinybert"]))}  # fmt: skip
+            "head": draw(st.sampled_from(["tanh", "pooler", "own-pooler", "tinybert"]))}  # fmt: skip
     same |= {"type_vocab_size": draw(st.sampled_from([0, 2]))} if same["layout"] == "bert" else {}
     if draw(st.booleans()):
         model = cascade(**same)
