@@ -140,8 +140,8 @@ class Method:
         Options: Class of the options.
         version: Version of the algorithm. Raise it when the algorithm changes, so that its runs are trained again.
         policy: Exit policy: entropy, confidence, patience, similarity, divergence, none, or a subclass of `Policy`. On
-            regression all but patience are replaced by agreement: successive predictions differ by less than a
-            threshold. Patience then counts predictions that differ by less than a fixed tolerance.
+            regression entropy, confidence, similarity and divergence are replaced by agreement: successive predictions
+            differ by less than a threshold. Patience then counts predictions within a fixed tolerance.
     """
 
     Options: ClassVar[type[Options]] = Options

@@ -117,7 +117,7 @@ def at_budget(
     chosen = best(usable, affordable & (usable["split"] == selection_split(points)), split=split, by=by)
     no_point = f"no point at {speedup:g}x"
     rows = _with_reasons(points, chosen, by, no_point)
-    known = usable.assign(known=usable["speedup"].notna()).groupby(list(by))["known"].any()
+    known = usable["speedup"].notna().groupby([usable[key] for key in by]).any()
     unknown = pd.MultiIndex.from_frame(rows[list(by)]).isin(known.index[~known]) & (rows["reason"] == no_point)
     rows["reason"] = rows["reason"].mask(unknown, "no speed-up is known, because the reference has no result")
     return rows.assign(budget=float(speedup), missed=rows["speedup"] < speedup * (1 - TOLERANCE))
@@ -190,7 +190,7 @@ def at_quality(points: pd.DataFrame, share: float, *, reference: str = "teacher"
     chosen = best(usable, enough, order=("speedup", "score"))
     rows = _with_reasons(points, chosen, GROUP, f"no point keeps {100 * share:g} % of the gain")
     floor, gain = _gain(rows, points, reference, "validation")
-    without = ~(_gain(rows, points, reference, selected)[1] > 0) & rows["reason"].str.startswith("no point")
+    without = (_gain(rows, points, reference, selected)[1] <= 0) & rows["reason"].str.startswith("no point")
     rows["reason"] = rows["reason"].where(~without, f"{reference} gains nothing over the constant baseline")
     return rows.assign(share=float(share), kept=((rows["score"] - floor) / gain).where(gain > 0))
 

@@ -200,5 +200,5 @@ def _opened(name: str, revision: str | None) -> tuple[Path, layouts.Layout, dict
 
 
 def _values(name: str, stored: dict[str, weights.Stored], names: dict[str, str]) -> dict[str, Tensor]:
-    ours = {theirs: own for own, theirs in names.items()}
-    return apart({ours[theirs]: values for theirs, values in weights.tensors(name, stored, names.values())})
+    found = dict(weights.tensors(name, stored, set(names.values())))
+    return apart({own: found[theirs] for own, theirs in names.items()})

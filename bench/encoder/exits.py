@@ -12,7 +12,7 @@ ClassifierKind = Literal["tanh", "pooler", "tinybert", "distilbert"]
 """Kinds for a model with one exit."""
 Pooling = Literal["cls", "mean"]
 
-# Kind -> its dense d x d layer (none, one that all exits share, one of each exit's own), and the activations after it.
+# Kind -> its dense d x d layer (none, one shared by all exits, or one for each exit), and the activations after it.
 _KINDS: dict[str, tuple[Literal["none", "shared", "own"], tuple[type[nn.Module], ...]]] = {
     "tanh": ("none", (nn.Tanh,)),  # COST-EFF: Linear(dropout(tanh(h)))
     "pooler": ("shared", (nn.Tanh,)),  # BERT and PABEE: Linear(dropout(tanh(dense(h))))
@@ -37,7 +37,7 @@ class ExitHead(nn.Module):
 
     def __init__(self, kind: HeadKind, hidden: int, classes: int, dropout: float) -> None:
         super().__init__()
-        self.dense = nn.Linear(hidden, hidden) if has_dense(kind) and not shares_dense(kind) else None
+        self.dense = nn.Linear(hidden, hidden) if _KINDS[kind][0] == "own" else None
         self.activation = nn.Sequential(*(module() for module in _KINDS[kind][1]))
         self.dropout = nn.Dropout(dropout)
         self.classifier = nn.Linear(hidden, classes)

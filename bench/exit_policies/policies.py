@@ -5,7 +5,7 @@ A policy compares a statistic of the outputs of the exits so far with a threshol
 
 Conventions: logits are [E, N, C] (exits, examples, outputs), signals and statistics [E, N]; exit indices are 0-based,
 `exit_start` and patience count exits from 1, as the papers do. A statistic is causal: its row e depends on
-exits 0..e only. Regression has no class distribution, so entropy and confidence become `Agreement` there
+exits 0..e only. Regression has no class distribution: the policies that use one become `Agreement` there
 (`policy_for`), and `Patience` compares predictions within a tolerance.
 """
 
@@ -234,8 +234,8 @@ class Similarity(_Change):
 
     The score is the entropy of the mean of both distributions (natural logarithm, at most log C): it is low where both
     are certain of the same class. Gao et al. (F-PABEE: Flexible-patience-based early exiting, 2023, arXiv 2305.11916,
-    section 3) call it a Jensen-Shannon divergence and compute it without the entropies of the two distributions, in
-    their code and in their definition of KL. `Divergence` subtracts these.
+    section 3) call it a Jensen-Shannon divergence, but their definition of KL and their code leave out the entropies of
+    the two distributions, which `Divergence` subtracts.
     """
 
     name = "similarity"

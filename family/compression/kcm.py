@@ -64,8 +64,9 @@ class Kcm(Method):
         self.backbone_of_bert()
         if self.options.latency and not (self.options.attention and self.options.ffn):
             raise UserError(f"contestants.{self.name}.options.latency: it needs attention and ffn; add them")
+        longest = self.settings.data.of(self.task.name).max_length[len(self.task.columns) - 1]
         for variant in self.variants():
-            parts, total = self._costs(variant, max(self.settings.data.max_length))
+            parts, total = self._costs(variant, longest)
             if self.backbone.layers * sum(part.floor for part in parts) > total:
                 raise UserError(f"contestants.{self.name}.options: {variant} is too small for any model; use more")
 

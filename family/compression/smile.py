@@ -47,6 +47,7 @@ class Smile(Method):
     """
 
     Options = SmileOptions
+    version = 2
 
     def variants(self) -> Sequence[str]:
         """Return the names of the variants."""
@@ -82,9 +83,8 @@ class Smile(Method):
         tuned = {task: context.model(self.options.teacher, "full", task) for task in self._tasks}
         own, models = tuned[self.task.name], list(tuned.values())
         pretrained = context.backbone(own.config.head)
-        kind, _, rest = variant.partition("-")
-        if kind in ("average", "arithmetic"):
-            return added(pretrained, own, models, float(rest) if rest else 1 / len(models))
+        if variant.startswith(("average", "arithmetic-")):
+            return added(pretrained, own, models, float(variant.partition("-")[2] or 1 / len(models)))
         size = self.options.sizes[self.variants().index(variant)]
         return routed(pretrained, own, models, size.gate, size.rank)
 

@@ -216,7 +216,7 @@ def test_a_vector_of_the_wrong_length_is_an_error():
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 3), st.integers(1, 3), st.floats(0.001, 1.1), st.booleans())
-def test_an_example_leaves_after_so_many_small_scores_running(seed, run, exit_start, threshold, jensen_shannon):
+def test_an_example_exits_after_a_run_of_small_scores(seed, run, exit_start, threshold, jensen_shannon):
     """Count successive small scores and exit when the count reaches `run`."""
     logits = np.random.default_rng(seed).normal(scale=2, size=(6, 30, 3)).astype(np.float32)
     p = np.exp(logits.astype(float)) / np.exp(logits.astype(float)).sum(axis=-1, keepdims=True)

@@ -97,7 +97,7 @@ def reference_flops(points: pd.DataFrame) -> dict[tuple[str, int, str], float]:
 
 
 def _choices(trace: Trace, costs: Costs, metric: str, exit_start: int) -> dict[str, list[_Choice]]:
-    """Map each policy to its operating points on a trace; those of changes have one entry per number of exits."""
+    """Map each policy to its operating points on a trace; some have one entry for each number of exits."""
     exits, _, outputs = trace.logits.shape
     fixed = np.arange(exit_start - 1, exits, dtype=np.float64)
     families: dict[str, list[tuple[Policy | None, NDArray[np.float64]]]] = {FIXED: [(None, fixed)]}

@@ -79,8 +79,8 @@ _CAPTIONS = {
     ),
     "tasks": (
         "Methods and tasks at 4×",
-        "Score of the point chosen at 4× fewer FLOPs, mean over seeds. Colour: difference from the teacher, darkest "
-        "from 20 points on. Empty: no point at this budget.",
+        "Score of the point chosen at 4× fewer FLOPs, mean over seeds. Colour: difference from the teacher over the "
+        "seeds that both have, darkest from 20 points on. Empty: no point at this budget.",
     ),
     "frontier-": (
         "Frontier, {rest}",
@@ -99,7 +99,8 @@ _CAPTIONS = {
     "parameters": ("Score against parameters", _COST),
     "training": (
         "Score against training cost",
-        f"{_COST} Training FLOPs include passes of teachers and of checkpoint selection. A contestant that differs "
+        f"{_COST} Training FLOPs include passes of teachers and of checkpoint selection; of a model for several tasks "
+        "each has an equal part. A contestant that differs "
         "from another one by its training budget has the same mark, so the line is a learning curve.",
     ),
     "memory": (

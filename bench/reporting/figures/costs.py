@@ -52,14 +52,14 @@ def score_against_cost(points: pd.DataFrame, roles: Roles, *, cost: Cost) -> Fig
     """
     rows = succeeded(roles.contestants(points))
     rows = rows[(rows["kind"] == "static") & (rows["split"] == "validation") & rows["score"].notna()]
-    if cost.column == "peak_memory_bytes" and "trainable_parameters" in rows:
-        rows = rows[rows["trainable_parameters"] != 0]  # nothing is trained: the memory of making and scoring the model
     if rows.empty:
         raise Absent("no full-depth prediction on validation")
     if cost.column == "parameters_all_tasks" and not rows.get("common_parameters", pd.Series(dtype=float)).gt(0).any():
         raise Absent("no model serves several tasks, so they store as many models")
     if cost.column not in rows or rows[cost.column].isna().all():
         raise Absent(f"no {cost.title} is recorded")
+    if cost.column == "peak_memory_bytes" and "trainable_parameters" in rows:
+        rows = rows[rows["trainable_parameters"] != 0]  # else it is the memory of making and scoring the model
     names, tasks = variant_names(points), rows["task"].nunique()
     looks = marks(points, roles)
     seeds = rows.groupby(["method", "variant", "seed"]).agg(

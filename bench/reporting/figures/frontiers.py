@@ -307,7 +307,7 @@ def score_against_milliseconds(points: pd.DataFrame, roles: Roles, *, times: pd.
         for method, mark in looks.items():
             own = of_task[of_task["method"] == method].sort_values("milliseconds")
             own = own[~is_constant(own)]
-            # The line joins the points with a better score on the selection split than every faster point.
+            # The line joins the points that no faster point beats on the selection split.
             best = own[own["selected"].cummax() == own["selected"]]
             axes.plot(best["milliseconds"], 100 * best["score"], color=mark.colour, linestyle=mark.line, alpha=0.6)
             axes.plot(own["milliseconds"], 100 * own["score"], **mark.dots, markersize=7 if mark.marker == "*" else 3.6)

@@ -156,10 +156,12 @@ def _without_a_point(points: pd.DataFrame, chosen: Sequence[portfolios.Portfolio
         (task, seed) for task in in_order(rows["task"]) for seed in sorted(set(rows.loc[rows["task"] == task, "seed"]))
     ]
     left_out = []
-    for budget in sorted({each.budget for each in chosen}):
+    for budget in portfolios.BUDGETS:
         present = {(each.task, each.seed) for each in chosen if each.budget == budget}
         lost = [f"{title_of(task)} seed {seed}" for task, seed in planned if (task, seed) not in present]
         left_out += [f"{', '.join(lost)} at {budget:g}x"] if lost else []
     return (
-        [f"Left out, because no contestant has a point within the budget: {'; '.join(left_out)}."] if left_out else []
+        [f"Left out, because no contestant has a known point within the budget: {'; '.join(left_out)}."]
+        if left_out
+        else []
     )

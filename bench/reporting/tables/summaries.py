@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from bench.analysis.budgets import (
     ANY_COST,
@@ -62,7 +63,7 @@ def frontier(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
     learned = learned_tasks(points, reference=roles.reference)
     values_of = ["points", "hypervolume", "elue", "outside", *scores, *gained]
     means = _with_averages(
-        _of_every_seed(summary, [*scores, *gained], points),
+        _of_every_seed(summary, [*scores, *gained], points, roles.reference),
         values_of,
         scopes_of(tasks, learned),
         list(dict.fromkeys(points["method"])),
@@ -96,23 +97,30 @@ def frontier(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
             "same FLOPs, linear in log FLOPs, constant outside their range. As in the paper the mean is over points, "
             "however many the threshold search finds. Outside: share of the points outside that range, which are "
             "compared with its end; if it is large, the ELUE score is mostly about costs outside the range.",
-            "Score and gain kept at a budget: those of the best point with at least this speed-up, if every seed that "
-            f"did not fail has one. {KEPT}",
+            "Score and gain kept at a budget: those of the best point with at least this speed-up, if every seed has "
+            f"one (where neither the run nor the teacher's failed). {KEPT}",
             learned_note(learned),
             *_no_gain(summary, tasks, [f"teacher_gain_{budget:g}x" for budget in BUDGETS]),
         ],
     )
 
 
-def _of_every_seed(summary: pd.DataFrame, columns: Sequence[str], points: pd.DataFrame) -> pd.DataFrame:
+def _of_every_seed(summary: pd.DataFrame, columns: Sequence[str], points: pd.DataFrame, reference: str) -> pd.DataFrame:
     """Return the rows with each value left out where another seed of the same task and method lacks it.
 
-    A mean over the other seeds would be too optimistic. Seeds whose runs failed do not count.
+    A mean over the other seeds would be too optimistic. Seeds do not count where the run or the teacher's failed.
     """
-    failed = pd.MultiIndex.from_frame(summary[SEED]).isin(failures(points).set_index(SEED).index)
+    failed = _failed(summary, points, reference)
     known = summary[list(columns)].apply(lambda values: values.notna() | failed)
     every = known.groupby([summary["task"], summary["method"]]).transform("all")
     return summary.assign(**summary[list(columns)].where(every))
+
+
+def _failed(rows: pd.DataFrame, points: pd.DataFrame, reference: str) -> NDArray[np.bool_]:
+    """Return whether the run of each row, or that of the reference on its task and seed, failed or is missing."""
+    scored = teacher_rows(points, reference=reference).dropna(subset="score").set_index(["task", "seed"]).index
+    own = pd.MultiIndex.from_frame(rows[SEED]).isin(failures(points).set_index(SEED).index)
+    return np.asarray(own | ~pd.MultiIndex.from_frame(rows[["task", "seed"]]).isin(scored))
 
 
 def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
@@ -130,8 +138,7 @@ def quality(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table:
         rows = at_quality(points, share, reference=roles.reference)
         rows = gains(rows[rows["method"] != roles.reference], points, reference=roles.reference)
         every.append(rows)
-        failed = failures(points).set_index(SEED).index
-        lost = rows[rows["score"].isna() & ~pd.MultiIndex.from_frame(rows[SEED]).isin(failed)]
+        lost = rows[rows["score"].isna() & ~_failed(rows, points, roles.reference)]
         # A method keeps a share only if every seed does; a mean over the other seeds would be too optimistic.
         cells = pd.MultiIndex.from_frame(rows[["task", "method"]])
         reached = rows.assign(speedup=rows["speedup"].where(~cells.isin(pd.MultiIndex.from_frame(lost[SEED[:2]]))))

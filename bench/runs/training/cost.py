@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from bench.errors import NoStages
@@ -26,8 +28,8 @@ def training_cost(settings: Settings, key: RunKey, data: TaskData, *, all_tasks:
         settings: Settings of the benchmark.
         key: Key of the run.
         data: Tokenized splits of the task.
-        all_tasks: Whether one model serves the tasks of all runs that it depends on. Each of the T tasks then has 1 / T
-            of the cost of these runs.
+        all_tasks: Whether one model serves the tasks of all runs that it depends on. Of the runs of a contestant on T
+            tasks, each task then has 1 / T of the cost.
 
     Returns:
         `lineage_steps` (see `bench.runs.training.lineage.steps_in_all`), `flops` of the run itself, and `flops_in_all`,
@@ -43,11 +45,12 @@ def training_cost(settings: Settings, key: RunKey, data: TaskData, *, all_tasks:
     flops = 6 * trained.macs + 2 * read.macs
     needs = _needs(settings, key)
     known = [read_json(run_folder(settings, each) / "run.json").get("training", {}).get("flops") for each in needs]
-    tasks = len({each.task for each in needs}) if all_tasks else 1
+    runs = Counter((each.method, each.variant) for each in needs)
+    parts = [1 / runs[each.method, each.variant] if all_tasks else 1.0 for each in needs]
     return {
         "lineage_steps": lineage,
         "flops": flops,
-        "flops_in_all": None if None in known else flops + sum(known) / tasks,
+        "flops_in_all": None if None in known else flops + sum(map(operator.mul, known, parts)),
     }
 
 
