@@ -25,9 +25,9 @@ from bench.training.losses import task_loss
 class Part(Options):
     """Cost of the attention (units: heads) or the FFN (units: neurons) of one layer."""
 
-    floor: float = Field(gt=0, le=1e15, description="Milliseconds with at most `free` units.")
+    floor: float = Field(gt=0, le=1e11, description="Milliseconds with at most `free` units.")
     free: int = Field(1, ge=1, le=2**18, description="Units up to which the time does not grow.")
-    slope: float = Field(gt=0, le=1e15, description="Milliseconds of each further unit.")
+    slope: float = Field(gt=0, le=1e11, description="Milliseconds of each further unit.")
 
 
 class KcmOptions(Options):
