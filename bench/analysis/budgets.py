@@ -115,11 +115,7 @@ def at_budget(
     usable = operating_points(points)
     affordable = usable["speedup"] >= speedup * (1 - TOLERANCE)
     chosen = best(usable, affordable & (usable["split"] == selection_split(points)), split=split, by=by)
-    no_point = f"no point at {speedup:g}x"
-    rows = _with_reasons(points, chosen, by, no_point)
-    known = usable["speedup"].notna().groupby([usable[key] for key in by]).any()
-    unknown = pd.MultiIndex.from_frame(rows[list(by)]).isin(known.index[~known]) & (rows["reason"] == no_point)
-    rows["reason"] = rows["reason"].mask(unknown, "no speed-up is known, because the reference has no result")
+    rows = _with_reasons(points, usable, chosen, by, f"no point at {speedup:g}x")
     return rows.assign(budget=float(speedup), missed=rows["speedup"] < speedup * (1 - TOLERANCE))
 
 
@@ -153,13 +149,26 @@ def best(
     return chosen.sort_values(keys, ignore_index=True)
 
 
-def _with_reasons(points: pd.DataFrame, chosen: pd.DataFrame, by: tuple[str, ...], reason: str) -> pd.DataFrame:
-    """Return `chosen` with an additional row, which states the reason, for each group without a chosen point."""
+def _with_reasons(
+    points: pd.DataFrame, usable: pd.DataFrame, chosen: pd.DataFrame, by: tuple[str, ...], reason: str
+) -> pd.DataFrame:
+    """Return `chosen` with an additional row, which states the reason, for each group without a chosen point.
+
+    Args:
+        points: All operating points.
+        usable: Those that may be chosen (`operating_points`).
+        chosen: The chosen points.
+        by: Columns that define a group.
+        reason: The reason where the run succeeded and the reference's costs are known.
+    """
     keys = list(by)
     groups = points.loc[points["kind"] != "control", keys].drop_duplicates()
     rows = groups.merge(chosen, on=keys, how="left", validate="one_to_one")
     failed = failures(points).drop_duplicates(keys).set_index(keys)["reason"]
-    why = rows[keys].join(failed, on=keys)["reason"].fillna(reason)
+    known = usable["speedup"].notna().groupby([usable[key] for key in keys]).any()
+    unknown = pd.MultiIndex.from_frame(rows[keys]).isin(known.index[~known])
+    otherwise = np.where(unknown, "no speed-up is known, because the reference has no result", reason)
+    why = rows[keys].join(failed, on=keys)["reason"].fillna(pd.Series(otherwise, index=rows.index))
     given = rows["reason"] if "reason" in rows else pd.Series("", index=rows.index)
     rows["reason"] = given.astype(object).where(rows["score"].notna(), why)
     return rows.sort_values(keys, ignore_index=True)
@@ -188,7 +197,7 @@ def at_quality(points: pd.DataFrame, share: float, *, reference: str = "teacher"
     floor, gain = _gain(usable, points, reference, selected)
     enough = (usable["score"] >= floor + share * gain - ROUNDING) & (usable["split"] == selected) & (gain > 0)
     chosen = best(usable, enough, order=("speedup", "score"))
-    rows = _with_reasons(points, chosen, GROUP, f"no point keeps {100 * share:g} % of the gain")
+    rows = _with_reasons(points, usable, chosen, GROUP, f"no point keeps {100 * share:g} % of the gain")
     floor, gain = _gain(rows, points, reference, "validation")
     without = (_gain(rows, points, reference, selected)[1] <= 0) & rows["reason"].str.startswith("no point")
     rows["reason"] = rows["reason"].where(~without, f"{reference} gains nothing over the constant baseline")

@@ -107,10 +107,9 @@ def load(
     own = {"exits": layers, "head": head, "pooling": pooling, "head_dropout": head_dropout, "signal": signal}
     encoder = Encoder(EncoderConfig(**shape, **own, num_labels=num_labels))
     pooler = {ours: matched.pop(ours) for ours in list(matched) if ours.startswith("dense.")}
-    if shares_dense(head) and head != "distilbert":
-        matched |= pooler
-    elif has_dense(head) and head != "distilbert":
-        matched |= {f"exit_heads.{e}.{ours}": theirs for e in range(len(layers)) for ours, theirs in pooler.items()}
+    if has_dense(head) and head != "distilbert":
+        places = [""] if shares_dense(head) else [f"exit_heads.{e}." for e in range(len(layers))]
+        matched |= {f"{place}{ours}": theirs for place in places for ours, theirs in pooler.items()}
     missing, unexpected = encoder.load_state_dict(_values(name, stored, matched), strict=False)
     assert not unexpected and all(key.startswith(("exit_heads.", "dense.", "signal.")) for key in missing)
     return encoder.to(device)

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-HeadKind = Literal["tanh", "pooler", "own-pooler", "tinybert", "distilbert"]
 ClassifierKind = Literal["tanh", "pooler", "tinybert", "distilbert"]
 """Kinds for a model with one exit."""
+HeadKind = Literal[ClassifierKind, "own-pooler"]
 Pooling = Literal["cls", "mean"]
 
 # Kind -> its dense d x d layer (none, one shared by all exits, or one for each exit), and the activations after it.

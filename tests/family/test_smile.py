@@ -1,5 +1,7 @@
 """SMILE against an explicit SVD, task arithmetic, what is stored once, and models of other tasks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -175,14 +177,21 @@ def test_weights_stay_until_the_models_of_all_tasks_are_merged(plan):
 
 
 def test_the_training_of_one_model_for_two_tasks_is_shared_by_both(plan):
-    settings = plan()
-    produced = sorted(runs(settings), key=lambda run: run.key.method != "teacher")
+    settings = plan(precision_axis=["float32", "int8"])
+    produced = sorted(runs(settings), key=lambda run: ("int8" in run.key.method, run.key.method != "teacher"))
     assert all(produce(settings, run.key) == "" for run in produced)
     facts = {run.key: read_json(run_folder(settings, run.key) / "run.json")["training"] for run in produced}
     teachers = sum(cost["flops"] for key, cost in facts.items() if key.method == "teacher")
     merged = [cost for key, cost in facts.items() if key.method == "smile"]
     assert len(merged) == 2
     assert all(cost["flops_in_all"] - cost["flops"] == pytest.approx(teachers / 2) for cost in merged)
+    evaluated = [
+        (cost, facts[replace(key, method="smile")]) for key, cost in facts.items() if key.method == "smile-int8"
+    ]
+    assert len(evaluated) == 2
+    assert all(
+        cost["flops_in_all"] - cost["flops"] == pytest.approx(smile["flops_in_all"]) for cost, smile in evaluated
+    )
 
 
 def test_a_contestant_may_continue_the_model_of_another_task(plan):

@@ -35,7 +35,6 @@ from bench.reporting.figures.drawing import Absent, marks
 from bench.reporting.figures.exits import at_half_cost, mean_exit_by_difficulty
 from bench.reporting.published import read_published
 from bench.settings import Comparison
-from bench.tasks.catalogue import title
 
 TASKS = ("cola", "stsb", "mnli")
 
@@ -272,21 +271,6 @@ def test_a_difference_from_itself_is_exactly_nothing(some: pd.DataFrame, results
     rows = records(teacher_rows(some[some["task"] == "mnli"]))
     (interval,) = differences([[(rows, rows)]], Resamples(results / "runs", resamples=100))
     assert interval == (0, 0, 0)
-
-
-def test_scores_of_tasks_are_coloured_by_differences_of_common_seeds(some: pd.DataFrame) -> None:
-    task = some["task"].iloc[0]
-    known = some[~(some["method"].eq("pabee") & some["task"].eq(task) & some["seed"].eq(1))]
-    figure = figures.tasks_at_budget(known, ROLES)
-    axes = figure.axes[0]
-    column = [text.get_text() for text in axes.get_xticklabels()].index(title(task))
-    row = [text.get_text() for text in axes.get_yticklabels()].index("PABEE")
-    drawn = np.ma.getdata(axes.images[0].get_array())[row, column]
-    chosen = at_budget(known, 4.0).query("method == 'pabee' and task == @task").set_index("seed")["score"].dropna()
-    teacher = teacher_rows(known).query("task == @task").set_index("seed")["score"].reindex(chosen.index)
-    assert 0 < len(chosen) < known["seed"].nunique()
-    assert drawn == pytest.approx(100 * (chosen - teacher).mean())
-    assert not np.isclose(drawn, 100 * (chosen.mean() - teacher_rows(known).query("task == @task")["score"].mean()))
 
 
 def test_a_timed_point_is_drawn_at_its_milliseconds(some: pd.DataFrame) -> None:

@@ -2,13 +2,17 @@
 
 import numpy as np
 import pandas as pd
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import ROLES
 
+from bench.analysis.budgets import at_budget, teacher_rows
 from bench.reporting.figures import drawing
+from bench.reporting.figures.comparisons import tasks_at_budget
 from bench.reporting.figures.drawing import appearances, marks
 from bench.reporting.tables.format import table
+from bench.tasks.catalogue import title
 
 NAMES = st.sets(st.sampled_from(["costeff", "tinybert", "pabee", "berxit", "cofi", "own-1", "own-2", "x", "y"]))
 
@@ -56,3 +60,19 @@ def test_an_axis_of_counts_has_ticks_and_not_too_many_ticks(low: float, ratio: f
     ticks = np.asarray(drawing._Counts().tick_values(low, low * ratio))
     shown = ticks[(low <= ticks) & (ticks <= low * ratio)]
     assert 2 <= len(shown) <= 3 * (np.log10(ratio) + 2)
+
+
+def test_scores_of_tasks_are_coloured_by_differences_of_common_seeds(points: pd.DataFrame) -> None:
+    some = points[points["task"].isin(["cola", "stsb", "mnli"])]
+    task = some["task"].iloc[0]
+    known = some[~(some["method"].eq("pabee") & some["task"].eq(task) & some["seed"].eq(1))]
+    figure = tasks_at_budget(known, ROLES)
+    axes = figure.axes[0]
+    column = [text.get_text() for text in axes.get_xticklabels()].index(title(task))
+    row = [text.get_text() for text in axes.get_yticklabels()].index("PABEE")
+    drawn = np.ma.getdata(axes.images[0].get_array())[row, column]
+    chosen = at_budget(known, 4.0).query("method == 'pabee' and task == @task").set_index("seed")["score"].dropna()
+    teacher = teacher_rows(known).query("task == @task").set_index("seed")["score"].reindex(chosen.index)
+    assert 0 < len(chosen) < known["seed"].nunique()
+    assert drawn == pytest.approx(100 * (chosen - teacher).mean())
+    assert not np.isclose(drawn, 100 * (chosen.mean() - teacher_rows(known).query("task == @task")["score"].mean()))

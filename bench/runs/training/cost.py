@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -46,11 +45,13 @@ def training_cost(settings: Settings, key: RunKey, data: TaskData, *, all_tasks:
     needs = _needs(settings, key)
     known = [read_json(run_folder(settings, each) / "run.json").get("training", {}).get("flops") for each in needs]
     runs = Counter((each.method, each.variant) for each in needs)
-    parts = [1 / runs[each.method, each.variant] if all_tasks else 1.0 for each in needs]
+    shared_by = [runs[each.method, each.variant] if all_tasks else 1 for each in needs]
     return {
         "lineage_steps": lineage,
         "flops": flops,
-        "flops_in_all": None if None in known else flops + sum(map(operator.mul, known, parts)),
+        "flops_in_all": None
+        if None in known
+        else flops + sum(cost / tasks for cost, tasks in zip(known, shared_by, strict=True)),
     }
 
 
