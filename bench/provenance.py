@@ -26,10 +26,12 @@ def identity_of(inputs: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
 
 
+@cache
 def suite_version() -> str:
-    """Return the git commit of the suite ("-dirty" if files have changed since), or its version if it is installed.
+    """Return the git commit of the suite, as `commit_of` does, or its version if it is installed.
 
-    A copy of the checkout without git names its commit in the environment variable COSTEFF_COMMIT.
+    Runs ask at their start, so that later commits and edits do not count. A copy of the checkout without git names its
+    commit in the environment variable COSTEFF_COMMIT.
     """
     file = Path(__file__)
     if commit := commit_of(file) or os.environ.get("COSTEFF_COMMIT"):
@@ -38,8 +40,9 @@ def suite_version() -> str:
     return f"{package['package']} {package['version']}" if package else "unknown"
 
 
+@cache
 def code_of(kind: type) -> dict[str, Any]:
-    """Return what is known of the code of a class.
+    """Return what is known of the code of a class when it is first asked; runs ask before they train.
 
     Returns:
         The file, hashes, and where they exist the package, version and git commit.
@@ -54,7 +57,10 @@ def code_of(kind: type) -> dict[str, Any]:
 
 @cache
 def commit_of(file: Path) -> str:
-    """Return the commit of the checkout that tracks `file`, with "-dirty" if the file has changed since; else ""."""
+    """Return the commit of the checkout that tracks `file`; "" if none does.
+
+    "-dirty" follows it if any tracked file of the checkout has changed since.
+    """
     folder = str(file.parent)  # git must track the file: an environment inside a checkout is not part of it
     try:
         subprocess.run(["git", "-C", folder, "ls-files", "--error-unmatch", file.name], capture_output=True, check=True)

@@ -23,7 +23,7 @@ from bench.errors import NeedFailed, TrainingFailed, UserError, is_disk_full
 from bench.measuring import counting
 from bench.measuring.recording import record
 from bench.method import Method, contestant
-from bench.provenance import code_of
+from bench.provenance import code_of, suite_version
 from bench.runs.identity import Identities, Identity, where
 from bench.runs.reuse import reusable_runs
 from bench.runs.training.collapse import collapsed
@@ -75,6 +75,7 @@ def produce(settings: Settings, key: RunKey, release: bool = False) -> str:
         OSError: If the disk is full. Nothing is recorded.
     """
     began = Usage.start()
+    suite_version()  # kept for run.json: the checkout may change during training
     prepare()
     method = contestant(settings, key.method, key.task)
     if not method.accepts(key.variant):

@@ -73,7 +73,7 @@ def serve(command: Callable[[], None]) -> NoReturn:
 
 
 def _preload() -> None:
-    """Import what commands need.
+    """Import what commands need, and read the version of the suite.
 
     Raises:
         RuntimeError: where an import started a thread, which forked children would lack.
@@ -81,6 +81,7 @@ def _preload() -> None:
     gc.disable()
     for module in PRELOADED:
         importlib.import_module(module)
+    importlib.import_module("bench.provenance").suite_version()  # that of the imported code; children inherit it
     gc.freeze()
     gc.enable()
     tasks = [task for task in Path("/proc/self/task").iterdir() if task.name != str(os.getpid())]

@@ -45,6 +45,9 @@ def test_a_package_that_is_not_installed_has_no_version(monkeypatch):
 def test_a_copy_without_git_names_its_commit(monkeypatch):
     monkeypatch.setattr(provenance, "commit_of", lambda file: "")
     monkeypatch.setenv("COSTEFF_COMMIT", "0123456789ab")
+    provenance.suite_version.cache_clear()
     assert provenance.suite_version() == "0123456789ab"
     monkeypatch.delenv("COSTEFF_COMMIT")
+    provenance.suite_version.cache_clear()
     assert provenance.suite_version() != "0123456789ab"
+    provenance.suite_version.cache_clear()

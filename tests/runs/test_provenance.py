@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from bench import provenance
 from bench.provenance import changed, code_of, commit_of, fingerprint, suite_version
+from bench.runs.train_run import produce
+from bench.store import RunKey, read_json, run_folder
 
 SOURCE = "class Mine:\n    pass\n"
 
@@ -53,7 +56,9 @@ def test_a_checkout_gives_its_commit_and_whether_it_has_changed(tmp_path: Path, 
     assert code_of(own("tracked"))["commit"] == commit
     assert code_of(own("beside"))["commit"] is None, "it lies in the checkout, and is no part of it"
     (tmp_path / "tracked.py").write_text(SOURCE + "# changed\n")
+    assert code_of(own("tracked"))["commit"] == commit, "the code that this process has imported is not the file's"
     commit_of.cache_clear()
+    code_of.cache_clear()
     assert code_of(own("tracked"))["commit"] == f"{commit}-dirty"
 
 
@@ -67,6 +72,45 @@ def test_an_installed_package_gives_name_and_version(tmp_path: Path, own):
     (info / "top_level.txt").write_text("mine_inside\n")
     found = code_of(own("mine_inside"))
     assert (found["package"], found["version"]) == ("my-bench-method", "1.2")
+
+
+IMPATIENT = """
+import subprocess
+from pathlib import Path
+from baselines.finetuned import Finetuned
+
+class Mine(Finetuned):
+    def train(self, context, variant):
+        model = super().train(context, variant)
+        Path(__file__).write_text("class Other: pass")
+        subprocess.run(["git", "-C", str(Path(__file__).parent), "commit", "-qam", "later"], check=True)
+        return model
+"""
+
+
+def test_a_run_names_the_code_at_its_start(tiny_settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "a")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "a@b")
+    (tmp_path / "impatient.py").write_text(IMPATIENT)
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "impatient.py")
+    git(tmp_path, "commit", "-qm", "mine")
+    commit = git(tmp_path, "rev-parse", "--short=12", "HEAD")
+    # The suite's version is read from the same checkout, which changes during training.
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "impatient.py"))
+    monkeypatch.syspath_prepend(tmp_path)
+    provenance.suite_version.cache_clear()
+    contestants = {"teacher": {"method": "impatient:Mine", "options": {"epochs": 1}}}
+    settings = tiny_settings(
+        tmp_path / "results", contestants=contestants, data={"sketch": {"train": 96, "validation": 32}}
+    )
+    key = RunKey("sst2", "teacher", "full", 0)
+    assert produce(settings, key) == ""
+    facts = read_json(run_folder(settings, key) / "run.json")
+    provenance.suite_version.cache_clear()
+    assert facts["code"] == facts["method_code"]["commit"] == commit
+    assert facts["method_code"]["sha256"] == hashlib.sha256(IMPATIENT.encode()).hexdigest()
 
 
 def test_the_suite_names_its_own():
