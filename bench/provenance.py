@@ -40,13 +40,17 @@ def suite_version() -> str:
     return f"{package['package']} {package['version']}" if package else "unknown"
 
 
-@cache
 def code_of(kind: type) -> dict[str, Any]:
     """Return what is known of the code of a class when it is first asked; runs ask before they train.
 
     Returns:
         The file, hashes, and where they exist the package, version and git commit.
     """
+    return dict(_code_of(kind))
+
+
+@cache
+def _code_of(kind: type) -> dict[str, Any]:
     file = Path(getattr(sys.modules[kind.__module__], "__file__", None) or "")
     if not file.is_file():
         return {}

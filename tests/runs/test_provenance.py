@@ -58,7 +58,7 @@ def test_a_checkout_gives_its_commit_and_whether_it_has_changed(tmp_path: Path, 
     (tmp_path / "tracked.py").write_text(SOURCE + "# changed\n")
     assert code_of(own("tracked"))["commit"] == commit, "the code that this process has imported is not the file's"
     commit_of.cache_clear()
-    code_of.cache_clear()
+    provenance._code_of.cache_clear()
     assert code_of(own("tracked"))["commit"] == f"{commit}-dirty"
 
 
