@@ -23,6 +23,10 @@ CARRIED: dict[type[Policy], tuple[str, ...]] = {
 """What the statistic of a policy needs from the exit before: its logits [B, C], and the count [B] of agreements."""
 
 
+LEAST = torch.finfo(torch.float32).tiny
+"""Least argument of a logarithm. It is above 0 in float32 too, in which OpenVINO computes."""
+
+
 def statistic(policy: Policy, logits: Tensor, before: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the statistic [B] of a policy at an exit, and what the next exit needs.
 
@@ -53,7 +57,7 @@ def statistic(policy: Policy, logits: Tensor, before: dict[str, Tensor]) -> tupl
     now, then = values.softmax(-1), last.double().softmax(-1)
     middle = (now + then) / 2
     if isinstance(policy, Similarity):
-        return -(middle * middle.clamp(min=torch.finfo(middle.dtype).tiny).log()).sum(-1), {"logits": logits}
+        return -(middle * middle.clamp(min=LEAST).log()).sum(-1), {"logits": logits}
     return (_relative_entropy(now, middle) + _relative_entropy(then, middle)).sum(-1) / 2, {"logits": logits}
 
 
@@ -68,5 +72,4 @@ def decide(policy: Policy, statistic: Tensor, threshold: float) -> Tensor:
 
 def _relative_entropy(p: Tensor, q: Tensor) -> Tensor:
     """Return p log(p / q) elementwise, 0 where p is 0; q is at least p / 2."""
-    least = torch.finfo(p.dtype).tiny
-    return p * (p.clamp(min=least) / q.clamp(min=least)).log()
+    return p * (p.clamp(min=LEAST) / q.clamp(min=LEAST)).log()

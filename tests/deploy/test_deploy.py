@@ -12,9 +12,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
+from torch.fx.experimental.proxy_tensor import make_fx
 from toys import cascade, encoder, examples
 
-from bench.deploy import checking, writing
+from bench.deploy import policies, writing
 from bench.deploy.checking import compare, padded, runner
 from bench.deploy.parts import parts_of
 from bench.deploy.timing import summary, time_runtimes
@@ -125,6 +126,20 @@ def test_the_parts_of_a_model_exit_as_the_engine(drawn, batch_size, tmp_path_fac
     assert parts[-1].final and (len(parts) == 1 or point["kind"] in ("uniform", "per_exit"))
 
 
+@pytest.mark.parametrize("name", ["similarity", "divergence"])
+def test_the_least_argument_of_a_logarithm_is_above_0_in_float32(name):
+    """OpenVINO computes in float32, where a probability may be 0."""
+    policy = policy_for(name, False, 1)
+
+    def second(logits: torch.Tensor) -> torch.Tensor:
+        _, before = policies.statistic(policy, logits, {})
+        return policies.statistic(policy, logits, before)[0]
+
+    graph = make_fx(second)(torch.zeros(2, 2)).graph
+    least = [node.args[1] for node in graph.nodes if "clamp" in str(node.target)]
+    assert least and all(np.float32(value) > 0 for value in least)
+
+
 @pytest.mark.slow
 @given(drawn=operated(), batch_size=st.integers(1, 24))
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -171,7 +186,6 @@ def test_the_runner_is_found_beside_its_writer():
     """A wheel holds run.py, and it names no package of this repository."""
     text = Path(writing.__file__).with_name("run.py").read_text()
     assert "import bench" not in text and "from bench" not in text and "torch" not in text.split('"""', 2)[2]
-    assert checking.runner
 
 
 def test_runtimes_are_timed_side_by_side(tmp_path, monkeypatch):
