@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import sys
 import tempfile
@@ -45,7 +46,7 @@ def tour(
         known = ", ".join(_committed()) or "none: an installed package has no results, a clone of the repository has"
         raise UserError(f"no committed results {profile!r} in {page.parents[1]}; there are {known}")
     typer.echo(f"page:  {page}")
-    typer.echo(f"next:  costeff compare costeff --results {page.parent}    (verdicts with intervals)")
+    typer.echo(f"next:  costeff compare costeff --results {shlex.quote(str(page.parent))}    (verdicts with intervals)")
     if show and _has_browser():
         webbrowser.open(page.as_uri())
 

@@ -91,14 +91,13 @@ def _nvml() -> list[Counter]:
         return []
     found = []
     for number in range(pynvml.nvmlDeviceGetCount()):
-        device = pynvml.nvmlDeviceGetHandleByIndex(number)
 
-        def joules(device: object = device) -> float:
-            return pynvml.nvmlDeviceGetTotalEnergyConsumption(device) / 1e3
+        def joules(number: int = number) -> float:
+            return pynvml.nvmlDeviceGetTotalEnergyConsumption(pynvml.nvmlDeviceGetHandleByIndex(number)) / 1e3
 
         try:
             joules()
-        except pynvml.NVMLError:  # older than Volta
+        except pynvml.NVMLError:  # older than Volta, or it cannot be read
             continue
         found.append(Counter("gpu", joules))
     return found

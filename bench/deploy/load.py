@@ -172,15 +172,20 @@ def texts_of(file: Path) -> list[Text]:
         UserError: The file has no text, or lines with different numbers of texts.
     """
     try:
-        lines = [line.split("\t") for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+        written = file.read_text(encoding="utf-8").split("\n")
+        lines = [(number, line.split("\t")) for number, line in enumerate(written, 1) if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read as UTF-8 text ({first_line(error)})") from error
-    counts = {len(line) for line in lines}
-    if counts not in ({1}, {2}):
-        raise UserError(
-            f"{file}: every line must hold one text, or every line two texts separated by a tab; it must not be empty"
-        )
-    return [line[0] if len(line) == 1 else (line[0], line[1]) for line in lines]
+    if not lines:
+        raise UserError(f"{file} is empty: every line must hold one text, or every line two texts separated by a tab")
+    first = min(len(lines[0][1]), 2)
+    for number, line in lines:
+        if len(line) != first:
+            raise UserError(
+                f"{file}, line {number} holds {len(line)}: every line must hold one text, or every line two texts "
+                "separated by a tab"
+            )
+    return [line[0] if len(line) == 1 else (line[0], line[1]) for _, line in lines]
 
 
 def printed(table: pd.DataFrame) -> str:

@@ -34,10 +34,11 @@ def write(folder: ResultsFolder, out: Path) -> list[Path]:
     except ImportError:
         raise UserError("RO-Crate needs the package rocrate: pip install 'costeff-bench[exports]'") from None
     settings, crate = folder.settings, ROCrate(version="1.1")
+    seeds = dict.fromkeys(seed for task in settings.tasks for seed in settings.seeds_of(task))
     crate.name = f"costeff-bench, profile {settings.profile}"
     crate.description = (
         f"Scores and costs of {len(settings.contestants)} methods that compress text encoders or exit early, on "
-        f"{', '.join(settings.tasks)}; each trained with seeds {', '.join(map(str, settings.seeds))}."
+        f"{', '.join(settings.tasks)}; each trained with seeds {', '.join(map(str, seeds))}."
     )
     apache = crate.add(
         ContextEntity(

@@ -54,7 +54,7 @@ def test_without_counters_it_is_not_available(tmp_path):
 
 
 def test_gpus_are_read_through_nvml(monkeypatch):
-    """The library is replaced, since it needs a driver; one of three GPUs does not count."""
+    """The library is replaced, since it needs a driver; of four GPUs one does not count and one cannot be read."""
 
     class NVMLError(Exception):
         pass
@@ -67,8 +67,14 @@ def test_gpus_are_read_through_nvml(monkeypatch):
         return shown[device]
 
     fake = types.ModuleType("pynvml")
-    fake.NVMLError, fake.nvmlInit, fake.nvmlDeviceGetCount = NVMLError, lambda: None, lambda: 3
-    fake.nvmlDeviceGetHandleByIndex, fake.nvmlDeviceGetTotalEnergyConsumption = lambda number: number, joules
+    fake.NVMLError, fake.nvmlInit, fake.nvmlDeviceGetCount = NVMLError, lambda: None, lambda: 4
+
+    def handle(number):
+        if number == 3:  # it cannot be read
+            raise NVMLError
+        return number
+
+    fake.nvmlDeviceGetHandleByIndex, fake.nvmlDeviceGetTotalEnergyConsumption = handle, joules
     monkeypatch.setitem(sys.modules, "pynvml", fake)
     meter = Meter(energy._nvml())
     before = meter.read()

@@ -213,6 +213,12 @@ def test_a_file_that_is_not_a_list_of_texts_is_refused_in_one_line(tmp_path, tex
         texts_of(tmp_path / "texts")
 
 
+def test_the_line_with_another_number_of_texts_is_named(tmp_path):
+    (tmp_path / "texts").write_text("a\tb\n\nc\td\ne\n")
+    with pytest.raises(UserError, match="texts, line 4 holds 1: every line"):
+        texts_of(tmp_path / "texts")
+
+
 @given(
     st.lists(
         st.text(st.characters(exclude_characters="\t\n\r", exclude_categories=["Cs"])).filter(str.strip), min_size=1
