@@ -80,9 +80,13 @@ def test_every_check_fails_for_some_method():
     assert {each.title for each in CHECKS} - {points} == set(WRONG.values())
 
 
-def test_a_sound_method_passes_all_checks(verdicts: Callable[[str], dict[str, Verdict]]):
-    found = verdicts("Sound")
+@pytest.mark.parametrize("name", ["Sound", "Votes"])
+def test_a_sound_method_passes_all_checks(verdicts: Callable[[str], dict[str, Verdict]], name: str):
+    found = verdicts(name)
     assert {title: verdict.faults for title, verdict in found.items() if verdict.faults and title != "it learns"} == {}
+
+
+def test_thresholds_in_the_wrong_order_give_incomplete_points(verdicts: Callable[[str], dict[str, Verdict]]):
     assert verdicts("WrongWay")["its points are complete, and stricter thresholds cost more"].faults
 
 
