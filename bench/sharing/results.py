@@ -88,10 +88,30 @@ def placeless(settings: Settings) -> dict[str, Any]:
     values = settings.model_dump(mode="json") | {"results": str(Path()), "folder": str(Path()), "reuse": []}
     values["data"]["path"] = values["data"]["path"] and "$GLUE_DIR"
     for task in values["own_tasks"].values():
-        task["files"] = {split: re.sub(r"[$~]", "_", Path(file).name) for split, file in task["files"].items()}
+        task["files"] = {split: _last_name(file) for split, file in task["files"].items()}
+    for task in values["data"]["tasks"].values():
+        if task.get("path"):
+            task["path"] = _last_name(str(task["path"]))
+    for entry in values["contestants"].values():
+        entry |= {name: _without_folders(entry[name]) for name in ("options", "tasks")}
     if Path(values["backbone"]["name"]).is_absolute():
         values["backbone"]["name"] = Path(values["backbone"]["name"]).name
     return values
+
+
+def _without_folders(value: Any) -> Any:
+    """Return options in which checkpoints that are absolute paths, or need a variable or ~, have their last names."""
+    if isinstance(value, list | tuple):
+        return [_without_folders(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _without_folders(each) for key, each in value.items()}
+    if isinstance(value, str) and (value.startswith(("~", "/")) or "$" in value.replace("$$", "")):
+        return _last_name(value)
+    return value
+
+
+def _last_name(path: str) -> str:
+    return re.sub(r"[$~]", "_", Path(path).name)
 
 
 def merge(folders: Sequence[Path], out: Path, finish: Callable[[Settings], None] = lambda settings: None) -> Settings:
