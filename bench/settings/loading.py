@@ -47,7 +47,7 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
 
     A profile is a file, or the name of a profile of the suite (`sketch`). It may build on another profile with
     `extends: <file beside it, or a name>`. `~`, `$VAR` and `${VAR}` are expanded in settings that are paths, not in
-    `path`; `$$` stands for one `$`.A relative `data.path`, or file of `own_tasks`, is relative to the folder of the
+    `path`; `$$` stands for one `$`. A relative `data.path`, or file of `own_tasks`, is relative to the folder of the
     file that states it, and in a variable or in `overrides` to the current folder. Modules of contestants are searched
     in the folder of this file.
 
@@ -200,6 +200,10 @@ def _over(below: dict[str, Any], values: dict[str, Any], name: str) -> dict[str,
     contestant of the primary comparisons, those against its rivals go too.
     """
     merged = merge(below, values)
+    before, own_data = (_mapping(_mapping(each.get("data")).get("tasks")) for each in (below, values))
+    for task, own in own_data.items():
+        if isinstance(own, dict):  # null here is the default, and not the value of the whole section
+            merged["data"]["tasks"][task] = merge(_mapping(before.get(task)), own, keep_null=True)
     primary = _mapping(_mapping(merged.get("comparison")).get("primary"))
     removed = [each for each, entry in _mapping(values.get("contestants")).items() if entry is None]
     if primary.get("contestant") in removed:
