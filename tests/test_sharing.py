@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from bench.errors import UserError
 from bench.reporting.everything import write_everything
@@ -17,6 +18,7 @@ from bench.runs.planning.coming import coming
 from bench.runs.replay import replay
 from bench.runs.train_run import produce
 from bench.settings import Settings, check, load
+from bench.sharing.folders import settings_of as published_settings
 from bench.sharing.results import _united, _without_paths, merge, placeless, publish
 from bench.store import PART, RunKey, read_json, run_folder, write_parquet
 
@@ -96,6 +98,17 @@ def test_settings_that_leave_name_no_place_and_keep_everybodys_tasks(profile, tm
     values = placeless(here)
     assert str(tmp_path) not in str(values) and not Path(values["backbone"]["name"]).is_absolute()
     assert values["own_tasks"]["mail"]["files"] == {"train": "train.csv", "validation": "validation.csv"}
+    places = {"path": "$GLUE_DIR", "source": "folder"}, {"path": f"{tmp_path}/rte", "source": "folder"}
+    sizes = {"a": {"layers": 2, "checkpoint": f"{tmp_path}/small"}, "b": {"checkpoint": "${HOME}/x"}}
+    entry = {"options": {"small": "~/bert", "hub": "owner/name", "sizes": sizes}, "tasks": {"rte": {"small": "~"}}}
+    data = here.data.model_copy(update={"tasks": dict(zip(("cola", "rte"), places, strict=True))})
+    contestants = {"teacher": here.contestants["teacher"].model_copy(update=entry)}
+    values = placeless(here.model_copy(update={"data": data, "contestants": contestants}))
+    assert str(tmp_path) not in str(values) and values["data"]["tasks"]["rte"]["path"] == "rte"
+    options = values["contestants"]["teacher"]["options"]
+    assert (options["small"], options["hub"], options["sizes"]["a"]["checkpoint"]) == ("bert", "owner/name", "small")
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(values))
+    assert published_settings(tmp_path).contestants["teacher"].options == options
     united = _united([here, there], tmp_path / "out")
     assert united.tasks == ["mail", "news"] and set(united.own_tasks) == {"mail", "news"}
 
