@@ -13,10 +13,11 @@ from bench.errors import UserError
 from bench.runs.identity import Identities
 from bench.runs.plan import runs
 from bench.runs.planning.coming import coming
+from bench.runs.ratios import ask, tell
 from bench.runs.train_run import produce, trace_tests
 from bench.runs.training.models import release
 from bench.sharing.models import write_model
-from bench.store import RunKey, read_json, run_folder, weights_file
+from bench.store import RunKey, read_json, record_failure, run_folder, state_folder, weights_file, write_json
 
 BRIEF = {"epochs": 1, "learning_rate": 3e-3}
 FINETUNED = {"method": "baselines.finetuned:Finetuned", "options": BRIEF}
@@ -86,6 +87,52 @@ def test_a_study_to_come_keeps_what_its_trials_need(build):
         produce(settings, key)
         release(settings, key.task, key.seed)
     assert kept(settings) >= {"assistant"}
+
+
+def test_a_run_that_crashed_keeps_what_its_repetition_needs(build):
+    settings = build()
+    teacher, assistant = keys(settings)
+    produce(settings, teacher)
+    state_folder(settings, assistant).mkdir(parents=True)
+    write_json(
+        state_folder(settings, assistant) / "identity.json", {"identity": Identities(settings).of(assistant).hash}
+    )
+    for again in (True, False):
+        record_failure(settings, assistant, "out of memory", again=again)
+        release(settings, "sst2", 0)
+        assert kept(settings) == ({"teacher"} if again else set())
+
+
+@pytest.mark.parametrize("change", [{"seed": 5}, {"population": 3}, {"generations": 2}])
+def test_files_of_an_earlier_study_do_not_release_what_the_trials_of_this_one_need(build, change):
+    values = build(search={**COSTEFF, "options": COSTEFF["options"] | {"sizes": {}}})
+    study = {"method": "search", "tasks": ["sst2"], "generations": 1, "population": 2}
+    before = type(values).model_validate(values.model_dump() | {"studies": [study]})
+    for key in [
+        *keys(before),
+        *(RunKey("sst2", "search", trial.variant, 0) for trial in ask(before, "sst2", "search", 0)),
+    ]:
+        assert produce(before, key) == ""
+    tell(before, "sst2", "search", 0)
+    assistant = RunKey("sst2", "assistant", "full", 0)
+    now = type(values).model_validate(values.model_dump() | {"studies": [study | change]})
+    release(now, "sst2", 0)
+    assert has_weights(run_folder(now, assistant))
+    release(before, "sst2", 0)
+    assert not has_weights(run_folder(now, assistant))
+
+
+def test_a_trial_that_must_be_made_again_keeps_what_it_needs(build):
+    values = build(search={**COSTEFF, "options": COSTEFF["options"] | {"sizes": {}}})
+    study = {"method": "search", "tasks": ["sst2"], "generations": 1, "population": 2}
+    settings = type(values).model_validate(values.model_dump() | {"studies": [study]})
+    trials = [RunKey("sst2", "search", trial.variant, 0) for trial in ask(settings, "sst2", "search", 0)]
+    for key in [*keys(settings), *trials]:
+        assert produce(settings, key) == ""
+    tell(settings, "sst2", "search", 0)
+    (run_folder(settings, trials[0]) / "run.json").unlink()
+    release(settings, "sst2", 0)
+    assert kept(settings) == {"assistant"}
 
 
 def test_a_deleted_model_that_a_new_contestant_needs_is_trained_again_bit_for_bit(build):
