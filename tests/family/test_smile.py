@@ -20,11 +20,12 @@ from bench.method import Method, Needed, contestant
 from bench.runs.collect import _with_stored
 from bench.runs.identity import Identities
 from bench.runs.plan import Planned, runs
+from bench.runs.reuse import reusable_runs
 from bench.runs.train_run import produce
 from bench.runs.training.lineage import steps_in_all
 from bench.runs.training.models import release_after
 from bench.settings import check
-from bench.store import RunKey, read_json, run_folder
+from bench.store import RunKey, read_json, run_folder, weights_file
 from family.compression.smile import RoutedLinear, added, leading, routed
 
 
@@ -174,6 +175,23 @@ def test_weights_stay_until_the_models_of_all_tasks_are_merged(plan):
         needed = {need for each in missing for need in each.needs}
         kept = {each.key for each in planned if has_weights(run_folder(settings, each.key))}
         assert kept == needed - {each.key for each in missing}
+
+
+def test_a_published_model_that_another_task_needs_is_trained_in_its_own_job_too(plan, tmp_path):
+    """The job of each run decides as the plan does, also where a further seed of another task needs the model."""
+    first = plan()
+    for run in sorted(runs(first), key=lambda run: run.key.method != "teacher"):
+        assert produce(first, run.key) == ""
+    for run in runs(first):
+        weights_file(run_folder(first, run.key)).write_bytes(b"")
+    again = {"results": str(tmp_path / "again"), "reuse": [str(first.root)]}
+    for changes, reused in (({}, 4), ({"more_seeds": {"stsb": [4]}}, 3)):
+        now = plan(**again, **changes)
+        identities = Identities(now)
+        whole = reusable_runs(now, identities)
+        assert len(whole) == reused
+        for run in runs(now):
+            assert reusable_runs(now, identities, run.key).get(run.key) == whole.get(run.key)
 
 
 def test_the_training_of_one_model_for_two_tasks_is_shared_by_both(plan):
