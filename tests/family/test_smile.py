@@ -132,6 +132,26 @@ def test_what_all_tasks_share_is_stored_once():
     assert set(found["one"]) == {106} and set(found["many"]) == {306}
 
 
+@given(
+    st.dictionaries(st.sampled_from(["sst2", "mnli", "stsb"]), st.sets(st.integers(0, 2), min_size=1), min_size=1),
+    st.sampled_from([0.0, 100.0]),
+    st.booleans(),
+)
+def test_parameters_of_all_tasks_are_those_of_a_seed_that_has_them_all(seeds, common, failed):
+    sizes = {"sst2": 102, "mnli": 103, "stsb": 101}
+    row = {"kind": "static", "split": "validation", "method": "one", "variant": "full", "common_parameters": common}
+    rows = [
+        row | {"task": task, "seed": seed, "parameters": sizes[task]} for task, each in seeds.items() for seed in each
+    ]
+    if failed:
+        rows.append({"task": "rte", "seed": 0, "method": "one", "variant": "full"})
+    found = _with_stored(pd.DataFrame(rows)).groupby("seed")["parameters_all_tasks"].mean()
+    whole = sum(sizes[task] for task in seeds) - common * (len(seeds) - 1)
+    for seed, stored in found.items():
+        complete = not failed and all(seed in each for each in seeds.values())
+        assert stored == whole if complete else np.isnan(stored)
+
+
 @pytest.fixture
 def plan(tiny_settings, tmp_path):
     """Settings of a teacher and SMILE on two tasks."""

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.encoder.saved import has_weights, load_model
 from bench.errors import UserError
+from bench.runs.collect import failures
 from bench.runs.identity import Identities
 from bench.runs.plan import runs
 from bench.runs.planning.coming import coming
@@ -120,6 +121,25 @@ def test_files_of_an_earlier_study_do_not_release_what_the_trials_of_this_one_ne
     assert has_weights(run_folder(now, assistant))
     release(before, "sst2", 0)
     assert not has_weights(run_folder(now, assistant))
+
+
+def test_a_trial_that_crashed_is_named_and_repeated_and_one_that_diverged_is_not(build, costeff, tmp_path):
+    """Even if the finished runs cannot be merged, here since one has another learning rate."""
+    values = build(search={**COSTEFF, "options": COSTEFF["options"] | {"sizes": {}}})
+    study = {"method": "search", "tasks": ["sst2"], "generations": 1, "population": 2}
+    settings = type(values).model_validate(values.model_dump() | {"studies": [study]})
+    assert produce(settings, RunKey("sst2", "teacher", "full", 0)) == ""
+    crashed, diverged = (RunKey("sst2", "search", trial.variant, 0) for trial in ask(settings, "sst2", "search", 0))
+    record_failure(settings, crashed, "out of memory", again=True)
+    record_failure(settings, diverged, "the loss is not finite", again=False)
+    assert f"{crashed.path}: out of memory" in failures(settings)
+    assert not any(str(diverged.path) in line for line in failures(settings))
+    file, other = tmp_path / "settings.yaml", settings.model_dump(mode="json")
+    other["contestants"]["teacher"]["options"]["learning_rate"] = 1e-4
+    file.write_text(yaml.safe_dump(other))
+    assert "was made with other settings" in costeff("wrap-up", "--config", file).stderr
+    assert [(run_folder(settings, key) / "run.json").exists() for key in (crashed, diverged)] == [False, True]
+    assert f"{crashed.path}: out of memory" in failures(settings)
 
 
 def test_a_trial_that_must_be_made_again_keeps_what_it_needs(build):
