@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_log
 
 from bench.context import Context, load_model
 from bench.encoder.saved import has_weights
-from bench.errors import NeedFailed, TrainingFailed, UserError, is_disk_full
+from bench.errors import NeedFailed, NoStages, TrainingFailed, UserError, is_disk_full
 from bench.measuring import counting
 from bench.measuring.recording import record
 from bench.method import Method, contestant
@@ -48,6 +48,7 @@ from bench.store import (
     weights_file,
     weights_of,
     write_json,
+    written_at_once,
 )
 from bench.tasks.catalogue import Task
 from bench.trace import Trace
@@ -192,7 +193,7 @@ def _make(method: Method, context: Context, folder: Path, began: Usage) -> dict[
 
 
 def _trained(method: Method, context: Context) -> tuple[PreTrainedModel, Trace, bool, Context]:
-    """Train a run, again with another seed where it collapses.
+    """Train a run, again with another seed where it collapses and the seed matters.
 
     Returns:
         The model, its trace of the selection split, whether it collapsed, and the context of the last attempt.
@@ -205,10 +206,18 @@ def _trained(method: Method, context: Context) -> tuple[PreTrainedModel, Trace, 
             model = method.train(context, context.key.variant).eval().requires_grad_(False)
         trace = record(model, context.selection, settings.training.eval_batch_size)
         again = collapsed(model, trace, context.task)
-        if not again or context.attempt == settings.training.restarts:
+        if not again or context.attempt == settings.training.restarts or not _depends_on_seed(method, context):
             return model, trace, again, context
         log.warning("%s: the same answer for all examples; training again with another seed", context.key.path)
         context = context.again()
+
+
+def _depends_on_seed(method: Method, context: Context) -> bool:
+    """Return whether a variant has optimizer steps or scores examples that it draws; True if not known."""
+    try:
+        return any(stage.steps or stage.scored for stage in method.stages(context.key.variant, len(context.train)))
+    except NoStages:
+        return True
 
 
 def _restore(settings: Settings, method: Method, key: RunKey, identities: Identities) -> None:
@@ -238,7 +247,8 @@ def _restore(settings: Settings, method: Method, key: RunKey, identities: Identi
                     f"{need.path}: training it again gives other weights than those recorded in run.json (another "
                     f"machine, or changed code); delete {folder} and run again"
                 )
-            weights_file(again).replace(weights_file(folder))
+            with written_at_once(weights_file(folder)) as part:  # `model` may be a link to another disk
+                shutil.move(weights_file(again), part)
             remove_folder(again)
             remove_folder(state)
 

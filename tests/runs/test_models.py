@@ -1,5 +1,7 @@
 """Weights are kept while a run to come needs them; deleted ones are trained again, bit for bit, where needed."""
 
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -180,6 +182,34 @@ def test_a_deleted_model_that_a_new_contestant_needs_is_trained_again_bit_for_bi
         assert weights_file(run_folder(after, key)).read_bytes() == weights_file(run_folder(whole, key)).read_bytes()
     release(after, "sst2", 0)
     assert kept(after) == set()
+
+
+def test_runs_whose_weights_were_deleted_are_still_to_come_if_all_are_kept(build):
+    settings, keeping = build(), build(keep_models=True)
+    for key in keys(settings):
+        produce(settings, key)
+        release(settings, key.task, key.seed)
+    assert len(coming(settings, Identities(settings))) == 0
+    assert list(coming(keeping, Identities(keeping)).runs) == keys(keeping)
+    for key in keys(keeping):
+        assert produce(keeping, key) == ""
+    assert len(coming(keeping, Identities(keeping))) == 0
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a second file system")
+def test_weights_are_restored_on_another_disk(build, tmp_path):
+    settings = build()
+    teacher, assistant = keys(settings)
+    produce(settings, teacher)
+    before = weights_file(run_folder(settings, teacher)).read_bytes()
+    weights_file(run_folder(settings, teacher)).unlink()
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as disk:
+        model = run_folder(settings, teacher) / "model"
+        shutil.copytree(model, disk, dirs_exist_ok=True)
+        shutil.rmtree(model)
+        model.symlink_to(disk)
+        assert produce(settings, assistant) == ""
+        assert weights_file(run_folder(settings, teacher)).read_bytes() == before and model.is_symlink()
 
 
 def test_weights_that_come_out_otherwise_are_refused(build):
