@@ -164,8 +164,14 @@ def tf32(wanted: bool) -> Iterator[None]:
 
 def _make(method: Method, context: Context, folder: Path, began: Usage) -> dict[str, Any]:
     """Train, trace and count costs; return the facts for run.json."""
+    return _write(*_trained(method, context), folder, began)
+
+
+def _write(
+    model: PreTrainedModel, selection: Trace, again: bool, context: Context, folder: Path, began: Usage
+) -> dict[str, Any]:
+    """Write the files of a run from what `_trained` returns, except run.json; return the facts for run.json."""
     settings = context.settings
-    model, selection, again, context = _trained(method, context)
     trained = time.monotonic()
     clear_run(folder)
     weights = _save_model(model, context, folder)
@@ -223,8 +229,10 @@ def _depends_on_seed(method: Method, context: Context) -> bool:
 def _restore(settings: Settings, method: Method, key: RunKey, identities: Identities) -> None:
     """Train the models that a run needs again where their weights were deleted; all other files stay.
 
+    The weights of a run that was copied may come out otherwise on this machine; then all its files are made anew.
+
     Raises:
-        UserError: If the new weights are not those that the files of the run name.
+        UserError: If the new weights are not those that the files of the run name, which was made here.
     """
     for need in method.needed(key):
         folder, state = run_folder(settings, need), state_folder(settings, need)
@@ -233,22 +241,27 @@ def _restore(settings: Settings, method: Method, key: RunKey, identities: Identi
         with _run_lock(state, need, wait=True):
             if has_weights(folder):
                 continue
-            needed = contestant(settings, need.method, need.task)
+            began, needed = Usage.now(), contestant(settings, need.method, need.task)
             _restore(settings, needed, need, identities)
-            log.info("%s: its weights were deleted (keep_models: false); training them again", need.path)
-            code = code_of(type(needed)).get("fingerprint")
-            _fresh_state(state, identities.of(need), where(settings), code)
-            model, _, _, context = _trained(needed, Context(settings, needed.task, need, state))
+            log.info("%s: it has no weights; training them again", need.path)
+            identity = identities.of(need)
+            _fresh_state(state, identity, where(settings), code_of(type(needed)).get("fingerprint"))
+            found = _trained(needed, Context(settings, needed.task, need, state))
+            model, _, _, context = found
             again = folder / f"{PART}again"
-            digest = _save_model(model, context, again)
-            if digest != weights_of(folder):
+            if _save_model(model, context, again) == weights_of(folder):
+                with written_at_once(weights_file(folder)) as part:  # `model` may be a link to another disk
+                    shutil.move(weights_file(again), part)
+            elif "taken_from" in read_json(folder / "run.json"):
+                log.info("%s: other weights than those of the copied run; replacing its files", need.path)
+                facts = _write(*found, folder, began)
+                write_json(folder / "run.json", describe(context, needed, identity, began) | facts)
+            else:
                 remove_folder(again)
                 raise UserError(
                     f"{need.path}: training it again gives other weights than those recorded in run.json (another "
                     f"machine, or changed code); delete {folder} and run again"
                 )
-            with written_at_once(weights_file(folder)) as part:  # `model` may be a link to another disk
-                shutil.move(weights_file(again), part)
             remove_folder(again)
             remove_folder(state)
 

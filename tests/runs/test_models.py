@@ -21,6 +21,7 @@ from bench.runs.train_run import produce, trace_tests
 from bench.runs.training.models import release
 from bench.sharing.models import write_model
 from bench.store import RunKey, read_json, record_failure, run_folder, state_folder, weights_file, write_json
+from bench.trace import is_current
 
 BRIEF = {"epochs": 1, "learning_rate": 3e-3}
 FINETUNED = {"method": "baselines.finetuned:Finetuned", "options": BRIEF}
@@ -222,6 +223,26 @@ def test_weights_that_come_out_otherwise_are_refused(build):
     why = produce(settings, assistant)
     assert "gives other weights" in why and "delete" in why and "\n" not in why
     assert not has_weights(run_folder(settings, teacher))
+
+
+def test_a_copied_run_without_weights_is_made_anew_for_a_later_contestant_on_another_machine(build):
+    """Its teacher, copied too, comes out otherwise as well; the files of both then belong to the new weights."""
+    first = build(folder="first")
+    for key in keys(first):
+        produce(first, key)
+        release(first, key.task, key.seed)
+    copied = build(folder="copied").model_copy(update={"reuse": [first.root]})
+    for key in keys(copied):
+        assert produce(copied, key) == ""
+        facts = run_folder(copied, key) / "run.json"
+        write_json(facts, read_json(facts) | {"weights": "0" * 16})
+    later = build(folder="copied", costeff=COSTEFF)
+    assert produce(later, RunKey("sst2", "costeff", "half", 0)) == ""
+    for key in keys(later):
+        folder = run_folder(later, key)
+        assert "taken_from" not in read_json(folder / "run.json") and has_weights(folder)
+        assert all(is_current(trace) for trace in folder.glob("trace-*.parquet"))
+    assert len(coming(later, Identities(later))) == 0
 
 
 def test_commands_that_need_weights_say_what_to_do(build):
