@@ -16,6 +16,7 @@ from bench.runs.identity import Identities
 from bench.runs.plan import runs
 from bench.runs.planning.coming import coming
 from bench.runs.replay import replay
+from bench.runs.reuse import reusable_runs
 from bench.runs.train_run import produce
 from bench.settings import Settings, check, load
 from bench.sharing.folders import settings_of as published_settings
@@ -163,6 +164,23 @@ def test_a_published_teacher_is_trained_where_a_newcomer_starts_from_it(first, p
     with pytest.raises(UserError, match="is the folder of these results"):
         produce(profile(tmp_path, reuse=[settings.root]), teacher)
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("split", ["validation", "calibration"])
+def test_a_run_without_its_traces_is_trained_and_a_folder_of_points_only_refused(first, profile, tmp_path, split):
+    source = tmp_path / "source"
+    shutil.copytree(first[1], source)
+    key = RunKey("sst2", "pabee", "full", 0)
+    (source / "runs" / key.path / f"trace-{split}.parquet").unlink()
+    settings = profile(tmp_path, reuse=[source])
+    identities = Identities(settings)
+    assert {each.method for each in reusable_runs(settings, identities)} == {"teacher"}
+    assert not reusable_runs(settings, identities, key)
+    for trace in source.rglob("trace-*.parquet"):
+        trace.unlink()
+    for one in (None, key):
+        with pytest.raises(UserError, match="has points only, no traces"):
+            reusable_runs(settings, identities, one)
 
 
 def test_a_folder_in_which_a_job_saves_its_model_can_be_reused(first, profile, tmp_path):

@@ -154,7 +154,7 @@ class Values(BaseModel):
 
 
 Name = Annotated[str, AfterValidator(_name)]
-"""Name of a task, contestant or variant; see `bench.store.valid_name`."""
+"""Name of a task, contestant or variant; see `bench.names.valid_name`."""
 Count = Annotated[int, Field(le=10**9)]
 """Whole number, or its digits: `--config` of Snakemake passes the numbers in a mapping as text.
 
