@@ -263,7 +263,7 @@ def ratio_axis(axis: Axis, low: float, high: float) -> None:
 
 
 class _Counts(Locator):
-    """Ticks at 1, 2 and 5 of every decade of a log axis; finer steps where that gives less than two ticks."""
+    """Ticks at 1, 2 and 5 of every decade of a log axis; finer steps where that gives less than three ticks."""
 
     def __call__(self) -> Any:
         assert self.axis is not None
@@ -274,9 +274,9 @@ class _Counts(Locator):
         for steps in ((1.0, 2.0, 5.0), (1.0, 2.0, 3.0, 5.0, 7.0)):
             ticks = np.outer(decades, steps).ravel()
             ticks = ticks[(vmin <= ticks) & (ticks <= vmax)]
-            if len(ticks) > 1:
+            if len(ticks) > 2:
                 return ticks
-        return MaxNLocator(4, min_n_ticks=3).tick_values(vmin, vmax)
+        return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3).tick_values(vmin, vmax)
 
 
 def count_axis(axis: Axis) -> None:
