@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from bench.context import data_survey
 from bench.encoder.early import engine
-from bench.encoder.saved import has_weights
+from bench.encoder.saved import has_weights, of_shape
 from bench.errors import UserError
 from bench.exit_policies.deciding import never
 from bench.measuring import counting
@@ -79,6 +79,16 @@ def test_the_leading_part_is_that_of_the_svd(shape):
     left, right = leading(matrix, 3)
     np.testing.assert_allclose(left @ right, u[:, :3] @ np.diag(s[:3]) @ vt[:3], atol=1e-10)
     np.testing.assert_allclose(right @ right.T, np.eye(3), atol=1e-10)
+
+
+def test_a_model_without_trained_weights_uses_all_experts(tmp_path):
+    start, *tuned = models()
+    routed(start, tuned[0], tuned, 2, 3).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    layer = of_shape(tmp_path, torch.device("cpu")).layers[0].query
+    tokens = torch.randn(200, 32)
+    scores = (layer.routers @ tokens.T).norm(dim=1)
+    assert scores.argmax(0).bincount(minlength=3).min() > 20
 
 
 def test_one_expert_of_full_rank_is_the_fine_tuned_layer():

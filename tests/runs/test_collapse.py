@@ -139,3 +139,21 @@ def test_the_training_table_names_the_models_with_other_steps():
     assert lines["CPU seconds"].to_dict() == {"teacher": 9, "alike": 1, "long": 2, "none": 3}
     assert "Seconds" not in lines
     assert table.notes[-1].endswith("than the teacher: long 2.00; none trains nothing.")
+
+
+def test_a_pause_of_the_machine_does_not_change_the_seconds_of_training():
+    row = {
+        "variant": "full",
+        "status": "ok",
+        "method": "teacher",
+        "label": "teacher",
+        "restarts": 0,
+        "collapsed": False,
+    }
+    made = [
+        row | {"task": "sst2", "seed": seed, "training_steps": 9.0, "training_seconds": seconds}
+        for seed, seconds in enumerate((50.0, 51.0, 4000.0))
+    ]
+    table = training(pd.DataFrame(made), [], Roles())
+    assert table is not None and table.values["Seconds"].item() == 51
+    assert any("the median over tasks" in note for note in table.notes)
