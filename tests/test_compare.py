@@ -44,8 +44,13 @@ def test_any_folder_is_compared_from_anywhere(costeff, published, tasks, shown):
     answer, table = out.split("\n\n", 1)
     rows = [line.split("|") for line in table.splitlines() if line.startswith("|")]
     place = {name.strip(): at for at, name in enumerate(rows[0])}
-    several = any(row[place["Tasks"]].strip() == "all tasks" for row in rows)
-    whole = [row for row in rows[2:] if several is (row[place["Tasks"]].strip() == "all tasks")]
+    average = f"selected: {tasks}" if tasks else "all tasks"
+    several = any(row[place["Tasks"]].strip() == average for row in rows)
+    assert several is (len(shown) > 1 or not tasks)
+    assert answer.startswith("Verdicts are corrected for the comparisons printed here (") and "primary)" in answer
+    assert f"({average if several else 'single tasks'} 2" in answer
+    assert not any("primary" in field for row in rows for field in row), "the tables have another family"
+    whole = [row for row in rows[2:] if several is (row[place["Tasks"]].strip() == average)]
     whole = [row for row in whole if row[place["Verdict"]].strip() != "–"]
     assert whole
     for row in whole:

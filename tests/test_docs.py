@@ -29,7 +29,7 @@ PAGES = [
     *sorted((ROOT / "docs").rglob("*.md")),
     *sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.md")),
 ]
-OTHER_PROGRAMS = {"git", "pip", "python", "mkdir", "cat", "conda", ".", "cd"}
+OTHER_PROGRAMS = {"git", "pip", "python", "mkdir", "cat", "conda", "hf", "export", ".", "cd"}
 """What may begin a command line beside the suite's own commands, `make` and `snakemake`."""
 
 

@@ -65,3 +65,29 @@ def test_a_method_that_is_no_import_path_is_refused_in_plain_words(tmp_path, met
     with pytest.raises(UserError, match=r"is not the import path of a class, package\.module:Class") as caught:
         load(tmp_path / "a.yaml")
     assert "pattern" not in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["data", "data of a task", "own task"])
+@pytest.mark.parametrize("given", ["$TEXTS", "${TEXTS}/", "~/texts", "--config"])
+def test_jobs_in_any_folder_read_the_data_of_the_main_process(tmp_path, monkeypatch, place, given):
+    """Relative paths in variables and in --config start at the current folder, also once settings.yaml is written."""
+    here, results = tmp_path / "here", tmp_path / "here" / "results" / "mine"
+    results.mkdir(parents=True)
+    monkeypatch.setenv("TEXTS", "texts")
+    monkeypatch.setenv("HOME", "../here")
+    monkeypatch.chdir(here)
+    text = "texts" if given == "--config" else given
+    folder = {"source": "folder", "path": text}
+    values = {
+        "data": {"data": folder},
+        "data of a task": {"data": {"tasks": {"rte": folder}}},
+        "own task": {"own_tasks": {"mine": TASK | {"files": {"train": f"{text}/train.csv"}}}},
+    }[place]
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"extends": "sketch"} | ({} if given == "--config" else values)))
+    settings = load(tmp_path / "mine.yaml", values if given == "--config" else {})
+    (results / "settings.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    monkeypatch.chdir(results)
+    monkeypatch.delenv("TEXTS")
+    for each in (settings, load(results / "settings.yaml")):
+        found = each.own_tasks["mine"].files["train"].parent if place == "own task" else each.data.of("rte").path
+        assert found.is_absolute() and found.resolve() == here / "texts"

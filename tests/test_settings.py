@@ -225,6 +225,20 @@ def test_only_paths_are_expanded(monkeypatch):
     assert again == settings
 
 
+@pytest.mark.parametrize("parent", [{}, {"max_length": [32, 32]}, {"max_train": 50}])
+def test_null_for_one_task_is_the_default_whatever_the_parent_has(tmp_path, parent):
+    data = {"max_train": 1000, "tasks": {"rte": parent} if parent else {}}
+    (tmp_path / "base.yaml").write_text(yaml.safe_dump(values(data=data)))
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\ndata: {tasks: {rte: {max_train: null}}}")
+    settings = load(tmp_path / "mine.yaml")
+    assert settings.data.of("rte").max_train is None and settings.data.of("cola").max_train == 1000
+    assert settings.data.of("rte").max_length == tuple(parent.get("max_length", (128, 128)))
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(settings.model_dump(mode="json")))
+    assert load(tmp_path / "settings.yaml").data == settings.data
+    (tmp_path / "mine.yaml").write_text("extends: base.yaml\ndata: {tasks: {rte: null}}")
+    assert load(tmp_path / "mine.yaml").data.of("rte").max_train == 1000
+
+
 def test_a_profile_that_removes_the_primary_contestant_has_no_primary_rivals(tmp_path):
     removed = "{costeff: null, search: null, teacher-long: null}"
     (tmp_path / "mine.yaml").write_text(f"extends: tiny\ncontestants: {removed}\nstudies: []\n")

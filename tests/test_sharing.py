@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from bench.errors import UserError
 from bench.reporting.everything import write_everything
@@ -15,8 +16,10 @@ from bench.runs.identity import Identities
 from bench.runs.plan import runs
 from bench.runs.planning.coming import coming
 from bench.runs.replay import replay
+from bench.runs.reuse import reusable_runs
 from bench.runs.train_run import produce
 from bench.settings import Settings, check, load
+from bench.sharing.folders import settings_of as published_settings
 from bench.sharing.results import _united, _without_paths, merge, placeless, publish
 from bench.store import PART, RunKey, read_json, run_folder, write_parquet
 
@@ -96,6 +99,17 @@ def test_settings_that_leave_name_no_place_and_keep_everybodys_tasks(profile, tm
     values = placeless(here)
     assert str(tmp_path) not in str(values) and not Path(values["backbone"]["name"]).is_absolute()
     assert values["own_tasks"]["mail"]["files"] == {"train": "train.csv", "validation": "validation.csv"}
+    places = {"path": "$GLUE_DIR", "source": "folder"}, {"path": f"{tmp_path}/rte", "source": "folder"}
+    sizes = {"a": {"layers": 2, "checkpoint": f"{tmp_path}/small"}, "b": {"checkpoint": "${HOME}/x"}}
+    entry = {"options": {"small": "~/bert", "hub": "owner/name", "sizes": sizes}, "tasks": {"rte": {"small": "~"}}}
+    data = here.data.model_copy(update={"tasks": dict(zip(("cola", "rte"), places, strict=True))})
+    contestants = {"teacher": here.contestants["teacher"].model_copy(update=entry)}
+    values = placeless(here.model_copy(update={"data": data, "contestants": contestants}))
+    assert str(tmp_path) not in str(values) and values["data"]["tasks"]["rte"]["path"] == "rte"
+    options = values["contestants"]["teacher"]["options"]
+    assert (options["small"], options["hub"], options["sizes"]["a"]["checkpoint"]) == ("bert", "owner/name", "small")
+    (tmp_path / "settings.yaml").write_text(yaml.safe_dump(values))
+    assert published_settings(tmp_path).contestants["teacher"].options == options
     united = _united([here, there], tmp_path / "out")
     assert united.tasks == ["mail", "news"] and set(united.own_tasks) == {"mail", "news"}
 
@@ -150,6 +164,23 @@ def test_a_published_teacher_is_trained_where_a_newcomer_starts_from_it(first, p
     with pytest.raises(UserError, match="is the folder of these results"):
         produce(profile(tmp_path, reuse=[settings.root]), teacher)
     assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("split", ["validation", "calibration"])
+def test_a_run_without_its_traces_is_trained_and_a_folder_of_points_only_refused(first, profile, tmp_path, split):
+    source = tmp_path / "source"
+    shutil.copytree(first[1], source)
+    key = RunKey("sst2", "pabee", "full", 0)
+    (source / "runs" / key.path / f"trace-{split}.parquet").unlink()
+    settings = profile(tmp_path, reuse=[source])
+    identities = Identities(settings)
+    assert {each.method for each in reusable_runs(settings, identities)} == {"teacher"}
+    assert not reusable_runs(settings, identities, key)
+    for trace in source.rglob("trace-*.parquet"):
+        trace.unlink()
+    for one in (None, key):
+        with pytest.raises(UserError, match="has points only, no traces"):
+            reusable_runs(settings, identities, one)
 
 
 def test_a_folder_in_which_a_job_saves_its_model_can_be_reused(first, profile, tmp_path):

@@ -22,7 +22,7 @@ from bench.analysis.budgets import (
 from bench.analysis.frontier import hypervolume
 from bench.analysis.roles import Roles
 from bench.errors import UserError
-from bench.tasks.catalogue import Task
+from bench.tasks.catalogue import Task, in_order
 
 BUDGETS = (2.0, 4.0, 8.0, 19.0)
 LEARNED_GAIN = 0.05
@@ -98,7 +98,8 @@ def kept(gain: ArrayLike, teacher_gain: ArrayLike) -> float:
 def learned_tasks(points: pd.DataFrame, *, reference: str = "teacher") -> list[str]:
     """Return the tasks where the reference gains at least `LEARNED_GAIN` over the constant baseline with every seed.
 
-    Gains are those on the selection split. A task where a run of the reference failed does not count as learned.
+    They are in the order of the catalogue. Gains are those on the selection split. A task where a run of the reference
+    failed does not count as learned.
     """
     split, keys = selection_split(points), ["task", "seed"]
     control = control_rows(points, split=split).set_index(keys)["score"]
@@ -107,7 +108,7 @@ def learned_tasks(points: pd.DataFrame, *, reference: str = "teacher") -> list[s
     index = pd.MultiIndex.from_frame(planned)
     enough = (teacher.reindex(index) - control.reindex(index) >= LEARNED_GAIN - ROUNDING).to_numpy()
     every = pd.Series(enough, index=planned["task"].to_numpy()).groupby(level=0, sort=False).all()
-    return [str(task) for task in every.index[every]]
+    return in_order(map(str, every.index[every]))
 
 
 def select_tasks(wanted: str, points: pd.DataFrame, known: Mapping[str, Task], *, reference: str) -> list[str]:

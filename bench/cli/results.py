@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -61,10 +62,11 @@ def compare(
 
     A method that has only points at full depth, such as the teacher, is compared at 1x.
     """
+    from bench.analysis.budgets import BUDGETS as OF_TABLES
     from bench.analysis.budgets import has_traces, succeeded
-    from bench.analysis.comparing.pairings import pairings
+    from bench.analysis.comparing.pairings import every_pair, pairings
     from bench.analysis.comparing.resampling import resamples_of
-    from bench.analysis.comparing.verdicts import BUDGETS
+    from bench.analysis.comparing.verdicts import ALL, BUDGETS, comparable
     from bench.analysis.comparing.verdicts import compare as verdicts
     from bench.analysis.statistics import learned_tasks, select_tasks
     from bench.reporting.tables.comparisons import FORMATS, how, note_seeds, printed, sentences
@@ -92,29 +94,40 @@ def compare(
     points = points[has_traces(points)]
     if missing := {a, *others} & (set(untraced["method"]) - set(points["method"])):
         raise UserError(f"{min(missing)}: published without traces, so it cannot be compared; see tables/main.md")
+    comparison, reference = settings.comparison, settings.reference
+    pairs = every_pair(points, reference=reference, ablations=settings.ablations, first=comparison.primary.contestant)
+    of_tables = pairings(points, pairs, comparison, reference=reference, budgets=OF_TABLES)
+    primary = comparable(points, [each for each in of_tables if each.primary])
     if tasks is not None:
         known = tasks_of(settings.own_tasks)
         points = points[points["task"].isin(select_tasks(tasks, points, known, reference=settings.reference))]
     if a in others:
         raise UserError(f"{a} cannot be compared with itself; name another contestant")
     rivals = others or [method for method in dict.fromkeys(points["method"]) if method != a]
-    comparison, reference = settings.comparison, settings.reference
     resamples = resamples_of(points, settings.root / "runs", comparison)
     wanted = pairings(
         points, [(a, rival) for rival in rivals], comparison, reference=reference, budgets=speedup or BUDGETS
     )
+    # The family of primary comparisons has those of other contestants too, so none of these is called primary.
+    wanted = [replace(each, primary=False) for each in wanted]
     learned = learned_tasks(points, reference=reference)
     found = verdicts(points, wanted, resamples, comparison, learned=learned)
     names = display_names(points)
-    values = printed(note_seeds(found, points, learned), names).drop(columns="A")
+    average = ALL if tasks is None else f"selected: {tasks}"
+    values = printed(note_seeds(found, points, learned), names).drop(columns=["Comparison", "A"])
+    values["Tasks"] = values["Tasks"].replace(ALL, average)
     said = (
         f"{names[a]} (A) minus B on validation, both at least so many times cheaper than the reference, "
         f"{names.get(reference, reference)}"
     )
-    typer.echo("".join(f"{line}\n" for line in sentences(found, names)))
+    counts = {average if scope == ALL else scope: count for (_, scope), count in found.attrs["comparisons"].items()}
+    covered = ", ".join(f"{scope} {count}" for scope, count in counts.items()) or "none"
     typer.echo(
-        Table("compare", said, values, FORMATS, notes=[how(settings.comparison, found.attrs["comparisons"])]).markdown()
+        f"Verdicts are corrected for the comparisons printed here ({covered}). The tables of the profile correct for "
+        f"all of theirs ({primary} primary), so their verdicts can differ."
     )
+    typer.echo("".join(f"{line}\n" for line in sentences(found, names)))
+    typer.echo(Table("compare", said, values, FORMATS, notes=[how(settings.comparison, covered)]).markdown())
 
 
 @app.command(rich_help_panel=EVERYDAY)

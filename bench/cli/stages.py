@@ -106,12 +106,12 @@ def wrap_up(profile: Profile = None, config: Config = None) -> None:
         from bench.store import finished_settings
 
     settings = finished_settings(settings_of(profile, config))
+    forget_crashes(settings)  # first: the rest fails, for instance, where a run has other settings
     if bring_up_to_date(settings):
         for line in write_everything(settings):
             typer.echo(line)
     for line in failures(settings):
         typer.echo(f"failed: {line}")
-    forget_crashes(settings)
 
 
 @sweep.command("ask")

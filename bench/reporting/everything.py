@@ -66,7 +66,7 @@ def _written(settings: Settings) -> Iterator[str]:
         table.write(settings.root / "tables")
     declared = comparison.primary.contestant
     sources = sources_of(declared, runs) if declared else set()
-    found = findings(points, made, roles, contestant=declared, sources=sources)
+    found = findings(points, made, roles, contestant=declared, sources=sources, level=comparison.level)
     (settings.root / FINDINGS).write_text("\n".join(found) + "\n", encoding="utf-8")
     skipped = drawing()
     yield from (f"no figure {each.name}: {each.reason}" for each in skipped)

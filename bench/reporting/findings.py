@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import re
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from bench.analysis.budgets import at_budget, control_rows, teacher_rows
 from bench.analysis.comparing.seeds import geometric
-from bench.analysis.comparing.verdicts import LEARNED, PRIMARY
+from bench.analysis.comparing.verdicts import ALL, LEARNED, PRIMARY
 from bench.analysis.roles import Roles
 from bench.analysis.statistics import LEARNED_GAIN, learned_tasks
 from bench.reporting.tables import Table
@@ -33,8 +35,11 @@ def findings(
     *,
     contestant: str | None = None,
     sources: Collection[str] = (),
+    level: float = 0.95,
 ) -> list[str]:
-    """Return what was found: two lines, and those of the declared comparisons (one per speed-up, and one before them).
+    """Return what was found, in short lines: what was learned, the best methods, the declared comparisons.
+
+    The last two have a line for the learned tasks and one for all tasks, or one line where these are the same.
 
     Args:
         points: All operating points.
@@ -42,25 +47,53 @@ def findings(
         roles: The roles of the methods.
         contestant: The contestant of the declared comparisons; None: these are left out.
         sources: The contestants that it is trained from (`sources_of`), which are no rivals.
+        level: Confidence level of the intervals.
     """
-    names = display_names(points)
-    found = [_learned(points, names, roles), _cheapest(points, names, roles)]
+    names, tasks = _short_names(points), tasks_of(points)
+    learned = learned_tasks(points, reference=roles.reference)
+    scopes = {ALL: tasks} if len(tasks) > 1 else {title_of(tasks[0]): tasks}
+    if 0 < len(learned) < len(tasks):
+        scopes = {LEARNED: learned, **scopes}
+    found = [_learned(points, names, roles, learned)]
+    found += [_cheapest(points[points["task"].isin(some)], names, roles, scope) for scope, some in scopes.items()]
     table = next((table.values for table in tables if table.name == "verdicts"), pd.DataFrame())
     if contestant in names and not table.empty:
-        rows = table[(table["Comparison"] == PRIMARY) & (table["Tasks"] != LEARNED)]
-        count = int(rows["Verdict"].ne("").sum())
-        rows = rows[rows["A"] == names[contestant]]
+        rows = table[(table["Comparison"] == PRIMARY) & table["Tasks"].isin(list(scopes))]
+        compared = rows[rows["Verdict"].ne("")].groupby("Tasks").size().to_dict()
+        rows = rows[rows["A"] == display_names(points)[contestant]]
         budgets = [max(map(_budget, pair)) for pair in zip(rows["A at least"], rows["B at least"], strict=True)]
-        rows = rows.assign(budget=budgets).sort_values("budget", kind="stable")
-        reference = names.get(roles.reference, "")
-        found.append(_against(rows, reference, points, count))
+        named = {title: names[method] for method, title in display_names(points).items()}
+        rows = rows.assign(budget=budgets, A=rows["A"].map(named), B=rows["B"].map(named))
+        rows = rows.sort_values("budget", kind="stable")
         own = [names[source] for source in sorted(sources) if source in names and source != roles.reference]
-        lines = _rivals(rows[~rows["B"].isin([reference, *own])], contestant, points["task"].nunique())
         own = [name for name in own if name in set(rows["B"])]
-        if own and lines:
-            lines[-1] += f" Not counted as rivals, since {names[contestant]} is trained from them: {'; '.join(own)}."
-        found += lines
+        rows = rows[~rows["B"].isin(own)]
+        if len(rows):
+            found += [
+                _head(points, names[contestant], {scope: compared.get(scope, 0) for scope in scopes}, level),
+                *(
+                    _verdicts(
+                        rows[(rows["budget"] == budget) & (rows["Tasks"] == scope)],
+                        rows,
+                        scope,
+                        budget,
+                        names.get(roles.reference, ""),
+                    )
+                    for budget in dict.fromkeys(rows["budget"])
+                    for scope in scopes
+                ),
+            ]
+        if own and len(rows):
+            found.append(f"Left out, since {names[contestant]} is trained from them: {'; '.join(own)}.")
     return [line for line in found if line]
+
+
+def _short_names(points: pd.DataFrame) -> dict[str, str]:
+    """Return the display names without their brackets, where they stay distinct."""
+    names = display_names(points)
+    short = {method: re.sub(r" *\([^()]*\)", "", name) for method, name in names.items()}
+    count = Counter(short.values())
+    return {method: short[method] if count[short[method]] == 1 else name for method, name in names.items()}
 
 
 def sources_of(contestant: str, runs: Path) -> set[str]:
@@ -84,24 +117,22 @@ def sources_of(contestant: str, runs: Path) -> set[str]:
     return found
 
 
-def _learned(points: pd.DataFrame, names: dict[str, str], roles: Roles) -> str:
+def _learned(points: pd.DataFrame, names: dict[str, str], roles: Roles, learned: Sequence[str]) -> str:
     teacher, constant = (
         100 * mean_over_tasks(rows, "score", tasks_of(points))
         for rows in (teacher_rows(points, reference=roles.reference), control_rows(points))
     )
     tasks = points["task"].nunique()
-    where = f"on average over {tasks} tasks" if tasks > 1 else f"on {_one(points)}"
     if pd.isna(teacher):
         return f"{names.get(roles.reference, roles.reference)} has no score on some of the {tasks} tasks."
-    learned = len(learned_tasks(points, reference=roles.reference))
+    where = f"on average over {tasks} tasks" if tasks > 1 else f"on {title_of(tasks_of(points)[0])}"
     return (
-        f"{names[roles.reference]}: {teacher:.1f} {where}, constant baseline {constant:.1f}; {learned} of {tasks} "
-        f"task{'s' * (tasks > 1)} learned (with every seed at least {100 * LEARNED_GAIN:g} points above this baseline "
-        "on the selection split)."
+        f"{names[roles.reference]}: {teacher:.1f} points {where}, constant baseline {constant:.1f}; {len(learned)} of "
+        f"{tasks} task{'s' * (tasks > 1)} learned (every seed at least {100 * LEARNED_GAIN:g} points above it)."
     )
 
 
-def _cheapest(points: pd.DataFrame, names: dict[str, str], roles: Roles) -> str:
+def _cheapest(points: pd.DataFrame, names: dict[str, str], roles: Roles, scope: str) -> str:
     tasks = points["task"].nunique()
     for budget in BUDGETS:
         chosen = at_budget(points[points["method"] != roles.reference], budget)
@@ -114,18 +145,11 @@ def _cheapest(points: pd.DataFrame, names: dict[str, str], roles: Roles) -> str:
         if len(best) > 1 or (best and budget == BUDGETS[-1]):
             said = [
                 f"{names[method]} {scores[method][0]:.1f}"
-                + (f" (measured speed-up {scores[method][1]:.1f}x)" if scores[method][1] > 0 else "")
+                + (f" (measured {scores[method][1]:.1f}x)" if scores[method][1] > 0 else "")
                 for method in best
             ]
-            timed = any(scores[method][1] > 0 for method in best)
-            first = "; latency is measured for the first seed" * timed
-            return f"At a calculated speed-up of at least {budget:g}x: {', '.join(said)}{first}."
+            return f"Best at a calculated speed-up of at least {budget:g}x, {scope}: {', '.join(said)}."
     return ""
-
-
-def _one(points: pd.DataFrame) -> str:
-    """Return the title of the first task."""
-    return title_of(tasks_of(points)[0])
 
 
 def _budget(text: str) -> float:
@@ -133,87 +157,53 @@ def _budget(text: str) -> float:
     return float(text.removesuffix("x")) if text != "any" else 0.0
 
 
-def _interval(row: pd.Series) -> str:
-    return f"{row['Difference']:+.1f} ({row['Low']:+.1f} to {row['High']:+.1f})"
-
-
-def _against(rows: pd.DataFrame, reference: str, points: pd.DataFrame, comparisons: int) -> str:
-    """Return the line on the declared contestant against the reference, or "" if they are not compared.
+def _head(points: pd.DataFrame, name: str, compared: Mapping[str, int], level: float) -> str:
+    """Return the line that explains those of `_verdicts`.
 
     Args:
-        rows: Declared comparisons of the contestant, in the order of the speed-ups.
-        reference: Display name of the reference.
         points: All operating points.
-        comparisons: Number of all declared comparisons, for which verdicts are corrected.
+        name: The contestant.
+        compared: Map from scope to the number of comparisons for which its verdicts are corrected.
+        level: Confidence level of the intervals.
     """
-    with_reference = rows[rows["B"] == reference]
-    if with_reference.empty:
-        return ""
-    said = []
-    for budget in dict.fromkeys(rows["budget"]):
-        own = with_reference[with_reference["budget"] == budget]
-        head = f"at {_times(budget)}"
-        if own.empty:
-            said.append(f"{head} the same points as before")
-            continue
-        row = own.iloc[0]
-        real = f" (actual speed-up {row['Speed-up A']:.1f}x)" if _is_apart(row["Speed-up A"], budget) else ""
-        result = f"{_interval(row)}, {row['Verdict']}" if row["Verdict"] else f"not compared ({row['Note']})"
-        said.append(f"{head}{real} {result}")
-    tasks = points["task"].nunique()
-    where = f"on average over {tasks} tasks" if tasks > 1 else f"on one task ({_one(points)})"
-    seeds = int(points.groupby("task")["seed"].nunique().min())
+    counts = ", ".join(f"{scope} {count}" for scope, count in compared.items())
+    tasks, seeds = points["task"].nunique(), int(points.groupby("task")["seed"].nunique().min())
     few = ""
     if tasks < _FEW_TASKS or seeds < _FEW_SEEDS:
-        few = (
-            f" With {tasks} task{'s' * (tasks > 1)} and {seeds} seed{'s' * (seeds > 1)} the statistical power is low; "
-            f"verdicts are corrected for {comparisons} comparisons, intervals are not."
-        )
-    return f"{rows['A'].iloc[0]} against {reference} {where}: {'; '.join(said)}.{few}"
+        few = f" {tasks} task{'s' * (tasks > 1)} and {seeds} seed{'s' * (seeds > 1)}: the statistical power is low."
+    return (
+        f"{name} against the others; in brackets: difference in points, {100 * level:g} % interval. Verdicts are "
+        f"corrected for the number of comparisons ({counts}), intervals are not.{few}"
+    )
 
 
-def _rivals(rows: pd.DataFrame, contestant: str, tasks: int) -> list[str]:
-    """Return a line for each speed-up: the rivals by verdict, the smallest difference, and how many have no point.
+def _verdicts(own: pd.DataFrame, rows: pd.DataFrame, scope: str, budget: float, reference: str) -> str:
+    """Return the line of a budget and scope: all others by verdict, then those without a point.
 
     Args:
-        rows: Declared comparisons with rivals, in the order of the speed-ups.
-        contestant: The contestant that is declared.
-        tasks: Number of tasks.
+        own: Declared comparisons of the contestant at the budget in the scope.
+        rows: All its declared comparisons.
+        scope: The tasks.
+        budget: The speed-up; 0 is any cost.
+        reference: Short name of the reference, whose difference is given.
     """
-    said = []
-    rivals = list(dict.fromkeys(rows["B"]))
-    somewhere = " on at least one task" * (tasks > 1)
-    for budget, own in rows.groupby("budget"):
-        decided = own[own["Verdict"] != ""]
-        parts = []
-        for word in (word for word in PHRASES if word in set(decided["Verdict"])):
-            alike = decided[decided["Verdict"] == word].sort_values("Difference")
-            named = [_with_speed(row["B"], row["Speed-up B"], budget) for _, row in alike.iterrows()]
-            parts.append(f"{PHRASES[word]} {'; '.join(named)}.")
-        line = " ".join(parts)
-        if len(decided):
-            nearest = decided.loc[decided["Difference"].abs().idxmin()]
-            line += f" Smallest difference: {nearest['B']}, {_interval(nearest)}."
-        if own["Note"].str.contains(f"{contestant}: no point", regex=False).all():
-            line = f"{own['A'].iloc[0]} lacks a point{somewhere}."
-        elif len(own) > len(decided):
-            line += f" {len(own) - len(decided)} of {len(rivals)} rivals lack a point{somewhere}."
-        if again := [name for name in rivals if name not in set(own["B"])]:
-            line += f" The same points as at a smaller speed-up: {'; '.join(again)}."
-        head = _with_speed(own["A"].iloc[0], own["Speed-up A"].max(), budget)
-        said.append(f"{head} at {_times(budget)}: {line.strip()}")
-    return said
-
-
-def _times(budget: float) -> str:
-    return f"{budget:g}x" if budget else "any cost"
-
-
-def _is_apart(speedup: float, budget: float) -> bool:
-    """Return whether an actual speed-up differs much from the budget; False for NaN and for any cost."""
-    return bool(budget) and (speedup > budget * _APART or speedup < budget / _APART)
-
-
-def _with_speed(name: str, speedup: float, budget: float) -> str:
-    """Return a name, with the actual speed-up if that differs much from the budget."""
-    return f"{name} (actual speed-up {speedup:.1f}x)" if _is_apart(speedup, budget) else name
+    if own.empty:
+        return ""
+    parts = []
+    for word, phrase in PHRASES.items():
+        alike = own[own["Verdict"] == word].sort_values("Difference")
+        named = [
+            f"{row['B']} ({row['Difference']:+.1f}, {row['Low']:+.1f} to {row['High']:+.1f})" * (row["B"] == reference)
+            or row["B"]
+            for _, row in alike.iterrows()
+        ]
+        parts += [f"{phrase.lower()} {'; '.join(named)}"] if named else []
+    if len(without := own[own["Verdict"] == ""]):
+        parts.append(f"no point on some task: {'; '.join(without['B'])}")
+    if again := [name for name in dict.fromkeys(rows["B"]) if name not in set(own["B"])]:
+        parts.append(f"as at a smaller speed-up: {'; '.join(again)}")
+    at = f"at {budget:g}x" if budget else "at any cost"
+    reached = own["Speed-up A"].max()
+    if budget and not budget / _APART <= reached <= budget * _APART and reached > 0:
+        at += f" (actually {reached:.1f}x)"
+    return f"{own['A'].iloc[0]} {at}, {scope}: {'. '.join(parts)}."

@@ -101,9 +101,14 @@ def collect_task(settings: Settings, task: str, seed: int) -> pd.DataFrame:
 
 
 def failures(settings: Settings) -> list[str]:
-    """Return one line for each planned run that failed or has no result."""
-    facts = {planned.key: facts_of(settings, planned.key) for planned in runs(settings)}
-    return [f"{key.path}: {each['reason']}" for key, each in facts.items() if each["status"] == "failed"]
+    """Return one line for each planned run that failed or has no result.
+
+    Of the trials of studies only those that the next workflow repeats are named; other failures are results of a study.
+    """
+    planned = [each.key for each in runs(settings)]
+    facts = {key: facts_of(settings, key) for key in dict.fromkeys([*planned, *_trials(settings)])}
+    failed = {key: each for key, each in facts.items() if each["status"] == "failed"}
+    return [f"{key.path}: {each['reason']}" for key, each in failed.items() if each["again"] or key in planned]
 
 
 def made_by_other_code(settings: Settings) -> list[str]:
@@ -203,15 +208,17 @@ def _with_speedups(table: pd.DataFrame, reference: str) -> pd.DataFrame:
 def _with_stored(table: pd.DataFrame) -> pd.DataFrame:
     """Add `parameters_all_tasks`: the parameters that a variant stores for all its tasks, with a seed.
 
-    Parameters that the models of all tasks share count once.
+    Parameters that the models of all tasks share count once. NaN for a seed without a result on one of the tasks.
     """
     if "parameters" not in table:  # every run failed
         return table.assign(parameters_all_tasks=float("nan"))
     runs = table[table["kind"].eq("static")].drop_duplicates(RUN)
     common = runs["common_parameters"].fillna(0)
     sums = runs.assign(own=runs["parameters"] - common, common=common).groupby(["method", "variant", "seed"])
-    stored = (sums["own"].sum() + sums["common"].max()).rename("parameters_all_tasks")
-    return table.join(stored, on=["method", "variant", "seed"])
+    stored = (sums["own"].sum() + sums["common"].max()).rename("parameters_all_tasks").to_frame()
+    tasks = table.groupby(["method", "variant"])["task"].nunique().rename("tasks")
+    complete = sums["task"].nunique() == stored.join(tasks)["tasks"]
+    return table.join(stored["parameters_all_tasks"].where(complete), on=["method", "variant", "seed"])
 
 
 def _with_latencies(table: pd.DataFrame, settings: Settings) -> pd.DataFrame:
@@ -258,9 +265,21 @@ def bring_up_to_date(settings: Settings) -> bool:
 
 
 def forget_crashes(settings: Settings) -> None:
-    """Rename run.json of failures that may not recur to failure.json, so that the next workflow repeats those runs."""
-    for planned in runs(settings):
-        folder = run_folder(settings, planned.key)
-        facts = facts_of(settings, planned.key)
+    """Rename run.json of failures that may not recur to failure.json, so that the next workflow repeats those runs.
+
+    Trials of studies are among them.
+    """
+    for key in dict.fromkeys([*(planned.key for planned in runs(settings)), *_trials(settings)]):
+        folder = run_folder(settings, key)
+        facts = facts_of(settings, key)
         if facts["status"] == "failed" and facts["again"] and (folder / "run.json").is_file():
             (folder / "run.json").replace(folder / "failure.json")
+
+
+def _trials(settings: Settings) -> list[RunKey]:
+    """Return the runs of all trials drawn so far."""
+    if not settings.studies:
+        return []
+    from bench.runs.ratios import trials_so_far  # imports Optuna, which is slow
+
+    return trials_so_far(settings)[0]

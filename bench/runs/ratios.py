@@ -144,8 +144,7 @@ def ask(settings: Settings, task: str, method: str, generation: int) -> list[Dra
     """Draw the trials of a generation, given the history of the generations before it; write and return them.
 
     Raises:
-        UserError: If the study has no such generation, the history is missing or the population is too small for the
-            sampler.
+        UserError: If the study has no such generation or the history is missing.
     """
     study = study_of(settings, task, method)
     _check_generation(study, generation)
@@ -274,8 +273,6 @@ def _sampler(study: RatioStudy, generation: int) -> BaseSampler:
     if study.sampler == "tpe":
         # The first generation is random; constant_liar spreads the trials of one generation.
         return TPESampler(seed=seed, n_startup_trials=study.population, constant_liar=True)
-    if study.population < 2:
-        raise UserError(f"studies: {study.method} has population = {study.population}; nsgaii needs 2 or more")
     return _Generations(generation, study.population, seed)
 
 

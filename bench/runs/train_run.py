@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_log
 
 from bench.context import Context, load_model
 from bench.encoder.saved import has_weights
-from bench.errors import NeedFailed, TrainingFailed, UserError, is_disk_full
+from bench.errors import NeedFailed, NoStages, TrainingFailed, UserError, is_disk_full
 from bench.measuring import counting
 from bench.measuring.recording import record
 from bench.method import Method, contestant
@@ -48,6 +48,7 @@ from bench.store import (
     weights_file,
     weights_of,
     write_json,
+    written_at_once,
 )
 from bench.tasks.catalogue import Task
 from bench.trace import Trace
@@ -164,8 +165,14 @@ def tf32(wanted: bool) -> Iterator[None]:
 
 def _make(method: Method, context: Context, folder: Path, began: Usage) -> dict[str, Any]:
     """Train, trace and count costs; return the facts for run.json."""
+    return _write(*_trained(method, context), folder, began)
+
+
+def _write(
+    model: PreTrainedModel, selection: Trace, again: bool, context: Context, folder: Path, began: Usage
+) -> dict[str, Any]:
+    """Write the files of a run from what `_trained` returns, except run.json; return the facts for run.json."""
     settings = context.settings
-    model, selection, again, context = _trained(method, context)
     trained = time.monotonic()
     clear_run(folder)
     weights = _save_model(model, context, folder)
@@ -193,7 +200,7 @@ def _make(method: Method, context: Context, folder: Path, began: Usage) -> dict[
 
 
 def _trained(method: Method, context: Context) -> tuple[PreTrainedModel, Trace, bool, Context]:
-    """Train a run, again with another seed where it collapses.
+    """Train a run, again with another seed where it collapses and the seed matters.
 
     Returns:
         The model, its trace of the selection split, whether it collapsed, and the context of the last attempt.
@@ -206,17 +213,27 @@ def _trained(method: Method, context: Context) -> tuple[PreTrainedModel, Trace, 
             model = method.train(context, context.key.variant).eval().requires_grad_(False)
         trace = record(model, context.selection, settings.training.eval_batch_size)
         again = collapsed(model, trace, context.task)
-        if not again or context.attempt == settings.training.restarts:
+        if not again or context.attempt == settings.training.restarts or not _depends_on_seed(method, context):
             return model, trace, again, context
         log.warning("%s: the same answer for all examples; training again with another seed", context.key.path)
         context = context.again()
 
 
+def _depends_on_seed(method: Method, context: Context) -> bool:
+    """Return whether a variant has optimizer steps or scores examples that it draws; True if not known."""
+    try:
+        return any(stage.steps or stage.scored for stage in method.stages(context.key.variant, len(context.train)))
+    except NoStages:
+        return True
+
+
 def _restore(settings: Settings, method: Method, key: RunKey, identities: Identities) -> None:
     """Train the models that a run needs again where their weights were deleted; all other files stay.
 
+    The weights of a run that was copied may come out otherwise on this machine; then all its files are made anew.
+
     Raises:
-        UserError: If the new weights are not those that the files of the run name.
+        UserError: If the new weights are not those that the files of the run name, which was made here.
     """
     for need in method.needed(key):
         folder, state = run_folder(settings, need), state_folder(settings, need)
@@ -225,21 +242,27 @@ def _restore(settings: Settings, method: Method, key: RunKey, identities: Identi
         with _run_lock(state, need, wait=True):
             if has_weights(folder):
                 continue
-            needed = contestant(settings, need.method, need.task)
+            began, needed = Usage.now(), contestant(settings, need.method, need.task)
             _restore(settings, needed, need, identities)
-            log.info("%s: its weights were deleted (keep_models: false); training them again", need.path)
-            code = code_of(type(needed)).get("fingerprint")
-            _fresh_state(state, identities.of(need), where(settings), code)
-            model, _, _, context = _trained(needed, Context(settings, needed.task, need, state))
+            log.info("%s: it has no weights; training them again", need.path)
+            identity = identities.of(need)
+            _fresh_state(state, identity, where(settings), code_of(type(needed)).get("fingerprint"))
+            found = _trained(needed, Context(settings, needed.task, need, state))
+            model, _, _, context = found
             again = folder / f"{PART}again"
-            digest = _save_model(model, context, again)
-            if digest != weights_of(folder):
+            if _save_model(model, context, again) == weights_of(folder):
+                with written_at_once(weights_file(folder)) as part:  # `model` may be a link to another disk
+                    shutil.move(weights_file(again), part)
+            elif "taken_from" in read_json(folder / "run.json"):
+                log.info("%s: other weights than those of the copied run; replacing its files", need.path)
+                facts = _write(*found, folder, began)
+                write_json(folder / "run.json", describe(context, needed, identity, began) | facts)
+            else:
                 remove_folder(again)
                 raise UserError(
                     f"{need.path}: training it again gives other weights than those recorded in run.json (another "
                     f"machine, or changed code); delete {folder} and run again"
                 )
-            weights_file(again).replace(weights_file(folder))
             remove_folder(again)
             remove_folder(state)
 

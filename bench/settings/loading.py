@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,7 +48,8 @@ def load(path: str | Path, overrides: dict[str, Any] | None = None) -> Settings:
     A profile is a file, or the name of a profile of the suite (`sketch`). It may build on another profile with
     `extends: <file beside it, or a name>`. `~`, `$VAR` and `${VAR}` are expanded in settings that are paths, not in
     `path`; `$$` stands for one `$`. A relative `data.path`, or file of `own_tasks`, is relative to the folder of the
-    file that states it. Modules of contestants are searched in the folder of this file.
+    file that states it, and in a variable or in `overrides` to the current folder. Modules of contestants are searched
+    in the folder of this file.
 
     Args:
         path: The profile.
@@ -68,7 +70,7 @@ def load_several(paths: Sequence[str | Path], overrides: dict[str, Any]) -> Sett
     for path in paths:
         file = profile_file(str(path), Path(), "settings")
         values = _over(values, {"folder": literal(str(file.parent.absolute()))} | _read(file), file.name)
-    return check(_over(values, overrides, "--config"), ", ".join(str(path) for path in paths))
+    return check(_over(values, _placed(overrides, Path()), "--config"), ", ".join(str(path) for path in paths))
 
 
 def packaged_profiles() -> list[str]:
@@ -179,16 +181,7 @@ def _read(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise UserError(f"settings {path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise UserError(f"settings {path}: a mapping of keys is needed, not {type(values).__name__}")
-    data, own = values.get("data"), values.get("own_tasks")
-    named = [(data, "path")] if isinstance(data, dict) else []
-    tasks = data.get("tasks") if isinstance(data, dict) else None
-    named += [(task, "path") for task in tasks.values() if isinstance(task, dict)] if isinstance(tasks, dict) else []
-    for task in own.values() if isinstance(own, dict) else ():
-        files = task.get("files") if isinstance(task, dict) else None
-        named += [(files, split) for split in files] if isinstance(files, dict) else []
-    for section, key in named:
-        if isinstance(section.get(key), str):
-            section[key] = _from(path.parent, section[key])
+    values = _placed(values, path.parent)
     if "extends" not in values:
         return values
     where = f"{path}: extends"
@@ -207,6 +200,10 @@ def _over(below: dict[str, Any], values: dict[str, Any], name: str) -> dict[str,
     contestant of the primary comparisons, those against its rivals go too.
     """
     merged = merge(below, values)
+    before, own_data = (_mapping(_mapping(each.get("data")).get("tasks")) for each in (below, values))
+    for task, own in own_data.items():
+        if isinstance(own, dict):  # null here is the default, and not the value of the whole section
+            merged["data"]["tasks"][task] = merge(_mapping(before.get(task)), own, keep_null=True)
     primary = _mapping(_mapping(merged.get("comparison")).get("primary"))
     removed = [each for each, entry in _mapping(values.get("contestants")).items() if entry is None]
     if primary.get("contestant") in removed:
@@ -240,8 +237,28 @@ def _mapping(value: Any) -> dict[Any, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _placed(values: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Return the values of a file in `folder` with absolute paths of the data, as jobs in any folder read them."""
+    values = copy.deepcopy(values)
+    data = _mapping(values.get("data"))
+    named = [(section, "path") for section in (data, *map(_mapping, _mapping(data.get("tasks")).values()))]
+    for task in _mapping(values.get("own_tasks")).values():
+        files = _mapping(_mapping(task).get("files"))
+        named += [(files, split) for split in files]
+    for section, key in named:
+        if isinstance(section.get(key), str):
+            section[key] = _from(folder, section[key])
+    return values
+
+
 def _from(folder: Path, name: str) -> str:
-    """Return the path that `name` means in a file in `folder`; variables and ~ in `name` are expanded later."""
+    """Return the absolute path that `name` means in a file in `folder`.
+
+    A relative path in a variable is relative to the current folder, as in a shell.
+    """
     if name.startswith("~") or (name.startswith("$") and not name.startswith("$$")):
-        return name
+        try:
+            return literal(str(Path(expand(name, "path")).absolute())) if expand(name, "path") else name
+        except UserError:  # validation names the setting, unless another profile replaces it
+            return name
     return name if Path(name).is_absolute() else str(Path(literal(str(folder.absolute()))) / name)

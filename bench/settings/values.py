@@ -154,7 +154,7 @@ class Values(BaseModel):
 
 
 Name = Annotated[str, AfterValidator(_name)]
-"""Name of a task, contestant or variant; see `bench.store.valid_name`."""
+"""Name of a task, contestant or variant; see `bench.names.valid_name`."""
 Count = Annotated[int, Field(le=10**9)]
 """Whole number, or its digits: `--config` of Snakemake passes the numbers in a mapping as text.
 
@@ -195,14 +195,17 @@ def twins(names: Iterable[str]) -> str:
     return ""
 
 
-def merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    """Return `top` merged over `base`: nested mappings are merged, other values replaced, and None removes a key."""
+def merge(base: dict[str, Any], top: dict[str, Any], *, keep_null: bool = False) -> dict[str, Any]:
+    """Return `top` merged over `base`: nested mappings are merged, other values replaced, and None removes a key.
+
+    With `keep_null` None replaces the value, for a mapping that is merged over another one later.
+    """
     merged = dict(base)
     for key, value in top.items():
-        if value is None:
+        if value is None and not keep_null:
             merged.pop(key, None)
         elif isinstance(value, dict) and isinstance(merged.get(key), dict):
-            merged[key] = merge(merged[key], value)
+            merged[key] = merge(merged[key], value, keep_null=keep_null)
         else:
             merged[key] = value
     return merged

@@ -95,11 +95,18 @@ class _Data(BaseModel):
     reported: _Hash | None = None
 
 
+class _Method(BaseModel):
+    options: dict[str, Any]
+
+
 class _Asked(BaseModel):
     suite: int
     backbone: dict[str, Any]
     selection: str
     data: _Data
+    method: _Method
+    checkpoints: dict[str, str] = {}
+    budget: dict[str, Any] = {}
 
 
 class _Where(BaseModel):

@@ -13,12 +13,13 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from pydantic import ValidationError
 
 from bench import compat
 from bench.analysis.budgets import RUN
 from bench.errors import UserError
 from bench.names import LOADED_FROM, valid_name
-from bench.settings import Settings
+from bench.settings import Settings, explain
 from bench.sharing import points_only as small
 from bench.sharing.folders import PUBLISHED, ResultsFolder, open_folder
 from bench.sharing.records import Records
@@ -87,10 +88,30 @@ def placeless(settings: Settings) -> dict[str, Any]:
     values = settings.model_dump(mode="json") | {"results": str(Path()), "folder": str(Path()), "reuse": []}
     values["data"]["path"] = values["data"]["path"] and "$GLUE_DIR"
     for task in values["own_tasks"].values():
-        task["files"] = {split: re.sub(r"[$~]", "_", Path(file).name) for split, file in task["files"].items()}
+        task["files"] = {split: _last_name(file) for split, file in task["files"].items()}
+    for task in values["data"]["tasks"].values():
+        if task.get("path"):
+            task["path"] = _last_name(str(task["path"]))
+    for entry in values["contestants"].values():
+        entry |= {name: _without_folders(entry[name]) for name in ("options", "tasks")}
     if Path(values["backbone"]["name"]).is_absolute():
         values["backbone"]["name"] = Path(values["backbone"]["name"]).name
     return values
+
+
+def _without_folders(value: Any) -> Any:
+    """Return options in which checkpoints that are absolute paths, or need a variable or ~, have their last names."""
+    if isinstance(value, list | tuple):
+        return [_without_folders(each) for each in value]
+    if isinstance(value, dict):
+        return {key: _without_folders(each) for key, each in value.items()}
+    if isinstance(value, str) and (value.startswith(("~", "/")) or "$" in value.replace("$$", "")):
+        return _last_name(value)
+    return value
+
+
+def _last_name(path: str) -> str:
+    return re.sub(r"[$~]", "_", Path(path).name)
 
 
 def merge(folders: Sequence[Path], out: Path, finish: Callable[[Settings], None] = lambda settings: None) -> Settings:
@@ -112,8 +133,8 @@ def merge(folders: Sequence[Path], out: Path, finish: Callable[[Settings], None]
 
     Raises:
         UserError: The folders differ in data, backbone, arithmetic, selection split, counting convention or version of
-            the suite; two folders have different results of one run; or a folder has refused entries. The message names
-            the culprit.
+            the suite; two folders have different results of one run, or runs of one contestant with different options
+            or budgets; or a folder has refused entries. The message names the culprit.
     """
     if not valid_name(out.name):
         raise UserError(f"--out {out}: its name becomes the profile's; use letters, digits, points, - and _")
@@ -124,13 +145,14 @@ def merge(folders: Sequence[Path], out: Path, finish: Callable[[Settings], None]
         for key, facts in each.runs.items():
             there = united.setdefault(key, each)
             kept = there.runs[key]
-            if kept["status"] != facts["status"]:
-                united[key] = there if kept["status"] == "ok" else each
-            elif kept.get("identity") != facts.get("identity"):
+            if len({kept.get("identity"), facts.get("identity")} - {None}) > 1:
                 places = " and ".join(str(of.path / "runs" / key.path) for of in (there, each))
                 raise UserError(f"{places} were made with different options; rename one of the contestants")
+            if kept["status"] != facts["status"]:
+                united[key] = there if kept["status"] == "ok" else each
             elif kept["status"] == "ok" and each.traced(key) and not there.traced(key):
                 united[key] = each
+    check_options(opened)
     with complete_or_not_at_all(out) as part:
         settings = _written(opened, united, part)
         finish(settings)
@@ -203,6 +225,48 @@ def _check_alike(ours: list[dict[str, Any]], theirs: list[dict[str, Any]], a: Pa
             raise UserError(f"{a} and {b} differ in {what} ({min(mine)}; {min(others)}) and cannot be merged")
 
 
+def check_options(folders: Sequence[ResultsFolder]) -> None:
+    """Check that all seeds and tasks of a contestant were trained with the same options, budget and restarts.
+
+    Runs that their folder's settings do not plan are left out: they remain from earlier settings and are in no table.
+    Tasks are compared only if no contestant has options of its own for a task.
+
+    Raises:
+        UserError: Two runs differ.
+    """
+    across = not any(entry.tasks for folder in folders for entry in folder.settings.contestants.values())
+    seen: dict[tuple[str, ...], tuple[Path, dict[str, Any]]] = {}
+    for folder in folders:
+        planned = {task: set(folder.settings.seeds_of(task)) for task in folder.settings.tasks}
+        for key, facts in folder.runs.items():
+            if facts["status"] != "ok" or key.seed not in planned.get(key.task, ()):
+                continue
+            place, made = folder.path / "runs" / key.path, _made_with(facts["asked"])
+            alike = {name: value for name, value in made.items() if name != "budget.steps"}
+            names = (key.method, key.variant)
+            for group, values in [((key.task, *names), made), *[(names, alike)] * across]:
+                first, others = seen.setdefault(group, (place, values))
+                if values != others:
+                    what = min(name for name in {*values, *others} if values.get(name) != others.get(name))
+                    shown = "; ".join(printable(of.get(what, "not there")) for of in (others, values))
+                    raise UserError(
+                        f"{first} and {place} were made with different options ({printable(what)}: {shown}); rename "
+                        "one of the contestants"
+                    )
+
+
+def _made_with(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options, budget and restarts of a run, in which checkpoints are named by their bytes."""
+    made = {"restarts": asked.get("restarts"), "checkpoints": sorted(map(str, asked["checkpoints"].values()))}
+    made |= {f"budget.{name}": value for name, value in asked.get("budget", {}).items()}
+    options = json.dumps(asked["method"])
+    for name, digest in asked["checkpoints"].items():
+        options = options.replace(json.dumps(name), json.dumps(digest))
+    method = json.loads(options)
+    made |= {f"method.{name}": value for name, value in method.items() if name != "options"}
+    return made | {f"options.{name}": value for name, value in method["options"].items()}
+
+
 def _reported(task: str, run: dict[str, Any]) -> str:
     """Return the fingerprint of the validation splits if the run is of `task`, else "".
 
@@ -218,7 +282,11 @@ def _text(key: tuple[str, int], run: dict[str, Any]) -> str:
 
 
 def _united(several: Sequence[Settings], out: Path) -> Settings:
-    """Return settings with the contestants, tasks and seeds of all folders, and other values of the first one."""
+    """Return settings with the contestants, tasks and seeds of all folders, and other values of the first one.
+
+    Raises:
+        UserError: They contradict each other.
+    """
     values = several[0].model_dump()
     for other in several[1:]:
         values["contestants"] = {name: entry.model_dump() for name, entry in other.contestants.items()} | values[
@@ -232,4 +300,8 @@ def _united(several: Sequence[Settings], out: Path) -> Settings:
     }
     shared = sorted(set.intersection(*(set(of_task) for of_task in seeds.values()))) or [min(min(seeds.values()))]
     values |= {"tasks": tasks, "seeds": shared, "more_seeds": seeds, "studies": []}
-    return Settings.model_validate(values | {"results": out.parent, "profile": out.name})
+    try:
+        return Settings.model_validate(values | {"results": out.parent, "profile": out.name})
+    except ValidationError as error:
+        places = " and ".join(str(each.root) for each in several)
+        raise UserError(f"the settings of {places} do not fit together: {explain(error, Settings)}") from None

@@ -98,9 +98,10 @@ class RoutedLinear(nn.Linear):
 
     def __init__(self, inputs: int, outputs: int, experts: int, gate: int, rank: int) -> None:
         super().__init__(inputs, outputs)
-        self.routers = nn.Parameter(torch.zeros(experts, min(gate, inputs, outputs), inputs))
-        self.down = nn.Parameter(torch.zeros(experts, min(rank, inputs, outputs), inputs))
-        self.up = nn.Parameter(torch.zeros(experts, outputs, self.down.shape[1]))
+        # Random, so that a model without trained weights sends its tokens to all experts when it is timed.
+        self.routers = nn.Parameter(0.02 * torch.randn(experts, min(gate, inputs, outputs), inputs))
+        self.down = nn.Parameter(0.02 * torch.randn(experts, min(rank, inputs, outputs), inputs))
+        self.up = nn.Parameter(0.02 * torch.randn(experts, outputs, self.down.shape[1]))
         self.shift = nn.Parameter(torch.zeros(experts, outputs))
 
     @torch.no_grad()

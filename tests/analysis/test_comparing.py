@@ -13,7 +13,7 @@ from bench.analysis.comparing.estimates import seed_noise
 from bench.analysis.comparing.pairings import pairings
 from bench.analysis.comparing.resampling import Resamples, resampled
 from bench.analysis.comparing.seeds import deviation_of_mean, geometric, over_seeds, over_tasks
-from bench.analysis.comparing.verdicts import ALL, BUDGETS, ONE_SEED, compare, interquartile_mean
+from bench.analysis.comparing.verdicts import ALL, BUDGETS, ONE_SEED, comparable, compare, interquartile_mean
 from bench.errors import UserError
 from bench.settings import Comparison
 from bench.trace import Trace
@@ -129,6 +129,11 @@ def test_primary_comparisons_are_corrected_apart(points, results):
     alone = compared(points, results, [pairs[0], pairs[1], pairs[3]], **how | {"budgets": (2.0,)})
     np.testing.assert_allclose(primary["p"], alone["p"])
     assert table.attrs["comparisons"]["primary", ALL] == (primary["verdict"] != "").sum()
+    for chosen in (pairs, [("costeff", name) for name in ("teacher", "pabee", "tinybert", "first-layers")]):
+        wanted = pairings(points, chosen, declared, reference="teacher", budgets=BUDGETS)
+        each = {"budgets": BUDGETS, "resamples": 100, "single_tasks": False}
+        counts = compared(points, results, chosen, **each).attrs["comparisons"]
+        assert comparable(points, wanted) == sum(count for (_, scope), count in counts.items() if scope == ALL)
 
 
 def test_a_verdict_rests_on_the_tasks_without_which_it_would_be_another(points, results):

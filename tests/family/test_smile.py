@@ -10,8 +10,9 @@ import toys
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.context import data_survey
 from bench.encoder.early import engine
-from bench.encoder.saved import has_weights
+from bench.encoder.saved import has_weights, of_shape
 from bench.errors import UserError
 from bench.exit_policies.deciding import never
 from bench.measuring import counting
@@ -20,11 +21,12 @@ from bench.method import Method, Needed, contestant
 from bench.runs.collect import _with_stored
 from bench.runs.identity import Identities
 from bench.runs.plan import Planned, runs
+from bench.runs.reuse import reusable_runs
 from bench.runs.train_run import produce
 from bench.runs.training.lineage import steps_in_all
 from bench.runs.training.models import release_after
 from bench.settings import check
-from bench.store import RunKey, read_json, run_folder
+from bench.store import RunKey, read_json, run_folder, weights_file
 from family.compression.smile import RoutedLinear, added, leading, routed
 
 
@@ -79,6 +81,16 @@ def test_the_leading_part_is_that_of_the_svd(shape):
     np.testing.assert_allclose(right @ right.T, np.eye(3), atol=1e-10)
 
 
+def test_a_model_without_trained_weights_uses_all_experts(tmp_path):
+    start, *tuned = models()
+    routed(start, tuned[0], tuned, 2, 3).save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    layer = of_shape(tmp_path, torch.device("cpu")).layers[0].query
+    tokens = torch.randn(200, 32)
+    scores = (layer.routers @ tokens.T).norm(dim=1)
+    assert scores.argmax(0).bincount(minlength=3).min() > 20
+
+
 def test_one_expert_of_full_rank_is_the_fine_tuned_layer():
     start, one, *_ = models(1)
     model = routed(start, one, [one], 1, 1000)
@@ -131,6 +143,26 @@ def test_what_all_tasks_share_is_stored_once():
     assert set(found["one"]) == {106} and set(found["many"]) == {306}
 
 
+@given(
+    st.dictionaries(st.sampled_from(["sst2", "mnli", "stsb"]), st.sets(st.integers(0, 2), min_size=1), min_size=1),
+    st.sampled_from([0.0, 100.0]),
+    st.booleans(),
+)
+def test_parameters_of_all_tasks_are_those_of_a_seed_that_has_them_all(seeds, common, failed):
+    sizes = {"sst2": 102, "mnli": 103, "stsb": 101}
+    row = {"kind": "static", "split": "validation", "method": "one", "variant": "full", "common_parameters": common}
+    rows = [
+        row | {"task": task, "seed": seed, "parameters": sizes[task]} for task, each in seeds.items() for seed in each
+    ]
+    if failed:
+        rows.append({"task": "rte", "seed": 0, "method": "one", "variant": "full"})
+    found = _with_stored(pd.DataFrame(rows)).groupby("seed")["parameters_all_tasks"].mean()
+    whole = sum(sizes[task] for task in seeds) - common * (len(seeds) - 1)
+    for seed, stored in found.items():
+        complete = not failed and all(seed in each for each in seeds.values())
+        assert stored == whole if complete else np.isnan(stored)
+
+
 @pytest.fixture
 def plan(tiny_settings, tmp_path):
     """Settings of a teacher and SMILE on two tasks."""
@@ -176,6 +208,23 @@ def test_weights_stay_until_the_models_of_all_tasks_are_merged(plan):
         assert kept == needed - {each.key for each in missing}
 
 
+def test_a_published_model_that_another_task_needs_is_trained_in_its_own_job_too(plan, tmp_path):
+    """The job of each run decides as the plan does, also where a further seed of another task needs the model."""
+    first = plan()
+    for run in sorted(runs(first), key=lambda run: run.key.method != "teacher"):
+        assert produce(first, run.key) == ""
+    for run in runs(first):
+        weights_file(run_folder(first, run.key)).write_bytes(b"")
+    again = {"results": str(tmp_path / "again"), "reuse": [str(first.root)]}
+    for changes, reused in (({}, 4), ({"more_seeds": {"stsb": [4]}}, 3)):
+        now = plan(**again, **changes)
+        identities = Identities(now)
+        whole = reusable_runs(now, identities)
+        assert len(whole) == reused
+        for run in runs(now):
+            assert reusable_runs(now, identities, run.key).get(run.key) == whole.get(run.key)
+
+
 def test_the_training_of_one_model_for_two_tasks_is_shared_by_both(plan):
     settings = plan(precision_axis=["float32", "int8"])
     produced = sorted(runs(settings), key=lambda run: ("int8" in run.key.method, run.key.method != "teacher"))
@@ -205,4 +254,6 @@ def test_a_contestant_may_continue_the_model_of_another_task(plan):
     settings = plan()
     teacher = contestant(settings, "teacher", "stsb")
     own = Other("other", contestant(settings, "teacher", "sst2").task, None, settings)
-    assert steps_in_all(own, "full", 64) == steps_in_all(teacher, "full", 64) > 0
+    examples = data_survey(settings, teacher.task).sizes["train"]
+    for of_other_task in (8, examples, 999):
+        assert steps_in_all(own, "full", of_other_task) == steps_in_all(teacher, "full", examples) > 0

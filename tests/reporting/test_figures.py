@@ -140,19 +140,33 @@ def test_nothing_leaves_the_canvas(points: pd.DataFrame, results: Path, study: o
 def test_contestants_that_are_like_another_form_its_learning_curve(some: pd.DataFrame) -> None:
     whole = some[some["method"].isin(["teacher", "costeff"])].assign(training_flops_in_all=4e12)
     half = whole[whole["method"] == "costeff"].assign(method="costeff-half", training_flops_in_all=2e12)
+    half["label"] = half["label"] + ", half"
     roles = Roles(likes={"costeff-half": "costeff"})
     cost = figures.COSTS["training"]
     axes = figures.score_against_cost(pd.concat([whole, half]), roles, cost=cost).axes[0]
     curves = [sorted(set(line.get_xdata())) for line in axes.lines]
-    assert [2e12, 4e12] in curves
+    assert [2, 4] in curves  # TFLOP
     entries = [text.get_text() for text in axes.figure.legends[0].get_texts()]
     assert len(entries) == 2
+    assert {text.get_text() for text in axes.texts if "half" in text.get_text()}, "the other contestant has its name"
     smaller = half.assign(parameters=half["parameters"] / 2)
     axes = figures.score_against_cost(pd.concat([whole, smaller]), roles, cost=cost).axes[0]
     assert len(axes.figure.legends[0].get_texts()) == 3
     missing = whole.assign(training_flops_in_all=np.where(whole["task"] == "cola", np.nan, 4e12))
     with pytest.raises(Absent, match="every task"):
         figures.score_against_cost(missing, roles, cost=cost)
+
+
+def test_a_run_without_a_cost_counts_with_its_score(some: pd.DataFrame) -> None:
+    priced = some[some["method"] == "teacher"].copy()
+    lost = (priced["task"] == "cola") & (priced["seed"] == 1)
+    priced["trainable_parameters"] = np.where(lost, np.nan, 1e6 * (1 + priced["seed"]))
+    axes = figures.score_against_cost(priced, ROLES, cost=figures.COSTS["trainable"]).axes[0]
+    full = teacher_rows(priced)
+    expected = 100 * full.groupby("seed")["score"].mean().mean()
+    costs = full.groupby("task")["trainable_parameters"].mean() / 1e6
+    stars = [line for line in axes.lines if line.get_marker() == "*"]
+    assert stars[0].get_ydata() == pytest.approx([expected]) and stars[0].get_xdata() == pytest.approx([costs.mean()])
 
 
 def outside(figure: Figure) -> float:

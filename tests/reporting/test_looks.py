@@ -24,9 +24,9 @@ def test_a_known_method_has_one_look_in_every_profile(first: set[str], second: s
         assert looks[0][method] == looks[1][method]
 
 
-def test_a_contestant_of_a_known_method_has_its_colour_under_any_name() -> None:
+def test_a_known_method_has_its_look_under_any_name_and_a_second_contestant_one_of_its_own() -> None:
     looks = appearances({"costeff": "COST-EFF", "mine": "COST-EFF, mine", "tiny": "TinyBERT (w/o DA), tiny"})
-    assert looks["mine"][0] == looks["costeff"][0] and looks["mine"][1] != looks["costeff"][1]
+    assert all(mine != other for mine, other in zip(looks["mine"], looks["costeff"], strict=True))
     assert looks["tiny"] == appearances({"tinybert": "TinyBERT"})["tinybert"]
 
 

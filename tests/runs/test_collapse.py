@@ -9,7 +9,7 @@ from toys import cascade, encoder
 
 from bench.analysis.roles import Roles
 from bench.context import Context
-from bench.method import Method, Options, contestant
+from bench.method import Method, Options, Stage, contestant
 from bench.reporting.tables.costs import OF_TEACHER, training
 from bench.runs.collect import collect
 from bench.runs.replay import replay
@@ -25,6 +25,7 @@ class Stuck(Method):
 
     class Options(Options):
         stuck: int = 1
+        scored: int = 0
 
     def train(self, context: Context, variant: str) -> nn.Module:
         model = context.backbone("pooler")
@@ -33,6 +34,13 @@ class Stuck(Method):
                 for parameter in model.exit_heads.parameters():
                     parameter.zero_()
         return model
+
+
+class Untrained(Stuck):
+    """The same without training; another attempt gives the same model unless it scores other examples."""
+
+    def stages(self, variant: str, examples: int) -> list[Stage]:
+        return [Stage.untrained(self.backbone, examples, self.options.scored)]
 
 
 @pytest.mark.parametrize(("stuck", "restarts", "attempts"), [(0, 2, 0), (1, 2, 1), (9, 2, 2), (9, 0, 0)])
@@ -51,6 +59,20 @@ def test_it_is_trained_again_at_most_as_often_as_the_settings_say(tiny_settings,
     table = collect(settings)
     assert set(table["restarts"]) == {attempts} and set(table["collapsed"]) == {stuck > restarts}
     write_parquet(settings.root / "all-points.parquet", table)
+
+
+@pytest.mark.parametrize("scored", [0, 8])
+def test_a_model_without_training_is_made_once(tiny_settings, tmp_path, scored):
+    values = tiny_settings(tmp_path).model_dump()
+    entry = {"method": "runs.test_collapse:Untrained", "options": {"stuck": 9, "scored": scored}}
+    training = values["training"] | {"restarts": 2}
+    settings = check(
+        values | {"contestants": {"teacher": entry}, "depth_reference": None, "training": training}, "test"
+    )
+    key = RunKey("sst2", "teacher", "full", 0)
+    assert produce(settings, key) == ""
+    facts = read_json(run_folder(settings, key) / "run.json")
+    assert (facts["restarts"], facts["collapsed"]) == (2 if scored else 0, True)
 
 
 def test_attempts_share_the_data_and_draw_another_seed(tiny_settings, tmp_path):
@@ -117,3 +139,21 @@ def test_the_training_table_names_the_models_with_other_steps():
     assert lines["CPU seconds"].to_dict() == {"teacher": 9, "alike": 1, "long": 2, "none": 3}
     assert "Seconds" not in lines
     assert table.notes[-1].endswith("than the teacher: long 2.00; none trains nothing.")
+
+
+def test_a_pause_of_the_machine_does_not_change_the_seconds_of_training():
+    row = {
+        "variant": "full",
+        "status": "ok",
+        "method": "teacher",
+        "label": "teacher",
+        "restarts": 0,
+        "collapsed": False,
+    }
+    made = [
+        row | {"task": "sst2", "seed": seed, "training_steps": 9.0, "training_seconds": seconds}
+        for seed, seconds in enumerate((50.0, 51.0, 4000.0))
+    ]
+    table = training(pd.DataFrame(made), [], Roles())
+    assert table is not None and table.values["Seconds"].item() == 51
+    assert any("the median over tasks" in note for note in table.notes)

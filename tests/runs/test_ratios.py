@@ -239,7 +239,7 @@ def test_impossible_input_is_refused_in_one_line(tmp_path):
     with pytest.raises(UserError, match="0 studies of slender on rte"):
         ratios.ask(of, "rte", METHOD, 0)
     with pytest.raises(UserError, match="needs at least 2"):
-        ratios.ask(settings(tmp_path, population=1), TASK, METHOD, 0)
+        settings(tmp_path, population=1)
     with pytest.raises(UserError, match="flops"):
         ratios.ask(settings(tmp_path, Clashing), TASK, METHOD, 0)
 

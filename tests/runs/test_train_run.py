@@ -5,7 +5,10 @@ import torch
 
 from bench.context import machine_of
 from bench.errors import UserError
-from bench.runs.identity import where
+from bench.runs.identity import Identities, where
+from bench.runs.plan import runs
+from bench.runs.planning.checks import _untested
+from bench.runs.planning.coming import coming
 from bench.runs.train_run import produce, tf32, trace_tests
 from bench.store import RunKey, run_folder
 from bench.trace import Trace
@@ -22,7 +25,13 @@ def test_hidden_tests_are_traced_for_a_submission_and_are_the_same_then(tiny_set
     assert produce(later, KEY) == ""
     file = run_folder(later, KEY) / "trace-test.parquet"
     assert not file.exists()
+    with_tests = later.model_copy(update={"data": later.data.model_copy(update={"test": True})})
+    planned, identities = [run for run in runs(later) if run.key == KEY], Identities(with_tests)
+    [line] = _untested(with_tests, planned, identities, coming(with_tests, identities))
+    assert line.startswith("data.test: no effect on 1 finished or copied runs")
+    assert not [*_untested(later, planned, identities, coming(later, identities))]
     trace_tests(later, KEY)
+    assert not [*_untested(with_tests, planned, identities, coming(with_tests, identities))]
     at_once = tiny_settings(tmp_path / "at once", data=DATA | {"test": True}, **brief)
     assert produce(at_once, KEY) == ""
     assert file.read_bytes() == (run_folder(at_once, KEY) / "trace-test.parquet").read_bytes()

@@ -171,6 +171,19 @@ def compare(
     return _with_verdicts(rows, made, comparison)
 
 
+def comparable(points: pd.DataFrame, wanted: Sequence[Pairing]) -> int:
+    """Return how many pairings have a verdict on all tasks, as `compare` counts them, without computing any."""
+    chosen, every_task = _chosen(points, wanted), list(dict.fromkeys(points["task"]))
+    made: set[tuple[Any, ...]] = set()
+    for pairing in wanted:
+        sides = [chosen.get(side, {}) for side in ((pairing.a, pairing.budget_a), (pairing.b, pairing.budget_b))]
+        seeds = [[{row["seed"] for row in scored(side.get(task, []))} for side in sides] for task in every_task]
+        if all(a & b for a, b in seeds):
+            used = tuple(_used(scored(side[task])) for side in sides for task in every_task)
+            made.add((pairing.a, pairing.b, used))
+    return len(made)
+
+
 def _chosen(points: pd.DataFrame, wanted: Iterable[Pairing]) -> dict[tuple[str, float], dict[str, list[Point]]]:
     """Map (method, budget) and task to the chosen row of each seed."""
     sides = {side for each in wanted for side in ((each.a, each.budget_a), (each.b, each.budget_b))}

@@ -57,7 +57,10 @@ __all__ = [
 
 
 _LEVEL = "at the profile's confidence (95 % by default), as in the tables"
-_BAND = f"Bands are intervals over seeds and examples (over examples only with one seed) {_LEVEL}."
+_BAND = (
+    "Bands are intervals over seeds and examples (over examples only with one seed) of the contestant that the profile "
+    f"declares for comparisons (of all, if it declares none), {_LEVEL}."
+)
 _COST = (
     "Full-depth score of each variant that has one on every task, averaged over tasks; bars are one standard deviation "
     "over seeds."
@@ -65,11 +68,12 @@ _COST = (
 # Title and caption of each figure by the beginning of its file name, in reading order. {rest}: the rest of the name.
 _CAPTIONS = {
     "frontier-average": (
-        "Frontier, mean of all tasks",
-        "Mean score over tasks at matched budgets. At each budget every task contributes the point that was chosen "
-        "for it on the selection split, read on validation and averaged over seeds. Markers are models and thresholds "
-        "that exist; between them the line holds the score of the next cheaper point. A method is drawn where it has a "
-        f"point on every task. {_BAND} Faint: the same answer for all examples on half of the tasks or more.",
+        "Frontier, mean of tasks",
+        "Mean score over the learned tasks (all tasks, if none is learned) at matched budgets. At each budget every "
+        "task contributes the point that was chosen for it on the selection split, read on validation and averaged "
+        "over seeds. Markers are models and thresholds that exist; between them the line holds the score of the next "
+        f"cheaper point. A method is drawn where it has a point on each of these tasks. {_BAND} Faint: the same answer "
+        "for all examples on half of the tasks or more.",
     ),
     "differences": (
         "Difference from the teacher",
@@ -80,7 +84,7 @@ _CAPTIONS = {
     "tasks": (
         "Methods and tasks at 4×",
         "Score of the point chosen at 4× fewer FLOPs, mean over seeds. Colour: difference from the teacher over the "
-        "seeds that both have, darkest from 20 points on. Empty: no point at this budget.",
+        "seeds that both have, darkest from 20 points on.",
     ),
     "frontier-": (
         "Frontier, {rest}",
@@ -250,18 +254,21 @@ def _plan(
     """Return the drawing function of every figure that could be drawn, by file name."""
     runs = results / "runs"
     resamples = resamples_of(points, runs, comparison)
-    traced = points[has_traces(points)]
+    traced, main = points[has_traces(points)], comparison.primary.contestant
+    main = main if main in set(traced["method"]) else None
     plan: dict[str, Callable[[], Figure]] = {
-        "frontier-average": partial(frontier_average, traced, roles, resamples=resamples),
+        "frontier-average": partial(frontier_average, traced, roles, resamples=resamples, main=main),
         "differences": partial(difference_from_teacher, traced, roles, resamples=resamples),
         "tasks": partial(tasks_at_budget, points, roles),
     }
     for task in task_order(traced):
-        plan[f"frontier-{task}"] = partial(frontier, traced, task, roles, resamples=resamples, published=published)
+        plan[f"frontier-{task}"] = partial(
+            frontier, traced, task, roles, resamples=resamples, published=published, main=main
+        )
     plan["milliseconds"] = partial(score_against_milliseconds, points, roles, times=times)
     plan |= {name: partial(score_against_cost, points, roles, cost=cost) for name, cost in COSTS.items()}
     plan["latency"] = partial(promised_against_measured, points, roles)
-    plan["exits-score"] = partial(score_per_exit, traced, roles, resamples=resamples)
+    plan["exits-score"] = partial(score_per_exit, traced, roles, resamples=resamples, main=main)
     plan["exits-histogram"] = partial(exit_histogram, points, roles)
     plan["exits-difficulty"] = partial(exit_against_difficulty, traced, roles, runs=runs)
     plan["ablations"] = partial(ablation_intervals, traced, roles, resamples=resamples)

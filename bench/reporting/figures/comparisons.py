@@ -60,7 +60,8 @@ def difference_from_teacher(points: pd.DataFrame, roles: Roles, *, resamples: Re
         axes.set_yticks(range(len(looks)), [mark.name for mark in looks.values()])
         axes.set_ylim(len(looks) - 0.5, -0.5)
         axes.tick_params(axis="y", length=0)
-    figure.supxlabel(f"mean score × 100 minus the teacher's ({points['task'].nunique()} tasks)", fontsize=7.5)
+    bars = f"\nbars: {100 * resamples.level:g} % interval, not corrected" if resamples else ""
+    figure.supxlabel(f"mean score × 100 minus the teacher's ({points['task'].nunique()} tasks){bars}", fontsize=7.5)
     return figure
 
 
@@ -83,7 +84,7 @@ def tasks_at_budget(points: pd.DataFrame, roles: Roles) -> Figure:
         raise Absent(f"no method has a point at {HEAT_BUDGET:g}×")
     tasks = task_order(points)
     teacher = teacher_rows(points, reference=roles.reference)
-    looks = {m: mark for m, mark in marks(points, roles).items() if m in set(chosen["method"])}
+    looks = {m: mark for m, mark in marks(points, roles).items() if m in {*shown["method"]} - {roles.reference}}
     # Differences are over the seeds that both have.
     beside = teacher[["task", "seed", "score"]].rename(columns={"score": "teacher"})
     chosen = chosen.merge(beside, on=["task", "seed"], how="left")
@@ -94,7 +95,8 @@ def tasks_at_budget(points: pd.DataFrame, roles: Roles) -> Figure:
     figure = new_figure(PAGE, 0.75 + 0.24 * (len(looks) + 1))
     axes = figure.add_subplot()
     texts = np.vectorize("{:.1f}".format)(np.vstack([of_teacher, scores]))
-    _heat(axes, np.vstack([np.zeros(len(tasks)), gaps]), texts, most=20.0)
+    _heat(axes, np.vstack([np.zeros(len(tasks)), gaps]), texts, most=20.0, empty="no point")
+    axes.set_xlabel("colour: minus the teacher's score, orange below 0, purple above,\ndarkest from 20 points on")
     axes.set_xticks(range(len(tasks)), [task_title(task) for task in tasks])
     axes.set_yticks(range(len(looks) + 1), ["teacher, full depth", *(mark.name for mark in looks.values())])
     axes.set_title(f"Score × 100 at {HEAT_BUDGET:g}× fewer FLOPs", loc="left")
@@ -233,15 +235,17 @@ def ablation_intervals(points: pd.DataFrame, roles: Roles, *, resamples: Resampl
     return figure
 
 
-def _heat(axes: Axes, values: NDArray[np.float64], texts: NDArray[np.str_], most: float) -> None:
+def _heat(axes: Axes, values: NDArray[np.float64], texts: NDArray[np.str_], most: float, empty: str = "") -> None:
     """Draw a table with a colour behind each number: orange below zero, purple above, full at `most`.
 
-    Cells whose text has "nan" are left empty.
+    Cells whose text has "nan" have the text `empty`.
     """
     axes.imshow(values, aspect="auto", cmap=matplotlib.colormaps["PuOr"], norm=TwoSlopeNorm(0, -1.7 * most, 1.7 * most))
     for y, x in np.ndindex(values.shape):
         text = str(texts[y, x]).replace("-", "\N{MINUS SIGN}")
-        if "nan" not in text:
+        if "nan" in text:
+            axes.text(x, y, empty, ha="center", va="center", fontsize=6, color=GREY)
+        else:
             dark = abs(values[y, x]) > most
             axes.text(x, y, text, ha="center", va="center", fontsize=6.5, color="white" if dark else INK)
     axes.grid(False)

@@ -18,18 +18,19 @@ from bench.reporting.tables.format.table import variant_names
 
 
 class Cost(NamedTuple):
-    """A cost of a model: its column in the points table, and the title of its axis."""
+    """A cost of a model: its column in the points table, the title of its axis, and the axis's unit."""
 
     column: str
     title: str
+    unit: float = 1.0
 
 
 COSTS = {
-    "parameters": Cost("parameters", "parameters, embeddings included"),
-    "training": Cost("training_flops_in_all", "training FLOPs, with those of every model that is needed"),
-    "memory": Cost("peak_memory_bytes", "peak memory of the process that trains, in bytes"),
-    "trainable": Cost("trainable_parameters", "trained parameters"),
-    "stored": Cost("parameters_all_tasks", "parameters stored for all tasks"),
+    "parameters": Cost("parameters", "parameters with embeddings, in millions", 1e6),
+    "training": Cost("training_flops_in_all", "training TFLOP, with those of every model that is needed", 1e12),
+    "memory": Cost("peak_memory_bytes", "peak memory of the process that trains, in GB", 1e9),
+    "trainable": Cost("trainable_parameters", "trained parameters, in millions", 1e6),
+    "stored": Cost("parameters_all_tasks", "parameters stored for all tasks, in millions", 1e6),
 }
 """Costs of the figures, by file name."""
 
@@ -38,9 +39,10 @@ COSTS = {
 def score_against_cost(points: pd.DataFrame, roles: Roles, *, cost: Cost) -> Figure:
     """Draw the full-depth score of every variant against a cost, averaged over tasks.
 
-    Only seeds with a score and a cost on every task count. Bars are one sample
-    standard deviation over seeds. A line joins the variants of a method. A contestant that is `like` another one, with
-    models of the same size, has its mark, so a training budget and its parts form a learning curve.
+    Only seeds with a score on every task count, all of them; the cost is the mean over the runs where it is known. Bars
+    are one sample standard deviation over seeds. A line joins the variants of a method. A contestant that is `like`
+    another one, with models of the same size, has its mark and a label with its own name, so a training budget and its
+    parts form a learning curve.
 
     Args:
         points: all-points.parquet.
@@ -62,13 +64,12 @@ def score_against_cost(points: pd.DataFrame, roles: Roles, *, cost: Cost) -> Fig
         rows = rows[rows["trainable_parameters"] != 0]  # else it is the memory of making and scoring the model
     names, tasks = variant_names(points), rows["task"].nunique()
     looks = marks(points, roles)
-    seeds = rows.groupby(["method", "variant", "seed"]).agg(
-        score=("score", "mean"), cost=(cost.column, "mean"), priced=(cost.column, "count"), tasks=("task", "nunique")
-    )
-    seeds = seeds[(seeds["tasks"] == tasks) & (seeds["priced"] == tasks) & (seeds["cost"] > 0)]
-    table = seeds.groupby(["method", "variant"]).agg(
-        score=("score", "mean"), deviation=("score", "std"), cost=("cost", "mean")
-    )
+    model = ["method", "variant"]
+    seeds = rows.groupby([*model, "seed"]).agg(score=("score", "mean"), tasks=("task", "nunique"))
+    table = seeds[seeds["tasks"] == tasks].groupby(model)["score"].agg(score="mean", deviation="std")
+    costs = rows.groupby([*model, "task"])[cost.column].mean().groupby(model).agg(["mean", "count"])
+    table["cost"] = costs["mean"][costs["count"] == tasks] / cost.unit
+    table = table[table["cost"] > 0]
     if table.empty:
         raise Absent("no variant has a score on every task")
     table = table.reset_index()
@@ -78,6 +79,7 @@ def score_against_cost(points: pd.DataFrame, roles: Roles, *, cost: Cost) -> Fig
     figure, axes = canvas(len(present))
     labels: list[Label] = []
     for method in present:
+        named = {other: look.name for other, look in looks.items() if other != method}
         mark, group = looks[method], table[table["drawn"] == method].sort_values("cost")
         axes.plot(group["cost"], 100 * group["score"], color=mark.colour, linestyle=mark.line, alpha=0.5, linewidth=0.9)
         axes.errorbar(
@@ -85,9 +87,13 @@ def score_against_cost(points: pd.DataFrame, roles: Roles, *, cost: Cost) -> Fig
             markersize=8 if mark.marker == "*" else 5, elinewidth=0.8, capsize=1.5, zorder=4,
         )  # fmt: skip
         labels += [
-            Label(row.cost, 100 * row.score, names[(row.method, row.variant)], mark.colour)
+            Label(
+                row.cost,
+                100 * row.score,
+                f"{named.get(row.method, '')} {names[row.method, row.variant]}".strip(),
+                mark.colour,
+            )
             for row in group.itertuples()
-            if row.method == method
         ]
     axes.set_xscale("log")
     axes.set_xlim(table["cost"].min() / 1.12, table["cost"].max() * 1.12)
@@ -96,7 +102,7 @@ def score_against_cost(points: pd.DataFrame, roles: Roles, *, cost: Cost) -> Fig
     axes.set_ylabel("mean score × 100")
     axes.set_title(f"Full depth, mean of {tasks} task{'s' * (tasks > 1)}", loc="left")
     legend_below(figure, [handle(looks[method]) for method in present], columns=5 if len(present) > FEW else 3)
-    edges = [table["score"] + sign * table["deviation"].fillna(0) for sign in (-1, 0, 1)]
+    edges = [table["score"] + share * table["deviation"].fillna(0) for share in np.linspace(-1, 1, 9)]
     place(axes, labels, np.vstack([np.column_stack([table["cost"], 100 * edge]) for edge in edges]))
     return figure
 

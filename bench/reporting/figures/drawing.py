@@ -82,7 +82,7 @@ _LABELS = {
     "teacher, long training": "teacher-long",
 }
 _OTHERS = ("#882255", "#999933", "#0B4F3C", "#3C3C8C", "#B2182B", "#35978F", "#8C6BB1", "#4D4D4D")
-_MARKERS = ("o", "D", "^", "v", "P", "X", "<", ">")
+_MARKERS = ("o", "D", "^", "v", "P", "X", "<", ">", "p", "d")
 _LINES: tuple[Any, ...] = ("-", *dict.fromkeys(line for _, _, line in list(_KNOWN.values())[1:]))
 
 
@@ -154,20 +154,22 @@ def appearances(names: Mapping[str, str]) -> dict[str, tuple[str, str, Any]]:
         for method, name in names.items()
     }
     result: dict[str, tuple[str, str, Any]] = {}
-    for method in sorted(names, key=lambda each: (not known[each], known[each] != each, each)):
+    order = sorted(names, key=lambda each: (not known[each], known[each] != each, each))
+    usual = {known[method]: method for method in reversed(order)}
+    for method in sorted(order, key=lambda each: usual[known[each]] != each or not known[each]):
         options = [(colour, marker, line) for line, colour, marker in itertools.product(_LINES, _OTHERS, _MARKERS)]
         start = crc32(method.encode()) % len(options)
         options = [*options[start:], *options[:start]]
-        if known[method]:
-            usual = _KNOWN[known[method]]
-            options = [usual, *((usual[0], marker, line) for _, marker, line in options)]
+        if usual[known[method]] == method and known[method]:
+            options = [_KNOWN[known[method]], *options]
         used = list(result.values())
         free = [
             option for option in options if not any(option[:2] == each[:2] or option[1:] == each[1:] for each in used)
         ]
         # Methods are easiest to distinguish by colour.
         fresh = [option for option in free if option[0] not in {colour for colour, *_ in used}]
-        result[method] = next(iter([*fresh, *free, *options]))
+        own = [option for option in fresh if option[1] not in {marker for _, marker, _ in used}]
+        result[method] = next(iter([*own, *fresh, *free, *options]))
     return result
 
 
@@ -263,7 +265,7 @@ def ratio_axis(axis: Axis, low: float, high: float) -> None:
 
 
 class _Counts(Locator):
-    """Ticks at 1, 2 and 5 of every decade of a log axis; finer steps where that gives less than two ticks."""
+    """Ticks at 1, 2 and 5 of every decade of a log axis; finer steps where that gives less than three ticks."""
 
     def __call__(self) -> Any:
         assert self.axis is not None
@@ -274,9 +276,9 @@ class _Counts(Locator):
         for steps in ((1.0, 2.0, 5.0), (1.0, 2.0, 3.0, 5.0, 7.0)):
             ticks = np.outer(decades, steps).ravel()
             ticks = ticks[(vmin <= ticks) & (ticks <= vmax)]
-            if len(ticks) > 1:
+            if len(ticks) > 2:
                 return ticks
-        return MaxNLocator(4, min_n_ticks=3).tick_values(vmin, vmax)
+        return MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3).tick_values(vmin, vmax)
 
 
 def count_axis(axis: Axis) -> None:

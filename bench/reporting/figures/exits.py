@@ -47,8 +47,16 @@ _LINES: tuple[Any, ...] = ("-", "--", ":", "-.")
 
 
 @styled
-def score_per_exit(points: pd.DataFrame, roles: Roles, *, resamples: Resamples | None = None) -> Figure:
+def score_per_exit(
+    points: pd.DataFrame, roles: Roles, *, resamples: Resamples | None = None, main: str | None = None
+) -> Figure:
     """Draw the score of each exit, used for all examples, against its layers, with bands; one panel for each task.
+
+    Args:
+        points: all-points.parquet.
+        roles: the roles of the profile's methods.
+        resamples: the resampled scores; None gives no bands.
+        main: the contestant that alone has a band; None: all have one.
 
     Raises:
         Absent: where no method has more than one exit.
@@ -70,8 +78,11 @@ def score_per_exit(points: pd.DataFrame, roles: Roles, *, resamples: Resamples |
         for method, line, layers, bands in _by_layers(exits[exits["task"] == task], looks, resamples):
             mark = looks[method]
             axes.plot(layers, bands[:, 0], color=mark.colour, linestyle=line, marker=mark.marker, markersize=3.2)
-            axes.fill_between(layers, bands[:, 1], bands[:, 2], color=mark.colour, alpha=0.09, linewidth=0, zorder=1.5)
-            seen += [*bands.ravel()]
+            seen += [*bands[:, 0]]
+            if main in (None, method):
+                low, high = bands[:, 1:].T
+                axes.fill_between(layers, low, high, color=mark.colour, alpha=0.13, linewidth=0, zorder=1.5)
+                seen += [*low, *high]
         for method, group in single[single["task"] == task].groupby("method"):
             mean, mark = group.groupby("mean_layers")["score"].mean(), looks[str(method)]
             axes.plot(
@@ -168,7 +179,7 @@ def left_out(points: pd.DataFrame, roles: Roles, rows: pd.DataFrame) -> str:
     there = {*zip(rows["method"], rows["variant"], strict=True)}
     keys = sorted({*zip(known["method"], known["variant"], strict=True)} - there)
     missing = ", ".join(f"{looks[method].name} {names[(method, variant)]}".strip() for method, variant in keys)
-    return f"without a point near half of their full cost: {missing}" if missing else ""
+    return f"no point near half of the model's own FLOPs: {missing}" if missing else ""
 
 
 @styled
@@ -189,7 +200,15 @@ def exit_histogram(points: pd.DataFrame, roles: Roles) -> Figure:
         for y, key in enumerate(keys):
             run = rows[(rows["task"] == task) & (rows["method"] == key[0]) & (rows["variant"] == key[1])]
             if run.empty:
-                axes.text(50, y, "no point near half cost", ha="center", va="center", fontsize=6, color=GREY)
+                axes.text(
+                    50,
+                    y,
+                    "no point near half of its FLOPs",
+                    ha="center",
+                    va="center",
+                    fontsize=6,
+                    color=GREY,
+                )
                 continue
             _shares(axes, y, np.mean(np.stack([np.asarray(each, float) for each in run["exits"]]), axis=0), colours)
             axes.text(101, y, reached(run["speedup"]), ha="left", va="center", fontsize=6, color=INK)
@@ -200,9 +219,11 @@ def exit_histogram(points: pd.DataFrame, roles: Roles) -> Figure:
         axes.spines["left"].set_visible(False)
         axes.set_ylim(len(keys) - 0.5, -0.5)
         axes.set_xlim(0, 100)
+        axes.text(101, -0.6, "speed-up", ha="left", va="bottom", fontsize=6, color=INK)
         axes.set_title(task_title(task), loc="left")
     label_outer(grid, "examples (%)", columns=columns)
-    handles = [Patch(color=shade, label=f"exit {e + 1}") for e, shade in enumerate(colours)]
+    handles = [Patch(color=shade, label=f"exit {e + 1}") for e, shade in enumerate(colours[:-1])]
+    handles.append(Patch(color=colours[-1], label="last exit"))
     legend_below(figure, handles, columns=12, note=left_out(points, roles, rows))
     return figure
 
@@ -210,8 +231,7 @@ def exit_histogram(points: pd.DataFrame, roles: Roles) -> Figure:
 def _shares(axes: Axes, y: int, shares: NDArray[np.float64], colours: NDArray[np.float64]) -> None:
     """Draw the shares of the exits as one bar, with percentages where there is room."""
     left = 0.0
-    # Few exits are spread over the colours, so that the last exit has the same colour for all models.
-    shades = colours[np.linspace(0, len(colours) - 1, len(shares)).round().astype(int)]
+    shades = [*colours[: len(shares) - 1], colours[-1]]  # the last exit has the same colour for all models
     for share, shade in zip(100 * shares, shades, strict=True):
         axes.barh(y, share, left=left, height=0.74, color=shade, edgecolor="white", linewidth=0.5)
         if share >= 13:

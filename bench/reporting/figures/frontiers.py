@@ -19,6 +19,7 @@ from bench.analysis.budgets import (
 )
 from bench.analysis.comparing.resampling import Resamples
 from bench.analysis.roles import Roles
+from bench.analysis.statistics import learned_tasks
 from bench.reporting.figures.curves import Curve, average_curves, is_constant, task_curve
 from bench.reporting.figures.drawing import (
     COLUMN,
@@ -56,6 +57,7 @@ def frontier(
     *,
     resamples: Resamples | None = None,
     published: pd.DataFrame | None = None,
+    main: str | None = None,
 ) -> Figure:
     """Draw one task: score against mean FLOPs per example, one staircase for each method over all its variants.
 
@@ -65,6 +67,7 @@ def frontier(
         roles: the roles of the profile's methods.
         resamples: the resampled scores; None gives no bands.
         published: rows of `bench.reporting.published`, drawn as hollow marks at the reported speed-ups.
+        main: the contestant that alone has a band; None: all have one.
 
     Raises:
         Absent: where the teacher has no run on this task, or no other method has one.
@@ -83,7 +86,7 @@ def frontier(
     scores, names = [top_score], []
     for method in drawn:
         rows = front[front["method"] == method]
-        curve = task_curve(rows, resamples)
+        curve = task_curve(rows, resamples if main in (None, method) else None)
         _curve(axes, curve, looks[method])
         _own_points(axes, rows, looks[method], several=rows["seed"].nunique() > 1, many=len(drawn) > FEW)
         names += _names(rows, looks[method], variants)
@@ -105,7 +108,8 @@ def frontier(
     if reported:
         handles.append(_hollow("hollow: as reported", INK, 1.0))
     if is_constant(front).any():
-        handles.append(_hollow("faint: same answer for all examples", GREY, 0.5))
+        look = looks[front.loc[is_constant(front), "method"].iloc[0]]
+        handles.append(_hollow("hollow, in any colour: same answer for all examples", look.colour, 0.6, look.marker))
     legend_below(figure, handles, columns=5 if len(drawn) > FEW else 3)
     place(axes, names, np.column_stack([front["flops"], 100 * front["score"]]))
     return figure
@@ -131,9 +135,9 @@ def handle(mark: Mark) -> Line2D:
     return Line2D([], [], color=mark.colour, marker=mark.marker, linestyle=line, label=mark.name)
 
 
-def _hollow(label: str, colour: str, alpha: float) -> Line2D:
+def _hollow(label: str, colour: str, alpha: float, marker: str = "D") -> Line2D:
     return Line2D(
-        [], [], linestyle="none", marker="D", color=colour, markerfacecolor="none", alpha=alpha, label=label
+        [], [], linestyle="none", marker=marker, color=colour, markerfacecolor="none", alpha=alpha, label=label
     )  # fmt: skip
 
 
@@ -220,15 +224,14 @@ def _controls(axes: Axes, scores: list[float], teacher: float, control: float) -
         _beside(axes, low, f"{_signed('constant baseline', control)} ↓", GREY, above=True)
     elif np.isfinite(control):
         axes.axhline(control, color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), zorder=2)
-        _beside(axes, control, _signed("constant baseline", control), GREY, above=not above)
+        _beside(axes, control, _signed("constant\nbaseline", control), GREY, above=not above)
 
 
 def _beside(axes: Axes, y: float, text: str, colour: str, *, above: bool) -> None:
-    """Write a text above or below a horizontal line, at its left end."""
-    side: dict[str, Any] = {"va": "bottom", "xytext": (0, 0.5)} if above else {"va": "top", "xytext": (0, -1.5)}
+    """Write a text to the right of the plot, where it covers no line, above or below a height."""
     axes.annotate(
-        text, (0.012, y), xycoords=axes.get_yaxis_transform(), textcoords="offset points", **side,
-        color=colour, fontsize=6.5, path_effects=halo(), zorder=8,
+        text, (1.0, y), xycoords=axes.get_yaxis_transform(), xytext=(3, 0), textcoords="offset points",
+        va="bottom" if above else "top", color=colour, fontsize=6.5, path_effects=halo(), zorder=8,
     )  # fmt: skip
 
 
@@ -238,8 +241,16 @@ def _signed(name: str, value: float) -> str:
 
 
 @styled
-def frontier_average(points: pd.DataFrame, roles: Roles, *, resamples: Resamples | None = None) -> Figure:
-    """Draw the mean score over all tasks at matched speed-ups, one staircase for each method.
+def frontier_average(
+    points: pd.DataFrame, roles: Roles, *, resamples: Resamples | None = None, main: str | None = None
+) -> Figure:
+    """Draw the mean score over the learned tasks (all, if none is learned) at matched speed-ups, a staircase a method.
+
+    Args:
+        points: all-points.parquet.
+        roles: the roles of the profile's methods.
+        resamples: the resampled scores; None gives no bands.
+        main: the contestant that alone has a band; None: all have one.
 
     Raises:
         Absent: for one task, where the teacher lacks a task, or where no other method has a point on every task.
@@ -249,6 +260,8 @@ def frontier_average(points: pd.DataFrame, roles: Roles, *, resamples: Resamples
     orphaned = set(points["task"]) - set(teacher_rows(points, reference=roles.reference)["task"])
     if orphaned:
         raise Absent(f"no run of the teacher on {', '.join(sorted(map(task_title, orphaned)))}")
+    every, learned = points["task"].nunique(), learned_tasks(points, reference=roles.reference)
+    points = points[points["task"].isin(learned)] if learned else points
     curves = average_curves(points, roles, resamples=resamples)
     looks = marks(points, roles)
     drawn = [method for method in looks if method in set(curves["method"]) and method != roles.reference]
@@ -260,6 +273,8 @@ def frontier_average(points: pd.DataFrame, roles: Roles, *, resamples: Resamples
         rows = curves[curves["method"] == method].sort_values("budget", ascending=False)
         score, low, high = rows[["score", "low", "high"]].to_numpy(np.float64).T
         constant, model = rows["constant"].to_numpy() >= 0.5, rows["model"].to_numpy(np.bool_)
+        if main not in (None, method):
+            low = high = np.full(len(rows), np.nan)
         curve = Curve(1 / rows["budget"].to_numpy(), score, low, high, constant, model)
         _curve(axes, curve, looks[method])
         scores += [*(100 * curve.score), *(100 * curve.low), *(100 * curve.high)]
@@ -270,12 +285,12 @@ def frontier_average(points: pd.DataFrame, roles: Roles, *, resamples: Resamples
     axes.set_xscale("log")
     axes.set_xlim(left / 1.06, 1.06)
     count_axis(axes.xaxis)
-    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
-    axes.set_xlabel("FLOPs relative to the teacher, at most this on every task")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}")
+    axes.set_xlabel("largest FLOPs on any task, % of the teacher's")
     axes.set_ylabel("mean score × 100")
     top = axes.secondary_xaxis("top", functions=(lambda x: 1 / np.maximum(x, 1e-9),) * 2)
     ratio_axis(top.xaxis, 1.0, 1 / left)
-    _head(axes, top, f"Mean of {points['task'].nunique()} tasks")
+    _head(axes, top, f"Mean of the {len(learned)} learned tasks (of {every})" if learned else f"Mean of {every} tasks")
     handles = [handle(looks[roles.reference]), *(handle(looks[method]) for method in drawn)]
     legend_below(figure, handles, columns=5 if len(drawn) > FEW else 3)
     return figure
@@ -325,7 +340,7 @@ def score_against_milliseconds(points: pd.DataFrame, roles: Roles, *, times: pd.
         timed.setdefault(" and ".join(map(str, seeds)), []).append(task_title(task))
     several = len(timed) > 1
     said = "; ".join(f"{seeds} ({', '.join(titles)})" if several else seeds for seeds, titles in timed.items())
-    note = f"Points and dashed lines are those of seed {said} alone."
+    note = f"First seed, exploratory: points and dashed lines are those of seed {said} alone."
     present = [method for method in looks if method in set(rows["method"]) | {roles.reference}]
     legend_below(figure, [handle(looks[method]) for method in present], columns=5, note=note)
     return figure

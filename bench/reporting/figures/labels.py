@@ -47,7 +47,8 @@ def place(axes: Axes, labels: Sequence[Label], avoid: NDArray[np.float64] | None
     dots = np.vstack([points, *_lines(axes)])
     if avoid is not None and len(avoid):
         dots = np.vstack([dots, axes.transData.transform(avoid)])
-    taken: list[NDArray[np.float64]] = []
+    there = [text.get_window_extent(renderer) for text in axes.texts]
+    taken = [np.array([box.x0, box.y0, box.x1, box.y1]) for box in there]
     for label in [label for label in labels if label.text]:
         anchor = axes.transData.transform((label.x, label.y))
         words: dict[str, Any] = {"fontsize": SIZE, "fontweight": "bold", "ha": "center", "va": "center"}

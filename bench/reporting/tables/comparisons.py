@@ -44,12 +44,12 @@ PHRASES = {"better": "Better than", "worse": "Worse than", "equal": "Equal to", 
 NO_TRACES = "No traces are available: differences have neither an interval nor a verdict."
 
 
-def how(comparison: Comparison, comparisons: int | Mapping[tuple[str, str], int]) -> str:
+def how(comparison: Comparison, comparisons: int | str | Mapping[tuple[str, str], int]) -> str:
     """Return a note that explains intervals and verdicts.
 
     Args:
         comparison: Settings with level, margin and number of resamples.
-        comparisons: Number of comparisons, or a map from (family, scope) to it.
+        comparisons: Number of comparisons as number or text, or a map from (family, scope) to it.
     """
     level = f"{100 * comparison.level:g} %"
     number = str(comparisons)

@@ -50,7 +50,8 @@ def training(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table 
         line: dict[str, object] = {"Model": _usual_label(runs)}
         line[OF_TEACHER] = (runs["training_steps"] / runs["task"].map(steps)).mean()
         for title, column in _COLUMNS.items():
-            line[title] = runs.get(column, pd.Series(dtype=float)).mean() / _UNITS.get(title, 1)
+            known = runs.get(column, pd.Series(dtype=float))
+            line[title] = (known.median() if title == "Seconds" else known.mean()) / _UNITS.get(title, 1)
         again = int(runs["restarts"].sum())
         line |= {"Restarts": again, "Collapsed": int(runs["collapsed"].sum()), "Runs": len(runs)}
         lines.append(line)
@@ -69,10 +70,10 @@ def training(points: pd.DataFrame, notes: Sequence[str], roles: Roles) -> Table 
             "Steps: optimizer steps of the model's own stages and of the models whose weights it continues. TFLOP: "
             "floating-point operations (10^12) of its own training, with the passes of teachers, checkpoint selection "
             "and traces; with sources: also those of every run that it needs, such as its teacher; if one model "
-            "serves several tasks, each has an equal part. Seconds (of training, wall-clock time), CPU seconds (of the "
-            "whole run, with its traces) and memory (of the whole process) depend on the machine and on other programs "
-            "that run there. Trained parameters: those that an optimizer changes, in the "
-            "stage with most.",
+            "serves several tasks, each has an equal part. Seconds (of training, wall-clock time; the median over "
+            "tasks and seeds, since a machine may pause), CPU seconds (of the whole run, with its traces) and memory "
+            "(of the whole process) depend on the machine and on other programs that run there. Trained parameters: "
+            "those that an optimizer changes, in the stage with most.",
             "Restarts: trainings that were repeated with another seed because the model gave the same answer for every "
             "example of the selection split; seconds include them, steps and TFLOP count one training. "
             "Collapsed: runs where this is still the case after the last attempt; they are included in all results.",

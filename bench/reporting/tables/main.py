@@ -110,7 +110,7 @@ def main(
     means = {"Average": tasks}
     if WITHOUT in tasks and len(tasks) > 1:
         means["w/o WNLI"] = [task for task in tasks if task != WITHOUT]
-    learned = [task for task in tasks if task in learned_tasks(points, reference=roles.reference)]
+    learned = learned_tasks(points, reference=roles.reference)
     if 0 < len(learned) < len(tasks):
         means[LEARNED.capitalize()] = learned
     control = _line("control", "", "Constant baseline", _both_halves(control_rows, points, halves), planned, means)

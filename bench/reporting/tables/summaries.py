@@ -295,7 +295,7 @@ def summary(points: pd.DataFrame, notes: Sequence[str], roles: Roles, evidence: 
         roles: The roles of the methods.
         evidence: Resamples for the intervals of the differences; None: without intervals.
     """
-    learned = [task for task in tasks_of(points) if task in learned_tasks(points, reference=roles.reference)]
+    learned = learned_tasks(points, reference=roles.reference)
     tasks = learned or tasks_of(points)
     shown = roles.contestants(points[points["task"].isin(tasks)])
     gaps = budget_differences(

@@ -23,7 +23,7 @@ from bench.runs.planning.forecast import forecast
 from bench.runs.planning.recipes import recipes
 from bench.runs.training.lineage import steps_in_all
 from bench.settings import Settings
-from bench.store import RunKey, check_folders
+from bench.store import RunKey, check_folders, run_folder
 from bench.tasks.catalogue import task as task_named
 from bench.tasks.quality import findings, overview
 
@@ -61,11 +61,13 @@ def report(settings: Settings, cores: int) -> Iterator[str]:
     if problems:
         many = f"{len(problems)} problem{'s' * (len(problems) > 1)}"
         raise UserError(f"the data cannot be used as it is: {many}, listed above as `problem`")
-    found = coming(settings, Identities(settings))
+    identities = Identities(settings)
+    found = coming(settings, identities)
     if settings.training.budget:
         named = {run.key: f"{run.key.method} {run.key.variant}" for run in planned}
         yield from _check_budget(settings, named | {key: f"{key.method} (trials)" for key in found.trials}, texts)
     yield from found.lines()
+    yield from _untested(settings, planned, identities, found)
     yield from made_by_other_code(settings)
     yield check_room(settings, found)
     yield from check_checkpoints(settings, planned, tokenizer)
@@ -88,6 +90,17 @@ def _check_budget(settings: Settings, runs: Mapping[RunKey, str], texts: Mapping
     for name, found in steps.items():
         few, many = min(found), max(found)
         yield f"training budget: {name} {few if few == many else f'{few} to {many}'} steps"
+
+
+def _untested(settings: Settings, planned: Sequence[Planned], identities: Identities, found: Coming) -> Iterator[str]:
+    """Yield a line on the finished or copied runs that have no traces of the tests, with `data.test`."""
+    if not settings.data.test:
+        return
+    there = {run.key: run_folder(settings, run.key) for run in planned if identities.recorded(run.key)}
+    there = {**there, **found.reusable_runs}
+    count = sum(not any(folder.glob("trace-test*.parquet")) for folder in there.values())
+    if count:
+        yield f"data.test: no effect on {count} finished or copied runs; `costeff submit` traces the tests where needed"
 
 
 def _check_data(

@@ -16,7 +16,7 @@ from bench.runs.plan import runs
 from bench.runs.ratios import trials_so_far
 from bench.runs.reuse import reusable_runs
 from bench.settings import Settings
-from bench.store import RunKey, run_folder
+from bench.store import RunKey, run_folder, weights_file
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def coming(settings: Settings, identities: Identities) -> Coming:
     foreseen = [key for key in elsewhere if key not in planned and key not in drawn]
     trials = dict.fromkeys([*drawn, *foreseen])
     wanted = dict.fromkeys([*planned, *trials])
-    missing = [key for key in wanted if identities.recorded(key) is None]
+    missing = [key for key in wanted if not _finished(settings, key, identities)]
     made_here = [key for key in missing if key not in elsewhere]
     made_here += _trained_again(settings, made_here, elsewhere)
     return Coming(
@@ -63,6 +63,12 @@ def coming(settings: Settings, identities: Identities) -> Coming:
         ),
         {key: elsewhere[key] for key in missing if key in elsewhere},
     )
+
+
+def _finished(settings: Settings, key: RunKey, identities: Identities) -> bool:
+    """Return whether a run has a result; with `keep_models` also the file of its weights, empty if it has none."""
+    there = not settings.keep_models or weights_file(run_folder(settings, key)).is_file()
+    return there and identities.recorded(key) is not None
 
 
 def _trained_again(settings: Settings, made: Sequence[RunKey], elsewhere: Container[RunKey]) -> list[RunKey]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from bench.context import data_survey
 from bench.errors import UserError
 from bench.method import Method, contestant
 
@@ -102,6 +103,8 @@ def _own_steps(method: Method, variant: str, examples: int) -> int:
 
 def _inherited(method: Method, variant: str, examples: int) -> int:
     source = _source(method, variant)
+    if source and source[0].task.name != method.task.name:
+        examples = data_survey(method.settings, source[0].task).sizes["train"]
     return steps_in_all(*source, examples) if source else 0
 
 

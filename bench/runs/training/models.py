@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from bench.errors import UserError
 from bench.method import contestant
 from bench.runs.identity import Identities
 from bench.runs.plan import runs
-from bench.runs.ratios import history_file, trials_so_far
+from bench.runs.ratios import foreseen, trials_so_far
 from bench.settings import Settings
-from bench.store import RunKey, read_json, run_folder, weights_file
+from bench.store import RunKey, run_folder, weights_file
 
 
 def release_after(settings: Settings, key: RunKey) -> None:
@@ -26,25 +25,35 @@ def release(settings: Settings, task: str, seed: int) -> None:
     """
     if settings.keep_models:
         return
-    here = settings.model_copy(update={"tasks": [task]})
-    identities, everyone = Identities(settings), runs(settings)
-    planned = [run for run in everyone if (run.key.task, run.key.seed) == (task, seed)]
-    read = [run for run in everyone if any((need.task, need.seed) == (task, seed) for need in run.needs)]
-    needed = {need for run in read if not _finished(settings, run.key, identities) for need in run.needs}
-    if seed == settings.seeds_of(task)[0]:
-        for study in settings.studies:
-            if task in study.tasks and not history_file(settings, task, study.method, study.generations - 1).is_file():
-                needed |= {*contestant(settings, study.method, task).needed(RunKey(task, study.method, "any", seed))}
-    trials = [key for key in trials_so_far(here)[0] if (key.task, key.seed) == (task, seed)]
-    for key in dict.fromkeys([*(run.key for run in planned), *trials]):
+    identities = Identities(settings)
+    readers = {run.key: run.needs for run in runs(settings)}
+    drawn = trials_so_far(settings)[0]
+    finished = [key for key in [*readers, *drawn] if (key.task, key.seed) == (task, seed)]
+    readers |= _trials(settings, task, seed)
+    needed = {need for key, needs in readers.items() if not _finished(settings, key, identities) for need in needs}
+    for key in dict.fromkeys(finished):
         if key not in needed and _finished(settings, key, identities):
             weights_file(run_folder(settings, key)).unlink(missing_ok=True)
 
 
+def _trials(settings: Settings, task: str, seed: int) -> dict[RunKey, tuple[RunKey, ...]]:
+    """Return the trials of the studies that need models of a task and seed, with what they need.
+
+    A run "any" stands for the trials that are not drawn yet. Files of a study with other settings do not count.
+    """
+    found: dict[RunKey, tuple[RunKey, ...]] = {}
+    for study in settings.studies:
+        for on in study.tasks:
+            some = RunKey(on, study.method, "any", settings.seeds_of(on)[0])
+            needs = contestant(settings, study.method, on).needed(some)
+            if any((need.task, need.seed) == (task, seed) for need in needs):
+                known = foreseen(settings, on, study.method, [settings.root])
+                more = [some] * (len(known) < study.generations * study.population)
+                found |= dict.fromkeys([*known, *more], needs)
+    return found
+
+
 def _finished(settings: Settings, key: RunKey, identities: Identities) -> bool:
-    """Return whether a run has a result: a model as it is planned now, or a failure."""
-    try:
-        facts = read_json(run_folder(settings, key) / "run.json")
-    except UserError:
-        return False
-    return facts["status"] == "failed" or facts.get("identity") == identities.of(key).hash
+    """Return whether a run has a result as it is planned now: a model, or a failure that would recur."""
+    facts = identities.recorded(key)
+    return facts is not None and not (facts["status"] == "failed" and facts["again"])

@@ -16,7 +16,7 @@ from bench.provenance import identity_of
 from bench.sharing.entries.replaying import TOLERANCE, Replayed, replay_run, speedups
 from bench.sharing.folders import MAX_SHOWN, PUBLISHED, ResultsFolder, open_folder
 from bench.sharing.records import SPLITS
-from bench.sharing.results import merge
+from bench.sharing.results import check_options, merge
 from bench.sharing.untrusted import irregular, printable
 from bench.store import RunKey
 from bench.tasks.catalogue import tasks_of
@@ -129,7 +129,10 @@ def _content(folder: Path) -> str:
 
 
 def _identities(folder: ResultsFolder) -> str:
-    """Check that each identity is the hash of the inputs, of the run's own key, and of the runs it needs."""
+    """Check that each identity is the hash of the inputs, of the run's own key, and of the runs it needs.
+
+    All runs of a contestant must have the same options.
+    """
     wrong, known = [], {}
     for key, facts in folder.runs.items():
         if "asked" not in facts:
@@ -149,6 +152,7 @@ def _identities(folder: ResultsFolder) -> str:
                 wrong.append(f"{key.path}: it was made with another {printable(name)} than the one in the folder")
     if wrong:
         raise UserError(_listed(wrong))
+    check_options([folder])
     return f"{len(known)} identities are the hashes of the inputs of their runs"
 
 
