@@ -46,7 +46,7 @@ def runner(folder: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(f"run_{abs(hash(folder))}", folder / "run.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    exec(compile((folder / "run.py").read_text("utf-8"), folder / "run.py", "exec"), module.__dict__)  # no __pycache__
     return module
 
 

@@ -200,16 +200,23 @@ def load_model(folder: Path) -> EarlyExitClassifier:
     """Return the model of a folder that `costeff take` wrote for PyTorch.
 
     Raises:
-        UserError: The folder has none.
+        UserError: The folder has none, or its weights do not match its configuration.
     """
     transformers_log.disable_progress_bar()
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder")
     try:
-        if not isinstance(AutoConfig.from_pretrained(folder), EarlyExitConfig):
-            raise UserError(f"{folder} is not a model that `costeff take --format torch` wrote")
-        return AutoModelForSequenceClassification.from_pretrained(folder).eval()
-    except (OSError, ValueError) as error:
+        config = AutoConfig.from_pretrained(folder)
+        if isinstance(config, EarlyExitConfig):
+            model, found = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    except Exception as error:  # a damaged file raises exceptions of several libraries
         why = first_line(error)
         raise UserError(f"{folder} holds no model that `costeff take --format torch` wrote ({why})") from error
+    if not isinstance(config, EarlyExitConfig):
+        raise UserError(f"{folder} is not a model that `costeff take --format torch` wrote")
+    if wrong := sorted(map(str, [*found["missing_keys"], *found["unexpected_keys"]])):
+        raise UserError(f"the weights in {folder} do not match its configuration ({wrong[0]}); export the model again")
+    return model.eval()
 
 
 def _vocabulary(model: EarlyExitClassifier) -> int:

@@ -93,7 +93,8 @@ def _preload() -> None:
 def _next_client(listener: socket.socket) -> socket.socket:
     """Fork a child for each client, without end; return in the child, with the connection to its client.
 
-    When a client ends, its child and the child's process group are killed.
+    When a client ends, its child and the child's process group are killed. Where no child can be made (limits on
+    processes or memory), the connection is closed, and the client runs the command itself.
     """
     woken, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -107,11 +108,17 @@ def _next_client(listener: socket.socket) -> socket.socket:
     while True:
         for ready, _ in poll.poll():
             if ready == listener.fileno():
-                client, _ = listener.accept()
-                if not same_user(client):
+                try:
+                    client, _ = listener.accept()
+                except OSError:
+                    continue
+                try:
+                    child = os.fork() if same_user(client) else None
+                except OSError:
+                    child = None
+                if child is None:
                     client.close()
                     continue
-                child = os.fork()
                 if not child:
                     end_with(server)
                     os.setpgid(0, 0)

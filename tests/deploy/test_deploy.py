@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from torch.fx.experimental.proxy_tensor import make_fx
 from toys import cascade, encoder, examples
@@ -18,7 +19,7 @@ from toys import cascade, encoder, examples
 from bench.deploy import policies, writing
 from bench.deploy.checking import compare, padded, runner
 from bench.deploy.parts import parts_of
-from bench.deploy.timing import summary, time_runtimes
+from bench.deploy.timing import load_model, summary, time_runtimes
 from bench.deploy.writing import Form, write
 from bench.encoder import EarlyExitClassifier
 from bench.encoder.early.engine import run
@@ -205,6 +206,22 @@ def test_runtimes_are_timed_side_by_side(tmp_path, monkeypatch):
     ) == 2 and "| calculated |" in said.replace("  ", "")
     with pytest.raises(UserError, match="holds no model"):
         time_runtimes([tmp_path])
+
+
+def test_a_damaged_or_missing_model_is_one_line_and_never_random(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^some/model: there is no such folder$"):
+        load_model(Path("some/model"))
+    classifier(encoder(), FULL).save_pretrained(tmp_path / "taken")
+    assert load_model(tmp_path / "taken")
+    file = tmp_path / "taken" / "model.safetensors"
+    weights = load_file(file)
+    save_file({name: value for name, value in weights.items() if "exit_heads.2" not in name}, file, {"format": "pt"})
+    with pytest.raises(UserError, match=r"do not match its configuration \(.*exit_heads\.2"):
+        load_model(tmp_path / "taken")
+    file.write_bytes(file.read_bytes()[:200])
+    with pytest.raises(UserError, match="holds no model"):
+        load_model(tmp_path / "taken")
 
 
 def _no_other(*_) -> None:
