@@ -115,7 +115,8 @@ def test_no_band_is_cut_off_by_the_axes(drawn: dict[str, Figure]) -> None:
 
 def test_points_that_answer_all_alike_are_hollow_faint_and_named(drawn: dict[str, Figure]) -> None:
     figure = drawn["frontier"]
-    assert "faint: same answer for all examples" in [text.get_text() for text in figure.legends[0].get_texts()]
+    entries = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert "hollow, in any colour: same answer for all examples" in entries
     hollow = [
         line for line in figure.axes[0].get_lines() if line.get_markerfacecolor() == "none" and len(line.get_xdata())
     ]

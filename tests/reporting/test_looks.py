@@ -11,6 +11,7 @@ from bench.analysis.budgets import at_budget, teacher_rows
 from bench.reporting.figures import drawing
 from bench.reporting.figures.comparisons import tasks_at_budget
 from bench.reporting.figures.drawing import appearances, marks
+from bench.reporting.page import document
 from bench.reporting.tables.format import table
 from bench.tasks.catalogue import title
 
@@ -76,3 +77,9 @@ def test_scores_of_tasks_are_coloured_by_differences_of_common_seeds(points: pd.
     assert 0 < len(chosen) < known["seed"].nunique()
     assert drawn == pytest.approx(100 * (chosen - teacher).mean())
     assert not np.isclose(drawn, 100 * (chosen.mean() - teacher_rows(known).query("task == @task")["score"].mean()))
+
+
+@given(st.sets(st.text("abc", min_size=1, max_size=3), min_size=1, max_size=39))
+def test_every_mark_has_a_symbol_on_the_page(names: set[str]) -> None:
+    looks = appearances(dict.fromkeys([*names, "costeff", "pabee"], ""))
+    assert {marker for _, marker, _ in looks.values()} <= set(document._SYMBOLS)

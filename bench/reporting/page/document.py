@@ -35,7 +35,8 @@ from bench.tasks.quality import findings
 # Plotly's names of the figures' markers.
 _SYMBOLS = {
     "o": "circle", "D": "diamond", "^": "triangle-up", "v": "triangle-down", "P": "cross", "X": "x",
-    "<": "triangle-left", ">": "triangle-right", "s": "square", "*": "star", "x": "x-thin-open",
+    "<": "triangle-left", ">": "triangle-right", "s": "square", "*": "star", "x": "x-thin-open", "p": "pentagon",
+    "d": "diamond-tall",
 }  # fmt: skip
 _DASHES = {"-": "solid", "--": "dash", "-.": "dashdot"}
 # See vendored/README.md.
