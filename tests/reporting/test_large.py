@@ -87,6 +87,7 @@ def test_the_legend_names_every_method_and_covers_none_of_the_axes(
 
 def test_names_of_variants_lie_inside_and_not_on_each_other(drawn: dict[str, Figure]) -> None:
     for name in ("frontier", "frontier of one seed", "parameters"):
+        drawn[name].draw_without_rendering()  # computes the positions of the labels
         axes: Axes = drawn[name].axes[0]
         inside = axes.get_window_extent()
         # The title and the upper axis's name are placed by the axes, not by points.
