@@ -98,8 +98,7 @@ class RoutedLinear(nn.Linear):
 
     def __init__(self, inputs: int, outputs: int, experts: int, gate: int, rank: int) -> None:
         super().__init__(inputs, outputs)
-        # Random, so that a model without trained weights sends its tokens to all experts when it is timed.
-        self.routers = nn.Parameter(0.02 * torch.randn(experts, min(gate, inputs, outputs), inputs))
+        self.routers = nn.Parameter(0.02 * torch.randn(experts, min(gate, inputs, outputs), inputs))  # all are timed
         self.down = nn.Parameter(0.02 * torch.randn(experts, min(rank, inputs, outputs), inputs))
         self.up = nn.Parameter(0.02 * torch.randn(experts, outputs, self.down.shape[1]))
         self.shift = nn.Parameter(torch.zeros(experts, outputs))
