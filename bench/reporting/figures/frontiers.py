@@ -290,7 +290,13 @@ def frontier_average(
     axes.set_ylabel("mean score × 100")
     top = axes.secondary_xaxis("top", functions=(lambda x: 1 / np.maximum(x, 1e-9),) * 2)
     ratio_axis(top.xaxis, 1.0, 1 / left)
-    _head(axes, top, f"Mean of the {len(learned)} learned tasks (of {every})" if learned else f"Mean of {every} tasks")
+    _head(
+        axes,
+        top,
+        f"Mean of the {len(learned)} learned tasks (of {every})"
+        if 0 < len(learned) < every
+        else f"Mean of {every} tasks",
+    )
     handles = [handle(looks[roles.reference]), *(handle(looks[method]) for method in drawn)]
     legend_below(figure, handles, columns=5 if len(drawn) > FEW else 3)
     return figure
