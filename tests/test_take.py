@@ -280,7 +280,9 @@ def test_what_is_there_or_was_made_anew_or_has_no_weights_is_not_taken(settings,
     with pytest.raises(UserError, match=r"has no weights here \(they are missing"):
         write_model(elsewhere, points, row, tmp_path / "out")
     (folder / "run.json").write_text('{"taken_from": "published"}')
-    with pytest.raises(UserError, match=r"has no weights here \(the run was published without"):
+    with pytest.raises(
+        UserError, match=r"\(the run was published without them\); remove published from `reuse`, delete "
+    ):
         write_model(elsewhere, points, row, tmp_path / "out")
 
 

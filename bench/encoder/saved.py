@@ -47,6 +47,16 @@ def has_weights(folder: Path) -> bool:
     return file.is_file() and file.stat().st_size > 0
 
 
+def without_weights(folder: Path) -> tuple[str, str]:
+    """Return why a run folder has no weights, and what gives it weights."""
+    again = "set keep_models: true and run again"
+    if not (folder / "run.json").is_file():
+        return "they are missing", again
+    if source := read_json(folder / "run.json").get("taken_from"):
+        return "the run was published without them", f"remove {source} from `reuse`, delete {folder}, {again}"
+    return "they were deleted after the run was traced", again
+
+
 def load_model(folder: Path, device: torch.device) -> Any:
     """Load the `Encoder` or `Cascade` of a run folder in eval mode.
 
@@ -56,10 +66,8 @@ def load_model(folder: Path, device: torch.device) -> Any:
     """
     path = _path(folder)
     if not has_weights(folder):
-        raise UserError(
-            f"{path} has no weights: they were deleted after the run was traced, or never published; set "
-            "keep_models: true and run again"
-        )
+        why, remedy = without_weights(folder)
+        raise UserError(f"{path} has no weights: {why}; {remedy}")
     try:
         model, found = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True)
     except Exception as error:  # a damaged file raises exceptions of several libraries

@@ -17,7 +17,7 @@ from bench.deploy.checking import Agreement, compare
 from bench.deploy.writing import TORCH, Form, write
 from bench.encoder import EarlyExitClassifier, EncoderConfig
 from bench.encoder.cascade import CascadeConfig
-from bench.encoder.saved import has_weights, kind_of, load_model
+from bench.encoder.saved import has_weights, kind_of, load_model, without_weights
 from bench.errors import UserError
 from bench.exit_policies.operating import exits_taken, plain
 from bench.settings import Settings
@@ -97,10 +97,8 @@ def write_model(
     folder = run_folder(settings, key)
     if not has_weights(folder):
         alone = f"costeff run {key.task} {key.method} {key.variant} --seed {key.seed} --config PROFILE"
-        raise UserError(
-            f"{key.path} has no weights here ({_why_no_weights(folder)}); set keep_models: true and run again, or "
-            f"train this model alone: {alone}"
-        )
+        why, remedy = without_weights(folder)
+        raise UserError(f"{key.path} has no weights here ({why}); {remedy}, or then train this model alone: {alone}")
     if (kind := kind_of(folder)) not in (EncoderConfig.model_type, CascadeConfig.model_type):
         raise UserError(
             f"{key.path} has a model class of its own ({kind}); only an Encoder or a Cascade can be exported"
@@ -145,14 +143,6 @@ def _validation(settings: Settings, task: Task, tokenizer: Any, key: RunKey, tra
     if not (np.array_equal(trace.idx, examples.idx) and np.array_equal(trace.lengths, examples.lengths)):
         raise UserError(f"{key.path}: the text of {key.task} has changed since this run; run the workflow again")
     return examples
-
-
-def _why_no_weights(folder: Path) -> str:
-    """Return the reason why a run folder has no weights."""
-    if not (folder / "run.json").is_file():
-        return "they are missing"
-    copied = "taken_from" in read_json(folder / "run.json")
-    return "the run was published without them" if copied else "they were deleted after the run was traced"
 
 
 def chosen(
