@@ -76,6 +76,14 @@ def costeff(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., 
     return run
 
 
+@pytest.fixture(autouse=True)
+def log_level():
+    """Restore the level of the root logger, which some commands change."""
+    level = logging.root.level
+    yield
+    logging.root.setLevel(level)
+
+
 @pytest.fixture(scope="session")
 def results(tmp_path_factory):
     """A made-up results/<profile> folder of two seeds; read only."""
