@@ -25,6 +25,7 @@ from bench.deploy.writing import TORCH, Form, Runtime, write
 from bench.encoder import EarlyExitClassifier, EarlyExitConfig
 from bench.encoder.early.deployed import Batch, deploy
 from bench.encoder.early.engine import answer
+from bench.encoder.saved import check_match
 from bench.errors import UserError, first_line
 from bench.exit_policies.operating import decision
 
@@ -214,8 +215,7 @@ def load_model(folder: Path) -> EarlyExitClassifier:
         raise UserError(f"{folder} holds no model that `costeff take --format torch` wrote ({why})") from error
     if not isinstance(config, EarlyExitConfig):
         raise UserError(f"{folder} is not a model that `costeff take --format torch` wrote")
-    if wrong := sorted(map(str, [*found["missing_keys"], *found["unexpected_keys"]])):
-        raise UserError(f"the weights in {folder} do not match its configuration ({wrong[0]}); export the model again")
+    check_match(folder, found, "export the model again")
     return model.eval()
 
 

@@ -54,7 +54,7 @@ def without_weights(folder: Path) -> tuple[str, str]:
         return "they are missing", again
     if source := read_json(folder / "run.json").get("taken_from"):
         return "the run was published without them", f"remove {source} from `reuse`, delete {folder}, {again}"
-    return "they were deleted after the run was traced", again
+    return "they were deleted after the run was traced, or never published", again
 
 
 def load_model(folder: Path, device: torch.device) -> Any:
@@ -77,12 +77,24 @@ def load_model(folder: Path, device: torch.device) -> Any:
         raise UserError(f"the model in {path} cannot be loaded ({first_line(error)}); {remedy}") from error
     if not hasattr(model, "exit_macs"):
         raise UserError(f"the model in {path} is a {type(model).__name__}, not of this suite; delete it and run again")
+    check_match(path, found, "delete it and run again")
+    return model.to(device).eval()
+
+
+def check_match(folder: Path, found: dict[str, Any], remedy: str) -> None:
+    """Check that a loaded model had all its weights, since missing ones would be random.
+
+    Args:
+        folder: The folder of the model.
+        found: What `from_pretrained` returns with `output_loading_info`.
+        remedy: What to do, for the message.
+
+    Raises:
+        UserError: Weights are missing or unexpected.
+    """
     wrong = [f"{kind[:-5]} {min(map(str, found[kind]))}" for kind in ("missing_keys", "unexpected_keys") if found[kind]]
     if wrong:
-        raise UserError(
-            f"the weights in {path} do not match its configuration ({', '.join(wrong)}); delete it and run again"
-        )
-    return model.to(device).eval()
+        raise UserError(f"the weights in {folder} do not match its configuration ({', '.join(wrong)}); {remedy}")
 
 
 def kind_of(folder: Path) -> str:

@@ -258,7 +258,8 @@ def _from(folder: Path, name: str) -> str:
     """
     if name.startswith("~") or (name.startswith("$") and not name.startswith("$$")):
         try:
-            return literal(str(Path(expand(name, "path")).absolute())) if expand(name, "path") else name
+            expanded = expand(name, "path")
         except UserError:  # validation names the setting, unless another profile replaces it
             return name
+        return literal(str(Path(expanded).absolute())) if expanded else name
     return name if Path(name).is_absolute() else str(Path(literal(str(folder.absolute()))) / name)

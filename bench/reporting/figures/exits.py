@@ -75,14 +75,11 @@ def score_per_exit(
     controls = 100 * control_rows(points).groupby("task")["score"].mean()
     for axes, task in zip(grid, tasks, strict=True):
         seen: list[float] = []
-        for method, line, layers, bands in _by_layers(exits[exits["task"] == task], looks, resamples):
+        for method, line, layers, bands in _by_layers(exits[exits["task"] == task], looks, resamples, main):
             mark = looks[method]
             axes.plot(layers, bands[:, 0], color=mark.colour, linestyle=line, marker=mark.marker, markersize=3.2)
-            seen += [*bands[:, 0]]
-            if main in (None, method):
-                low, high = bands[:, 1:].T
-                axes.fill_between(layers, low, high, color=mark.colour, alpha=0.13, linewidth=0, zorder=1.5)
-                seen += [*low, *high]
+            axes.fill_between(layers, bands[:, 1], bands[:, 2], color=mark.colour, alpha=0.13, linewidth=0, zorder=1.5)
+            seen += [*bands.ravel()]
         for method, group in single[single["task"] == task].groupby("method"):
             mean, mark = group.groupby("mean_layers")["score"].mean(), looks[str(method)]
             axes.plot(
@@ -104,16 +101,19 @@ def score_per_exit(
 
 
 def _by_layers(
-    rows: pd.DataFrame, looks: dict[str, Mark], resamples: Resamples | None
+    rows: pd.DataFrame, looks: dict[str, Mark], resamples: Resamples | None, main: str | None
 ) -> list[tuple[str, Any, NDArray[np.float64], NDArray[np.float64]]]:
-    """Return (method, line style, layers [E], score, low and high times 100 [E, 3]) of each variant."""
+    """Return (method, line style, layers [E], score, low and high times 100 [E, 3]) of each variant.
+
+    Low and high are NaN for methods without a band.
+    """
     lines = variant_lines(rows)
     groups = {key: group for key, group in rows.groupby(["method", "variant"])}
     ordered = sorted(groups, key=lambda key: (list(looks).index(key[0]), key[1]))
     found = []
     for key in ordered:
         by_exit = {layers: [records(group)] for layers, group in groups[key].groupby("mean_layers")}
-        bands = 100 * np.array(means(list(by_exit.values()), resamples))
+        bands = 100 * np.array(means(list(by_exit.values()), resamples if main in (None, key[0]) else None))
         found.append((key[0], lines[key], np.array(list(by_exit)), bands))
     return found
 
@@ -200,15 +200,7 @@ def exit_histogram(points: pd.DataFrame, roles: Roles) -> Figure:
         for y, key in enumerate(keys):
             run = rows[(rows["task"] == task) & (rows["method"] == key[0]) & (rows["variant"] == key[1])]
             if run.empty:
-                axes.text(
-                    50,
-                    y,
-                    "no point near half of its FLOPs",
-                    ha="center",
-                    va="center",
-                    fontsize=6,
-                    color=GREY,
-                )
+                axes.text(50, y, "no point near half of its FLOPs", ha="center", va="center", fontsize=6, color=GREY)
                 continue
             _shares(axes, y, np.mean(np.stack([np.asarray(each, float) for each in run["exits"]]), axis=0), colours)
             axes.text(101, y, reached(run["speedup"]), ha="left", va="center", fontsize=6, color=INK)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from bench.method import contestant
 from bench.runs.identity import Identities
 from bench.runs.plan import runs
@@ -26,13 +28,13 @@ def release(settings: Settings, task: str, seed: int) -> None:
     if settings.keep_models:
         return
     identities = Identities(settings)
-    readers = {run.key: run.needs for run in runs(settings)}
-    drawn = trials_so_far(settings)[0]
-    finished = [key for key in [*readers, *drawn] if (key.task, key.seed) == (task, seed)]
+    planned = {run.key: run.needs for run in runs(settings)}
+    here = [key for key in [*planned, *trials_so_far(settings)[0]] if (key.task, key.seed) == (task, seed)]
+    readers = {key: needs for key, needs in planned.items() if _reads(needs, task, seed)}
     readers |= _trials(settings, task, seed)
-    needed = {need for key, needs in readers.items() if not _finished(settings, key, identities) for need in needs}
-    for key in dict.fromkeys(finished):
-        if key not in needed and _finished(settings, key, identities):
+    needed = {need for key, needs in readers.items() if not _finished(key, identities) for need in needs}
+    for key in dict.fromkeys(here):
+        if key not in needed and _finished(key, identities):
             weights_file(run_folder(settings, key)).unlink(missing_ok=True)
 
 
@@ -46,14 +48,19 @@ def _trials(settings: Settings, task: str, seed: int) -> dict[RunKey, tuple[RunK
         for on in study.tasks:
             some = RunKey(on, study.method, "any", settings.seeds_of(on)[0])
             needs = contestant(settings, study.method, on).needed(some)
-            if any((need.task, need.seed) == (task, seed) for need in needs):
+            if _reads(needs, task, seed):
                 known = foreseen(settings, on, study.method, [settings.root])
                 more = [some] * (len(known) < study.generations * study.population)
                 found |= dict.fromkeys([*known, *more], needs)
     return found
 
 
-def _finished(settings: Settings, key: RunKey, identities: Identities) -> bool:
+def _reads(needs: Iterable[RunKey], task: str, seed: int) -> bool:
+    """Return whether one of the needed runs is of a task and seed."""
+    return any((need.task, need.seed) == (task, seed) for need in needs)
+
+
+def _finished(key: RunKey, identities: Identities) -> bool:
     """Return whether a run has a result as it is planned now: a model, or a failure that would recur."""
     facts = identities.recorded(key)
     return facts is not None and not (facts["status"] == "failed" and facts["again"])
