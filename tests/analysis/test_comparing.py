@@ -10,6 +10,7 @@ import synthetic
 from hypothesis import given, settings
 
 from bench.analysis.comparing.estimates import seed_noise
+from bench.analysis.comparing.intervals import differences, means
 from bench.analysis.comparing.pairings import pairings
 from bench.analysis.comparing.resampling import Resamples, resampled
 from bench.analysis.comparing.seeds import deviation_of_mean, geometric, over_seeds, over_tasks
@@ -226,3 +227,11 @@ def test_resamples_of_separate_calls_are_paired(seed):
 def test_the_interquartile_mean_is_the_mean_of_the_middle_half(values):
     repeated = np.sort(np.repeat(values, 4))
     assert interquartile_mean(np.array(values)) == pytest.approx(repeated[len(values) : 3 * len(values)].mean())
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=3))
+def test_means_and_differences_agree_without_traces(seeds: list[int]) -> None:
+    rows = [{"seed": seed, "score": 0.1 * place} for place, seed in enumerate(dict.fromkeys(seeds))]
+    zero = [row | {"score": 0.0} for row in rows]
+    (mean,), (difference,) = means([[rows]], None), differences([[(rows, zero)]], None)
+    assert mean.value == pytest.approx(difference.value) and np.isnan(mean.low) and np.isnan(difference.high)

@@ -21,7 +21,7 @@ from bench.analysis.budgets import (
     teacher_rows,
     timed_points,
 )
-from bench.analysis.comparing.intervals import budget_differences, differences, means
+from bench.analysis.comparing.intervals import budget_differences, differences
 from bench.analysis.comparing.pairings import Pairing
 from bench.analysis.comparing.resampling import Resamples, records, resamples_of
 from bench.analysis.comparing.verdicts import ALL, compare
@@ -271,14 +271,6 @@ def test_a_difference_has_the_interval_that_the_table_of_verdicts_prints(some: p
     assert {"costeff", "tinybert"} <= set(table.index.get_level_values("a"))
     for key, row in table.iterrows():
         assert found[key] == pytest.approx(tuple(row))
-
-
-@given(st.lists(st.integers(0, 3), min_size=1, max_size=3))
-def test_means_and_differences_agree_without_traces(seeds: list[int]) -> None:
-    rows = [{"seed": seed, "score": 0.1 * place} for place, seed in enumerate(dict.fromkeys(seeds))]
-    zero = [row | {"score": 0.0} for row in rows]
-    (mean,), (difference,) = means([[rows]], None), differences([[(rows, zero)]], None)
-    assert mean.value == pytest.approx(difference.value) and np.isnan(mean.low) and np.isnan(difference.high)
 
 
 def test_a_difference_from_itself_is_exactly_nothing(some: pd.DataFrame, results: Path) -> None:
