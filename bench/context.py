@@ -19,7 +19,7 @@ from bench.analysis.metrics import scores
 from bench.analysis.points import predictions
 from bench.encoder import backbones
 from bench.encoder.saved import load_model
-from bench.errors import UserError
+from bench.errors import TrainingFailed, UserError
 from bench.measuring.recording import record
 from bench.store import RunKey, needed_run, run_folder
 from bench.tasks.prepare import Survey, prepare, survey
@@ -52,6 +52,8 @@ class Context:
         key: Key of the run.
         state: Folder of the checkpoints from which an interrupted run resumes.
         attempt: Number of earlier trainings of this run that collapsed.
+        stated: Number of optimizer steps that the method states in `stages`; None: no limit.
+        steps: Optimizer steps of each stage so far.
         trainable: Number of trained parameters of each stage so far.
     """
 
@@ -60,6 +62,8 @@ class Context:
     key: RunKey
     state: Path
     attempt: int = 0
+    stated: int | None = None
+    steps: list[int] = field(default_factory=list, compare=False)
     trainable: list[int] = field(default_factory=list, compare=False)
 
     @property
@@ -73,7 +77,7 @@ class Context:
     def again(self) -> Context:
         """Return the context of the next attempt after a collapse, with the same data and another seed."""
         attempt = self.attempt + 1
-        fresh = replace(self, attempt=attempt, state=self.state / f"attempt-{attempt}")
+        fresh = replace(self, attempt=attempt, state=self.state / f"attempt-{attempt}", steps=[])
         fresh.__dict__.update({name: self.__dict__[name] for name in ("data", "tokenizer") if name in self.__dict__})
         return fresh
 
@@ -169,12 +173,22 @@ class Context:
                 its mean over the exits with the given indices (0-based), or the value of a function of the trace.
             train: Training examples; default: those of the task.
             whole_vocabulary: Whether the loss reads the word embedding itself, or words that occur in no example.
+
+        Raises:
+            TrainingFailed: The stages of this run have more optimizer steps than the method states.
         """
+        train = self.train if train is None else train
+        self.steps.append(plan.step_count(len(train)))
+        if self.stated is not None and sum(self.steps) > self.stated:
+            raise TrainingFailed(
+                f"{self.key.method}: its training up to the stage {stage!r} has {sum(self.steps)} optimizer steps, but its "
+                f"`stages` state {self.stated}; return every stage that `train` fits"
+            )
         self.trainable.append(sum(part.numel() for part in model.parameters() if part.requires_grad))
         return fit(
             model.to(self.device),
             loss,
-            self.train if train is None else train,
+            train,
             plan,
             state=self.state / stage,
             seed=zlib.crc32(f"{self.seed}/{stage}".encode()),  # each stage has its own dropout and order of batches

@@ -65,7 +65,7 @@ def conform(
     logging.getLogger().setLevel(logging.ERROR)
     try:
         given = yaml.safe_load(options)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that does not exist
         raise UserError(f"--options: neither JSON nor YAML: {' '.join(str(error).split())}") from None
     if not isinstance(given, dict):
         raise UserError(f"--options {options}: a mapping is needed, such as '{{epochs: 12, learning_rate: 3.0e-3}}'")

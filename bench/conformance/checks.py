@@ -91,7 +91,7 @@ def batch_size(runs: Runs, key: RunKey) -> None:
 
 
 def looks_back(runs: Runs, key: RunKey) -> None:
-    """Check that the statistic of the exit policy at an exit does not depend on later exits."""
+    """Check that the statistic of the exit policy at an exit depends neither on later exits nor on other examples."""
     policy, trace = runs.rule(key), runs.trace(key)
     whole = runs.statistic(key)
     shape = (len(trace.logits), len(trace.idx))
@@ -100,6 +100,10 @@ def looks_back(runs: Runs, key: RunKey) -> None:
         signal = None if trace.signal is None else trace.signal[: e + 1]
         so_far = policy.statistic(trace.logits[: e + 1], signal)[e]
         _hold(np.array_equal(so_far, whole[e]), f"its statistic at exit {e + 1} depends on later exits")
+    signal = None if trace.signal is None else trace.signal[:, :1]
+    alone = policy.statistic(trace.logits[:, :1], signal)[policy.earliest :]
+    same = np.allclose(alone, whole[policy.earliest :, :1], atol=_CLOSE, rtol=_CLOSE)
+    _hold(same, "its statistic of an example depends on other examples")
 
 
 def threshold(runs: Runs, key: RunKey) -> None:
@@ -247,9 +251,9 @@ CHECKS = (
         "make the logits of an example independent of other examples and of padding",
     ),
     Check(
-        "the exit policy uses no later exits",
+        "the exit policy uses no later exits and no other examples",
         looks_back,
-        "row e of `statistic` may only use the exits 0 to e",
+        "an entry [e, i] of `statistic` may only use the exits 0 to e of example i",
         exits=True,
     ),
     Check(

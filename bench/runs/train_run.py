@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,7 @@ def _trained(method: Method, context: Context) -> tuple[PreTrainedModel, Trace, 
     settings = context.settings
     torch.set_num_threads(settings.training.threads)
     method = within_budget(method, context.key.variant, len(context.train))
+    context = replace(context, stated=_stated_steps(method, context))
     while True:
         with tf32(context.machine.tf32):
             model = method.train(context, context.key.variant).eval().requires_grad_(False)
@@ -217,6 +219,14 @@ def _trained(method: Method, context: Context) -> tuple[PreTrainedModel, Trace, 
             return model, trace, again, context
         log.warning("%s: the same answer for all examples; training again with another seed", context.key.path)
         context = context.again()
+
+
+def _stated_steps(method: Method, context: Context) -> int | None:
+    """Return the number of optimizer steps of the stages of a variant; None if not known."""
+    try:
+        return sum(stage.steps for stage in method.stages(context.key.variant, len(context.train)))
+    except NoStages:
+        return None
 
 
 def _depends_on_seed(method: Method, context: Context) -> bool:

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification
 
 from bench.encoder import Encoder, EncoderConfig
 from bench.exit_policies.policies import Entropy
-from bench.method import Method, Needed, Options
+from bench.method import Method, Needed, Options, Stage
 from bench.training.loop import Plan
 from bench.training.losses import over_exits, task_loss
 
@@ -73,6 +73,13 @@ class Nameless(Entropy):
 class Raises(Sound):
     def train(self, context, variant):
         raise KeyError("a fault of mine")
+
+
+class TrainsLonger(Sound):
+    """Trains twice as long as its stages state."""
+
+    def stages(self, variant, examples):
+        return [Stage(Plan(1.5, self.options.learning_rate), examples, self.backbone)]
 
 
 class Unsaved(Sound):
@@ -163,6 +170,18 @@ class Peeks(Entropy):
 
 class LooksAhead(Sound):
     policy = Peeks
+
+
+class Relative(Entropy):
+    name = "relative"
+
+    def statistic(self, logits, signal=None):
+        entropies = super().statistic(logits)
+        return entropies / entropies.mean(1, keepdims=True)
+
+
+class ReadsOthers(Sound):
+    policy = Relative
 
 
 class Backwards(Entropy):
