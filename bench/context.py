@@ -181,8 +181,8 @@ class Context:
         self.steps.append(plan.step_count(len(train)))
         if self.stated is not None and sum(self.steps) > self.stated:
             raise TrainingFailed(
-                f"{self.key.method}: its training up to the stage {stage!r} has {sum(self.steps)} optimizer steps, but its "
-                f"`stages` state {self.stated}; return every stage that `train` fits"
+                f"{self.key.method}: it trains for {sum(self.steps)} optimizer steps up to the stage {stage!r}, but "
+                f"its `stages` state {self.stated}; return every stage that `train` fits"
             )
         self.trainable.append(sum(part.numel() for part in model.parameters() if part.requires_grad))
         return fit(

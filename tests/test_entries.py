@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from test_foreign_records import REFERENCE, part
 
 from bench.analysis.budgets import POINT, at_budget
+from bench.provenance import identity_of
 from bench.reporting.everything import write_everything
 from bench.sharing.entries.validating import validate, validate_all
 from bench.sharing.folders import open_folder
@@ -161,6 +162,23 @@ def test_a_claim_to_have_no_traces_does_not_hide_the_points(own):
     """Rows marked as published without traces are shown as such, although there are traces."""
     points(own / "all-points.parquet", lambda table: table.insert(0, "tier", "points"))
     assert states(own)["replay"] == "not possible"
+
+
+def test_needed_runs_that_are_missing_or_others_are_named(own, tmp_path):
+    said = next(check.said for check in validate(entry(tmp_path / "alone", "tinybert")) if check.name == "identity")
+    assert "not in the folder: stsb/teacher/full/seed0; wnli/teacher/full/seed0" in said
+
+    def with_needs(name: str) -> str:
+        def change(run: dict) -> None:
+            run["asked"]["needs"] = {name: "0" * 16}
+            run["identity"] = identity_of(run["asked"])
+
+        edit(own / RUN / "run.json", change)
+        return next(check.said for check in validate(own) if check.name == "identity")
+
+    for name in ("pabee/full", "stsb/teacher/full/seed0"):  # also of another task
+        assert f"it was made with another {name} than the one in the folder" in with_needs(name)
+    assert "not in the folder: sst2/teacher/full/seed0" in with_needs("sst2/teacher/full/seed0")
 
 
 @pytest.mark.parametrize("split", ["calibration", "validation"])

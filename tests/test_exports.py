@@ -16,7 +16,7 @@ from bench.analysis.budgets import at_budget
 from bench.errors import UserError
 from bench.exports.formats import export
 from bench.settings import Settings, check
-from bench.sharing.folders import open_folder
+from bench.sharing.folders import ResultsFolder, open_folder
 from bench.sharing.results import publish
 
 TEXTS = ['a "quoted", long text', "naïve\tand odd", "0012", "a line\nand another"]
@@ -72,6 +72,15 @@ def test_model_index_is_read_by_the_hub(published, tmp_path):
             metric = {"pearsonr": "pearson", "spearmanr": "spearman"}.get(result.metric_type, result.metric_type)
             value = expected(published, method, result.dataset_type, float(budget), metric)
             assert result.metric_value == pytest.approx(value, abs=1e-6)
+
+
+@pytest.mark.parametrize("to", ["model-index", "every-eval-ever"])
+def test_a_method_that_costs_more_than_the_reference_is_exported(published, tmp_path, monkeypatch, to):
+    points = open_folder(published).points()
+    dear = points["speedup"].where(points["method"] != "pabee", points["speedup"] / points["speedup"].max() / 2)
+    monkeypatch.setattr(ResultsFolder, "points", lambda _: points.assign(speedup=dear))
+    texts = [path.read_text() for path in export(published, to, tmp_path / "out") if "pabee" in str(path)]
+    assert len(texts) == 1 and "at any cost" in texts[0] and "at least" not in texts[0]
 
 
 @pytest.fixture
@@ -174,6 +183,16 @@ def test_nothing_is_overwritten(published, tmp_path, to):
     (tmp_path / "there").write_text("x")
     with pytest.raises(UserError, match="is not empty"):
         export(published, to, tmp_path)
+
+
+def test_an_export_that_fails_leaves_nothing(tiny_settings, tmp_path):
+    """The second of two files is missing."""
+    pytest.importorskip("mlcroissant", reason="mlcroissant is not installed: costeff-bench[exports]")
+    settings = own_results(tiny_settings, tmp_path / "own")
+    (tmp_path / "own" / "validation.csv").unlink()
+    with pytest.raises(UserError, match=r"validation\.csv"):
+        export(settings.root, "croissant", tmp_path / "exported" / "out")
+    assert not list((tmp_path / "exported").iterdir())
 
 
 def test_the_text_of_glue_is_not_exported(tmp_path):

@@ -78,6 +78,8 @@ def classify(texts):
 
 if __name__ == "__main__":
     given = sys.argv[1:]
+    if len(given) not in (1, 2) or given[0] in ("-h", "--help"):
+        sys.exit('usage: python run.py "a text" ["the second text of a pair"]')
     (values,), (left,) = classify([given[0] if len(given) == 1 else tuple(given)])
     if MODEL["labels"]:
         chances = np.exp(values - values.max()) / np.exp(values - values.max()).sum()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from bench.analysis.budgets import BUDGETS, at_budget, has_traces
+from bench.analysis.budgets import at_budget, by_budget, has_traces
 from bench.analysis.comparing.seeds import geometric
 from bench.sharing.folders import ResultsFolder
 from bench.tasks.catalogue import Task, tasks_of
@@ -19,7 +19,7 @@ class Shown:
 
     Attributes:
         task: The task.
-        budget: Least speed-up over the reference, on the selection split.
+        budget: Least speed-up over the reference, on the selection split; `ANY_COST` for methods with no point at 1x.
         scores: Metric -> mean over seeds on validation, as a fraction.
         deviation: Sample deviation of the ranking metric over seeds; NaN with one seed.
         seeds: The seeds.
@@ -40,6 +40,16 @@ class Shown:
     traced: bool
 
 
+def budget_name(budget: float) -> str:
+    """Return the short name of a budget, such as "2x"."""
+    return f"{budget:g}x" if budget else "any-cost"
+
+
+def condition(budget: float, reference: str) -> str:
+    """Return the condition that a budget sets, such as "at least 2x cheaper than teacher"."""
+    return f"at least {budget:g}x cheaper than {reference}" if budget else f"at any cost beside {reference}"
+
+
 def contestants(folder: ResultsFolder) -> Iterator[tuple[str, str, list[Shown]]]:
     """Yield name, label and shown points of each contestant with a point in the main table.
 
@@ -48,8 +58,8 @@ def contestants(folder: ResultsFolder) -> Iterator[tuple[str, str, list[Shown]]]
     """
     points, tasks = folder.points(), tasks_of(folder.settings.own_tasks)
     found: dict[str, list[Shown]] = {}
-    for budget in BUDGETS:
-        rows = at_budget(points, budget)
+    for budget, of_budget in by_budget(points):
+        rows = at_budget(of_budget, budget)
         for (method, task), of_task in rows.groupby(["method", "task"], sort=False):
             if of_task["score"].notna().all():
                 found.setdefault(str(method), []).append(_shown(of_task, tasks[str(task)], budget))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.analysis.metrics import SIGNED
-from bench.exports.chosen import Shown, contestants
+from bench.exports.chosen import Shown, budget_name, condition, contestants
 from bench.provenance import suite_version
 from bench.settings import Settings
 from bench.sharing.card import HUB_METRICS, hub_of
@@ -91,12 +91,12 @@ def _result(settings: Settings, shown: Shown, metric: str, value: float) -> dict
     if metric == shown.task.metrics[0] and math.isfinite(shown.deviation):
         details["deviation_over_seeds"] = f"{shown.deviation:.6g}"
     return {
-        "evaluation_result_id": f"{shown.task.name}/{metric}/{shown.budget:g}x",
-        "evaluation_name": f"{shown.task.title} at {shown.budget:g}x",
+        "evaluation_result_id": f"{shown.task.name}/{metric}/{budget_name(shown.budget)}",
+        "evaluation_name": f"{shown.task.title} at {budget_name(shown.budget)}",
         "source_data": source,
         "metric_config": {
             "evaluation_description": f"{HUB_METRICS.get(metric, metric)} on validation, mean over seeds, of the point "
-            f"chosen on {settings.selection} at least {shown.budget:g}x cheaper than {settings.reference}",
+            f"chosen on {settings.selection} {condition(shown.budget, settings.reference)}",
             "metric_id": HUB_METRICS.get(metric, metric),
             "metric_name": metric,
             "metric_kind": HUB_METRICS.get(metric, metric),

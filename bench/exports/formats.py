@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from bench.errors import UserError
 from bench.exports import croissant, every_eval_ever, model_index, ro_crate
 from bench.sharing.folders import open_folder
+from bench.store import complete_or_not_at_all
 
 Format = Literal["every-eval-ever", "model-index", "ro-crate", "croissant"]
 _WRITERS: dict[Format, Callable[[Path, Path], list[Path]]] = {
@@ -33,6 +33,5 @@ def export(folder: Path, to: Format, out: Path) -> list[Path]:
     Raises:
         UserError: `out` is not empty, the folder is refused, or the format needs a package that is not installed.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not empty; name a folder that does not exist, or remove it")
-    return _WRITERS[to](folder, out)
+    with complete_or_not_at_all(out) as part:
+        return [out / path.relative_to(part) for path in _WRITERS[to](folder, part)]

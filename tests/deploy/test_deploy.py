@@ -237,11 +237,14 @@ def test_it_runs_where_pytorch_and_this_package_are_not(tmp_path):
     code = (
         "import sys, runpy\n"
         "for name in ('torch', 'transformers', 'bench', 'scipy', 'pandas'): sys.modules[name] = None\n"
-        "sys.argv = ['run.py', 'a', 'a']\n"
         "runpy.run_path('run.py', run_name='__main__')"
     )
-    said = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path / "a folder", capture_output=True, text=True, check=False
-    )
+
+    def run(*texts: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", code, *texts]
+        return subprocess.run(command, cwd=tmp_path / "a folder", capture_output=True, text=True, check=False)
+
+    assert run().returncode == 1 and run().stderr.startswith("usage: python run.py")
+    said = run("a", "a")
     assert said.returncode == 0, said.stderr
     assert said.stdout.split()[0] in ("a", "b") and said.stdout.endswith("(exit 3)\n")

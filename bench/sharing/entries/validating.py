@@ -133,7 +133,7 @@ def _identities(folder: ResultsFolder) -> str:
 
     All runs of a contestant must have the same options.
     """
-    wrong, known = [], {}
+    wrong, known, lacking = [], {}, set()
     for key, facts in folder.runs.items():
         if "asked" not in facts:
             continue
@@ -147,13 +147,22 @@ def _identities(folder: ResultsFolder) -> str:
     for key, facts in folder.runs.items():
         needs = facts.get("asked", {}).get("needs", {})
         for name, identity in needs.items() if isinstance(needs, dict) else ():
-            method, _, variant = str(name).partition("/")
-            if known.get(RunKey(key.task, method, variant, key.seed), identity) != identity:
+            need = _needed(str(name), key)
+            if need not in known:
+                lacking.add(need.path)
+            elif known[need] != identity:
                 wrong.append(f"{key.path}: it was made with another {printable(name)} than the one in the folder")
     if wrong:
         raise UserError(_listed(wrong))
     check_options([folder])
-    return f"{len(known)} identities are the hashes of the inputs of their runs"
+    rest = f"; needed runs that are not in the folder: {_listed(sorted(map(str, lacking)))}" if lacking else ""
+    return f"{len(known)} identities are the hashes of the inputs of their runs{rest}"
+
+
+def _needed(name: str, key: RunKey) -> RunKey:
+    """Return the key of a run that `asked` of the run `key` names: contestant/variant, or a whole path."""
+    parts = name.split("/")
+    return RunKey(key.task, *parts, key.seed) if len(parts) == 2 else RunKey.of(Path(name))
 
 
 def _replayed(folder: ResultsFolder, points: pd.DataFrame) -> str:
