@@ -1,9 +1,9 @@
-"""SMILE: the fine-tuned models of all tasks in one, without training; their average and task arithmetic beside it."""
+"""SMILE: the fine-tuned models of all tasks in one, without training."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +27,6 @@ class SmileOptions(Options):
     """Options of SMILE."""
 
     sizes: list[Size] = Field([Size(gate=4, rank=16), Size(gate=8, rank=32)], description="SMILE models.")
-    average: bool = Field(False, description="Whether the mean of the weights is a variant too.")
-    arithmetic: list[Annotated[float, Field(gt=0, le=2)]] = Field([], description="Scales of task arithmetic.")
     tasks: list[str] | None = Field(None, min_length=1, description="Tasks of the one model; null: all of the profile.")
     teacher: str = Field("teacher", description="The contestant whose models are merged.")
 
@@ -40,10 +38,7 @@ class Smile(Method):
     task is the rank-k part U_k S_k V_k^T with the difference of the biases; its router is V_g, the first g right
     singular vectors. A token x goes to the expert with the largest softmax(||V_g^T x||_2), top-1, whose weight is then
     1, and the output is W_pre x + b_pre + expert(x). All else is pretrained: embeddings and LayerNorm.
-
-    Variants beside it: `average`, the mean of the weights, and `arithmetic-a` (Ilharco et al., ICLR 2023),
-    pretrained + a x the sum of the differences of all weights, embeddings and LayerNorm included.
-    Own choices: a is fixed (not chosen on held-out data); classifier and dense layer are those of the known task.
+    Own choice: classifier and dense layer are those of the known task.
     """
 
     Options = SmileOptions
@@ -51,15 +46,12 @@ class Smile(Method):
 
     def variants(self) -> Sequence[str]:
         """Return the names of the variants."""
-        options = self.options
-        if self.task.name not in self._tasks:
-            return []
-        sizes = [f"gate{size.gate}-rank{size.rank}" for size in options.sizes]
-        return [*sizes, *["average"] * options.average, *(f"arithmetic-{scale:g}" for scale in options.arithmetic)]
+        sizes = self.options.sizes if self.task.name in self.merged_tasks else []
+        return [f"gate{size.gate}-rank{size.rank}" for size in sizes]
 
     def needs(self, variant: str) -> Sequence[Needed]:
         """Return the fine-tuned models of all tasks."""
-        return [Needed(self.options.teacher, "full", task) for task in self._tasks]
+        return [Needed(self.options.teacher, "full", task) for task in self.merged_tasks]
 
     def starts_from(self, variant: str) -> Needed:
         """Return the fine-tuned model of the task."""
@@ -71,8 +63,7 @@ class Smile(Method):
 
     def label(self, variant: str) -> str:
         """Return the name in tables and figures."""
-        title = variant.replace("-", " ").replace("arithmetic", "task arithmetic").replace("gate", "SMILE gate")
-        return self.titled(f"{title}, one model for {len(self._tasks)} tasks", "smile")
+        return self.titled(f"SMILE {variant.replace('-', ' ')}, one model for {len(self.merged_tasks)} tasks", "smile")
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
         """Return no training."""
@@ -80,16 +71,13 @@ class Smile(Method):
 
     def train(self, context: Context, variant: str) -> Encoder:
         """Merge the models of all tasks and return the one model, with the classifier of the task."""
-        tuned = {task: context.model(self.options.teacher, "full", task) for task in self._tasks}
-        own, models = tuned[self.task.name], list(tuned.values())
-        pretrained = context.backbone(own.config.head)
-        if variant.startswith(("average", "arithmetic-")):
-            return added(pretrained, own, models, float(variant.partition("-")[2] or 1 / len(models)))
-        size = self.options.sizes[self.variants().index(variant)]
-        return routed(pretrained, own, models, size.gate, size.rank)
+        tuned = {task: context.model(self.options.teacher, "full", task) for task in self.merged_tasks}
+        own, size = tuned[self.task.name], self.options.sizes[self.variants().index(variant)]
+        return routed(context.backbone(own.config.head), own, list(tuned.values()), size.gate, size.rank)
 
     @property
-    def _tasks(self) -> list[str]:
+    def merged_tasks(self) -> list[str]:
+        """The tasks whose models are merged."""
         return self.options.tasks or self.settings.tasks
 
 
@@ -186,15 +174,4 @@ def routed(pretrained: Encoder, own: Encoder, tuned: Sequence[Encoder], gate: in
     for layer, before, *after in zip(model.layers, pretrained.layers, *(each.layers for each in tuned), strict=True):
         for name, part in linears(layer).items():
             cast(RoutedLinear, part).fill(linears(before)[name], [linears(each)[name] for each in after])
-    return model
-
-
-def added(pretrained: Encoder, own: Encoder, tuned: Sequence[Encoder], scale: float) -> Encoder:
-    """Return pretrained + scale x the sum of the differences of fine-tuned models, with the classifier of `own`."""
-    start, weights, states = pretrained.state_dict(), own.state_dict(), [each.state_dict() for each in tuned]
-    for key in weights:
-        if key.startswith(("embeddings.", "layers.")):
-            weights[key] = start[key] + scale * sum(state[key] - start[key] for state in states)
-    model = Encoder(EncoderConfig.from_dict(own.config.to_dict() | {"all_tasks": True})).to(own.device)
-    model.load_state_dict(weights)
     return model

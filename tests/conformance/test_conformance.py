@@ -70,7 +70,7 @@ def modern_runs(tiny_settings: Callable[..., Settings], tmp_path_factory: pytest
     return Runs(tiny_settings(tmp_path_factory.mktemp("on modern"), backbone={"name": str(backbone)}))
 
 
-OF_BERT = {"tinybert", "kcm", "shared", "lesa", "apollo", "smile", "ast", "sherl", "soups"}
+OF_BERT = {"tinybert", "kcm", "shared", "lesa", "apollo", "smile", "arithmetic", "ast", "sherl", "soups"}
 """Methods that need BERT's layout."""
 
 

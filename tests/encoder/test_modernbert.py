@@ -336,7 +336,7 @@ def test_configurations_that_do_not_fit_are_refused():
 def test_methods_for_berts_layout_refuse_it_before_training(tiny_settings, tmp_path):
     backbone = make_backbone(tmp_path / "modern", "modernbert")
     whole = tiny_settings(tmp_path / "results", backbone={"name": str(backbone)})
-    for_bert = {"tinybert", "kcm", "shared", "lesa", "apollo", "smile", "ast", "sherl", "soups"}
+    for_bert = {"tinybert", "kcm", "shared", "lesa", "apollo", "smile", "arithmetic", "ast", "sherl", "soups"}
     for name in set(whole.contestants):
         if name not in for_bert:
             contestant(whole, name, "sst2").check()

@@ -27,7 +27,8 @@ from bench.runs.training.lineage import steps_in_all
 from bench.runs.training.models import release_after
 from bench.settings import check
 from bench.store import RunKey, read_json, run_folder, weights_file
-from family.compression.smile import RoutedLinear, added, leading, routed
+from family.compression.arithmetic import added
+from family.compression.smile import RoutedLinear, leading, routed
 
 
 def models(count: int = 3) -> list:
