@@ -47,9 +47,11 @@ class Ast(Method):
     FLOPs are counted like those of a dense model, since no CPU computes 2:4 products faster. The label has the nominal
     FLOPs, where the products with sparse weights count half.
 
-    Own choices: the training is that of the task, while the paper continues pretraining; on regression the squared
+    Own choices: the training is that of the task and starts from the backbone, while the paper continues pretraining
+    and starts from the weights of the dense teacher; on regression the squared
     error from the teacher's score takes the place of the divergence; attention and FFN are sparse, embeddings and exits
-    dense; the regularisation is added to the gradient before Adam; the authors' low-rank branch SLoRB is left out.
+    dense; the regularisation is added to the gradient before Adam, as in the paper (authors' code: after the first
+    moment, and with another sign); the authors' low-rank branch SLoRB is left out.
     """
 
     Options = AstOptions

@@ -45,12 +45,11 @@ class Kcm(Method):
     """Retraining-free pruning (Kwon et al., NeurIPS 2022, arXiv 2204.09656): heads and neurons, no training.
 
     Section 4: mask search (squared gradients by the masks of heads and neurons, the diagonal of the Fisher information
-    I, rank them under the budget), rearrangement (units of a layer are exchanged for a smaller (1 - m)^T I (1 - m)) and
-    rescaling (least squares bring the outputs of each layer close to the teacher's). Masked units are cut out.
-    Own choices: gradients of single examples, as in the paper (authors' code: of batches); at least one head and neuron
-    in each layer, or `free` units (authors' code: a layer may lose all); all heads are rescaled, without intercept,
-    to match the teacher on all tokens, by an exact damped solution (authors' code: not in the first layer, with an
-    intercept, to match a less pruned model, on the first token in the last FFN, by an iterative solution).
+    I, rank them under the budget), rearrangement (units of a layer are exchanged for a smaller (1 - m)^T I (1 - m)),
+    rescaling (least squares bring each layer's outputs close to the teacher's). Masked units are cut out.
+    Own choices: gradients of single examples, as in the paper (authors' code: of batches); a layer keeps a head and a
+    neuron, or `free` units (authors: none); all heads are rescaled, without intercept, to match the teacher on tokens
+    that exits read, by an exact damped solution (docs/family.md has the authors').
     """
 
     Options = KcmOptions
@@ -171,10 +170,11 @@ def rescale(teacher: Encoder, small: Encoder, batches: Sequence[dict[str, Tensor
             before, part = (getattr(layer, name) for layer in pair)
             weight = part.weight.double()  # [d, units x size]
             products, targets = weight.new_zeros(2 * weight.shape[1:]), weight.new_zeros(weight.shape[1])
+            read = slice(1 if at and number == len(small.stack) and small.config.pooling == "cls" else None)
             for *both, mask in zip(*states, masks, strict=True):
                 taught, own = (inputs_of(layer, state, mask) for layer, state in zip(pair, both, strict=True))
-                wanted = (before(taught[at + 1]) + taught[at] - part.bias - own[at])[mask.bool()].double()
-                values = own[at + 1][mask.bool()].double()
+                wanted, values = before(taught[at + 1]) + taught[at] - part.bias - own[at], own[at + 1]
+                wanted, values = (each[:, read][mask[:, read].bool()].double() for each in (wanted, values))
                 products += values.T @ values
                 targets += (values * (wanted @ weight)).sum(0)
             grouped = (products * (weight.T @ weight)).unflatten(0, (-1, size)).unflatten(2, (-1, size)).sum((1, 3))

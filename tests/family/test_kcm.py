@@ -184,6 +184,41 @@ def test_rescaling_brings_the_last_states_closer(name):
     assert error() < 1e-6 if kept == 48 else error() < before
 
 
+def test_rescaling_stops_at_the_first_part_with_a_scale_above_10(caplog):
+    """The teacher's second FFN is 20 times that of the pruned model, so all later parts keep their weights."""
+    teacher, data = toys.encoder(heads=[4, 4, 4], ffn=[48, 48, 48]), batches()
+    small = cut(teacher, [range(2)] * 3, [range(24)] * 3).eval()
+    with torch.no_grad():
+        for each in (teacher.layers[1].ffn_out.weight, teacher.layers[1].ffn_out.bias):
+            each *= 20
+    before = {name: each.clone() for name, each in small.named_parameters()}
+    rescale(teacher, small, data)
+    changed = {name for name, each in small.named_parameters() if not torch.equal(each, before[name])}
+    assert changed == {f"layers.{name}.weight" for name in ("0.attention_output", "0.ffn_out", "1.attention_output")}
+    assert "no rescaling from ffn_out of layer 2 on" in caplog.text
+
+
+@pytest.mark.parametrize("pooling", ["cls", "mean"])
+def test_the_last_ffn_is_matched_on_the_tokens_that_exits_read(pooling):
+    teacher, data = toys.encoder(heads=[4, 4, 4], ffn=[48, 48, 48], pooling=pooling), batches()
+    small = cut(teacher, [range(4)] * 3, [*[range(48)] * 2, range(6)]).eval()
+    layer, own, wanted = small.layers[2], [], []
+    weight = layer.ffn_out.weight.detach().double()
+    rescale(teacher, small, data)
+    for batch in data:
+        given = (batch["input_ids"], batch["attention_mask"], batch["token_type_ids"])
+        inner, whole = (recorded([model.layers[2].ffn_out], model, *given)[0] for model in (small, teacher))
+        read = batch["attention_mask"].bool()
+        read[:, 1:] &= pooling == "mean"
+        own.append(inner[read].detach().double())
+        wanted.append(teacher.layers[2].ffn_out(whole)[read].detach().double() - layer.ffn_out.bias.detach())
+    products = (torch.cat(own).T @ torch.cat(own)) * (weight.T @ weight)
+    targets = (torch.cat(own) * (torch.cat(wanted) @ weight)).sum(0) - products.sum(1)
+    change = (layer.ffn_out.weight.detach() / weight)[0] - 1
+    slope = products @ (products @ change - targets) + change  # of the damped squared error
+    assert slope.abs().max() < 0.01 * (products @ targets).abs().max()
+
+
 def test_the_pruned_model_costs_its_budget(tiny_settings, tmp_path):
     """Counted by fvcore, at the mean length of train, without the exit."""
     made = tiny_settings(tmp_path)
