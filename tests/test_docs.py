@@ -86,7 +86,7 @@ def test_its_methods_conform(name, tiny_backbone, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     options = {"epochs": 1, "learning_rate": 3e-3}
-    settings, own = suite.settings_for(f"my_method:{name}", options, None, tiny_backbone, tmp_path / "first")
+    settings, (own,) = suite.settings_for(f"my_method:{name}", options, None, tiny_backbone, tmp_path / "first")
     torch.manual_seed(0)
     runs = Runs(settings)
     for check in CHECKS:

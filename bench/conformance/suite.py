@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ def conform(
 ) -> Iterator[Verdict]:
     """Train every variant of a method on three tiny tasks, one of them twice, and yield the result of each check.
 
+    With several contestants of this method in `config`, the titles of the results begin with their names.
+
     Args:
         method: Import path of the class, `module:Class`.
         options: Options of the method, which override those of `config`.
@@ -66,17 +68,19 @@ def conform(
         home = Path(folder)
         prepare()
         backbone = make_backbone(home / "backbone", layout)
-        settings, name = settings_for(method, options, config, backbone, home / "first")
+        settings, names = settings_for(method, options, config, backbone, home / "first")
         first = Runs(settings)
         second = Runs(settings.model_copy(update={"results": home / "second"}))
-        for each in CHECKS:
-            yield judge(each, first, second, name)
+        for name in names:
+            for each in CHECKS:
+                verdict = judge(each, first, second, name)
+                yield replace(verdict, title=f"{name}: {verdict.title}") if len(names) > 1 else verdict
 
 
 def settings_for(
     method: str, options: dict[str, Any], config: Path | None, backbone: Path, results: Path
-) -> tuple[Settings, str]:
-    """Return the settings for the checks, and the name of the contestant in them; see `conform`."""
+) -> tuple[Settings, list[str]]:
+    """Return the settings for the checks, and the names of the contestants of the method in them; see `conform`."""
     base = load(PROFILE, {"results": str(results), "backbone": {"name": str(backbone)}})
     values, entries = base.model_dump(), {name: entry.model_dump() for name, entry in base.contestants.items()}
     values["folder"] = Path.cwd()
@@ -89,15 +93,16 @@ def settings_for(
         for name, entry in given.contestants.items():
             if entry.method == method or name not in entries:
                 entries[name] = entry.model_dump()
-        name = next(name for name, entry in given.contestants.items() if entry.method == method)
+        names = [name for name, entry in given.contestants.items() if entry.method == method]
     else:
-        own = [name for name, entry in entries.items() if entry["method"] == method]
-        name = own[0] if own else "yours"
-        entries.setdefault(name, {"method": method})
-    entries[name]["options"] = entries[name].get("options", {}) | options
+        names = [next((name for name, entry in entries.items() if entry["method"] == method), "yours")]
+        entries.setdefault(names[0], {"method": method})
+    for name in names:
+        entries[name]["options"] = entries[name].get("options", {}) | options
     settings = check(values | {"contestants": entries}, "conform")
-    contestant(settings, name, settings.tasks[0])
-    return settings, name
+    for name in names:
+        contestant(settings, name, settings.tasks[0])
+    return settings, names
 
 
 def judge(each: Check, first: Runs, second: Runs, name: str) -> Verdict:

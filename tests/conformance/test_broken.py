@@ -39,7 +39,7 @@ def verdicts(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> C
 
     def of(name: str) -> dict[str, Verdict]:
         home = tmp_path_factory.mktemp("broken")
-        settings, own = suite.settings_for(f"broken:{name}", {}, None, tiny_backbone, home / "first")
+        settings, (own,) = suite.settings_for(f"broken:{name}", {}, None, tiny_backbone, home / "first")
         data = settings.data.model_copy(update={"sketch": settings.data.sketch.model_copy(update={"train": 128})})
         settings = settings.model_copy(update={"data": data, "folder": Path(__file__).parent})
         first, second = Runs(settings), Runs(settings.model_copy(update={"results": home / "second"}))
@@ -112,10 +112,21 @@ def test_options_come_from_a_profile_and_are_changed_on_top(tiny_backbone: Path,
     profile.write_text(
         "extends: tiny\nprofile: mine\ncontestants: {own: {method: 'broken:Sound', options: {learning_rate: 0.5}}}\n"
     )
-    settings, name = suite.settings_for("broken:Sound", {}, profile, tiny_backbone, tmp_path)
-    assert name == "own" and settings.contestants["own"].options == {"learning_rate": 0.5}
-    settings, name = suite.settings_for("broken:Sound", {"learning_rate": 0.1}, profile, tiny_backbone, tmp_path)
+    settings, names = suite.settings_for("broken:Sound", {}, profile, tiny_backbone, tmp_path)
+    assert names == ["own"] and settings.contestants["own"].options == {"learning_rate": 0.5}
+    settings, _ = suite.settings_for("broken:Sound", {"learning_rate": 0.1}, profile, tiny_backbone, tmp_path)
     assert settings.contestants["own"].options == {"learning_rate": 0.1}
     assert settings.contestants["teacher"].options["epochs"] == 12, "the suite's own keep their tiny settings"
     with pytest.raises(UserError, match=r"no contestant is broken:Idle; there are"):
         suite.settings_for("broken:Idle", {}, profile, tiny_backbone, tmp_path)
+
+
+def test_all_contestants_of_the_method_in_a_profile_are_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    profile = tmp_path / "mine.yaml"
+    profile.write_text(
+        "extends: tiny\nprofile: mine\ncontestants:\n  one: {method: 'broken:Sound'}\n"
+        "  two: {like: one, options: {learning_rate: 0.1}}\n"
+    )
+    monkeypatch.setattr(suite, "CHECKS", one_task()[:1])
+    found = [(verdict.title, verdict.faults) for verdict in suite.conform("broken:Sound", {}, profile)]
+    assert found == [("one: it can be set up", ()), ("two: it can be set up", ())]
