@@ -31,7 +31,7 @@ class TaskArithmetic(Smile):
     Own choices: a is fixed (not chosen on held-out data); classifier and dense layer are those of the known task.
     """
 
-    Options = ArithmeticOptions
+    Options = ArithmeticOptions  # type: ignore[assignment]
     version = 1
 
     def variants(self) -> Sequence[str]:

@@ -161,8 +161,8 @@ def _identities(folder: ResultsFolder) -> str:
 
 def _needed(name: str, key: RunKey) -> RunKey:
     """Return the key of a run that `asked` of the run `key` names: contestant/variant, or a whole path."""
-    parts = name.split("/")
-    return RunKey(key.task, *parts, key.seed) if len(parts) == 2 else RunKey.of(Path(name))
+    method, _, variant = name.partition("/")
+    return RunKey.of(Path(name)) if "/" in variant else RunKey(key.task, method, variant, key.seed)
 
 
 def _replayed(folder: ResultsFolder, points: pd.DataFrame) -> str:
