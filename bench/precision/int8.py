@@ -59,7 +59,7 @@ class Int8(Method):
 
     def label(self, variant: str) -> str:
         """Return the name in tables and figures."""
-        return f"{self.inner.label(variant)}, int8"
+        return f"int8 {self.inner.label(variant)}"
 
     def exit_policy(self) -> Policy:
         """Return the exit policy of the other contestant."""

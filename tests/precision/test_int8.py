@@ -112,7 +112,7 @@ def test_the_axis_adds_a_contestant_for_each_and_none_twice(build):
     assert [need.method for need in found["pabee-int8"]] == ["pabee"]
     for name, own in (("pabee", "patience"), ("teacher", "none")):
         one, other = (contestant(settings, each, "sst2") for each in (name, f"{name}-int8"))
-        assert other.exit_policy() == one.exit_policy() and other.label("full") == f"{one.label('full')}, int8"
+        assert other.exit_policy() == one.exit_policy() and other.label("full") == f"int8 {one.label('full')}"
         assert one.exit_policy().name == own
         assert steps_in_all(other, "full", 100) == steps_in_all(one, "full", 100)
         assert [stage.steps for stage in other.stages("full", 100)] == [0]

@@ -56,6 +56,16 @@ def test_a_note_that_all_variants_share_is_the_methods_own() -> None:
     assert table.variant_names(mixed)[("tinybert", "192")] == "3L-192 (from backbone, w/o DA)"
 
 
+WORDS = st.lists(st.sampled_from(["KCM", "flops-0.5", "2x", "int8", "(a b)", "(c)"]), min_size=1, max_size=4)
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), st.lists(WORDS, min_size=1, max_size=3), min_size=1))
+def test_display_names_are_distinct_whatever_the_labels(labels: dict[str, list[list[str]]]) -> None:
+    rows = [(method, str(i), " ".join(words)) for method, each in labels.items() for i, words in enumerate(each)]
+    names = table.display_names(pd.DataFrame(rows, columns=["method", "variant", "label"]))
+    assert set(names) == set(labels) and len(set(names.values())) == len(names)
+
+
 @given(st.floats(1.0, 1e12), st.floats(1.02, 1e4))
 def test_an_axis_of_counts_has_ticks_and_not_too_many_ticks(low: float, ratio: float) -> None:
     ticks = np.asarray(drawing._Counts().tick_values(low, low * ratio))

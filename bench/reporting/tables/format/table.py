@@ -1,6 +1,7 @@
 """Tables that can be written as CSV, Markdown and LaTeX."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,8 +176,13 @@ def _cell_text(text: str) -> str:
 
 
 def display_names(points: pd.DataFrame) -> dict[str, str]:
-    """Map each method to its display name: the common start of its variants' labels, and their common ending."""
-    return {method: " ".join([name, note]).strip() for method, (name, note) in _shared(points).items()}
+    """Map each method to its display name: the common start of its variants' labels, and their common ending.
+
+    Names of several methods that would be equal are followed by the names of the contestants in brackets.
+    """
+    names = {method: " ".join([name, note]).strip() for method, (name, note) in _shared(points).items()}
+    count = Counter(names.values())
+    return {method: name if count[name] == 1 else f"{name} ({method})" for method, name in names.items()}
 
 
 def variant_names(points: pd.DataFrame) -> dict[tuple[str, str], str]:
