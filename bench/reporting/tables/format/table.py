@@ -182,7 +182,9 @@ def display_names(points: pd.DataFrame) -> dict[str, str]:
     """
     names = {method: " ".join([name, note]).strip() for method, (name, note) in _shared(points).items()}
     count = Counter(names.values())
-    return {method: name if count[name] == 1 else f"{name} ({method})" for method, name in names.items()}
+    longer = {method: f"{name} ({method})" for method, name in names.items()}
+    some = {method: name if count[name] == 1 else longer[method] for method, name in names.items()}
+    return some if len(set(some.values())) == len(some) else longer
 
 
 def variant_names(points: pd.DataFrame) -> dict[tuple[str, str], str]:
