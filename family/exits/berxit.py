@@ -26,6 +26,7 @@ class Certainty(Policy):
     """Exit when the learned certainty sigmoid(signal) > threshold; a threshold of 1 is full depth."""
 
     name = "certainty"
+    version = 2
 
     def statistic(
         self, logits: NDArray[np.floating], signal: NDArray[np.floating] | None = None
@@ -40,8 +41,8 @@ class Certainty(Policy):
         return statistic > np.asarray(threshold)
 
     def thresholds(self, count: int, exits: int, outputs: int) -> NDArray[np.float64]:
-        """Return thresholds from 0 to 1, evenly spaced on the scale of the signal: most certainties are near 0 or 1."""
-        return np.concatenate([[0.0], expit(np.linspace(-8, 8, max(count - 2, 0))), [1.0]])
+        """Return thresholds from 0 to 1, evenly spaced."""
+        return np.linspace(0, 1, count)
 
 
 class BerxitOptions(Options):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -33,6 +34,7 @@ class LesaOptions(Options):
     learning_rate: LearningRate = Field(2e-5, description="Peak learning rate, linear decay after 10 % warm-up.")
     batch_size: BatchSize = Field(32, description="Batch size.")
     head: ClassifierKind = Field("pooler", description="The classifier's form.")
+    updates: int = Field(4800, ge=1, le=10**6, description="Least number of updates of a predictor (authors: 4,800).")
 
 
 class Lesa(Method):
@@ -44,11 +46,13 @@ class Lesa(Method):
     1x), so it is a control at a higher cost.
 
     Own choices: the new layers stand between the last pairs of neighbours, at most one between two (authors' code: in
-    the upper half); biases and LayerNorms are means of the neighbours'; the paper continues the pretraining, which is
-    left out here.
+    the upper half); biases and LayerNorms are means of the neighbours'; a predictor has at least 4,800 updates, as many
+    as the authors' smallest one, since 10 epochs of small matrices are too few: the norm loss is then met by one row
+    for all inputs, and the new matrices are nearly of rank 1; the paper continues the pretraining, which is left out.
     """
 
     Options = LesaOptions
+    version = 2
 
     def variants(self) -> Sequence[str]:
         """Return the names of the variants."""
@@ -73,7 +77,7 @@ class Lesa(Method):
 
     def train(self, context: Context, variant: str) -> Encoder:
         """Train a variant and return its model."""
-        model = grown(context.backbone(self.options.head), int(variant.removeprefix("depth")), context.seed)
+        model = grown(context.backbone(self.options.head), int(variant[5:]), context.seed, self.options.updates)
         context.fit(model, supervised, self._plan, "finetune", select=True)
         return model
 
@@ -82,7 +86,9 @@ class Lesa(Method):
         shape, sources = self.backbone, places(self.backbone.layers, int(variant.removeprefix("depth")))
         heads, ffn = (tuple(sizes[i] for i, _ in sources) for sizes in (shape.heads, shape.ffn))
         larger = replace(shape, heads=heads, ffn=ffn)
-        return [Stage(self._plan, examples, larger, selects=True, other_macs=predictor_macs(shape))]
+        return [
+            Stage(self._plan, examples, larger, selects=True, other_macs=predictor_macs(shape, self.options.updates))
+        ]
 
     @property
     def _plan(self) -> Plan:
@@ -102,16 +108,21 @@ def places(layers: int, depth: int) -> list[tuple[int, bool]]:
     return found
 
 
-def predictor_macs(shape: Shape) -> float:
+def predictor_macs(shape: Shape, updates: int) -> float:
     """Return the multiply-adds of the forward passes in which the predictors of all kinds of matrices learn."""
     d, a, f, total = shape.hidden, shape.heads[0] * shape.head_size, shape.ffn[0], 0
     for rows, columns in ((a, d), (a, d), (a, d), (d, a), (f, d), (d, f)):
         slices = (shape.layers - 2) * min(rows, shape.layers * columns)
-        total += PASSES * slices * (3 * columns * HIDDEN + HIDDEN**2)
+        total += passes(slices, updates) * slices * (3 * columns * HIDDEN + HIDDEN**2)
     return total
 
 
-def grown(model: Encoder, depth: int, seed: int) -> Encoder:
+def passes(rows: int, updates: int) -> int:
+    """Return the number of epochs of a predictor that learns from this many rows of slices for at least `updates`."""
+    return max(PASSES, math.ceil(updates / math.ceil(rows / ROWS)))
+
+
+def grown(model: Encoder, depth: int, seed: int, updates: int) -> Encoder:
     """Return a copy of a model with new layers, predicted from their neighbours."""
     order = places(len(model.layers), depth)
     larger = take_layers(model, [layer for layer, _ in order])
@@ -122,18 +133,19 @@ def grown(model: Encoder, depth: int, seed: int) -> Encoder:
         torch.manual_seed(seed)
         for name, value in states[0].items():
             each = [state[name] for state in states]
-            made = predicted(each, below) if value.dim() == 2 else [(each[i] + each[i + 1]) / 2 for i in below]
+            made = predicted(each, below, updates) if value.dim() == 2 else [(each[i] + each[i + 1]) / 2 for i in below]
             for place, weight in zip(new, made, strict=True):
                 larger.layers[place].get_parameter(name).data.copy_(weight)
     return larger
 
 
-def predicted(matrices: Sequence[Tensor], below: Sequence[int]) -> list[Tensor]:
+def predicted(matrices: Sequence[Tensor], below: Sequence[int], updates: int) -> list[Tensor]:
     """Return a matrix [o, n] for each new layer.
 
     Args:
         matrices: The matrix [o, n] of every layer.
         below: Number (0-based) of the layer below each new one.
+        updates: Least number of updates of the predictor.
     """
     left, singular, right = torch.linalg.svd(torch.cat(list(matrices), dim=1), full_matrices=False)
     slices = list(right.split(matrices[0].shape[1], dim=1))  # L x [r, n]
@@ -143,15 +155,15 @@ def predicted(matrices: Sequence[Tensor], below: Sequence[int]) -> list[Tensor]:
             nn.Linear(2 * size, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, size)
         ).to(right)
         inputs = torch.cat([torch.cat(pair, dim=1) for pair in zip(slices, slices[2:], strict=False)])
-        learn(predictor, inputs, torch.cat(slices[1:-1]))
+        learn(predictor, inputs, torch.cat(slices[1:-1]), updates)
     with torch.no_grad():
         return [(left * singular) @ predictor(torch.cat([slices[i], slices[i + 1]], dim=1)) for i in below]
 
 
-def learn(predictor: nn.Module, inputs: Tensor, targets: Tensor) -> None:
+def learn(predictor: nn.Module, inputs: Tensor, targets: Tensor, updates: int) -> None:
     """Train the predictor on rows of slices, inputs [N, 2n] and targets [N, n]."""
     optimizer = torch.optim.AdamW(predictor.parameters(), lr=RATE)
-    for _ in range(PASSES):
+    for _ in range(passes(len(inputs), updates)):
         for rows in torch.randperm(len(inputs)).to(inputs.device).split(ROWS):
             optimizer.zero_grad()
             slice_loss(predictor(inputs[rows]), targets[rows]).backward()

@@ -36,12 +36,12 @@ def test_a_new_matrix_is_u_s_times_a_slice_predicted_from_both_neighbours(monkey
     matrices = [rng.normal(size=(6, 5)) for _ in range(4)]
     seen = {}
 
-    def mean(predictor, inputs, targets):
+    def mean(predictor, inputs, targets, updates):
         seen.update(inputs=inputs, targets=targets)
         predictor.forward = lambda values: (values[:, :5] + values[:, 5:]) / 2
 
     monkeypatch.setattr(lesa, "learn", mean)
-    made = predicted([torch.from_numpy(each) for each in matrices], [1, 2])
+    made = predicted([torch.from_numpy(each) for each in matrices], [1, 2], 1)
     for found, i in zip(made, (1, 2), strict=True):
         np.testing.assert_allclose(found, (matrices[i] + matrices[i + 1]) / 2, atol=1e-10)
     left, singular, right = np.linalg.svd(np.concatenate(matrices, axis=1), full_matrices=False)
@@ -68,15 +68,31 @@ def test_the_predictor_learns():
     inputs = torch.cat([slices - 0.1, slices + 0.1], dim=1)
     predictor = torch.nn.Sequential(torch.nn.Linear(8, 64), torch.nn.ReLU(), torch.nn.Linear(64, 4))
     before = slice_loss(predictor(inputs), slices).item()
-    lesa.learn(predictor, inputs, slices)
+    lesa.learn(predictor, inputs, slices, 1)
     assert slice_loss(predictor(inputs), slices).item() < 0.2 * before
+
+
+def test_a_new_matrix_is_not_of_low_rank():
+    """Six matrices that have nothing in common, such as those of a small encoder; with 10 epochs the rank is 1."""
+    torch.manual_seed(0)
+    matrices = [torch.randn(64, 64) for _ in range(6)]
+    [made] = predicted(matrices, [3], 4800)
+    energy = torch.linalg.svdvals(made).square()
+    share = energy / energy.sum()
+    assert torch.exp(-(share * share.log()).sum()) > 10  # effective rank
+
+
+@given(st.integers(1, 20_000), st.integers(1, 10_000))
+def test_a_predictor_has_at_least_the_updates_asked_for(rows, updates):
+    passes, batches = lesa.passes(rows, updates), -(-rows // lesa.ROWS)
+    assert passes * batches >= updates and (passes == 10 or passes * batches < updates + batches)
 
 
 def test_old_layers_and_everything_else_are_unchanged_and_biases_are_means():
     model = toys.encoder(**EVEN)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter)
-    larger = grown(model, 6, 0)
+    larger = grown(model, 6, 0, 1)
     assert larger.config.exits == [6] and len(larger.layers) == 6
     before, after = model.state_dict(), larger.state_dict()
     assert places(4, 6) == [(0, False), (1, False), (1, True), (2, False), (2, True), (3, False)]
@@ -92,7 +108,7 @@ def test_old_layers_and_everything_else_are_unchanged_and_biases_are_means():
             mean = (before[f"layers.{below}.{part}"] + before[f"layers.{below + 1}.{part}"]) / 2
             torch.testing.assert_close(after[f"layers.{new}.{part}"], mean)
         assert after[f"layers.{new}.query.weight"].norm() > 0
-    assert all(torch.equal(value, after[name]) for name, value in grown(model, 6, 0).state_dict().items())
+    assert all(torch.equal(value, after[name]) for name, value in grown(model, 6, 0, 1).state_dict().items())
 
 
 def test_depths_that_cannot_be_grown_are_named(tiny_settings, tmp_path):
@@ -110,7 +126,7 @@ def test_the_stage_has_the_shape_of_the_model(tiny_settings, tmp_path):
     [stage] = method.stages("depth6", 100)
     model = context.backbone("pooler")
     with FlopCounterMode(display=False) as counted:
-        larger = grown(model, 6, 0)
+        larger = grown(model, 6, 0, 1)
     assert stage.shape == larger.config.shape
     # A step has the passes forward and backward to the weights, and backward to the inputs but for the first layer.
     assert 0.8 * counted.get_total_flops() < 6 * stage.other_macs < 1.4 * counted.get_total_flops()

@@ -76,7 +76,7 @@ def policies(points: pd.DataFrame, notes: Sequence[str], roles: Roles, runs: Pat
             "entropy of the mean of successive distributions) and divergence (Jensen-Shannon divergence between them), "
             "both at a number of exits that is also chosen.",
             "Nothing is trained for this table. Exploratory: no verdicts. Empty if a task or seed has no threshold "
-            "that is cheap enough. Regression is left out: all policies are the same there.",
+            "that is cheap enough. Regression is left out: most policies need classes.",
             learned_note(learned),
         ],
     )
