@@ -152,6 +152,19 @@ def test_a_run_with_the_same_identity_elsewhere_is_not_trained(first, profile, t
     assert kept.read_bytes() == ours.read_bytes()
 
 
+def test_runs_that_the_settings_do_not_have_are_not_published(first, tmp_path):
+    """A contestant that was removed, and a variant."""
+    settings, published = first
+    root = tmp_path / settings.profile
+    shutil.copytree(settings.root, root)
+    [task] = settings.tasks
+    for place in ("removed/full", "pabee/old"):
+        shutil.copytree(root / "runs" / task / "pabee" / "full", root / "runs" / task / place)
+    publish(settings.model_copy(update={"results": tmp_path}), tmp_path / "out")
+    files = [{path.relative_to(place) for path in place.rglob("*")} for place in (tmp_path / "out", published)]
+    assert files[0] == files[1]
+
+
 def test_a_published_teacher_is_trained_where_a_newcomer_starts_from_it(first, profile, tmp_path):
     student = {"assistant": {"method": "costeff.recipe:Assistant", "options": BRIEF}}
     contestants = first[0].model_dump()["contestants"] | student

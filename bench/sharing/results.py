@@ -48,8 +48,7 @@ def publish(settings: Settings, out: Path, *, points_only: bool = False) -> int:
     if not (root / "all-points.parquet").is_file():
         raise UserError(f"{root} has no results to publish; run the workflow first")
     files = [file for pattern in PUBLISHED for file in sorted(root.glob(pattern)) if not file.name.startswith(".")]
-    if points_only:
-        files = small.files_of(root)
+    files = small.files_of(root) if points_only else _of_settings(files, settings)
     above = {place for file in files for place in (file, *file.parents) if place.is_relative_to(root) and place != root}
     if refused := sorted(place for place in above if place.is_symlink() or not (place.is_file() or place.is_dir())):
         named = ", ".join(printable(place.relative_to(root)) for place in refused)
@@ -72,6 +71,21 @@ def publish(settings: Settings, out: Path, *, points_only: bool = False) -> int:
         except UserError as error:
             raise UserError(str(error).replace(str(part), str(root))) from None
     return sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
+
+
+def _of_settings(files: Sequence[Path], settings: Settings) -> list[Path]:
+    """Return the files without those of runs that have no points, such as runs of a contestant that was removed."""
+    runs, points = settings.root / "runs", read_parquet(settings.root / "all-points.parquet")
+    keys = {RunKey(*key) for key in points[RUN].drop_duplicates().itertuples(index=False)}
+    trials = {study.method for study in settings.studies}  # their runs have no points
+
+    def wanted(file: Path) -> bool:
+        if not file.is_relative_to(runs):
+            return True
+        key = RunKey.of(Path(*file.relative_to(runs).parts[:4]))
+        return key in keys or key.method in trials
+
+    return [file for file in files if wanted(file)]
 
 
 def _without_paths(value: Any) -> Any:
