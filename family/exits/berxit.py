@@ -66,7 +66,7 @@ class Berxit(Method):
 
     Own choices: the certainty head reads the hidden state before the pooler (authors' code: after it); even steps train
     the last exit too, as in the paper (authors' code with the certainty head: all others); the best epoch is the one
-    with the best mean over exits.
+    with the best mean over exits; classifiers without a gradient are not updated (authors: moved by momentum).
     """
 
     Options = BerxitOptions

@@ -1,12 +1,13 @@
 """BERxiT's loss against its formula, step by step."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import toys
 
 from bench.tasks.batches import collate
-from family.exits.berxit import Alternating
+from family.exits.berxit import Alternating, Certainty
 
 
 @pytest.mark.parametrize("outputs", [1, 3])
@@ -30,3 +31,10 @@ def test_odd_steps_train_the_last_exit_and_even_ones_all_exits_beside_the_certai
         if step % 2 or e == 2:
             expected = expected + loss
     torch.testing.assert_close(found, expected)
+
+
+def test_thresholds_resolve_certainties_wherever_they_are():
+    """For regression they are around 0.4, for classification around 0.9."""
+    thresholds = Certainty().thresholds(200, 6, 1)
+    assert thresholds[0] == 0 and thresholds[-1] == 1 and len(thresholds) == 200
+    assert np.diff(thresholds).max() < 0.0051
