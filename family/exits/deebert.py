@@ -37,8 +37,8 @@ class DeeBert(Method):
     is neither warm-up nor weight decay.
 
     Own choices: the learning rate of the exits is that of the backbone, and not tuned; on regression the policy is the
-    agreement of successive predictions; each stage keeps its best epoch (authors: the last one of the second stage), and
-    the second one clips the gradient of the exits alone (authors: with that of the backbone).
+    agreement of successive predictions; each stage keeps its best epoch (authors: the second one its last), and the
+    second one clips the gradient of the exits alone (authors: with that of the backbone).
     """
 
     Options = DeeBertOptions
