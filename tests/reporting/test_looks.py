@@ -93,3 +93,21 @@ def test_scores_of_tasks_are_coloured_by_differences_of_common_seeds(points: pd.
 def test_every_mark_has_a_symbol_on_the_page(names: set[str]) -> None:
     looks = appearances(dict.fromkeys([*names, "costeff", "pabee"], ""))
     assert {marker for _, marker, _ in looks.values()} <= set(document._SYMBOLS)
+
+
+def test_the_common_ending_of_labels_is_part_of_the_name() -> None:
+    labels = {
+        "costeff": ["COST-EFF half-width", "COST-EFF sixth-width"],
+        "costeff-half": ["COST-EFF half-width, half", "COST-EFF sixth-width, half"],
+        "tinybert-half": ["TinyBERT 3L-192 (w/o DA), half", "TinyBERT 3L-384 (w/o DA), half"],
+        "chop": ["CHOP, 3 layers removed (first; own choice)", "CHOP, 3 layers removed (even; own choice)"],
+    }
+    rows = [(method, str(i), label) for method, each in labels.items() for i, label in enumerate(each)]
+    points = pd.DataFrame(rows, columns=["method", "variant", "label"])
+    assert table.display_names(points) == {
+        "costeff": "COST-EFF",
+        "costeff-half": "COST-EFF, half",
+        "tinybert-half": "TinyBERT (w/o DA), half",
+        "chop": "CHOP, 3 layers removed",
+    }
+    assert table.variant_names(points)["tinybert-half", "1"] == "3L-384"

@@ -180,7 +180,7 @@ def display_names(points: pd.DataFrame) -> dict[str, str]:
 
     Names of several methods that would be equal are followed by the names of the contestants in brackets.
     """
-    names = {method: " ".join([name, note]).strip() for method, (name, note) in _shared(points).items()}
+    names = {method: name + note for method, (name, note) in _shared(points).items()}
     count = Counter(names.values())
     longer = {method: f"{name} ({method})" for method, name in names.items()}
     some = {method: name if count[name] == 1 else longer[method] for method, name in names.items()}
@@ -200,15 +200,14 @@ def variant_names(points: pd.DataFrame) -> dict[tuple[str, str], str]:
 
 
 def _shared(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
-    """Map each method to the common first words of its variants' labels, and their common last bracket or "".
+    """Map each method to the common first words of its variants' labels, and their common ending.
 
-    For example, "TinyBERT 3L-192 (w/o DA)" and "TinyBERT 3L-384 (w/o DA)" give "TinyBERT" and "(w/o DA)".
+    For example, "TinyBERT 3L-192 (w/o DA)" and "TinyBERT 3L-384 (w/o DA)" give "TinyBERT" and " (w/o DA)".
     """
     shared = {}
     for method, values in points.groupby("method")["label"]:
         labels = [str(label) for label in values.dropna().unique()]
-        endings = {match.group() if (match := re.search(r"\([^()]*\)$", label)) else "" for label in labels}
-        note = endings.pop() if len(endings) == 1 and len(labels) > 1 else ""
+        note = _common_ending(labels)
         common = []
         for column in zip(*(label.removesuffix(note).split() for label in labels), strict=False):
             if len(set(column)) > 1:
@@ -219,3 +218,12 @@ def _shared(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
             name = name[: name.rindex("(")].rstrip()
         shared[str(method)] = (name.rstrip(",:;(") or str(method), note)
     return shared
+
+
+def _common_ending(labels: Sequence[str]) -> str:
+    """Return the longest ending of all labels that starts at a comma or a bracket; "" for one label."""
+    for start in re.finditer(r"(?=, | \()", labels[0] if labels else ""):
+        ending = labels[0][start.start() :]
+        if all(label.endswith(ending) for label in labels) and ending.count("(") == ending.count(")"):
+            return ending if len(labels) > 1 else ""
+    return ""
