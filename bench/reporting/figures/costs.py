@@ -41,8 +41,8 @@ def score_against_cost(points: pd.DataFrame, roles: Roles, *, cost: Cost) -> Fig
 
     Only seeds with a score on every task count, all of them; the cost is the mean over the runs where it is known. Bars
     are one sample standard deviation over seeds. A line joins the variants of a method. A contestant that is `like`
-    another one, with models of the same size, has its mark and a label with its own name, so a training budget and its
-    parts form a learning curve.
+    another one, with models of the same size, has its mark and a label with what its name adds. Then a line joins the
+    same variant of both, so a training budget and its parts form a learning curve.
 
     Args:
         points: all-points.parquet.
@@ -79,9 +79,11 @@ def score_against_cost(points: pd.DataFrame, roles: Roles, *, cost: Cost) -> Fig
     figure, axes = canvas(len(present))
     labels: list[Label] = []
     for method in present:
-        named = {other: look.name for other, look in looks.items() if other != method}
         mark, group = looks[method], table[table["drawn"] == method].sort_values("cost")
-        axes.plot(group["cost"], 100 * group["score"], color=mark.colour, linestyle=mark.line, alpha=0.5, linewidth=0.9)
+        curves = [curve for _, curve in group.groupby("variant")] if group["method"].nunique() > 1 else [group]
+        for curve in curves:
+            line = {"color": mark.colour, "linestyle": mark.line, "alpha": 0.5, "linewidth": 0.9}
+            axes.plot(curve["cost"], 100 * curve["score"], **line)
         axes.errorbar(
             group["cost"], 100 * group["score"], yerr=100 * group["deviation"].fillna(0), **mark.dots,
             markersize=8 if mark.marker == "*" else 5, elinewidth=0.8, capsize=1.5, zorder=4,
@@ -90,7 +92,7 @@ def score_against_cost(points: pd.DataFrame, roles: Roles, *, cost: Cost) -> Fig
             Label(
                 row.cost,
                 100 * row.score,
-                f"{named.get(row.method, '')} {names[row.method, row.variant]}".strip(),
+                names[method, row.variant] if row.method == method else row.method.removeprefix(f"{method}-"),
                 mark.colour,
             )
             for row in group.itertuples()
