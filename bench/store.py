@@ -80,6 +80,12 @@ def needed_run(settings: Settings, key: RunKey, contestant: str, variant: str, t
     return RunKey(task, contestant, variant, key.seed if task == key.task or key.seed in seeds else seeds[0])
 
 
+def run_named(name: str, key: RunKey) -> RunKey:
+    """Return the run that a name among the `needs` of the run `key` stands for: contestant/variant, or a whole path."""
+    method, _, variant = name.partition("/")
+    return RunKey.of(Path(name)) if "/" in variant else RunKey(key.task, method, variant, key.seed)
+
+
 def run_folder(settings: Settings, key: RunKey) -> Path:
     """Return the folder of a run: <results>/<profile>/runs/<task>/<method>/<variant>/seed<k>."""
     return settings.root / "runs" / key.path

@@ -46,8 +46,8 @@ def budget_name(budget: float) -> str:
 
 
 def condition(budget: float, reference: str) -> str:
-    """Return the condition that a budget sets, such as "at least 2x cheaper than teacher"."""
-    return f"at least {budget:g}x cheaper than {reference}" if budget else f"at any cost beside {reference}"
+    """Return the condition that a budget sets: "at least 2x cheaper than teacher", or "at any cost"."""
+    return f"at least {budget:g}x cheaper than {reference}" if budget else "at any cost"
 
 
 def contestants(folder: ResultsFolder) -> Iterator[tuple[str, str, list[Shown]]]:

@@ -92,7 +92,7 @@ def _result(settings: Settings, shown: Shown, metric: str, value: float) -> dict
         details["deviation_over_seeds"] = f"{shown.deviation:.6g}"
     return {
         "evaluation_result_id": f"{shown.task.name}/{metric}/{budget_name(shown.budget)}",
-        "evaluation_name": f"{shown.task.title} at {budget_name(shown.budget)}",
+        "evaluation_name": f"{shown.task.title} at {budget_name(shown.budget).replace('-', ' ')}",
         "source_data": source,
         "metric_config": {
             "evaluation_description": f"{HUB_METRICS.get(metric, metric)} on validation, mean over seeds, of the point "

@@ -19,7 +19,7 @@ from bench.reporting.tables.comparisons import PHRASES
 from bench.reporting.tables.format.table import display_names
 from bench.reporting.tables.notes import tasks_of, title_of
 from bench.reporting.tables.summaries import mean_over_tasks
-from bench.store import read_json
+from bench.store import RunKey, read_json, run_named
 
 BUDGETS = (4.0, 2.0, 1.0)
 """Budgets of which the first is reported where two methods have a point on every task."""
@@ -107,10 +107,9 @@ def sources_of(contestant: str, runs: Path) -> set[str]:
     pending = [contestant]
     while pending:
         for path in sorted(runs.glob(f"*/{pending.pop()}/*/*/run.json")):
+            key = RunKey.of(path.parent.relative_to(runs))
             for need in read_json(path, "status").get("asked", {}).get("needs", {}):
-                # <contestant>/<variant>, or the path of a run on another task.
-                parts = need.split("/")
-                name = parts[0] if len(parts) == 2 else parts[1]
+                name = run_named(need, key).method
                 if name not in found | {contestant}:
                     found.add(name)
                     pending.append(name)

@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from bench.encoder.saved import has_weights
 from bench.errors import NeedFailed, NoStages, TrainingFailed, UserError, is_disk_full
 from bench.measuring import counting
 from bench.measuring.recording import record
-from bench.method import Method, contestant
+from bench.method import Method, Stage, contestant
 from bench.provenance import code_of, suite_version
 from bench.runs.identity import Identities, Identity, where
 from bench.runs.reuse import reusable_runs
@@ -209,32 +209,26 @@ def _trained(method: Method, context: Context) -> tuple[PreTrainedModel, Trace, 
     settings = context.settings
     torch.set_num_threads(settings.training.threads)
     method = within_budget(method, context.key.variant, len(context.train))
-    context = replace(context, stated=_stated_steps(method, context))
+    stages = _stages(method, context)
+    context = replace(context, stated=None if stages is None else sum(stage.steps for stage in stages))
+    seeded = stages is None or any(stage.steps or stage.scored for stage in stages)  # else it draws nothing
     while True:
         with tf32(context.machine.tf32):
             model = method.train(context, context.key.variant).eval().requires_grad_(False)
         trace = record(model, context.selection, settings.training.eval_batch_size)
         again = collapsed(model, trace, context.task)
-        if not again or context.attempt == settings.training.restarts or not _depends_on_seed(method, context):
+        if not again or context.attempt == settings.training.restarts or not seeded:
             return model, trace, again, context
         log.warning("%s: the same answer for all examples; training again with another seed", context.key.path)
         context = context.again()
 
 
-def _stated_steps(method: Method, context: Context) -> int | None:
-    """Return the number of optimizer steps of the stages of a variant; None if not known."""
+def _stages(method: Method, context: Context) -> Sequence[Stage] | None:
+    """Return the stages of a variant; None if the method does not state them."""
     try:
-        return sum(stage.steps for stage in method.stages(context.key.variant, len(context.train)))
+        return method.stages(context.key.variant, len(context.train))
     except NoStages:
         return None
-
-
-def _depends_on_seed(method: Method, context: Context) -> bool:
-    """Return whether a variant has optimizer steps or scores examples that it draws; True if not known."""
-    try:
-        return any(stage.steps or stage.scored for stage in method.stages(context.key.variant, len(context.train)))
-    except NoStages:
-        return True
 
 
 def _restore(settings: Settings, method: Method, key: RunKey, identities: Identities) -> None:

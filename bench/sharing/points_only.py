@@ -24,9 +24,14 @@ BUDGETS = (1.0, 1.5, 2.0, 3.0, 4.0, 8.0, 19.0)
 
 def files_of(root: Path) -> list[Path]:
     """Return the files of a results folder that are published with points only; trials of studies have no points."""
-    keys = read_parquet(root / "all-points.parquet")[RUN].drop_duplicates().itertuples(index=False)
-    runs = [root / "runs" / RunKey(*key).path / name for key in keys for name in FILES]
+    runs = [root / "runs" / path / name for path in runs_of(root) for name in FILES]
     return [root / "all-points.parquet", *(file for file in runs if file.is_file())]
+
+
+def runs_of(root: Path) -> list[Path]:
+    """Return the relative paths of the runs that have points in a results folder."""
+    keys = read_parquet(root / "all-points.parquet")[RUN].drop_duplicates()
+    return [RunKey(*key).path for key in keys.itertuples(index=False)]
 
 
 def without_traces(points: pd.DataFrame) -> pd.DataFrame:

@@ -75,15 +75,12 @@ def publish(settings: Settings, out: Path, *, points_only: bool = False) -> int:
 
 def _of_settings(files: Sequence[Path], settings: Settings) -> list[Path]:
     """Return the files without those of runs that have no points, such as runs of a contestant that was removed."""
-    runs, points = settings.root / "runs", read_parquet(settings.root / "all-points.parquet")
-    keys = {RunKey(*key) for key in points[RUN].drop_duplicates().itertuples(index=False)}
+    runs, kept = settings.root / "runs", set(small.runs_of(settings.root))
     trials = {study.method for study in settings.studies}  # their runs have no points
 
     def wanted(file: Path) -> bool:
-        if not file.is_relative_to(runs):
-            return True
-        key = RunKey.of(Path(*file.relative_to(runs).parts[:4]))
-        return key in keys or key.method in trials
+        parts = file.relative_to(runs).parts[:4] if file.is_relative_to(runs) else ()
+        return not parts or Path(*parts) in kept or parts[1] in trials
 
     return [file for file in files if wanted(file)]
 

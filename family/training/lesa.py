@@ -34,7 +34,9 @@ class LesaOptions(Options):
     learning_rate: LearningRate = Field(2e-5, description="Peak learning rate, linear decay after 10 % warm-up.")
     batch_size: BatchSize = Field(32, description="Batch size.")
     head: ClassifierKind = Field("pooler", description="The classifier's form.")
-    updates: int = Field(4800, ge=1, le=10**6, description="Least number of updates of a predictor (authors: 4,800).")
+    updates: int = Field(
+        4800, ge=1, le=10**6, description="Least number of updates of a predictor (authors: at least 4,800)."
+    )
 
 
 class Lesa(Method):
@@ -73,17 +75,17 @@ class Lesa(Method):
 
     def label(self, variant: str) -> str:
         """Return the name in tables and figures."""
-        return self.titled(f"LESA, {variant.removeprefix('depth')} layers (fine-tuned only)", "lesa")
+        return self.titled(f"LESA, {_depth(variant)} layers (fine-tuned only)", "lesa")
 
     def train(self, context: Context, variant: str) -> Encoder:
         """Train a variant and return its model."""
-        model = grown(context.backbone(self.options.head), int(variant[5:]), context.seed, self.options.updates)
+        model = grown(context.backbone(self.options.head), _depth(variant), context.seed, self.options.updates)
         context.fit(model, supervised, self._plan, "finetune", select=True)
         return model
 
     def stages(self, variant: str, examples: int) -> Sequence[Stage]:
         """Return the stage of fine-tuning."""
-        shape, sources = self.backbone, places(self.backbone.layers, int(variant.removeprefix("depth")))
+        shape, sources = self.backbone, places(self.backbone.layers, _depth(variant))
         heads, ffn = (tuple(sizes[i] for i, _ in sources) for sizes in (shape.heads, shape.ffn))
         larger = replace(shape, heads=heads, ffn=ffn)
         return [
@@ -93,6 +95,10 @@ class Lesa(Method):
     @property
     def _plan(self) -> Plan:
         return Plan(self.options.epochs, self.options.learning_rate, self.options.batch_size)
+
+
+def _depth(variant: str) -> int:
+    return int(variant.removeprefix("depth"))
 
 
 def places(layers: int, depth: int) -> list[tuple[int, bool]]:

@@ -81,8 +81,8 @@ def score_against_cost(points: pd.DataFrame, roles: Roles, *, cost: Cost) -> Fig
     for method in present:
         mark, group = looks[method], table[table["drawn"] == method].sort_values("cost")
         curves = [curve for _, curve in group.groupby("variant")] if group["method"].nunique() > 1 else [group]
+        line = {"color": mark.colour, "linestyle": mark.line, "alpha": 0.5, "linewidth": 0.9}
         for curve in curves:
-            line = {"color": mark.colour, "linestyle": mark.line, "alpha": 0.5, "linewidth": 0.9}
             axes.plot(curve["cost"], 100 * curve["score"], **line)
         axes.errorbar(
             group["cost"], 100 * group["score"], yerr=100 * group["deviation"].fillna(0), **mark.dots,

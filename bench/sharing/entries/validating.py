@@ -18,7 +18,7 @@ from bench.sharing.folders import MAX_SHOWN, PUBLISHED, ResultsFolder, open_fold
 from bench.sharing.records import SPLITS
 from bench.sharing.results import check_options, merge
 from bench.sharing.untrusted import irregular, printable
-from bench.store import RunKey
+from bench.store import RunKey, run_named
 from bench.tasks.catalogue import tasks_of
 from bench.trace import Costs, Trace
 
@@ -147,7 +147,7 @@ def _identities(folder: ResultsFolder) -> str:
     for key, facts in folder.runs.items():
         needs = facts.get("asked", {}).get("needs", {})
         for name, identity in needs.items() if isinstance(needs, dict) else ():
-            need = _needed(str(name), key)
+            need = run_named(str(name), key)
             if need not in known:
                 lacking.add(need.path)
             elif known[need] != identity:
@@ -157,12 +157,6 @@ def _identities(folder: ResultsFolder) -> str:
     check_options([folder])
     rest = f"; needed runs that are not in the folder: {_listed(sorted(map(str, lacking)))}" if lacking else ""
     return f"{len(known)} identities are the hashes of the inputs of their runs{rest}"
-
-
-def _needed(name: str, key: RunKey) -> RunKey:
-    """Return the key of a run that `asked` of the run `key` names: contestant/variant, or a whole path."""
-    method, _, variant = name.partition("/")
-    return RunKey.of(Path(name)) if "/" in variant else RunKey(key.task, method, variant, key.seed)
 
 
 def _replayed(folder: ResultsFolder, points: pd.DataFrame) -> str:

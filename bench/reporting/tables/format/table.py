@@ -222,8 +222,8 @@ def _shared(points: pd.DataFrame) -> dict[str, tuple[str, str]]:
 
 def _common_ending(labels: Sequence[str]) -> str:
     """Return the longest ending of all labels that starts at a comma or a bracket; "" for one label."""
-    for start in re.finditer(r"(?=, | \()", labels[0] if labels else ""):
-        ending = labels[0][start.start() :]
-        if all(label.endswith(ending) for label in labels) and ending.count("(") == ending.count(")"):
-            return ending if len(labels) > 1 else ""
-    return ""
+    if len(labels) < 2:
+        return ""
+    endings = [labels[0][start.start() :] for start in re.finditer(r"(?=, | \()", labels[0])]
+    balanced = [ending for ending in endings if ending.count("(") == ending.count(")")]
+    return next((ending for ending in balanced if all(label.endswith(ending) for label in labels)), "")
